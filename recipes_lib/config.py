@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The config groups that every recipe shares, and how a config becomes a file and comes back.
+
+A recipe's ``Config`` is a frozen dataclass with one field a group (``data``, ``views``, ``model``, ``loss``,
+``optim``, ``sync``, ``train``, ``eval``) and a ``validate()`` that collects all faults before it raises. Defaults are
+the full-scale values; presets change what they need with ``dataclasses.replace``. This module imports no torch.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import dacite
+import yaml
+
+from recipes_lib.errors import ConfigError, Faults, nearest
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, from where."""
+
+    name: Literal["digits", "pantry", "npz", "cifar10", "stl10", "imagenet"] = "imagenet"
+    """``digits`` and ``pantry`` need nothing else; the others are read from ``root``."""
+    root: Path | None = None
+    """Folder of the data set as torchvision lays it out, or the ``.npz`` file."""
+    on_damage: Literal["stop", "skip"] = "stop"
+    """What to do about an image that cannot be read: stop with its name, or leave it out and say how many were."""
+    image_size: int = 224
+    """Side in pixels at which images are drawn, or evaluated."""
+    train_size: int = 6000
+    """Images drawn for training; ``digits`` and ``pantry`` only."""
+    test_size: int = 1000
+    """Images drawn for testing; ``digits`` and ``pantry`` only."""
+    scenes: Literal["natural", "controlled"] = "natural"
+    """``pantry`` only. natural: each class has its usual materials, colours and places; controlled: no such ties."""
+    labelled: Path | None = None
+    """Text file that names the labelled images, a name a line, for low-shot evaluation; none: splits are drawn."""
+    holdout: float = 0.0
+    """Share of the training images kept apart and scored in place of the test set: for choosing hyper-parameters."""
+    workers: int = 0
+    """Processes that load batches, per rank; 0 loads in the training process."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        if self.name in ("digits", "pantry"):
+            need = f"data.name {self.name} draws its own images"
+            if self.root is not None:
+                faults.add(f"data.root = {self.root} has no use here: {need}. Leave it out, or choose another data.name.")
+        elif self.root is None:
+            faults.add(
+                f"data.root is missing: data.name {self.name} is read from disk. "
+                f"Add --data.root {'FILE.npz' if self.name == 'npz' else 'FOLDER'}."
+            )
+        faults.need(self.image_size >= 8, "data.image_size", self.image_size, "of at least 8")
+        faults.need(self.train_size >= 1, "data.train_size", self.train_size, "of at least 1")
+        faults.need(self.test_size >= 1, "data.test_size", self.test_size, "of at least 1")
+        faults.need(0 <= self.holdout < 1, "data.holdout", self.holdout, "in [0, 1)")
+        faults.need(self.workers >= 0, "data.workers", self.workers, "of at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimiser and its schedules; the counter of a schedule is the optimiser step."""
+
+    name: Literal["adamw", "lars"] = "adamw"
+    lr: float = 1e-3
+    """Peak learning rate, absolute: it is not scaled with the batch."""
+    lr_start: float = 2e-4
+    """Learning rate before the first step of the warm-up."""
+    lr_final: float = 1e-6
+    """Learning rate that the cosine ends in, after ``stretch`` times the run."""
+    warmup_epochs: float = 15.0
+    """Epochs of linear warm-up; may be fractional."""
+    weight_decay: float = 0.04
+    """Decoupled weight decay at the start; weights only, neither biases nor norms nor prototypes."""
+    weight_decay_final: float = 0.4
+    """Weight decay that its cosine ends in, after ``stretch`` times the run."""
+    stretch: float = 1.25
+    """The cosines are laid out over this many times the run, so they stop before their end."""
+    clip: float | None = 3.0
+    """Largest norm of the encoder's gradient; none: no clipping."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        faults.need(self.lr > 0, "optim.lr", self.lr, "above 0")
+        faults.need(0 <= self.lr_start <= self.lr, "optim.lr_start", self.lr_start, f"in [0, optim.lr = {self.lr}]")
+        faults.need(0 <= self.lr_final <= self.lr, "optim.lr_final", self.lr_final, f"in [0, optim.lr = {self.lr}]")
+        faults.need(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "of at least 0")
+        faults.need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "of at least 0")
+        faults.need(self.weight_decay_final >= 0, "optim.weight_decay_final", self.weight_decay_final, "of at least 0")
+        faults.need(self.stretch >= 1, "optim.stretch", self.stretch, "of at least 1", "The paper's code uses 1.25.")
+        faults.need(self.clip is None or self.clip > 0, "optim.clip", self.clip, "above 0, or None for no clipping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncConfig:
+    """How the processes of one run agree on the weights."""
+
+    name: Literal["ddp"] = "ddp"
+    """ddp: gradients are averaged at every step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how many at once, and what is kept."""
+
+    epochs: float | None = 800.0
+    """Passes over the training images; give this or ``steps``."""
+    steps: int | None = None
+    """Optimiser steps; where it is given, ``epochs`` is not used."""
+    batch_size: int = 1024
+    """Images per optimiser step, summed over processes and accumulated micro-batches."""
+    accumulate: int = 1
+    """Micro-batches per optimiser step; batch statistics (batch norm, Sinkhorn) are those of a micro-batch."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products under autocast; losses stay in float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU where there is one."""
+    threads: int | None = None
+    """CPU threads of torch; none: torch's own choice. One is bit-stable, and on a busy machine faster."""
+    seed: int = 0
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; the last step is always kept."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay on disk; two, so that a damaged one has another before it."""
+    tensorboard: bool = False
+    """Write TensorBoard events beside ``metrics.jsonl`` (needs the extra ``track``)."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        if self.steps is None:
+            faults.need(self.epochs is not None and self.epochs > 0, "train.epochs", self.epochs, "above 0")
+        else:
+            faults.need(self.steps >= 1, "train.steps", self.steps, "of at least 1")
+        faults.need(self.batch_size >= 2, "train.batch_size", self.batch_size, "of at least 2")
+        faults.need(
+            self.accumulate >= 1 and self.batch_size % max(self.accumulate, 1) == 0,
+            "train.accumulate",
+            self.accumulate,
+            f"that divides train.batch_size = {self.batch_size}",
+        )
+        faults.need(self.threads is None or self.threads >= 1, "train.threads", self.threads, "of at least 1")
+        faults.need(self.seed >= 0, "train.seed", self.seed, "of at least 0")
+        faults.need(self.checkpoint_every >= 1, "train.checkpoint_every", self.checkpoint_every, "of at least 1")
+        faults.need(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "of at least 1")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Probes on frozen features, and what they are compared with."""
+
+    probes: tuple[Literal["knn", "linear", "lowshot"], ...] = ("knn", "linear", "lowshot")
+    baselines: Literal["all", "none"] = "none"
+    """all: score random-init features, raw pixels and a supervised net of the same budget too."""
+    neighbours: int = 20
+    """Neighbours of the weighted k-NN classifier."""
+    neighbour_temperature: float = 0.07
+    """Temperature of the neighbours' votes."""
+    labels_per_class: int = 5
+    """Labelled images per class of the low-shot probe."""
+    lowshot_splits: int = 3
+    """Random choices of the labelled images; the score is their mean."""
+    lowshot_penalty: float = 0.0025
+    """L2 penalty of the low-shot logistic regression, as the MSN paper's code counts it (0.075 for 1 % labels)."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        faults.need(self.neighbours >= 1, "eval.neighbours", self.neighbours, "of at least 1")
+        temperature = self.neighbour_temperature
+        faults.need(temperature > 0, "eval.neighbour_temperature", temperature, "above 0", "DINO's protocol uses 0.07.")
+        faults.need(self.labels_per_class >= 1, "eval.labels_per_class", self.labels_per_class, "of at least 1")
+        faults.need(self.lowshot_splits >= 1, "eval.lowshot_splits", self.lowshot_splits, "of at least 1")
+        faults.need(self.lowshot_penalty > 0, "eval.lowshot_penalty", self.lowshot_penalty, "above 0")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain values that YAML and JSON can hold."""
+
+    def plain(value: Any) -> Any:
+        match value:
+            case dict():
+                return {key: plain(item) for key, item in value.items()}
+            case list() | tuple():
+                return [plain(item) for item in value]
+            case Path():
+                return str(value)
+        return value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(kind: type[C], values: dict[str, Any]) -> C:
+    """The config that :func:`to_dict` wrote, checked field by field.
+
+    Raises: ``ConfigError`` naming a field that is unknown, missing or of the wrong type.
+    """
+    try:
+        return dacite.from_dict(kind, values, dacite.Config(cast=[tuple, Path], strict=True))
+    except dacite.DaciteError as error:
+        raise ConfigError(f"This config does not fit {kind.__name__}: {error}.") from None
+
+
+def override(config: C, changes: dict[str, Any]) -> C:
+    """``config`` with dotted fields replaced: ``override(config, {"loss.temperature": 0.2})``.
+
+    Raises: ``ConfigError`` naming a field that does not exist, with the nearest one that does.
+    """
+    values = to_dict(config)
+    for dotted, value in changes.items():
+        *groups, field = dotted.split(".")
+        place = values
+        for group in groups:
+            place = place.get(group, {})
+        if field not in place:
+            known = [f"{group}.{name}" for group, fields in values.items() for name in fields]
+            raise ConfigError(f"There is no field {dotted}. {nearest(dotted, known)}")
+        place[field] = value
+    return from_dict(type(config), values)
+
+
+def to_yaml(recipe: str, config: Any) -> str:
+    """The text of a run folder's ``config.yaml``: the recipe's name, then its groups."""
+    return yaml.safe_dump({"recipe": recipe, **to_dict(config)}, sort_keys=False, allow_unicode=True)

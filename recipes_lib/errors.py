@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, said in one line: the field, the value, what is allowed, and the way out.
+
+A ``UserError`` is a mistake its reader can mend; the command line prints it without a traceback and exits with
+its ``exit_code``. Anything else that escapes is a fault of ours and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Its text is one or more complete lines, one for each fault."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A config value that is not allowed."""
+
+
+class DataError(UserError):
+    """Data that is missing, damaged or of the wrong kind."""
+
+
+class RunError(UserError):
+    """A run folder, a checkpoint or a weights file that cannot be used as asked."""
+
+
+class Diverged(UserError):
+    """Training met a loss that is not finite and stopped."""
+
+
+class Interrupted(UserError):
+    """Training was asked to stop; its last checkpoint is complete and ``recipes resume`` goes on from it."""
+
+    exit_code = 3
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """A sentence that names the nearest valid option and all the others.
+
+    >>> nearest("toi", ["toy", "laptop"])
+    "Did you mean 'toy'? There are: toy, laptop."
+    """
+    options = list(options)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{guess}There are: {', '.join(options)}."
+
+
+class Faults:
+    """Collects the faults of a config, so that a user reads all of them at once.
+
+    >>> faults = Faults()
+    >>> faults.need(0.5 < 0, "loss.temperature", 0.5, "above 0", "The paper uses 0.1.")
+    >>> faults.raise_any()
+    Traceback (most recent call last):
+    ...
+    recipes_lib.errors.ConfigError: loss.temperature = 0.5 is not allowed: use a value above 0. The paper uses 0.1.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def need(self, condition: bool, field: str, value: object, allowed: str, hint: str = "") -> None:
+        """Notes a fault of ``field`` unless ``condition`` holds. ``allowed`` completes "use a value ..."."""
+        if not condition:
+            self.lines.append(f"{field} = {value} is not allowed: use a value {allowed}. {hint}".rstrip())
+
+    def add(self, line: str) -> None:
+        """Notes a fault in words of its own."""
+        self.lines.append(line)
+
+    def raise_any(self) -> None:
+        """Raises one ``ConfigError`` with a line for each fault, or returns where there is none."""
+        if self.lines:
+            raise ConfigError("\n".join(self.lines))
