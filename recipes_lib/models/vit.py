@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vision Transformers whose dropped patches cost nothing, on timm's blocks and under timm's state-dict keys.
+
+Symbols: B images, N patches of a view, n kept ones, D width, g = side / patch_size (so N = g * g).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import timm.models.vision_transformer
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
+from recipes_lib.errors import ConfigError, Faults
+
+
+class Shape(NamedTuple):
+    """What tells one Vision Transformer from another."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+ARCHS = {
+    "vit_pico": Shape(64, 2, 2),
+    "vit_nano": Shape(96, 3, 3),
+    "vit_tiny": Shape(192, 12, 3),
+    "vit_small": Shape(384, 12, 6),
+    "vit_base": Shape(768, 12, 12),
+    "vit_large": Shape(1024, 24, 16),
+}
+Arch = Literal["vit_pico", "vit_nano", "vit_tiny", "vit_small", "vit_base", "vit_large"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """The architecture of a Vision Transformer."""
+
+    arch: Arch = "vit_small"
+    """Width, depth and heads: pico 64, 2, 2; nano 96, 3, 3; tiny 192, 12, 3; small 384, 12, 6; base 768, 12, 12; large 1024, 24, 16."""
+    patch_size: int = 16
+    """Side of a patch in pixels; it divides the side of every view."""
+    stem: Literal["patch", "conv"] = "patch"
+    """patch: one linear map a patch, as in the paper; conv: stride-2 convolutions, which learn sooner in short runs."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        size = self.patch_size
+        faults.need(size >= 1, "model.patch_size", size, "of at least 1")
+        if self.stem == "conv" and size >= 1:
+            power = size >= 2 and size & (size - 1) == 0
+            hint = "The convolutional stem halves the image once a factor; --model.stem patch takes any size."
+            faults.need(power, "model.patch_size", size, "that is a power of two, from 2 on", hint)
+
+    def check_side(self, faults: Faults, field: str, side: int) -> None:
+        """Notes in ``faults`` that patches do not tile a view whose side in pixels is config field ``field``."""
+        if self.patch_size >= 1 and side >= 1 and side % self.patch_size:
+            faults.add(_untiled(side, self.patch_size, f"{field} = {side}"))
+
+
+def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
+    """The network of ``config``, with a position for each patch of an ``image_size`` pixels wide view.
+
+    Raises: ``ConfigError`` where ``config`` has a fault or its patches do not tile the image.
+    """
+    faults = Faults()
+    config.check(faults)
+    config.check_side(faults, "the image side", image_size)
+    faults.raise_any()
+    return VisionTransformer(ARCHS[config.arch], image_size=image_size, patch_size=config.patch_size, stem=config.stem)
+
+
+class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
+    """A pre-norm Vision Transformer whose representation is the class token, [CLS], after the final LayerNorm.
+
+    Patches may be left out: they are dropped after positions are added, so the blocks never see them. The weights are
+    drawn from torch's global generator, as torch's own layers draw theirs.
+
+    Shapes: images [B, 3, side, side] -> [B, D]; ``keep`` int64 [n] (one set for all images) or [B, n].
+    Source: Dosovitskiy et al., arXiv 2010.11929; initialisation of Assran et al., arXiv 2204.07141.
+    """
+
+    def __init__(self, shape: Shape, *, image_size: int, patch_size: int, stem: Literal["patch", "conv"]) -> None:
+        super().__init__(
+            img_size=image_size,
+            patch_size=patch_size,
+            num_classes=0,
+            embed_dim=shape.width,
+            depth=shape.depth,
+            num_heads=shape.heads,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            weight_init="skip",
+        )
+        self.stem = stem
+        self.patch_size = patch_size
+        if stem == "conv":
+            self.patch_embed = ConvStem(image_size, patch_size, shape.width)
+        _initialise(self)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The representation: [CLS] after the final LayerNorm, [B, D]."""
+        return self.norm(self.before_norm(images, keep))
+
+    def before_norm(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[CLS] as the last block leaves it, before the final LayerNorm: what MSN's low-shot evaluation reads, [B, D].
+
+        Raises: ``ConfigError`` where patches do not tile the images, ``ValueError`` where images are not square or
+        ``keep`` fits neither of its shapes.
+        """
+        tokens = self._embed(images)  # [B, N, D]
+        if keep is not None:
+            tokens = _kept(tokens, keep)  # [B, n, D]
+        first = self.cls_token + self.pos_embed[:, :1]  # [1, 1, D]: never dropped, never counted in N
+        x = torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1)  # [B, 1 + n, D]
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return _class_token(self.blocks[-1], x)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Patch embeddings plus their positions: [B, 3, side, side] -> [B, N, D]."""
+        height, width = images.shape[-2:]
+        if height != width:
+            raise ValueError(
+                f"images are {height}x{width} pixels; this network's grid of positions is square: crop them."
+            )
+        if height % self.patch_size:
+            raise ConfigError(_untiled(height, self.patch_size, f"a view of {height}x{width} pixels"))
+        tokens = self.patch_embed.proj(images).flatten(2).mT  # [B, D, g, g] -> [B, N, D]
+        return tokens + resize_positions(self.pos_embed[:, 1:], height // self.patch_size)
+
+
+def forward_flops(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> int:
+    """Floating-point operations of the matrix products and convolutions of one forward pass, two a multiply-add.
+
+    Tensors on the meta device are enough. torch's counter overlooks the CPU's fused attention, hence the plain one.
+    """
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(images, keep)
+    return counter.get_total_flops()
+
+
+class ConvStem(nn.Module):
+    """Stride-2 convolutions down to the patch grid, then a 1x1 convolution: a gentler start than one linear map.
+
+    log2(patch_size) times 3x3 convolution, batch norm (over all ranks) and ReLU, widths doubling up to D. The
+    receptive fields of neighbouring tokens overlap, so a dropped patch still shows at the rims of its neighbours.
+
+    Shapes: ``proj`` takes [B, 3, side, side] to [B, D, g, g].
+    Source: Xiao et al., "Early convolutions help transformers see better", arXiv 2106.14881.
+    """
+
+    def __init__(self, image_size: int, patch_size: int, width: int) -> None:
+        super().__init__()
+        halvings = int(math.log2(patch_size))
+        widths = [3, *(width >> (halvings - 1 - i) for i in range(halvings))]
+        layers = []
+        for before, after in pairwise(widths):
+            conv = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)  # the norm has the bias
+            layers += [conv, CrossRankBatchNorm(after), nn.ReLU(inplace=True)]
+        self.proj = nn.Sequential(*layers, nn.Conv2d(width, width, 1))
+        self.num_patches = (image_size // patch_size) ** 2
+
+
+def resize_positions(positions: Tensor, side: int) -> Tensor:
+    """A table of patch positions for another grid: bicubic, without antialiasing.
+
+    timm's own resampling antialiases and gives other numbers, by up to 2.7 on a table of unit variance.
+
+    Shapes: ``positions`` [1, g * g, D] -> [1, side * side, D].
+    Raises: ``ValueError`` where the table is not that of a square grid.
+    """
+    count, width = positions.shape[1:]
+    grid = math.isqrt(count)
+    if grid * grid != count:
+        raise ValueError(
+            f"a table of {count} patch positions is no square grid ({grid}x{grid} would have {grid * grid})."
+        )
+    if grid == side:
+        return positions
+    table = positions.mT.reshape(1, width, grid, grid)
+    table = F.interpolate(table, size=(side, side), mode="bicubic", antialias=False, align_corners=False)
+    return table.flatten(2).mT
+
+
+def _untiled(side: int, patch_size: int, view: str) -> str:
+    fits = [size for size in range(1, side + 1) if side % size == 0]
+    return (
+        f"model.patch_size = {patch_size} does not divide {view}: use a size that does "
+        f"({', '.join(map(str, fits))}), or change the view's side."
+    )
+
+
+def _kept(tokens: Tensor, keep: Tensor) -> Tensor:
+    """The kept tokens, in the order of ``keep``: [B, N, D], int64 [n] or [B, n] -> [B, n, D]."""
+    batch, count, width = tokens.shape
+    if keep.dim() == 1:
+        return tokens.index_select(1, keep)
+    if keep.dim() != 2 or len(keep) != batch:
+        raise ValueError(f"keep has shape {list(keep.shape)}; {batch} images take [n] or [{batch}, n].")
+    rows = keep + torch.arange(batch, device=keep.device)[:, None] * count
+    # whole rows of a flat table: on a CPU several times faster than gather, backward above all
+    return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(batch, -1, width)
+
+
+def _class_token(block: nn.Module, x: Tensor) -> Tensor:
+    """The block's output at [CLS] alone, for a last block of which nothing else is read: [B, 1 + n, D] -> [B, D].
+
+    Equal to ``block(x)[:, 0]``, without three quarters of its products: one query attends, one token meets the MLP.
+    """
+    attention = block.attn
+    batch, count, width = x.shape
+    qkv = attention.qkv(block.norm1(x)).view(batch, count, 3, attention.num_heads, -1)
+    query, key, value = qkv.transpose(1, 3).unbind(2)  # [B, heads, 1 + n, D / heads] each
+    mixed = F.scaled_dot_product_attention(query[:, :, :1], key, value)  # [B, heads, 1, D / heads]
+    x = x[:, 0] + attention.proj(mixed.reshape(batch, width))
+    return x + block.mlp(block.norm2(x))
+
+
+def _initialise(model: VisionTransformer) -> None:
+    """Draws the paper's initial weights; the official code has the same numbers."""
+    nn.init.trunc_normal_(model.cls_token, std=0.02)
+    nn.init.trunc_normal_(model.pos_embed, std=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MSN's objective: soft assignment to prototypes, sharpened and balanced targets, mean-entropy maximisation.
+
+Symbols, as in the paper: z anchor embeddings, z+ target embeddings, q prototypes, p anchors' assignments, t targets'
+assignments, pbar the mean of p, tau temperature, T sharpening temperature, lambda and mu the weights of two terms;
+B images, V anchor views of each, K prototypes, d dimensions. Sums over images run over all ranks.
+
+Source: Assran et al., "Masked Siamese Networks for Label-Efficient Learning", arXiv 2204.07141.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recipes_lib.distributed import collectives
+
+
+def assignment_logits(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+    """<z/|z|, q/|q|> / tau: whose softmax is the assignment p.
+
+    Shapes: ``embeddings`` [n, d], ``prototypes`` [K, d] -> [n, K].
+    """
+    return F.normalize(embeddings, dim=1) @ F.normalize(prototypes, dim=1).T / temperature
+
+
+def assign(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+    """Soft assignment p = softmax(<z/|z|, q/|q|> / tau): rows sum to 1.
+
+    Shapes: ``embeddings`` [n, d], ``prototypes`` [K, d] -> [n, K].
+    """
+    return assignment_logits(embeddings, prototypes, temperature).softmax(dim=1)
+
+
+def sharpen(assignments: Tensor, temperature: float) -> Tensor:
+    """p_k^(1/T) / sum_j p_j^(1/T): T below 1 moves mass to the largest entries.
+
+    Computed as softmax(log p / T); p^(1/T) itself underflows in half precision below about 0.016.
+
+    Shapes: [n, K] -> [n, K].
+    """
+    return (assignments.log() / temperature).softmax(dim=1)
+
+
+@torch.no_grad()
+def sinkhorn(targets: Tensor, iterations: int = 3) -> Tensor:
+    """Balances the targets over the prototypes, by turns dividing by prototype mass and by row sum.
+
+    It ends on the rows: each target sums to 1, while the masses of the prototypes are only about equal. Mass is
+    counted over all ranks. No sharpening follows. With fewer targets than prototypes it cannot balance.
+
+    Shapes: [n, K] -> [n, K], no gradient.
+    Source: Cuturi, arXiv 1306.0895; the official code's constant factors (1/K, 1/n) cancel and are left out.
+    """
+    for _ in range(iterations):
+        mass = collectives.all_reduce_sum(targets.sum(dim=0))  # [K]
+        # a prototype that no target touches has mass 0: 0/tiny leaves it at 0, 0/0 would be NaN
+        targets = targets / mass.clamp_min(torch.finfo(mass.dtype).tiny)
+        targets = targets / targets.sum(dim=1, keepdim=True)
+    return targets
+
+
+def cross_entropy(targets: Tensor, log_assignments: Tensor) -> Tensor:
+    """-(1 / VB) sum_i sum_k t_ik log p_ik: each anchor view must predict its image's target.
+
+    Shapes: ``targets`` [B, K], ``log_assignments`` [V * B, K] view-major -> [].
+    """
+    batch, count = targets.shape
+    views = log_assignments.view(-1, batch, count)  # [V, B, K]: all views of image i meet target i
+    return -(targets * views.sum(dim=0)).sum() / log_assignments.shape[0]
+
+
+def entropy(assignments: Tensor) -> Tensor:
+    """H(p) = -sum_k p_k log p_k, in [0, log K] nats; 0 log 0 = 0.  [..., K] -> [...]"""
+    # the clamp makes 0 log 0 = 0 as xlogy does, and keeps its derivative finite, as xlogy does not
+    tiny = torch.finfo(assignments.dtype).tiny
+    return -(assignments * assignments.clamp_min(tiny).log()).sum(dim=-1)
+
+
+def mean_entropy(assignments: Tensor) -> Tensor:
+    """(1 / VB) sum_i H(p_i): how undecided one anchor is on average.  [V * B, K] -> []"""
+    return entropy(assignments).mean()
+
+
+def mean_entropy_regulariser(assignments: Tensor) -> Tensor:
+    """R = log K - H(pbar), in [0, log K]: zero when the anchors of all ranks together use every prototype equally.
+
+    Called ME-MAX, for minimising it maximises the mean assignment's entropy. pbar is not sharpened (PAWS does).
+
+    Shapes: [V * B, K] -> [].
+    """
+    mean_assignment = collectives.all_reduce_mean(assignments.mean(dim=0))  # [K]; its gradient crosses ranks
+    return math.log(assignments.shape[1]) - entropy(mean_assignment)
+
+
+def msn_loss(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    *,
+    temperature: float = 0.1,
+    sharpen_temperature: float = 0.25,
+    sinkhorn_iterations: int = 3,
+    me_max_weight: float = 1.0,
+    entropy_weight: float = 0.0,
+    freeze_prototypes: bool = False,
+) -> dict[str, Tensor]:
+    """L = L_ce + lambda R + mu E, and its parts. Gradients reach anchors and prototypes, never the targets.
+
+    Half precision is raised to float32, under autocast too; float64 stays.
+
+    Shapes: ``anchors`` [V * B, d] view-major (view 1 of all images, then view 2, ...), ``targets`` [B, d],
+    ``prototypes`` [K, d]; -> scalars ``loss`` (with its graph) and, detached, ``cross_entropy`` (L_ce),
+    ``me_max`` (R), ``entropy`` (E, the anchors' mean entropy) and ``target_entropy`` (mean H(t), L_ce's lower bound).
+    Units: ``temperature`` (tau) above 0, ``sharpen_temperature`` (T) in (0, 1], entropies in nats.
+    ``freeze_prototypes``: leave the prototypes as they are, an ablation.
+    Raises: ``ValueError`` for temperatures out of range, sizes that do not fit, prototypes cut off from the graph;
+    ``FloatingPointError`` naming a row that is not finite or has no direction (norm 0).
+    Differs: on several ranks L_ce and E are this rank's mean, R is that of all; averaging the ranks' gradients, as
+    DDP does, gives the gradient of one rank with the whole batch. The released configs log E with weight 0.
+    """
+    _check_settings(temperature, sharpen_temperature, sinkhorn_iterations)
+    _check_inputs(anchors, targets, prototypes, freeze_prototypes)
+    if freeze_prototypes:
+        prototypes = prototypes.detach()
+    with torch.autocast(anchors.device.type, enabled=False):
+        z, target_z, q = (_at_least_float32(rows) for rows in (anchors, targets, prototypes))
+        with torch.no_grad():  # the paper's stop-gradient
+            # softmax(logits / T) is sharpen(assign(...), T), without the powers that underflow
+            sharpened = (assignment_logits(target_z, q, temperature) / sharpen_temperature).softmax(dim=1)
+            t = sinkhorn(sharpened, sinkhorn_iterations)  # [B, K]
+        log_p = assignment_logits(z, q, temperature).log_softmax(dim=1)  # [V * B, K]
+        p = log_p.exp()
+        match = cross_entropy(t, log_p)
+        spread = mean_entropy_regulariser(p)
+        undecided = mean_entropy(p if entropy_weight else p.detach())
+        loss = match + me_max_weight * spread + entropy_weight * undecided
+    return {
+        "loss": loss,
+        "cross_entropy": match.detach(),
+        "me_max": spread.detach(),
+        "entropy": undecided.detach(),
+        "target_entropy": mean_entropy(t),
+    }
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _check_settings(temperature: float, sharpen_temperature: float, sinkhorn_iterations: int) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature = {temperature}; it must be above 0 and finite (the paper uses 0.1).")
+    if not 0 < sharpen_temperature <= 1:
+        raise ValueError(f"sharpen_temperature = {sharpen_temperature}; it must be in (0, 1] (the paper uses 0.25).")
+    if sinkhorn_iterations < 0:
+        raise ValueError(f"sinkhorn_iterations = {sinkhorn_iterations}; it must be 0 (off) or more.")
+
+
+def _check_inputs(anchors: Tensor, targets: Tensor, prototypes: Tensor, freeze_prototypes: bool) -> None:
+    """Sizes, the path of the gradient, and (one reduction over the row norms) values."""
+    inputs = {"anchors": anchors, "targets": targets, "prototypes": prototypes}
+    if any(rows.dim() != 2 for rows in inputs.values()) or len({rows.shape[1] for rows in inputs.values()}) > 1:
+        shapes = ", ".join(f"{name} {list(rows.shape)}" for name, rows in inputs.items())
+        raise ValueError(f"embeddings and prototypes must be matrices of one dimension; they are {shapes}.")
+    if not len(targets) or not len(anchors) or len(anchors) % len(targets):
+        raise ValueError(
+            f"{len(anchors)} anchors do not fit {len(targets)} targets: anchors are view-major, V views of the same "
+            "B images (V*B rows: view 1 of all images, then view 2, ...)."
+        )
+    if anchors.requires_grad and not prototypes.requires_grad and not freeze_prototypes:
+        raise ValueError(
+            "prototypes receive no gradient; pass the Parameter, not .data (freeze_prototypes=True if that is meant)."
+        )
+    norms = [torch.linalg.vector_norm(_at_least_float32(rows.detach()), dim=1) for rows in inputs.values()]
+    every = torch.cat(norms)
+    if not ((every > 0) & (every < math.inf)).all():  # NaN compares False
+        _name_bad_row(inputs, norms)
+
+
+def _name_bad_row(inputs: dict[str, Tensor], norms: list[Tensor]) -> None:
+    for (name, rows), norm in zip(inputs.items(), norms, strict=True):
+        bad = ~((norm > 0) & (norm < math.inf))
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            what = "has norm 0, so no direction" if norm[row] == 0 else "holds NaN or Inf"
+            if norm[row].isinf() and rows[row].isfinite().all():
+                what = "is so large that its norm overflows"
+            raise FloatingPointError(f"{name}[{row}] {what} ({int(bad.sum())} of {len(rows)} rows are unusable).")
