@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm over the global batch, on any backend (``nn.SyncBatchNorm`` needs a GPU)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from recipes_lib.distributed.collectives import all_gather, world_size
+
+
+class CrossRankBatchNorm(_BatchNorm):
+    """Equals ``nn.BatchNorm1d/2d/3d`` on the ranks' batches concatenated; its state dict has the same keys.
+
+    On one process, and in eval mode, it is torch's batch norm itself. One collective forward, one backward.
+
+    Shapes: [batch, channels, ...] -> the same; ranks may hold batches of different size.
+    Raises: ``ValueError`` in training where all ranks together have one value per channel.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"batch norm needs [batch, channels, ...], got shape {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises each channel."""
+        if world_size() == 1 or not (self.training or self.running_mean is None):
+            return super().forward(input)
+        self._check_input_dim(input)
+        x = input if input.dtype == torch.float64 else input.float()  # statistics of bf16 values need more bits
+        mean, variance, count = _global_statistics(x)
+        if self.training and self.track_running_stats:
+            self._track(mean.detach(), variance.detach(), count)
+        along = (1, -1, *[1] * (x.ndim - 2))  # [C] -> [1, C, 1, ...]
+        scale = torch.rsqrt(variance + self.eps)
+        y = (x - mean.view(along)) * (scale if self.weight is None else scale * self.weight).view(along)
+        return (y if self.bias is None else y + self.bias.view(along)).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        # momentum None: the plain average over all batches, as in torch
+        weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        unbiased = variance * count / (count - 1)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight)
+
+
+def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, biased variance and count over all ranks. [batch, C, ...] -> [C], [C], [C]
+
+    The ranks' own centred variances are combined (Chan et al. 1979): a difference of sums of squares would cancel
+    where the mean is far from 0.
+    """
+    variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+    rows = torch.full_like(mean, x.numel() // x.shape[1])
+    means, variances, counts = all_gather(torch.stack([mean, variance, rows])[None]).unbind(1)  # 3 x [ranks, C]
+    count = counts.detach().sum(0)
+    if count[0] <= 1:
+        raise ValueError("batch norm in training needs more than one value per channel over all ranks, got 1")
+    share = counts.detach() / count
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean) ** 2)).sum(0), count
+
+
+def convert(module: nn.Module) -> nn.Module:
+    """Replaces every batch norm in ``module``, in place, sharing its parameters and statistics. Returns the module.
+
+    Raises: ``TypeError`` for a batch norm with behaviour of its own (timm's with a built-in activation, say).
+    """
+    for name, child in module.named_children():
+        setattr(module, name, convert(child))
+    if not isinstance(module, _BatchNorm) or isinstance(module, CrossRankBatchNorm):
+        return module
+    if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+        raise TypeError(f"{type(module).__name__} does more than batch norm and cannot be made cross-rank")
+    twin = CrossRankBatchNorm(
+        module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+    )
+    twin.weight, twin.bias = module.weight, module.bias
+    twin.running_mean, twin.running_var = module.running_mean, module.running_var
+    twin.num_batches_tracked = module.num_batches_tracked
+    return twin.train(module.training)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only place where a loss meets another rank. On one process everything here is the identity.
+
+What is differentiated is the *sum of all ranks' losses*: each backward sums over ranks what its forward spread over
+them. DDP then divides parameter gradients by the number of ranks, so they become the gradient of the mean of the
+losses, which is that of one process on the concatenated batch. A raw, in-place ``torch.distributed.all_reduce`` is
+invisible to autograd and loses exactly that sum.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Number of processes of this run; 1 where none was started with others."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """True on the one process that writes files and talks to the user."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)  # the collective works in place
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        return _SumOverRanks.forward(ctx, grad)  # every rank's loss depends on every rank's x
+
+
+class _ConcatenateRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum of ``x`` over ranks, equal on all of them, with gradients.
+
+    Shapes: [...] -> [...], the same on every rank.
+    """
+    return x if world_size() == 1 else _SumOverRanks.apply(x)
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean of ``x`` over ranks, equal on all of them, with gradients.
+
+    Shapes: [...] -> [...], the same on every rank.
+    """
+    return x if world_size() == 1 else _SumOverRanks.apply(x / world_size())
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """The ranks' rows one below the other, rank 0 first, with gradients.
+
+    Shapes: [rows, ...] -> [ranks * rows, ...]; ``rows`` must be the same on every rank.
+    """
+    return x if world_size() == 1 else _ConcatenateRanks.apply(x)
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's ``value`` (anything that pickles) on every rank. Every rank must call it."""
+    if world_size() == 1:
+        return value
+    box = [value if is_main() else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """Calls ``function`` on rank 0 alone and returns its result on every rank. Every rank must call it.
+
+    Raises: on every rank what ``function`` raised on rank 0, so that no rank waits for one that gave up.
+    """
+    if world_size() == 1:
+        return function()
+    outcome: tuple[Any, Exception | None] = (None, None)
+    if is_main():
+        try:
+            outcome = (function(), None)
+        except Exception as error:
+            outcome = (None, error)
+    result, problem = broadcast_object(outcome)
+    if problem is not None:
+        raise problem
+    return result
