@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen features: each image once through a backbone in evaluation mode, without augmentation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.errors import DataError
+from recipes_lib.views.multicrop import eval_view
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone says of N images, on the CPU."""
+
+    final: Tensor
+    """float32 [N, D]: after the last normalisation, as k-NN compares them."""
+    before_norm: Tensor
+    """float32 [N, D]: before it, as MSN's linear and low-shot protocols read them."""
+
+    def __len__(self) -> int:
+        return len(self.final)
+
+    def select(self, indices: Tensor) -> "Features":
+        """The features at ``indices`` (int64 [n])."""
+        return replace(self, final=self.final[indices], before_norm=self.before_norm[indices])
+
+
+def extract(
+    backbone: nn.Module,
+    dataset: ImageSet | ImageFiles,
+    *,
+    image_size: int,
+    normalize: Literal["imagenet", "image"],
+    batch_size: int = 256,
+    workers: int = 0,
+) -> Features:
+    """The features of all images of ``dataset``, computed where ``backbone`` lies.
+
+    ``backbone`` has ``before_norm(images) -> [B, D]`` and ``norm``. ``workers`` open image files; a set in memory
+    needs none. The backbone comes back in the mode (training or evaluation) it was in.
+
+    Raises: ``DataError`` naming an image file that cannot be read.
+    """
+    device = next(backbone.parameters()).device
+    mode = backbone.training
+    backbone.eval()
+    before, final = [], []
+    try:
+        with torch.no_grad():
+            for images in read_chunks(dataset, image_size, batch_size, workers):
+                rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize))
+                before.append(rows.float().cpu())
+                final.append(backbone.norm(rows).float().cpu())
+    finally:
+        backbone.train(mode)
+    return Features(final=torch.cat(final), before_norm=torch.cat(before))
+
+
+def read_chunks(dataset: ImageSet | ImageFiles, image_size: int, batch_size: int, workers: int = 0) -> Iterator[Tensor]:
+    """The images in order, uint8 [<= batch_size, 3, H, W]; files are resized and cropped to ``image_size``.
+
+    Raises: ``DataError`` naming an image file that cannot be read.
+    """
+    if isinstance(dataset, ImageSet):
+        yield from dataset.images.split(batch_size)
+        return
+    loader = DataLoader(_Cropped(dataset, image_size), batch_size, num_workers=workers, collate_fn=_collate)
+    for images in loader:
+        if isinstance(images, DataError):
+            raise images
+        yield images
+
+
+class _Cropped(Dataset):
+    """Each file's centre, uint8 [3, size, size]; or the ``DataError`` of a file that cannot be read."""
+
+    def __init__(self, files: ImageFiles, size: int) -> None:
+        self.files, self.size = files, size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        try:
+            image = self.files.open(index)
+        except DataError as error:
+            return error  # raised in a worker, its one line would come back wrapped in a traceback
+        margin = round(self.size * 256 / 224)  # the rule of eval_view, one image at a time
+        image = TF.resize(image, [margin if min(image.size) >= margin else self.size])
+        return TF.pil_to_tensor(TF.center_crop(image, [self.size]))
+
+
+def _collate(items: list[Tensor | DataError]) -> Tensor | DataError:
+    return next((item for item in items if isinstance(item, DataError)), None) or torch.stack(items)

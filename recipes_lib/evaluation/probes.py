@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All the probes that a config asks for, on one pair of extracted features."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recipes_lib.config import EvalConfig
+from recipes_lib.data import splits
+from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.load import Splits
+from recipes_lib.errors import DataError
+from recipes_lib.evaluation.features import Features
+from recipes_lib.evaluation.knn import weighted_knn
+from recipes_lib.evaluation.linear import linear_probe
+from recipes_lib.evaluation.lowshot import low_shot
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """What the probes found, by their names in ``EvalConfig.probes``."""
+
+    scores: dict[str, float]
+    """Test accuracy, in [0, 1]."""
+    spread: dict[str, float]
+    """Standard deviation over the choices of labelled images; ``lowshot`` alone has one."""
+
+
+def require_labels(data: Splits, config: EvalConfig, labelled: Path | None = None) -> None:
+    """Finds out before training whether the probes of ``config`` can be run on ``data`` after it.
+
+    Raises: ``DataError`` in one line where labels are absent or too few, or the file ``labelled`` does not fit.
+    """
+    if not config.probes:
+        return
+    train = data.labelled_train
+    if data.test.labels is None:
+        raise DataError("The test images have no labels, and a probe needs them. Add y_test, or ask for no probes.")
+    if "knn" in config.probes:
+        _need_neighbours(config.neighbours, len(train))
+    if "lowshot" in config.probes and labelled_indices(labelled, train) is None:
+        splits.few_per_class(train.labels, config.labels_per_class, seed=0)
+
+
+def labelled_indices(path: Path | None, train: ImageSet | ImageFiles) -> Tensor | None:
+    """The images of ``train`` that the file ``path`` names, int64; None where there is no file.
+
+    Raises: ``DataError`` about a line that fits no image, or a data set whose images have no names.
+    """
+    if path is None:
+        return None
+    if train.names is None:
+        raise DataError(f"data.labelled = {path} names images, but those of this data set have no names. Leave it out.")
+    return splits.from_file(path, train.names)
+
+
+def run_probes(
+    config: EvalConfig,
+    train: Features,
+    train_labels: Tensor,
+    test: Features,
+    test_labels: Tensor,
+    *,
+    seed: int,
+    labelled: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> ProbeScores:
+    """Scores frozen features: k-NN on the final ones, the linear and the low-shot probe on those before the last norm.
+
+    ``labelled`` (int64, rows of ``train``) are the low-shot probe's images; None draws them, ``config.lowshot_splits``
+    times. ``seed`` draws these and orders the linear probe's batches. k-NN and linear probe run on ``device``.
+
+    Shapes: labels int64 [len(train)] and [len(test)].
+
+    Raises: ``DataError`` in one line where there are too few labels.
+    """
+    labels = {"train_labels": train_labels.to(device), "test_labels": test_labels.to(device)}
+    scores, spread = {}, {}
+    for probe in config.probes:
+        match probe:
+            case "knn":
+                _need_neighbours(config.neighbours, len(train))
+                scores[probe] = weighted_knn(
+                    train.final.to(device),
+                    test=test.final.to(device),
+                    k=config.neighbours,
+                    temperature=config.neighbour_temperature,
+                    **labels,
+                )
+            case "linear":
+                rows, test_rows = train.before_norm.to(device), test.before_norm.to(device)
+                scores[probe] = linear_probe(rows, test=test_rows, seed=seed, **labels)
+            case "lowshot":
+                choices = _draw_labelled(config, train_labels, seed) if labelled is None else [labelled]
+                penalty = config.lowshot_penalty
+                result = low_shot(train.before_norm, test=test.before_norm, choices=choices, penalty=penalty, **labels)
+                scores[probe], spread[probe] = result.mean, result.std
+    return ProbeScores(scores, spread)
+
+
+def _draw_labelled(config: EvalConfig, labels: Tensor, seed: int) -> list[Tensor]:
+    first = seed * config.lowshot_splits  # so that no two seeds share a choice
+    seeds = range(first, first + config.lowshot_splits)
+    return [splits.few_per_class(labels, config.labels_per_class, seed) for seed in seeds]
+
+
+def _need_neighbours(neighbours: int, available: int) -> None:
+    if neighbours > available:
+        raise DataError(
+            f"eval.neighbours = {neighbours}, but there are {available} labelled training images. Use at most {available}."
+        )
