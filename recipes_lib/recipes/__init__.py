@@ -1,1 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The menu: what can be cooked. It imports no torch, so that ``recipes list`` and ``show`` answer at once."""
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from recipes_lib.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A recipe as the menu shows it."""
+
+    name: str
+    """Name of the recipe's module, chapter and tests."""
+    title: str
+    paper: str
+    """Authors, title, venue and year."""
+    idea: str
+    """One sentence."""
+    presets: tuple[str, ...]
+    """Smallest first; the paper's runs last, the largest of them last of all."""
+
+    @property
+    def chapter(self) -> str:
+        """The notebook that teaches the recipe, from the root of the repository."""
+        return f"notebooks/{self.name}.ipynb"
+
+
+MENU = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            name="msn",
+            title="Masked Siamese Networks",
+            paper="Assran, Caron, Misra, Bojanowski, Bordes, Vincent, Joulin, Rabbat, Ballas: Masked Siamese Networks "
+            "for Label-Efficient Learning, ECCV 2022, arXiv 2204.07141",
+            idea="An image with patches missing must choose the same prototypes as another view of it with none missing.",
+            presets=("toy", "simmer", "laptop", "vits16_imagenet", "vitb4_imagenet"),
+        ),
+    )
+}
+
+
+def module(name: str) -> ModuleType:
+    """The recipe's module, which has ``Config``, ``PRESETS`` and ``run``; imports torch.
+
+    Raises: ``ConfigError`` naming the nearest recipe where there is none of this name.
+    """
+    if name not in MENU:
+        raise ConfigError(f"There is no recipe {name!r}. {nearest(name, MENU)}")
+    return importlib.import_module(f"recipes_lib.recipes.{name}")

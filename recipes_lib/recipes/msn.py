@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masked Siamese Networks: an image with patches missing must choose the same prototypes as a view with none missing.
+
+Assran, Caron, Misra, Bojanowski, Bordes, Vincent, Joulin, Rabbat, Ballas, "Masked Siamese Networks for
+Label-Efficient Learning", ECCV 2022, arXiv 2204.07141. Chapter: ``notebooks/msn.py``.
+
+1. Cut several views of an image; the *target* view keeps all its patches, the *anchor* views lose some (random mask)
+   or are small crops (focal mask). Dropped patches are not replaced: the anchor's encoder is cheaper by their share.
+2. Both sides are softly assigned to the same learnable prototypes.
+3. The target's assignment is sharpened, balanced (Sinkhorn) and passes no gradient; the anchors must predict it.
+4. The mean assignment of all anchors is pushed towards uniform (ME-MAX), so that no prototype takes all images.
+5. The target encoder is an exponential moving average (EMA) of the anchor encoder; it is what is evaluated.
+"""
+
+import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor, nn
+
+from recipes_lib import randomness, recipes
+from recipes_lib.config import DataConfig, EvalConfig, OptimConfig, SyncConfig, TrainConfig
+from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.loader import Batch, Crop
+from recipes_lib.errors import Faults
+from recipes_lib.evaluation.features import Features
+from recipes_lib.models import heads, vit
+from recipes_lib.objectives import prototypes
+from recipes_lib.optim import groups, schedules
+from recipes_lib.recipes import pretraining
+from recipes_lib.views import masking
+from recipes_lib.views.multicrop import MultiCrop, ViewsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSNViews(ViewsConfig):
+    """Multi-crop views, and the random mask of the anchor's global views."""
+
+    mask_ratio: float = 0.15
+    """Share of a global anchor view's patches that is dropped, in [0, 1); the target and the small views keep all."""
+    mask_per_image: bool = True
+    """A mask of its own for each image, as in the paper; False: one mask a step, as in the official code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(vit.ViTConfig):
+    """The encoder: a Vision Transformer, a projection head, prototypes, and the moving average that is the target."""
+
+    hidden: int = 2048
+    """Width of the projection head's two hidden layers."""
+    dim: int = 256
+    """Dimension of embeddings and prototypes."""
+    prototypes: int = 1024
+    """How many prototypes there are."""
+    ema: float = 0.996
+    """Momentum of the target encoder at the first step."""
+    ema_final: float = 1.0
+    """Momentum that it rises to linearly, after ``optim.stretch`` times the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The objective; symbols as in the paper."""
+
+    temperature: float = 0.1
+    """tau, of both assignments."""
+    sharpen_temperature: float = 0.25
+    """T in (0, 1]: the target's assignment to the power 1/T; 1 leaves it as it is."""
+    sinkhorn_iterations: int = 3
+    """Rounds of balancing the targets over the prototypes; 0: none."""
+    me_max_weight: float = 1.0
+    """lambda, of the mean-entropy maximisation."""
+    entropy_weight: float = 0.0
+    """mu, of the mean entropy of the anchors' assignments; the official runs log it with weight 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """MSN's config; the defaults are the paper's ViT-S/16 on ImageNet."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    views: MSNViews = field(default_factory=MSNViews)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def validate(self) -> None:
+        """Raises ``ConfigError`` with a line for each fault."""
+        faults = Faults()
+        for group in (self.data, self.views, self.model, self.optim, self.train, self.eval):
+            group.check(faults)
+        sides = [self.views.image_size] + [self.views.local_size] * (self.views.local_views > 0)
+        for name, side in zip(("views.image_size", "views.local_size"), sides, strict=False):
+            self.model.check_side(faults, name, side)
+        ratio, patches = self.views.mask_ratio, (self.views.image_size // max(self.model.patch_size, 1)) ** 2
+        faults.need(0 <= ratio < 1, "views.mask_ratio", ratio, "in [0, 1)", "The paper uses 0.15 to 0.7.")
+        if 0 <= ratio < 1 and patches and masking.keep_count(patches, ratio) == 0:
+            faults.add(
+                f"views.mask_ratio = {ratio} leaves no visible patch ({patches} patches, 0 kept). "
+                f"Use a value of at most {1 - 1 / patches:.3g}; the paper uses 0.15 to 0.7."
+            )
+        anchors = self.views.global_views + self.views.local_views
+        faults.need(anchors >= 1, "views.global_views + views.local_views", anchors, "of at least 1")
+        self._check_model_and_loss(faults)
+        faults.raise_any()
+
+    def _check_model_and_loss(self, faults: Faults) -> None:
+        for name in ("hidden", "dim", "prototypes"):
+            value = getattr(self.model, name)
+            faults.need(value >= 2, f"model.{name}", value, "of at least 2")
+        faults.need(0 <= self.model.ema <= 1, "model.ema", self.model.ema, "in [0, 1]", "The paper uses 0.996.")
+        faults.need(0 <= self.model.ema_final <= 1, "model.ema_final", self.model.ema_final, "in [0, 1]")
+        loss = self.loss
+        faults.need(loss.temperature > 0, "loss.temperature", loss.temperature, "above 0", "The paper uses 0.1.")
+        sharpen = loss.sharpen_temperature
+        faults.need(0 < sharpen <= 1, "loss.sharpen_temperature", sharpen, "in (0, 1]", "The paper uses 0.25.")
+        iterations = loss.sinkhorn_iterations
+        faults.need(iterations >= 0, "loss.sinkhorn_iterations", iterations, "of at least 0", "The code uses 3.")
+        faults.need(loss.me_max_weight >= 0, "loss.me_max_weight", loss.me_max_weight, "of at least 0")
+
+
+class Encoder(nn.Module):
+    """A backbone and its projection head."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.backbone = vit.build(config.model, image_size=config.views.image_size)
+        self.head = heads.ProjectionHead(self.backbone.num_features, config.model.hidden, config.model.dim)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Embeddings of views of one size; ``keep``: indices of the patches that are not dropped.
+
+        Shapes: ``images`` [batch, 3, side, side], ``keep`` [kept] or [batch, kept] -> [batch, dim].
+        """
+        return self.head(self.backbone(images, keep))
+
+
+class MSN(nn.Module):
+    """Anchor encoder, target encoder and prototypes; ``forward`` is one evaluation of the paper's loss."""
+
+    def __init__(self, config: Config, steps: int) -> None:
+        super().__init__()
+        self.config, self.steps = config, steps
+        self.anchor = Encoder(config)
+        self.target = copy.deepcopy(self.anchor).requires_grad_(False)
+        self.prototypes = heads.Prototypes(config.model.prototypes, config.model.dim)
+        self._crop = MultiCrop(config.views, config.train.seed)
+
+    @property
+    def backbone(self) -> vit.VisionTransformer:
+        """What is evaluated: the target's backbone."""
+        return self.target.backbone
+
+    @property
+    def crop_one(self) -> Crop:
+        """Cuts the views of one image file in a loader's worker."""
+        return self._crop.crop_one
+
+    def views(self, batch: Batch, step: int) -> dict[str, object]:
+        """Cuts and masks the views of a batch; every draw comes from ``(seed, epoch, index)`` or ``(seed, step)``."""
+        target, *anchors = self._crop(batch)
+        ways = self.config.views
+        wide, narrow = anchors[: ways.global_views], anchors[ways.global_views :]
+        keep = None
+        if ways.mask_ratio > 0 and wide:
+            keep = torch.cat([self._keep(batch, view, step) for view in range(len(wide))])
+        return {
+            "target": target,
+            "global": torch.cat(wide) if wide else None,  # [global_views * batch, 3, side, side], view-major
+            "local": torch.cat(narrow) if narrow else None,
+            "keep": keep,
+        }
+
+    def _keep(self, batch: Batch, view: int, step: int) -> Tensor:
+        ways, seed = self.config.views, self.config.train.seed
+        patches = self.backbone.patch_embed.num_patches
+        if ways.mask_per_image:
+            keys = randomness.sample_keys(seed, batch.epoch, batch.indices)
+            return masking.random_keep(patches, ways.mask_ratio, keys=keys, purpose=f"mask of view {view}")
+        generator = randomness.generator(seed, step, f"mask of view {view}")
+        shared = masking.random_keep(patches, ways.mask_ratio, generator=generator).to(batch.indices.device)
+        return shared.expand(len(batch.indices), -1)
+
+    def forward(self, views: dict[str, Tensor | None]) -> dict[str, Tensor]:
+        """The loss of one micro-batch and its parts; the shapes are those of :meth:`views`."""
+        anchors = []  # view-major; a head call a resolution, so batch statistics are those of one resolution
+        if views["global"] is not None:
+            anchors.append(self.anchor(views["global"], views["keep"]))
+        if views["local"] is not None:
+            anchors.append(self.anchor(views["local"]))
+        with torch.no_grad():  # the paper's stop-gradient
+            targets = self.target(views["target"])
+        loss = self.config.loss
+        return prototypes.msn_loss(
+            torch.cat(anchors),
+            targets,
+            self.prototypes.weight,
+            temperature=loss.temperature,
+            sharpen_temperature=loss.sharpen_temperature,
+            sinkhorn_iterations=loss.sinkhorn_iterations,
+            me_max_weight=loss.me_max_weight,
+            entropy_weight=loss.entropy_weight,
+        )
+
+    def param_groups(self) -> list[dict]:
+        """Weights with decay; biases and norms without; prototypes without."""
+        return [
+            *groups.decay_groups(self.anchor),
+            {"params": [self.prototypes.weight], "decays": False},
+        ]
+
+    def clipped_parameters(self) -> list[nn.Parameter]:
+        """The anchor encoder; prototypes are not clipped."""
+        return list(self.anchor.parameters())
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Moves the target's parameters towards the anchor's; running statistics of batch norm stay its own."""
+        model, stretch = self.config.model, self.config.optim.stretch
+        momentum = schedules.linear(step, model.ema, model.ema_final, self.steps, stretch=stretch)
+        torch._foreach_lerp_(list(self.target.parameters()), list(self.anchor.parameters()), 1 - momentum)
+
+
+Method = MSN
+"""What :mod:`recipes_lib.recipes.pretraining` builds."""
+
+
+@torch.no_grad()
+def diagnostics(method: MSN, features: Features, test: ImageSet | ImageFiles) -> dict[str, float]:
+    """How the target assigns the test images to prototypes: what collapse would show in.
+
+    ``prototypes_used``: prototypes that are some image's first choice. ``exp_mean_entropy``: exp of the entropy of the
+    mean assignment (1: all images on one prototype; ``model.prototypes``: spread evenly). ``exp_entropy``: exp of the
+    mean entropy of an image's assignment (``model.prototypes``: flat, so it says nothing). ``nmi_label``, ``nmi_tint``:
+    normalised mutual information of the first choice with the class, and with the background's hue where it is known.
+    """
+    device = method.prototypes.weight.device
+    embeddings = method.target.eval().head(features.final.to(device))
+    p = prototypes.assign(embeddings, method.prototypes.weight, method.config.loss.temperature)  # [N, K]
+    choice = p.argmax(dim=1).cpu()
+    figures = {
+        "prototypes_used": float(choice.unique().numel()),
+        "exp_mean_entropy": float(prototypes.entropy(p.mean(dim=0)).exp()),
+        "exp_entropy": float(prototypes.mean_entropy(p).exp()),
+    }
+    if test.labels is not None:
+        figures["nmi_label"] = float(normalized_mutual_info_score(test.labels, choice))
+    if isinstance(test, ImageSet) and "paper" in test.factors:
+        figures["nmi_tint"] = float(normalized_mutual_info_score(_hue_bin(test.factors["paper"]), choice))
+    return figures
+
+
+def _hue_bin(colours: Tensor) -> Tensor:
+    """Which of six hues a colour is nearest to: the order of its channels.  [N, 3] -> int64 [N]"""
+    order = colours.argsort(dim=1)
+    return order[:, 0] * 3 + order[:, 1]
+
+
+# Digits on tinted paper, 16 pixels. Shows a net starting to learn beside its baselines: about 40 s on one CPU core.
+_TOY = Config(
+    data=DataConfig(name="digits", image_size=16, train_size=6000, test_size=1000),
+    views=MSNViews(
+        image_size=16,
+        global_scale=(0.4, 1.0),
+        local_views=0,
+        flip=0.0,  # a mirrored digit is another sign
+        rotate=17.0,
+        shuffle_channels=1.0,
+        invert=0.5,
+        jitter=1.0,
+        saturation=0.0,
+        hue=0.0,
+        grayscale=0.0,
+        blur=0.0,
+        noise=0.1,
+        normalize="grey",
+        mask_ratio=0.0,
+    ),
+    model=ModelConfig(arch="vit_pico", patch_size=4, stem="conv", hidden=256, dim=64, prototypes=128, ema=0.95),
+    optim=OptimConfig(lr=2e-3, lr_start=0.0, lr_final=0.0, warmup_epochs=1.3, weight_decay_final=0.04, stretch=1.0),
+    train=TrainConfig(epochs=None, steps=250, batch_size=256, threads=1, device="cpu", checkpoint_every=125),
+    eval=EvalConfig(baselines="all"),
+)
+
+PRESETS: dict[str, Config] = {
+    "toy": _TOY,
+    # The same net and data for longer, with the paper's mask: what `recipes cook msn` stores.
+    "simmer": replace(
+        _TOY,
+        views=replace(_TOY.views, mask_ratio=0.15),
+        train=replace(_TOY.train, steps=6000, checkpoint_every=500),
+    ),
+    # CIFAR-10 in about an hour of one core: a convolutional stem down to 16 tokens in place of the paper's patches.
+    "laptop": Config(
+        data=DataConfig(name="cifar10", image_size=32),
+        views=MSNViews(image_size=32, local_views=0, grayscale=0.3, blur=0.0),
+        model=ModelConfig(arch="vit_nano", patch_size=8, stem="conv", hidden=256, dim=64, prototypes=128, ema=0.95),
+        optim=OptimConfig(lr=1e-3, lr_start=0.0, lr_final=0.0, warmup_epochs=5.0, weight_decay_final=0.04, stretch=1.0),
+        train=TrainConfig(epochs=None, steps=8000, batch_size=256, checkpoint_every=500),
+        eval=EvalConfig(baselines="all"),
+    ),
+    # The paper's ViT-S/16: 16 GPUs, 64 images each. Config and README of the official release (card, section 3).
+    "vits16_imagenet": Config(),
+    # The paper's ViT-B/4 with 70 % of the patches dropped: 1,152 images a step on 384 GPUs (posted config, card).
+    "vitb4_imagenet": Config(
+        views=MSNViews(mask_ratio=0.7),
+        model=ModelConfig(arch="vit_base", patch_size=4),
+        train=TrainConfig(epochs=400.0, batch_size=1152),
+    ),
+}
+
+
+def run(config: Config, out: Path | None = None) -> pretraining.Result:
+    """Trains, evaluates and reports; ``out`` is the run folder (default ``runs/msn-DATE``).
+
+    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
+    """
+    return pretraining.pretrain(recipes.module("msn"), config, out)

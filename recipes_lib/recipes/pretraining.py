@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every recipe that pretrains a backbone does around its method: data, training, probes, report.
+
+A recipe's ``run`` calls :func:`pretrain`; :func:`evaluate` and :func:`export` open its run folder again. What is used
+of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (``Method(config, steps)``, an
+``nn.Module`` with ``backbone`` and ``views``) and its ``diagnostics``.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from recipes_lib import randomness, recipes
+from recipes_lib.config import from_dict
+from recipes_lib.data.images import ImageFiles
+from recipes_lib.data.load import Splits, load
+from recipes_lib.data.loader import StepBatches
+from recipes_lib.data.splits import from_file
+from recipes_lib.distributed import collectives, world
+from recipes_lib.errors import DataError, RunError
+from recipes_lib.evaluation import baselines, probes
+from recipes_lib.evaluation.features import Features, extract
+from recipes_lib.models import interchange
+from recipes_lib.training import checkpoint, folder, loop
+from recipes_lib.views.multicrop import MultiCrop
+
+DATA_SEED = 0
+"""Which images are drawn and held out does not change with ``train.seed``: runs of several seeds share a test set."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    folder: Path
+    report: dict[str, Any]
+    """What ``report.json`` holds: scores, diagnostics, seconds, steps, versions, seed, git."""
+
+
+def build(recipe: ModuleType, config: Any, steps: int) -> nn.Module:
+    """The method as every run of this config and seed starts; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(randomness.step_key(config.train.seed, 0, "initial weights"))
+        return recipe.Method(config, steps)
+
+
+def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
+    """Trains the recipe's method into the run folder ``out`` (default ``runs/NAME-DATE``), scores it, and reports.
+
+    A run that was interrupted goes on where it stopped. Under torchrun all ranks train, rank 0 writes.
+
+    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
+    """
+    config.validate()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    place = world.start(config.train.device)
+    name = recipe.__name__.rpartition(".")[2]
+    out = collectives.broadcast_object(out or folder.default_path(name))
+    with folder.RunFolder.create_or_continue(out, name, config) as run:
+        began = time.perf_counter()
+        splits = load(config.data, DATA_SEED, warn=run.warn)
+        method, batches, steps = _prepare(recipe, config, splits, place)
+        loop.fit(
+            method,
+            batches,
+            method.views,
+            folder=run,
+            steps=steps,
+            train=config.train,
+            optim_config=config.optim,
+            world=place,
+            workers=config.data.workers,
+        )
+        report = {"recipe": name}
+        if collectives.is_main():
+            everything = config.eval.baselines == "all"
+            scores = score(recipe, config, method, splits, config.eval.probes, with_baselines=everything)
+            report |= scores | {"seconds": time.perf_counter() - began, "steps": steps, "seed": config.train.seed}
+            checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
+            run.write_report(report)
+        collectives.barrier()
+        run.set_state("done", steps)
+        return Result(run.path, run.read_report())
+
+
+def _prepare(
+    recipe: ModuleType, config: Any, splits: Splits, place: world.World
+) -> tuple[nn.Module, StepBatches, int]:
+    """The method on its device, its batches, and the number of steps."""
+    if config.eval.probes and splits.labelled_train and splits.test.labels is None:  # now, not after hours of training
+        raise DataError("The test images have no labels, which the probes need. Add y_test, or --eval.probes with none.")
+    batches = StepBatches(
+        splits.train,
+        seed=config.train.seed,
+        batch_size=config.train.batch_size,
+        accumulate=config.train.accumulate,
+        rank=place.rank,
+        world_size=place.size,
+    )
+    steps = config.train.total_steps(batches.steps_per_epoch)
+    method = build(recipe, config, steps).to(place.device)
+    if isinstance(splits.train, ImageFiles):
+        batches.crop = method.crop_one
+    return method, batches, steps
+
+
+def score(
+    recipe: ModuleType, config: Any, method: nn.Module, splits: Splits, names: Sequence[str], *, with_baselines: bool
+) -> dict[str, Any]:
+    """Probe scores of the trained method, and of the three baselines where they are asked for.
+
+    Returns ``scores`` (probe -> arm -> accuracy), ``spread`` (the same, standard deviation over low-shot splits) and
+    the recipe's ``diagnostics``.
+    """
+    train = splits.labelled_train if names else splits.train
+    how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
+
+    def features_of(backbone: nn.Module) -> tuple[Features, Features]:
+        return extract(backbone, train, **how), extract(backbone, splits.test, **how)
+
+    arms = {"method": features_of(method.backbone)}
+    if with_baselines:
+        arms |= _baseline_arms(recipe, config, method, splits, features_of)
+    labelled = None if config.data.labelled is None else from_file(config.data.labelled, train.names)
+    report: dict[str, Any] = {"scores": {name: {} for name in names}, "spread": {}}
+    for arm, (train_features, test_features) in arms.items():
+        result = probes.run_probes(
+            replace(config.eval, probes=tuple(names)),
+            train_features,
+            train.labels,
+            test_features,
+            splits.test.labels,
+            seed=DATA_SEED,
+            labelled=labelled,
+        )
+        for name in names:
+            report["scores"][name][arm] = result.scores[name]
+        report["spread"][arm] = result.spread
+    report["diagnostics"] = recipe.diagnostics(method, arms["method"][1], splits.test)
+    return report
+
+
+def _baseline_arms(
+    recipe: ModuleType, config: Any, method: nn.Module, splits: Splits, features_of: Callable
+) -> dict[str, tuple[Features, Features]]:
+    """Features of the untrained net, of the pixels themselves, and of a net trained with labels for as many steps."""
+    device = next(method.parameters()).device
+    untrained = build(recipe, config, steps=1).to(device).backbone
+    arms = {
+        "random_init": features_of(untrained),
+        "raw_pixels": tuple(
+            baselines.raw_pixels(images, workers=config.data.workers)
+            for images in (splits.labelled_train, splits.test)
+        ),
+    }
+    train = splits.labelled_train
+    crop = MultiCrop(replace(config.views, global_views=0, local_views=0), config.train.seed)  # the target's view alone
+    batches = StepBatches(
+        train,
+        seed=config.train.seed,
+        batch_size=min(config.train.batch_size, len(train)),
+        crop=crop.crop_one if isinstance(train, ImageFiles) else None,
+    )
+    steps = config.train.total_steps(batches.steps_per_epoch)
+    stream = batches.stream(0, steps, workers=config.data.workers, device=device)
+    baselines.supervised(
+        untrained.requires_grad_(True),
+        ((crop(batch)[0], batch.labels) for batch in stream),
+        width=untrained.num_features,
+        classes=len(train.class_names),
+        steps=steps,
+        seed=config.train.seed,
+    )
+    return arms | {"supervised": features_of(untrained)}
+
+
+def reopen(path: Path) -> tuple[ModuleType, Any, nn.Module]:
+    """The recipe, config and trained method of a run folder: its final weights, or those of its newest checkpoint.
+
+    Raises: ``RunError`` where it is no run folder or holds no weights yet.
+    """
+    run = folder.RunFolder.open(path)
+    values = run.read_config()
+    recipe = recipes.module(values.pop("recipe"))
+    config = from_dict(recipe.Config, values)
+    final = run.path / "model.safetensors"
+    if final.exists():
+        weights = checkpoint.read_weights(final)
+    elif saved := checkpoint.latest(run.checkpoints, run.warn):
+        weights = saved.model
+    else:
+        raise RunError(f"{path} holds no weights yet. Train it first: recipes resume {path}")
+    method = build(recipe, config, steps=1)
+    method.load_state_dict(weights)
+    return recipe, config, method.to(world.start(config.train.device).device)
+
+
+def resume(path: Path) -> Result:
+    """Goes on with an interrupted run, under the config in its folder.
+
+    Raises: ``RunError`` where it is no run folder, or the run is finished.
+    """
+    values = folder.RunFolder.open(path).read_config()
+    recipe = recipes.module(values.pop("recipe"))
+    return pretrain(recipe, from_dict(recipe.Config, values), path)
+
+
+def evaluate(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Probe scores of a run folder's weights; returns what :func:`score` does and writes nothing."""
+    recipe, config, method = reopen(path)
+    return score(recipe, config, method, load(config.data, DATA_SEED), names, with_baselines=False)
+
+
+def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
+    """Writes the run's backbone into the new folder ``out``, as ``timm`` or ``transformers`` load it.
+
+    Raises: ``RunError`` where the folder exists, or the backbone has no such layout.
+    """
+    _, _, method = reopen(path)
+    return interchange.export(method.backbone, out, layout)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from recipes_lib.data.images import ImageSet
+from recipes_lib.data.loader import StepBatches
+from recipes_lib.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+def images(count: int) -> ImageSet:
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
+    return ImageSet(images=pixels, labels=torch.arange(count), class_names=tuple(map(str, range(count))))
+
+
+def visited(batches: StepBatches, first: int, last: int, workers: int = 0) -> list[list[int]]:
+    return [batch.indices.tolist() for batch in batches.stream(first, last, workers=workers, device=CPU)]
+
+
+def test_an_epoch_visits_every_image_once_and_the_next_one_in_another_order():
+    batches = StepBatches(images(12), seed=0, batch_size=4)
+    first, second = visited(batches, 0, 3), visited(batches, 3, 6)
+    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(12))
+    assert first != second
+
+
+def test_the_incomplete_last_batch_is_dropped():
+    batches = StepBatches(images(10), seed=0, batch_size=4)
+    assert batches.steps_per_epoch == 2
+    assert len(set(sum(visited(batches, 0, 2), []))) == 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_started_in_the_middle_goes_on_as_the_whole_one(workers):
+    batches = StepBatches(images(40), seed=3, batch_size=8)
+    assert visited(batches, 4, 11, workers) == visited(batches, 0, 11)[4:]
+
+
+def test_ranks_and_micro_batches_share_out_the_global_batch_in_order():
+    whole = visited(StepBatches(images(32), seed=1, batch_size=16), 0, 2)
+    parts = [
+        visited(StepBatches(images(32), seed=1, batch_size=16, accumulate=2, rank=rank, world_size=2), 0, 2)
+        for rank in range(2)
+    ]
+    for step in range(2):
+        together = [parts[rank][2 * step + micro] for micro in range(2) for rank in range(2)]
+        assert sum(together, []) == whole[step]
+
+
+def test_images_and_labels_belong_to_their_indices():
+    batch = next(StepBatches(images(20), seed=5, batch_size=5).stream(0, 1, workers=0, device=CPU))
+    assert batch.labels.tolist() == batch.indices.tolist() == batch.images[:, 0, 0, 0].tolist()
+
+
+def test_fewer_images_than_a_batch_is_refused_with_both_numbers():
+    with pytest.raises(DataError, match=r"There are 3 training images, fewer than one batch .*= 4"):
+        StepBatches(images(3), seed=0, batch_size=4)
+
+
+def test_a_batch_that_does_not_divide_among_the_processes_is_refused():
+    with pytest.raises(DataError, match=r"batch_size = 9 does not divide among 2 processes x 1"):
+        StepBatches(images(20), seed=0, batch_size=9, world_size=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_stops_the_stream_with_its_own_line_also_out_of_a_worker(workers):
+    class Damaged:
+        labels = None
+
+        def __len__(self):
+            return 8
+
+        def open(self, index):
+            raise DataError(f"image {index} is damaged")
+
+    batches = StepBatches(Damaged(), seed=0, batch_size=4, crop=lambda *_: [])
+    with pytest.raises(DataError, match=r"^image \d is damaged$"):
+        visited(batches, 0, 1, workers)
