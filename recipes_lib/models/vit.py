@@ -134,6 +134,8 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             )
         if height % self.patch_size:
             raise ConfigError(_untiled(height, self.patch_size, f"a view of {height}x{width} pixels"))
+        if self.stem == "conv":  # a third faster on a CPU, and the tokens come out contiguous
+            images = images.contiguous(memory_format=torch.channels_last)
         tokens = self.patch_embed.proj(images).flatten(2).mT  # [B, D, g, g] -> [B, N, D]
         return tokens + resize_positions(self.pos_embed[:, 1:], height // self.patch_size)
 
@@ -207,7 +209,7 @@ def _kept(tokens: Tensor, keep: Tensor) -> Tensor:
     if keep.dim() != 2 or len(keep) != batch:
         raise ValueError(f"keep has shape {list(keep.shape)}; {batch} images take [n] or [{batch}, n].")
     rows = keep + torch.arange(batch, device=keep.device)[:, None] * count
-    # whole rows of a flat table: on a CPU several times faster than gather, backward above all
+    # whole rows of a flat table: about 1.5 times faster on a CPU than gather, forward and backward together
     return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(batch, -1, width)
 
 
