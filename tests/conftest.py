@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: one thread, the place of real data, a cache of their own."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes that tests start
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def recipes_data() -> Path:
+    """Folder of real data for tests, from ``RECIPES_DATA``; without it the test is skipped, with a wrong one it fails."""
+    place = os.environ.get("RECIPES_DATA")
+    if not place:
+        pytest.skip("needs real data: set RECIPES_DATA to its folder")
+    if not Path(place).is_dir():
+        pytest.fail(f"RECIPES_DATA = {place} is not a folder")
+    return Path(place)
+
+
+@pytest.fixture()
+def recipes_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``RECIPES_CACHE`` of the test's own."""
+    place = tmp_path / "cache"
+    place.mkdir()
+    monkeypatch.setenv("RECIPES_CACHE", str(place))
+    return place

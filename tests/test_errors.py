@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+import doctest
+
+import pytest
+
+from recipes_lib import errors
+from recipes_lib.errors import ConfigError, Faults, Interrupted, UserError, nearest
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    assert doctest.testmod(errors).failed == 0
+
+
+def test_nearest_names_the_closest_option_and_all_of_them():
+    assert nearest("labtop", ["toy", "laptop"]) == "Did you mean 'laptop'? There are: toy, laptop."
+
+
+def test_nearest_does_not_guess_where_nothing_is_close():
+    assert nearest("zzz", ["toy", "laptop"]) == "There are: toy, laptop."
+
+
+def test_nearest_reads_any_iterable_once():
+    assert nearest("toi", iter(["toy", "laptop"])) == "Did you mean 'toy'? There are: toy, laptop."
+
+
+def test_faults_are_collected_and_raised_together_a_line_each():
+    faults = Faults()
+    faults.need(False, "a.b", 3, "of at least 5", "The paper uses 7.")
+    faults.need(True, "a.c", 3, "anything")
+    faults.add("Something else.")
+    with pytest.raises(ConfigError) as caught:
+        faults.raise_any()
+    assert str(caught.value).splitlines() == [
+        "a.b = 3 is not allowed: use a value of at least 5. The paper uses 7.",
+        "Something else.",
+    ]
+
+
+def test_no_fault_raises_nothing():
+    Faults().raise_any()
+
+
+@pytest.mark.parametrize("kind", UserError.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_every_users_mistake_exits_with_2_and_an_interruption_with_3(kind):
+    assert kind.exit_code == (3 if kind is Interrupted else 2)
