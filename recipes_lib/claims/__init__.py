@@ -1,1 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What the book puts to the test: a file a chapter (arms, seeds, claims), and the means to check, cook and verify.
+
+A chapter's file imports no torch, so that ``recipes show`` can print its claims at once.
+"""
+
+import importlib
+import json
+from types import ModuleType
+
+from recipes_lib.claims.check import Verdict, decide
+from recipes_lib.data import embedded
+from recipes_lib.errors import RunError
+
+
+def module(name: str) -> ModuleType:
+    """The claims file of recipe ``name``: ``PRESET``, ``SEEDS``, ``BASE``, ``ARMS``, ``MEASUREMENTS``, ``CLAIMS``."""
+    return importlib.import_module(f"recipes_lib.claims.{name}")
+
+
+def stored(name: str) -> dict[str, Verdict]:
+    """The verdicts of recipe ``name``'s claims, by id, from the figures in ``data/claims/NAME.json``.
+
+    Raises: ``RunError`` where nothing was verified yet.
+    """
+    path = embedded.path("") / "claims" / f"{name}.json"
+    if not path.is_file():
+        raise RunError(f"{path} is missing. Make it: recipes verify {name}")
+    figures = json.loads(path.read_text())["figures"]
+    verdicts = {}
+    for claim in module(name).CLAIMS:
+        arms = {figure.arm for figure in (claim.ours, claim.control) if figure}
+        seconds = sum(report["seconds"] for arm in arms for report in figures.get(arm, {}).values())
+        verdicts[claim.id] = decide(claim, figures, seconds)
+    return verdicts

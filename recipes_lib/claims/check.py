@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A paper's claim as a check that can fail, the rule that decides it, and how a notebook shows the verdict.
+
+A claim compares two figures, seed by seed: ours, and that of a control arm. It holds at toy scale where the mean
+difference reaches a margin that was fixed before the run, and no seed points the other way. There are no p-values
+here: three to five runs do not carry one.
+"""
+
+import dataclasses
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Literal
+
+HOLDS = "holds at toy scale"
+DOES_NOT_HOLD = "does not hold at toy scale"
+NOT_TESTABLE = "not testable at toy scale"
+MOST_SEEDS = 5  # with more, "no seed points the other way" asks too much of a true effect
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Where a number stands: the arm that was run, and the dotted path in its report.json."""
+
+    arm: str
+    path: str
+
+    def read(self, report: Mapping[str, Any]) -> float:
+        """The number in ``report``. Raises: ``ValueError`` naming the part of the path that is missing."""
+
+        def step(place: Any, key: str) -> Any:
+            if not isinstance(place, Mapping) or key not in place:
+                raise ValueError(f"arm {self.arm}: the report has no {self.path} ({key!r} is missing).")
+            return place[key]
+
+        return float(reduce(step, self.path.split("."), report))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One statement of a paper, with everything that decides it, fixed before the run."""
+
+    id: str
+    """Chapter and short name: ``msn.collapse``."""
+    statement: str
+    """One sentence that can be false."""
+    metric: str
+    """What the two numbers are, in the reader's words."""
+    better: Literal["higher", "lower"]
+    """In which direction ``ours`` has to differ from ``control``."""
+    margin: float
+    """Least mean difference, in the metric's unit, above 0; at most half of the effect seen in a pilot."""
+    ours: Figure | None
+    control: Figure | None
+    """Both absent where the claim is not testable at this scale."""
+    control_arm: str
+    """What the control is, in the reader's words."""
+    paper: Mapping[str, Any]
+    """``{"value": number or None, "where": table or section}``."""
+    full_scale: str
+    """The command that puts the claim to the test at the paper's scale."""
+    not_testable: str = ""
+    """Why no run at this scale can decide it; empty for a claim that is checked."""
+    version: int = 1
+    """Goes up when the statement, the margin or an arm changes."""
+
+    def __post_init__(self) -> None:
+        if not self.margin > 0:
+            raise ValueError(f"claim {self.id}: margin = {self.margin}; equal arms would hold. Use one above 0.")
+        if bool(self.not_testable) == bool(self.ours and self.control):
+            raise ValueError(f"claim {self.id}: give the figures of both arms, or the reason why it is not testable.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A claim with its figures, and what the rule says about them."""
+
+    claim: Claim
+    ours: tuple[float, ...]
+    control: tuple[float, ...]
+    seeds: tuple[int, ...]
+    seconds: float
+    """Wall-clock of the runs that gave the figures."""
+    outcome: str
+    beyond: int
+    """Seeds whose difference reaches the margin."""
+    arms: tuple[str, str] = field(default=("ours", "control"))
+
+    @property
+    def line(self) -> str:
+        """The stable line: no trained float in it, so a notebook's check can compare it."""
+        if self.claim.not_testable:
+            return f"claim {self.claim.id}: {self.outcome} ({self.claim.not_testable})"
+        return f"claim {self.claim.id}: {self.outcome} ({self.beyond} of {len(self.seeds)} seeds beyond the margin)"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the ledger is built from; lies in the metadata of the output that shows the line."""
+        shared = ("id", "version", "statement", "metric", "better", "margin", "control_arm", "full_scale")
+        return {
+            **{name: getattr(self.claim, name) for name in shared},
+            "paper": dict(self.claim.paper),
+            "seeds": list(self.seeds),
+            "ours": list(self.ours),
+            "control": list(self.control),
+            "verdict": self.outcome,
+            "reason": self.claim.not_testable,
+            "seconds": round(self.seconds),
+        }
+
+
+def verdict(
+    claim: Claim, ours: Sequence[float], control: Sequence[float], *, seeds: Sequence[int] = (), seconds: float = 0.0
+) -> Verdict:
+    """What the rule says of ``ours`` against ``control``, paired by seed. ``seeds`` defaults to 0, 1, 2, ...
+
+    Holds where mean(difference) >= margin and every difference has the claimed sign; a difference of 0 has none.
+
+    Raises: ``ValueError`` for unpaired, missing, too many or non-finite figures.
+    """
+    if claim.not_testable:
+        return Verdict(claim=claim, ours=(), control=(), seeds=(), seconds=0.0, outcome=NOT_TESTABLE, beyond=0)
+    seeds = tuple(seeds) or tuple(range(len(ours)))
+    if not len(ours) == len(control) == len(seeds):
+        raise ValueError(f"claim {claim.id}: {len(ours)} figures, {len(control)} of the control, {len(seeds)} seeds.")
+    if not 1 <= len(seeds) <= MOST_SEEDS:
+        raise ValueError(f"claim {claim.id}: {len(seeds)} seeds; the rule is made for 1 to {MOST_SEEDS}.")
+    for name, figures in (("ours", ours), ("control", control)):
+        if not all(map(math.isfinite, figures)):
+            raise ValueError(f"claim {claim.id}: {name} = {list(figures)} has a figure that is not finite.")
+    sign = 1 if claim.better == "higher" else -1
+    differences = [sign * (a - b) for a, b in zip(ours, control, strict=True)]
+    holds = sum(differences) / len(differences) >= claim.margin and all(d > 0 for d in differences)
+    return Verdict(
+        claim=claim,
+        ours=tuple(ours),
+        control=tuple(control),
+        seeds=seeds,
+        seconds=seconds,
+        outcome=HOLDS if holds else DOES_NOT_HOLD,
+        beyond=sum(d >= claim.margin for d in differences),
+        arms=(claim.ours.arm, claim.control.arm),
+    )
+
+
+def decide(claim: Claim, figures: Mapping[str, Mapping[str, Mapping[str, Any]]], seconds: float = 0.0) -> Verdict:
+    """The verdict from the reports of every arm and seed: ``figures[arm][seed]`` is a report.json's content."""
+    if claim.not_testable:
+        return verdict(claim, (), ())
+    reports = [figures.get(figure.arm, {}) for figure in (claim.ours, claim.control)]
+    seeds = sorted(set(reports[0]) & set(reports[1]), key=int)
+    return verdict(
+        claim,
+        [claim.ours.read(reports[0][seed]) for seed in seeds],
+        [claim.control.read(reports[1][seed]) for seed in seeds],
+        seeds=[int(seed) for seed in seeds],
+        seconds=seconds,
+    )
+
+
+def swapped(claim: Claim) -> Claim:
+    """The claim with its two sides exchanged: a check that holds must not hold for this one."""
+    return dataclasses.replace(claim, ours=claim.control, control=claim.ours)
+
+
+def show(shown: Verdict) -> None:
+    """Puts a verdict's line into a notebook's output, and its record into that output's metadata."""
+    _display({"text/plain": shown.line}, metadata={"recipes_claim": shown.record})
+
+
+def table(shown: Verdict) -> None:
+    """Puts the figures behind a verdict into a notebook's output: arms as rows, seeds as columns."""
+    head, rows = figures_of(shown)
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    text = "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]
+    )
+    cells = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
+    cells += [f"<th>{html.escape(row[0])}</th>" + "".join(f"<td>{cell}</td>" for cell in row[1:]) for row in rows]
+    caption = f"<caption>{html.escape(shown.claim.metric)}; margin {shown.claim.margin:g}</caption>"
+    page = f"<table>{caption}{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+    _display({"text/plain": f"{shown.claim.metric}; margin {shown.claim.margin:g}\n{text}", "text/html": page})
+
+
+def figures_of(shown: Verdict) -> tuple[list[str], list[list[str]]]:
+    """The table of a verdict as text: its head, and a row each for ours, the control and their difference."""
+    head = ["", *(f"seed {seed}" for seed in shown.seeds), "mean"]
+    rows = []
+    difference = [a - b for a, b in zip(shown.ours, shown.control, strict=True)]
+    control = f"control: {shown.claim.control_arm}"
+    for name, figures in ((f"ours: {shown.arms[0]}", shown.ours), (control, shown.control), ("difference", difference)):
+        mean = sum(figures) / len(figures) if figures else math.nan
+        rows.append([name, *(f"{value:.3g}" for value in (*figures, mean))])
+    return head, rows
+
+
+def _display(data: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
+    from IPython.display import display  # comes with any notebook; the command line does without it
+
+    display(data, raw=True, metadata=metadata)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``recipes cook NAME``: the longer run that a chapter shows as *one cooked earlier*, stored small in ``data/cooked``.
+
+The folder is a run folder without checkpoints: ``config.yaml``, ``model.safetensors`` (half precision),
+``report.json``, ``metrics.jsonl`` (thinned), and ``fingerprint.json``, by which a test sees when it has gone stale.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from recipes_lib import recipes
+from recipes_lib.claims.fingerprint import Fingerprint, fingerprint
+from recipes_lib.config import to_yaml
+from recipes_lib.data import embedded
+from recipes_lib.errors import RunError
+from recipes_lib.training import checkpoint
+from recipes_lib.training.folder import RunFolder
+
+PRESET = "simmer"
+MOST_BYTES = 8_000_000
+CURVE_POINTS = 300
+
+
+def cook(name: str, runs: Path = Path("runs")) -> Path:
+    """Runs preset ``simmer`` of recipe ``name`` and stores the result; returns where it lies.
+
+    A run that was interrupted goes on; a finished one of the same config and the same numerics is not repeated.
+
+    Raises: what the recipe's ``run`` raises; ``RunError`` where there is no checkout to store into.
+    """
+    destination = storage() / "cooked" / name
+    module = recipes.module(name)
+    config = module.PRESETS[PRESET]
+    mark = fingerprint(name, PRESET, {})
+    folder = runs / f"cook-{name}-{digest(to_yaml(name, config), mark)}"
+    if finished(folder) is None:
+        module.run(config, folder)
+    store(folder, destination, mark)
+    return destination
+
+
+def storage() -> Path:
+    """The checkout's ``data`` folder. Raises: ``RunError`` where the library was installed without one."""
+    place = embedded.path("")
+    if not (place.parent / "pyproject.toml").is_file():
+        raise RunError(
+            f"There is no checkout to store into: {place} belongs to an installed package. Clone the repository."
+        )
+    return place
+
+
+def digest(text: str, mark: Fingerprint | None) -> str:
+    """Eight letters that change with the config or the numerics, so that neither reuses the other's run folder."""
+    exact = json.dumps(mark, sort_keys=True)
+    return hashlib.sha256(f"{text}\n{exact}".encode()).hexdigest()[:8]
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The report of a run folder that is done, or None."""
+    if not (folder / "state.json").is_file():
+        return None
+    run = RunFolder.open(folder)
+    return run.read_report() if run.state()["status"] == "done" else None
+
+
+def store(folder: Path, destination: Path, mark: Fingerprint) -> None:
+    """Writes the small form of the run in ``folder`` to ``destination``, all or nothing.
+
+    Raises: ``RunError`` where the weights are too large for a repository even at half precision.
+    """
+    aside = destination.with_name(f".{destination.name}-partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    weights = checkpoint.read_weights(folder / "model.safetensors")
+    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    checkpoint.write_weights(aside / "model.safetensors", half)
+    size = (aside / "model.safetensors").stat().st_size
+    if size > MOST_BYTES:
+        shutil.rmtree(aside)
+        raise RunError(f"{folder}: weights of {size:,} bytes at half precision; a chapter may store {MOST_BYTES:,}.")
+    for kept in ("config.yaml", "report.json"):
+        shutil.copyfile(folder / kept, aside / kept)
+    (aside / "metrics.jsonl").write_text(thinned((folder / "metrics.jsonl").read_text()))
+    (aside / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n")
+    before = destination.with_name(f".{destination.name}-before")
+    shutil.rmtree(before, ignore_errors=True)
+    if destination.exists():
+        os.replace(destination, before)
+    os.replace(aside, destination)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def thinned(text: str, points: int = CURVE_POINTS) -> str:
+    """At most about ``points`` lines of a run's metrics, evenly spaced, the last one among them."""
+    lines = text.splitlines(keepends=True)
+    stride = max(1, -(-len(lines) // points))
+    return "".join(lines[::-1][::stride][::-1])

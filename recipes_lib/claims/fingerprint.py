@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a stored figure still what this code would give? Three training steps and one probe tell within seconds.
+
+A text hash of the library would cry wolf at every comment. A fingerprint is behaviour: the losses of the first three
+steps and a probe's figure after them. Where they moved, so did the numerics, and the figures must be cooked again.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recipes_lib import recipes
+from recipes_lib.config import override
+from recipes_lib.errors import Interrupted
+
+STEPS = 3
+TOLERANCE = 1e-4
+"""Largest relative difference of a loss; another CPU's kernels differ by about 1e-6 at this depth."""
+PROBE_TOLERANCE = 5e-3
+"""Largest difference of the probe's accuracy: one image in a thousand may flip where a feature's last bit does."""
+_SHORT = {
+    "train.steps": STEPS,
+    "train.checkpoint_every": STEPS,
+    "train.tensorboard": False,
+    "eval.probes": ["knn"],
+    "eval.baselines": "none",
+}
+
+Fingerprint = dict[str, Any]
+"""``{"losses": [a, b, c], "knn": accuracy}``."""
+
+
+def fingerprint(recipe: str, preset: str, overrides: Mapping[str, Any]) -> Fingerprint:
+    """Trains ``preset`` with ``overrides`` for three steps in a folder of its own and probes the result."""
+    module = recipes.module(recipe)
+    config = override(module.PRESETS[preset], {**overrides, **_SHORT})
+    config.validate()
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            result = module.run(config, Path(place) / "run")
+        except Interrupted:  # its advice names a folder that is gone
+            raise Interrupted("Stopped while a fingerprint was taken. Nothing was changed: start again.") from None
+        lines = (result.folder / "metrics.jsonl").read_text().splitlines()
+        return {"losses": [json.loads(line)["loss"] for line in lines], "knn": result.report["scores"]["knn"]["method"]}
+
+
+def compare(stored: Mapping[str, Any], fresh: Mapping[str, Any], tolerance: float = TOLERANCE) -> list[str]:
+    """A line for each part of ``fresh`` that differs from ``stored``; empty where the stored figures still stand."""
+    lines = []
+    if len(stored["losses"]) != len(fresh["losses"]):
+        lines.append(f"{len(stored['losses'])} losses are stored, {len(fresh['losses'])} were made")
+    for step, (before, now) in enumerate(zip(stored["losses"], fresh["losses"], strict=False)):
+        if not math.isclose(before, now, rel_tol=tolerance, abs_tol=tolerance):
+            lines.append(f"the loss of step {step} was {before:.6g} and is {now:.6g}")
+    if not abs(stored["knn"] - fresh["knn"]) <= PROBE_TOLERANCE:
+        lines.append(f"the k-NN score after {STEPS} steps was {stored['knn']:.4g} and is {fresh['knn']:.4g}")
+    return lines

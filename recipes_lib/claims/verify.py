@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``recipes verify NAME``: every arm and seed of a chapter's claims, each in a process of its own.
+
+Finished runs are kept and reused while config and numerics stay as they are, so a stopped verification goes on. The
+figures are stored in ``data/claims/NAME.json``; verdicts and ledger are made from there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes_lib import claims, recipes
+from recipes_lib.claims.cook import digest, finished, storage
+from recipes_lib.claims.fingerprint import Fingerprint, fingerprint
+from recipes_lib.config import override, to_yaml
+from recipes_lib.errors import Interrupted, RunError
+
+Progress = Callable[[int, int, str], None]
+"""Called with (runs done, runs in all, what was just done)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm with one seed, and the folder that its report goes to."""
+
+    arm: str
+    seed: int
+    folder: Path
+
+
+def verify(name: str, *, jobs: int = 2, runs: Path = Path("runs"), progress: Progress = lambda *_: None) -> Path:
+    """Runs what is missing, ``jobs`` at a time, and stores the figures; returns the file.
+
+    Raises: ``Interrupted`` after Ctrl-C (finished runs stay), ``RunError`` naming the log of a run that failed.
+    """
+    storage()  # without a checkout all the runs would be for nothing
+    facts = claims.module(name)
+    marks = {}
+    for number, (arm, changes) in enumerate(facts.ARMS.items()):
+        progress(0, 0, f"fingerprint of arm {arm}, {number + 1} of {len(facts.ARMS)}")
+        marks[arm] = fingerprint(name, facts.PRESET, {**facts.BASE, **changes})
+    todo = plan(name, marks, runs / f"verify-{name}")
+    _run_all(name, todo, jobs, progress)
+    return _store(name, todo, marks)
+
+
+def plan(name: str, marks: dict[str, Fingerprint], place: Path) -> list[Job]:
+    """Every arm and seed of recipe ``name``, arms in turn so that all seeds of one are there early."""
+    facts = claims.module(name)
+    found = []
+    for arm in (*facts.ARMS, *facts.MEASUREMENTS):
+        for seed in facts.SEEDS:
+            text = to_yaml(name, arm_config(name, arm, seed)) if arm in facts.ARMS else arm
+            found.append(Job(arm, seed, place / f"{arm}-seed{seed}-{digest(text, marks.get(arm))}"))
+    return found
+
+
+def arm_config(name: str, arm: str, seed: int) -> Any:
+    """The checked config of one arm and seed."""
+    facts = claims.module(name)
+    preset = recipes.module(name).PRESETS[facts.PRESET]
+    config = override(preset, {**facts.BASE, **facts.ARMS[arm], "train.seed": seed})
+    config.validate()
+    return config
+
+
+def report_of(job: Job) -> dict[str, Any] | None:
+    """The report of a job that is finished, or None."""
+    if (job.folder / "config.yaml").is_file():
+        return finished(job.folder)
+    path = job.folder / "report.json"  # a measurement: nothing but its report, written at once
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _run_all(name: str, todo: list[Job], jobs: int, progress: Progress) -> None:
+    missing = [job for job in todo if report_of(job) is None]
+    done = len(todo) - len(missing)
+    progress(done, len(todo), f"{done} of {len(todo)} runs were there")
+    halt = threading.Event()
+    with ThreadPoolExecutor(jobs) as pool:
+        futures: dict[Future, Job] = {pool.submit(_run_one, name, job, halt): job for job in missing}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += 1
+                progress(done, len(todo), f"{futures[future].arm}, seed {futures[future].seed}")
+        except (KeyboardInterrupt, Interrupted, CancelledError):
+            raise Interrupted(f"Stopped with {done} of {len(todo)} runs done. Go on: recipes verify {name}") from None
+        finally:
+            halt.set()  # the runs in flight end by themselves: Ctrl-C reached them too; no other one starts
+
+
+def _run_one(name: str, job: Job, halt: threading.Event) -> None:
+    if halt.is_set():
+        raise CancelledError
+    log = job.folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "recipes_lib.claims.verify", name, job.arm, str(job.seed), str(job.folder)]
+    with log.open("w") as written:
+        # one thread each: two runs side by side on two cores, and bit-stable
+        code = subprocess.run(
+            command, stdout=written, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        ).returncode
+    if code == Interrupted.exit_code:
+        raise Interrupted(f"arm {job.arm}, seed {job.seed}")
+    if code != 0:
+        last = (log.read_text().splitlines() or ["no output"])[-1]
+        raise RunError(f"Arm {job.arm}, seed {job.seed} of {name} failed: {last} (the whole log: {log})")
+
+
+def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint]) -> Path:
+    figures: dict[str, dict[str, Any]] = {}
+    versions: dict[str, str] = {}
+    for job in todo:
+        report = report_of(job)
+        kept = ("scores", "diagnostics", "cost", "seconds", "steps")
+        figures.setdefault(job.arm, {})[str(job.seed)] = {key: report[key] for key in kept if key in report}
+        versions |= report.get("versions", {})
+    seconds = round(sum(report["seconds"] for arm in figures.values() for report in arm.values()))
+    content = {"recipe": name, "seconds": seconds, "versions": versions, "fingerprints": marks, "figures": figures}
+    path = storage() / "claims" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(aside, path)
+    return path
+
+
+def _worker(name: str, arm: str, seed: int, folder: Path) -> int:
+    """One job, in its own process; returns the exit code."""
+    import time
+
+    facts = claims.module(name)
+    try:
+        if arm in facts.ARMS:
+            recipes.module(name).run(arm_config(name, arm, seed), folder)
+            return 0
+        start = time.perf_counter()
+        report = {**facts.MEASUREMENTS[arm](seed), "seconds": time.perf_counter() - start}
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / ".report.partial"
+        aside.write_text(json.dumps(report))
+        os.replace(aside, folder / "report.json")
+    except Interrupted:
+        return Interrupted.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_worker(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``recipes`` command: it parses and prints, nothing else.
+
+``list``, ``show`` and every ``--help`` but that of ``run NAME`` answer without importing torch. Results go to
+stdout, everything else to stderr. Exit codes: 0 done, 2 the user's mistake, 3 interrupted and resumable, 1 a fault of
+ours (with its traceback).
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from recipes_lib import __version__
+from recipes_lib.cli import verbs
+from recipes_lib.errors import ConfigError, DataError, Interrupted, UserError, nearest
+
+PROBES = ("knn", "linear", "lowshot")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line ``argv`` (default: the process's own) and returns the exit code."""
+    try:
+        arguments = _parse(list(sys.argv[1:] if argv is None else argv))
+        arguments.act(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        _complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("recipes: stopped; what was complete is kept.\n")
+        return Interrupted.exit_code
+    except BrokenPipeError:  # the reader of `recipes ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _complain(error: UserError) -> None:
+    """A line a fault on stderr. All processes of a run meet most errors; only damaged data may be one process's own."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0 or isinstance(error, DataError):
+        who = f"recipes (process {rank})" if rank else "recipes"
+        for line in str(error).splitlines():
+            sys.stderr.write(f"{who}: {line}\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours: one line, no usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See: {self.prog} --help")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="recipes", description="Self-supervised learning recipes: read, run, check, scale.")
+    parser.add_argument("--version", action="version", version=f"recipes {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    _add_menu(commands)
+    _add_runs(commands)
+    _add_claims(commands)
+    if not argv:
+        argv = ["--help"]
+    if not argv[0].startswith("-") and argv[0] not in commands.choices:
+        raise ConfigError(f"There is no command {argv[0]!r}. {nearest(argv[0], commands.choices)}")
+    if argv[0] == "run":  # its flags are the config's fields; those are parsed where the preset is known
+        arguments, flags = parser.parse_known_args(argv[:2])
+        arguments.flags = [*flags, *argv[2:]]
+        return arguments
+    return parser.parse_args(argv)
+
+
+def _add(commands: argparse._SubParsersAction, name: str, act: verbs.Act, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.set_defaults(act=act)
+    return command
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
+
+
+def _add_menu(commands: argparse._SubParsersAction) -> None:
+    _add_json(_add(commands, "list", verbs.list_menu, "what can be cooked"))
+    show = _add(commands, "show", verbs.show, "a recipe's card: paper, presets, claims, chapter")
+    show.add_argument("name", metavar="NAME")
+    _add_json(show)
+
+
+def _add_runs(commands: argparse._SubParsersAction) -> None:
+    run = _add(commands, "run", verbs.run, "train a recipe from a preset: recipes run NAME --preset P [--any.field V]")
+    run.add_argument("name", metavar="NAME")
+    run.epilog = "then: --preset P, --out DIR, and any field of the config; `recipes run NAME --help` lists them"
+    resume = _add(commands, "resume", verbs.resume, "go on with a run that was interrupted")
+    evaluate = _add(commands, "evaluate", verbs.evaluate, "score a run's weights with probes on frozen features")
+    evaluate.add_argument(
+        "--probe", nargs="+", choices=PROBES, default=list(PROBES), metavar="PROBE", help=" ".join(PROBES)
+    )
+    _add_json(evaluate)
+    export = _add(commands, "export", verbs.export, "write a run's backbone in another library's layout")
+    export.add_argument("--format", choices=("timm", "hf"), required=True)
+    export.add_argument("--out", type=Path, metavar="DIR", help="default: export-FORMAT in the run folder")
+    for command in (resume, evaluate, export):
+        command.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
+
+
+def _add_claims(commands: argparse._SubParsersAction) -> None:
+    cook = _add(commands, "cook", verbs.cook, "make what a chapter shows as cooked earlier (preset simmer)")
+    verify = _add(commands, "verify", verbs.verify, "run every arm and seed of a chapter's claims")
+    verify.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at the same time (default 2)")
+    for command in (cook, verify):
+        command.add_argument("name", metavar="NAME")

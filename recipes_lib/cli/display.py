@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the command line shows things: the menu, a recipe's card, a table of scores."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from recipes_lib import claims
+from recipes_lib.recipes import Entry
+
+COLUMNS = ("method", "random_init", "raw_pixels", "supervised")
+
+
+def out() -> Console:
+    """The console for results; silent in all processes of a run but the first."""
+    return Console(file=sys.stdout, quiet=os.environ.get("RANK", "0") != "0", highlight=False, soft_wrap=True)
+
+
+def aside() -> Console:
+    """The console for progress, which is no result: stderr."""
+    return Console(file=sys.stderr)
+
+
+def as_json(content: Any) -> None:
+    """Prints ``content`` as JSON, and nothing else."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def entry_facts(entry: Entry) -> dict[str, Any]:
+    """A menu entry as ``--json`` gives it."""
+    names = ("name", "title", "paper", "idea", "chapter")
+    return {**{name: getattr(entry, name) for name in names}, "presets": list(entry.presets)}
+
+
+def card_facts(entry: Entry) -> dict[str, Any]:
+    """A recipe's card as ``show --json`` gives it."""
+    facts = [
+        {
+            "id": claim.id,
+            "statement": claim.statement,
+            "metric": claim.metric,
+            "better": claim.better,
+            "margin": claim.margin,
+            "control_arm": claim.control_arm,
+            "not_testable": claim.not_testable,
+            "full_scale": claim.full_scale,
+        }
+        for claim in claims.module(entry.name).CLAIMS
+    ]
+    return {**entry_facts(entry), "claims": facts, "commands": commands(entry)}
+
+
+def commands(entry: Entry) -> list[str]:
+    """What to type next."""
+    name, small, large = entry.name, entry.presets[0], entry.presets[-1]
+    return [
+        f"recipes run {name} --preset {small}",
+        f"recipes run {name} --preset {small} --help",
+        f"recipes verify {name}",
+        f"torchrun --nproc-per-node 8 -m recipes_lib run {name} --preset {large}",
+    ]
+
+
+def menu(entries: Mapping[str, Entry]) -> Table:
+    """The menu as a table: a recipe a row."""
+    table = Table("recipe", "title", "presets", box=None, header_style="bold", pad_edge=False)
+    for entry in entries.values():
+        table.add_row(entry.name, entry.title, ", ".join(entry.presets))
+    return table
+
+
+def card(entry: Entry) -> Group:
+    """A recipe's card."""
+    lines = [
+        Text(f"{entry.title} ({entry.name})", "bold"),
+        Text(entry.paper),
+        Text(f"\n{entry.idea}\n"),
+        Text.assemble(("presets  ", "bold"), ", ".join(entry.presets)),
+        Text.assemble(("chapter  ", "bold"), entry.chapter),
+        Text("\nwhat the chapter puts to the test", "bold"),
+    ]
+    lines += [Text(f"  {claim.id}: {claim.statement}") for claim in claims.module(entry.name).CLAIMS]
+    lines += [Text("\ncommands", "bold"), *(Text(f"  {command}") for command in commands(entry))]
+    return Group(*lines)
+
+
+def scores(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """Scores as a table: a probe a row, the method beside its baselines."""
+    columns = [column for column in COLUMNS if any(column in row for row in found.values())]
+    table = Table(
+        "probe", *(column.replace("_", " ") for column in columns), box=None, header_style="bold", pad_edge=False
+    )
+    for probe, row in found.items():
+        table.add_row(probe, *(f"{row[column]:.3f}" if column in row else "" for column in columns))
+    return table

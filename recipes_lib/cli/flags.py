@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The typed command line of ``recipes run``: ``tyro`` reads the config's fields, mistakes become one line each."""
+
+import contextlib
+import dataclasses
+import io
+import typing
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from recipes_lib.errors import ConfigError, nearest
+
+
+def split(flags: list[str]) -> tuple[dict[str, str], list[str]]:
+    """``--preset`` and ``--out`` with their values, and the flags that are fields of the config.
+
+    Raises: ``ConfigError`` where one of the two has no value.
+    """
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    left = iter(flags)
+    for flag in left:
+        name, equals, value = flag.partition("=")
+        if name not in ("--preset", "--out"):
+            rest.append(flag)
+            continue
+        value = value if equals else next(left, "")
+        if not value or value.startswith("--"):
+            raise ConfigError(f"{name} has no value. Write {name} {'toy' if name == '--preset' else 'DIR'}.")
+        own[name.removeprefix("--")] = value
+    return own, rest
+
+
+def preset_of(name: str, own: dict[str, str], presets: tuple[str, ...]) -> str:
+    """The preset that was asked for. Raises: ``ConfigError`` with the nearest one, or all of them."""
+    if "preset" not in own:
+        raise ConfigError(f"--preset is missing. {nearest('', presets)} Try: recipes run {name} --preset {presets[0]}")
+    if own["preset"] not in presets:
+        raise ConfigError(f"Recipe {name} has no preset {own['preset']!r}. {nearest(own['preset'], presets)}")
+    return own["preset"]
+
+
+def parse(default: Any, flags: list[str], *, prog: str, about: str) -> Any:
+    """``default`` with the fields that ``flags`` names replaced; prints the help and leaves where they ask for it.
+
+    Raises: ``ConfigError`` with a line for each field that does not exist, or for a value of the wrong type.
+    """
+    _refuse_unknown(fields_of(type(default)), flags)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            # every flag takes a value, switches too: one rule, and `--train.tensorboard True` reads like the YAML
+            config = (tyro.conf.FlagConversionOff,)
+            return tyro.cli(type(default), default=default, args=flags, prog=prog, description=about, config=config)
+    except SystemExit as left:
+        if not left.code:
+            raise  # the help was asked for
+    raise ConfigError(f"{_unboxed(said.getvalue())} See: {prog} --help")
+
+
+def fields_of(kind: type, prefix: str = "") -> list[str]:
+    """The dotted names of a config's fields, groups opened: ``data.name``, ``data.root``, ..."""
+    found: list[str] = []
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        inner = hints[field.name]
+        group = dataclasses.is_dataclass(inner)
+        found += fields_of(inner, f"{prefix}{field.name}.") if group else [f"{prefix}{field.name}"]
+    return found
+
+
+def _refuse_unknown(known: list[str], flags: list[str]) -> None:
+    lines = []
+    for flag in flags:
+        name = flag.partition("=")[0].removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name in (*known, "help"):
+            continue
+        guess = nearest(name, known).split(" There are:")[0]  # the whole list would bury the guess
+        guess = f"{guess} " if guess.startswith("Did") else ""
+        lines.append(
+            f"There is no field {name}. {guess}Groups: {', '.join(dict.fromkeys(k.split('.')[0] for k in known))}."
+        )
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def _unboxed(text: str) -> str:
+    """The message in a box that tyro drew: the first part of its body, joined to one line."""
+    words: list[str] = []
+    for line in text.splitlines():
+        body = line.strip().strip("│").strip()
+        if body.startswith(("╭", "+")):
+            continue
+        if body.startswith(("─", "╰")):
+            break  # below the rule stand the field's help and a hint
+        words.append(body)
+    return " ".join(words).rstrip(".").replace("Unrecognized options:", "These values belong to no field:") + "."
+
+
+def out_of(own: dict[str, str]) -> Path | None:
+    """The run folder that was asked for; None: the recipe's default."""
+    return Path(own["out"]) if "out" in own else None

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each command does. Modules that import torch are imported where a command needs them."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import yaml
+
+from recipes_lib import config, recipes
+from recipes_lib.cli import display
+from recipes_lib.errors import ConfigError, RunError, nearest
+from recipes_lib.recipes import MENU, Entry
+
+if TYPE_CHECKING:
+    from recipes_lib.recipes.pretraining import Result
+
+Act = Callable[[argparse.Namespace], None]
+
+
+def list_menu(arguments: argparse.Namespace) -> None:
+    """``recipes list``"""
+    if arguments.json:
+        display.as_json([display.entry_facts(entry) for entry in MENU.values()])
+    else:
+        display.out().print(display.menu(MENU))
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """``recipes show NAME``"""
+    entry = _entry(arguments.name)
+    if arguments.json:
+        display.as_json(display.card_facts(entry))
+    else:
+        display.out().print(display.card(entry))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """``recipes run NAME --preset P``"""
+    from recipes_lib.cli import flags  # tyro takes a tenth of a second that list and show can do without
+
+    entry = _entry(arguments.name)
+    own, rest = flags.split(arguments.flags)
+    if {"-h", "--help"} & set(rest):
+        own.setdefault("preset", entry.presets[0])
+    preset = flags.preset_of(entry.name, own, entry.presets)
+    prog = f"recipes run {entry.name} --preset {preset}"
+    about = (
+        f"{entry.title}, preset {preset}. Further flags: --preset {{{','.join(entry.presets)}}}, "
+        "--out DIR (the run folder; default runs/NAME-DATE)."
+    )
+    module = recipes.module(entry.name)
+    chosen = flags.parse(module.PRESETS[preset], rest, prog=prog, about=about)
+    chosen.validate()
+    _finish(module.run(chosen, flags.out_of(own)))
+
+
+def resume(arguments: argparse.Namespace) -> None:
+    """``recipes resume DIR``"""
+    path = arguments.folder / "config.yaml"
+    if not path.is_file():
+        raise RunError(f"{arguments.folder} is not a run folder: it has no config.yaml. `recipes run` makes one.")
+    values = yaml.safe_load(path.read_text())
+    module = recipes.module(_entry(values.pop("recipe")).name)
+    kept = config.from_dict(module.Config, values)
+    kept.validate()
+    _finish(module.run(kept, arguments.folder))
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """``recipes evaluate DIR --probe knn linear lowshot``"""
+    from recipes_lib.recipes import pretraining
+
+    found = pretraining.evaluate(arguments.folder, arguments.probe)
+    if arguments.json:
+        display.as_json(found)
+    else:
+        display.out().print(display.scores(found))
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """``recipes export DIR --format timm|hf``"""
+    from recipes_lib.recipes import pretraining
+
+    out = arguments.out or arguments.folder / f"export-{arguments.format}"
+    display.out().print(str(pretraining.export(arguments.folder, arguments.format, out)))
+
+
+def cook(arguments: argparse.Namespace) -> None:
+    """``recipes cook NAME``"""
+    entry = _entry(arguments.name)
+    from recipes_lib.claims import cook as kitchen
+
+    display.out().print(str(kitchen.cook(entry.name)))
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """``recipes verify NAME``"""
+    entry = _entry(arguments.name)
+    if arguments.jobs < 1:
+        raise ConfigError(f"--jobs = {arguments.jobs} is not allowed: use a value of at least 1.")
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from recipes_lib import claims
+    from recipes_lib.claims import verify as trial
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=display.aside()) as bar:
+        task = bar.add_task(f"verify {entry.name}", total=None)
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total or None, description=what)
+
+        path = trial.verify(entry.name, jobs=arguments.jobs, progress=progress)
+    for verdict in claims.stored(entry.name).values():
+        display.out().print(verdict.line)
+    display.out().print(str(path))
+
+
+def _entry(name: str) -> Entry:
+    if name not in MENU:
+        raise ConfigError(f"There is no recipe {name!r}. {nearest(name, MENU)}")
+    return MENU[name]
+
+
+def _finish(result: "Result") -> None:
+    if result.report.get("scores"):
+        display.out().print(display.scores(result.report["scores"]))
+    display.out().print(f"run folder: {result.folder}")
