@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that are complete or absent, checked when they are read, and never unpickled.
+
+``folder/step-000100/`` holds ``model.safetensors``, ``optimizer.safetensors`` and ``manifest.json`` with the size and
+SHA-256 of both, the step, and the facts that are no tensors. It is written under a hidden name beside its place, put
+on the disk, then renamed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recipes_lib.distributed.collectives import is_main
+from recipes_lib.errors import RunError
+from recipes_lib.training import durable
+
+_FILES = ("model.safetensors", "optimizer.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as it was saved, its checksums verified."""
+
+    step: int
+    """Optimiser steps that were complete."""
+    path: Path
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    """State of :func:`flatten_optimizer`, on the CPU."""
+    facts: dict[str, Any]
+    """What is no tensor."""
+
+
+class _Damaged(Exception):
+    """Why a checkpoint cannot be used."""
+
+
+def save(
+    folder: Path, step: int, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], facts: dict, keep: int
+) -> Path:
+    """Writes a checkpoint and leaves the ``keep`` newest; returns its path. On ranks above 0 nothing is written.
+
+    ``facts`` must be what JSON holds. Call it on every rank through ``collectives.from_main`` where all must learn
+    of a failure.
+
+    Raises: ``RunError`` where it cannot be written (a full disk), naming the last good one; nothing partial stays.
+    """
+    path = folder / _name(step)
+    if not is_main():
+        return path
+    partial = folder / f".{path.name}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        partial.mkdir()
+        for file, tensors in zip(_FILES, (model, optimizer), strict=True):
+            _write(partial / file, tensors)
+        durable.write_text(partial / "manifest.json", _manifest(partial, step, facts))
+        durable.sync(partial)
+        _remove(path)  # a damaged one of the same step, or the same again
+        os.rename(partial, path)
+        durable.sync(folder)
+        # Newer ones were found damaged, or training would have gone on from them.
+        older = [other for other in _steps(folder) if other <= step]
+        for other in set(_steps(folder)) - set(older[-keep:]):
+            _remove(folder / _name(other))
+    except (OSError, SafetensorError) as error:
+        last = _last_good(folder)
+        raise RunError(
+            f"The checkpoint of step {step} could not be written to {folder}: {error}. "
+            + (f"The last good one is {last}: " if last else "There is none before it: ")
+            + "free some space, then start again with `recipes resume`."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return path
+
+
+def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint whose checksums hold, or None where there is none at all.
+
+    ``warn`` gets a line for each newer one that is truncated or altered.
+
+    Raises: ``RunError`` where all there are are damaged.
+    """
+    damaged: list[str] = []
+    for step in reversed(_steps(folder)):
+        try:
+            found = _read(folder / _name(step), step)
+        except _Damaged as fault:
+            damaged.append(f"{_name(step)} ({fault})")
+            continue
+        for line in damaged:
+            warn(f"A checkpoint in {folder} is damaged and left out: {line}. Going on from {found.path.name}.")
+        return found
+    if damaged:
+        raise RunError(
+            f"Every checkpoint in {folder} is damaged: {'; '.join(damaged)}. "
+            "Restore one from a copy, or start anew with another --out."
+        )
+    return None
+
+
+def flatten_optimizer(
+    optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors under ``parameter/key``, and as facts for JSON what is no tensor.
+
+    ``named`` is ``module.named_parameters()`` of all that it optimises.
+    """
+    names = {parameter: name for name, parameter in named}
+    tensors, values = {}, {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            place = tensors if isinstance(value, Tensor) else values
+            place[f"{names[parameter]}/{key}"] = value
+    groups = [
+        {**group, "params": [names[parameter] for parameter in group["params"]]} for group in optimizer.param_groups
+    ]
+    return tensors, {"groups": groups, "values": values}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    named: Iterable[tuple[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+    facts: dict[str, Any],
+) -> None:
+    """Gives ``optimizer`` the state that :func:`flatten_optimizer` took, bit for bit.
+
+    Raises: ``RunError`` where its parameter groups hold other parameters.
+    """
+    names = {parameter: name for name, parameter in named}
+    ours = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+    theirs = [group["params"] for group in facts["groups"]]
+    if ours != theirs:
+        differing = sorted({name for group in ours for name in group} ^ {name for group in theirs for name in group})
+        raise RunError(
+            "The checkpoint's optimiser state belongs to other parameters: "
+            + (f"only one side has {', '.join(differing[:5])}." if differing else "they are grouped in another way.")
+        )
+    index = {name: position for position, name in enumerate(name for group in theirs for name in group)}
+    state: dict[int, dict[str, Any]] = {}
+    for place, value in {**tensors, **facts["values"]}.items():
+        name, key = place.rsplit("/", 1)
+        state.setdefault(index[name], {})[key] = value
+    groups = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}  # JSON has no tuples
+        | {"params": [index[name] for name in group["params"]]}
+        for group in facts["groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes or replaces a safetensors file.
+
+    Raises: ``RunError`` where the disk is full or the place cannot be written.
+    """
+    try:
+        _write(path, tensors)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"The weights could not be written to {path}: {error}.") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises: ``RunError`` for a missing, truncated or foreign file, and for every pickle.
+    """
+    if not path.is_file():
+        raise RunError(f"There is no weights file {path}.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        with path.open("rb") as file:
+            head = file.read(2)
+        # A zip is how torch.save wraps its pickle; 0x80 opens a bare one.
+        if head == b"PK" or head[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt"):
+            raise RunError(
+                f"{path} is a pickle, which can run any code when it is read: only safetensors files are taken as "
+                "weights. If you trust it, convert it with safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)."
+            ) from None
+        raise RunError(f"{path} is not a whole safetensors file ({error}). Copy it again.") from None
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in ``folder``, oldest first; whether they are whole is not looked at."""
+    names = (re.fullmatch(r"step-(\d{6,})", path.name) for path in (folder.iterdir() if folder.is_dir() else ()))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with durable.whole(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        partial.chmod(mode)  # safetensors leaves a file that only its owner may read
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest(folder: Path, step: int, facts: dict) -> str:
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)} for name in _FILES}
+    content = {"step": step, "files": files, "facts": facts}
+    return json.dumps({**content, "sha256": _content_digest(content)}, indent=1)
+
+
+def _content_digest(content: dict) -> str:
+    """Checksum of the manifest's own content: an altered learning rate would go unnoticed otherwise."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _read_facts(path: Path, step: int) -> dict[str, Any]:
+    """The facts of a checkpoint all of whose files are as they were written; otherwise raises ``_Damaged``."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        checksum = manifest.pop("sha256")
+        if checksum != _content_digest(manifest) or manifest["step"] != step:
+            raise _Damaged("manifest.json was altered")
+        for name in _FILES:
+            wanted, size = manifest["files"][name], (path / name).stat().st_size
+            if size != wanted["bytes"]:
+                raise _Damaged(f"{name} has {size:,} bytes of {wanted['bytes']:,}")
+            if _digest(path / name) != wanted["sha256"]:
+                raise _Damaged(f"{name} was altered: its checksum differs")
+        return manifest["facts"]
+    except OSError as error:
+        raise _Damaged(f"{Path(error.filename or path).name}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _Damaged("manifest.json cannot be read") from None
+
+
+def _read(path: Path, step: int) -> Checkpoint:
+    facts = _read_facts(path, step)
+    model, optimizer = (load_file(path / name) for name in _FILES)
+    return Checkpoint(step, path, model, optimizer, facts)
+
+
+def _last_good(folder: Path) -> str | None:
+    for step in reversed(_steps(folder)):
+        try:
+            _read_facts(folder / _name(step), step)
+        except _Damaged:
+            continue
+        return _name(step)
+    return None
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint so that a kill on the way leaves no half of it under its name."""
+    if path.exists():
+        doomed = path.with_name(f".{path.name}.doomed")
+        os.rename(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes left."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
