@@ -33,6 +33,7 @@ class ResNet(torchvision_resnet.ResNet):
         if arch not in _BLOCKS:
             raise ConfigError(f"model.arch = {arch} is no ResNet. {nearest(arch, _BLOCKS)}")
         super().__init__(*_BLOCKS[arch], norm_layer=CrossRankBatchNorm)
+        self.arch, self.stem = arch, stem
         self.num_features = self.fc.in_features
         self.fc = nn.Identity()
         self.norm = nn.Identity()  # where a Vision Transformer has its final LayerNorm

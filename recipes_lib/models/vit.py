@@ -100,8 +100,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             weight_init="skip",
         )
-        self.stem = stem
-        self.patch_size = patch_size
+        self.image_size, self.patch_size, self.stem = image_size, patch_size, stem
         if stem == "conv":
             self.patch_embed = ConvStem(image_size, patch_size, shape.width)
         _initialise(self)

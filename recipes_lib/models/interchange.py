@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks to and from files of other libraries: timm, Hugging Face's ViTMSN, the official MSN checkpoints."""
+
+import json
+import math
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from recipes_lib.errors import RunError
+from recipes_lib.models.layouts import check_keys, depth, from_hf, from_official, listed, to_hf
+from recipes_lib.models.resnet import ResNet
+from recipes_lib.models.vit import Shape, VisionTransformer
+
+_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_AS_IT_IS = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+_HF_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3, "qkv_bias": True}
+
+
+def export(
+    backbone: VisionTransformer | ResNet,
+    folder: Path,
+    layout: Literal["timm", "hf"],
+    *,
+    normalize: Literal["imagenet", "image"] = "imagenet",
+) -> None:
+    """Writes ``model.safetensors`` and ``config.json`` into a new folder, all of it or nothing.
+
+    ``timm``: read by ``timm.create_model("local-dir:FOLDER", pretrained=True)`` where timm can build the network (it
+    has neither our convolutional stem nor the ResNets' small one), and by :func:`load` in any case.
+    ``hf``: read by ``ViTMSNModel.from_pretrained(FOLDER)`` and by :func:`load`.
+    ``normalize``: how the network's input was normalised; the ImageNet mean and std are written into the config.
+
+    Raises: ``RunError`` where the folder exists, cannot be written, or the layout has no place for the network.
+    """
+    if folder.exists():
+        raise RunError(f"{folder} exists and is not overwritten. Choose another folder, or remove it first.")
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items()}
+    files = {}
+    if layout == "hf":
+        if not isinstance(backbone, VisionTransformer) or backbone.stem != "patch":
+            kind = f"{type(backbone).__name__} with stem {backbone.stem!r}"
+            raise RunError(f"ViTMSN of Hugging Face has no place for a {kind}. Export it with --format timm.")
+        state, config = to_hf(state), _hf_config(backbone)
+        if normalize == "imagenet":
+            files["preprocessor_config.json"] = _hf_preprocessor(backbone.image_size)
+    else:
+        config = _timm_config(backbone, normalize)
+    files |= {"config.json": config}
+    contents = {name: (json.dumps(facts, indent=2) + "\n").encode() for name, facts in files.items()}
+    _write_folder(folder, contents | {"model.safetensors": tensors_to_bytes(state, {"format": "pt"})})
+
+
+def load(path: Path) -> VisionTransformer | ResNet:
+    """The network in an exported folder of either layout, in a ViTMSN folder, or in an official checkpoint file.
+
+    Raises: ``RunError`` for what is none of these; nothing is unpickled but tensors of an official ``.pth``/``.tar``.
+    """
+    if path.is_dir():
+        return _load_folder(path)
+    if path.suffix not in (".pth", ".tar"):
+        raise RunError(
+            f"{path} is neither a folder with config.json and model.safetensors nor an official .pth.tar file."
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise RunError(
+            f"{path} cannot be read as a file of tensors ({_first_line(error)}). Pickles are refused."
+        ) from None
+    if not isinstance(checkpoint, Mapping):
+        raise RunError(f"{path} holds a {type(checkpoint).__name__}, not the dict of an MSN checkpoint.")
+    state = from_official(checkpoint).backbone
+    width, _, side, _ = state["patch_embed.proj.weight"].shape
+    shape = Shape(width, depth(state, "blocks."), width // 64)  # every official network has heads of 64 dimensions
+    return _filled(VisionTransformer(shape, image_size=_square(state) * side, patch_size=side, stem="patch"), state)
+
+
+def _load_folder(folder: Path) -> VisionTransformer | ResNet:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        state = tensors_from_bytes((folder / "model.safetensors").read_bytes())
+    except FileNotFoundError as error:
+        has = listed(file.name for file in folder.iterdir())
+        raise RunError(f"{error.filename} is missing; {folder} has: {has}. Pickles (.bin, .pt) are refused.") from None
+    except (SafetensorError, ValueError) as error:
+        raise RunError(f"{folder} cannot be read ({_first_line(error)}).") from None
+    if config.get("model_type") == "vit_msn":
+        return _filled(_from_hf_config(config), from_hf(state))
+    match config.get("recipes_lib"):
+        case {"network": "VisionTransformer", "shape": shape, **facts}:
+            return _filled(VisionTransformer(Shape(*shape), **facts), state)
+        case {"network": "ResNet", "arch": arch, "stem": stem}:
+            return _filled(ResNet(arch, stem=stem), state)
+    raise RunError(f"{folder}/config.json describes neither a ViTMSN nor a network that was exported here.")
+
+
+def _filled(model: VisionTransformer | ResNet, state: Mapping[str, Tensor]) -> VisionTransformer | ResNet:
+    check_keys("the weights", state, model.state_dict())
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # sizes
+        raise RunError(f"The weights do not fit the network: {' '.join(str(error).split())}") from None
+    return model
+
+
+def _hf_config(vit: VisionTransformer) -> dict[str, Any]:
+    return {
+        "architectures": ["ViTMSNModel"],
+        "model_type": "vit_msn",
+        "hidden_size": vit.embed_dim,
+        "num_hidden_layers": len(vit.blocks),
+        "num_attention_heads": vit.blocks[0].attn.num_heads,
+        "intermediate_size": vit.blocks[0].mlp.fc1.out_features,
+        "image_size": vit.image_size,
+        "patch_size": vit.patch_size,
+        **_HF_FIXED,
+    }
+
+
+def _from_hf_config(config: Mapping[str, Any]) -> VisionTransformer:
+    for field, ours in _HF_FIXED.items():
+        if config.get(field, ours) != ours:
+            raise RunError(
+                f"config.json has {field} = {config[field]}; our Vision Transformer has {ours} and no other."
+            )
+    sides = {}
+    for field in ("image_size", "patch_size"):
+        value = config[field]
+        height, width = value if isinstance(value, list) else (value, value)
+        if height != width:
+            raise RunError(f"config.json has {field} = {height}x{width}; our Vision Transformer takes squares only.")
+        sides[field] = height
+    shape = Shape(config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"])
+    return VisionTransformer(shape, **sides, stem="patch")
+
+
+def _hf_preprocessor(side: int) -> dict[str, Any]:
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "resample": 2,  # PIL's bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": _IMAGENET["mean"],
+        "image_std": _IMAGENET["std"],
+    }
+
+
+def _timm_config(backbone: VisionTransformer | ResNet, normalize: str) -> dict[str, Any]:
+    preprocessing = {**(_IMAGENET if normalize == "imagenet" else _AS_IT_IS), "interpolation": "bilinear"}
+    if isinstance(backbone, VisionTransformer):
+        side, patch, blocks = backbone.image_size, backbone.patch_size, backbone.blocks
+        shape = Shape(backbone.embed_dim, len(blocks), blocks[0].attn.num_heads)
+        own = {"shape": shape, "image_size": side, "patch_size": patch, "stem": backbone.stem}
+        name = "vit_base_patch16_224" if backbone.stem == "patch" else None
+        arguments = {"img_size": side, "patch_size": patch}
+        arguments |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
+        preprocessing["input_size"] = [3, side, side]
+    else:
+        own = {"arch": backbone.arch, "stem": backbone.stem}
+        name, arguments = (backbone.arch if backbone.stem == "imagenet" else None), {}
+    return {
+        "architecture": name or f"{type(backbone).__name__} of recipes_lib with stem {backbone.stem}",
+        "num_classes": 0,
+        "num_features": backbone.num_features,
+        "model_args": arguments,
+        "pretrained_cfg": preprocessing,
+        "normalize": normalize,  # image: each image was brought to mean 0 and std 1, for which timm has no word
+        "recipes_lib": {"network": type(backbone).__name__, **own},
+    }
+
+
+def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes the files aside, then renames: the folder appears complete or not at all."""
+    aside = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        for name, content in contents.items():
+            with (aside / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        aside.chmod(0o755)  # mkdtemp leaves it to its owner alone
+        aside.rename(folder)
+    except OSError as error:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise RunError(f"{folder} cannot be written ({error}). Nothing was left behind.") from None
+
+
+def _square(state: Mapping[str, Tensor]) -> int:
+    """Side of the grid of patches that a table of positions stands for."""
+    patches = state["pos_embed"].shape[1] - 1
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise RunError(
+            f"pos_embed has {patches} patch positions, which are no square grid ({side}x{side} = {side * side})."
+        )
+    return side
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
