@@ -1,1 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The Pantry: twelve kinds of kitchen objects, drawn by our own renderer, with the true cause of every pixel.
+
+>>> from recipes_lib.data import pantry
+>>> factors = pantry.fix(pantry.sample_factors(4, seed=0, scenes="controlled"), label="mug", style="photo")
+>>> pantry.render(factors, size=32).shape
+torch.Size([4, 3, 32, 32])
+"""
+
+from recipes_lib.data.pantry.dataset import dataset
+from recipes_lib.data.pantry.factors import (
+    BACKGROUNDS,
+    CLASSES,
+    MATERIALS,
+    PATTERNS,
+    STYLES,
+    Factors,
+    correlate,
+    fix,
+)
+from recipes_lib.data.pantry.render import render
+from recipes_lib.data.pantry.scenes import sample_factors
+
+__all__ = [
+    "BACKGROUNDS",
+    "CLASSES",
+    "MATERIALS",
+    "PATTERNS",
+    "STYLES",
+    "Factors",
+    "correlate",
+    "dataset",
+    "fix",
+    "render",
+    "sample_factors",
+]

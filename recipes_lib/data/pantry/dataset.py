@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Pantry as a data set: pictures, classes and true factors, rendered once and then read from disk."""
+
+from recipes_lib.data.images import ImageSet
+from recipes_lib.data.pantry.cache import cached
+from recipes_lib.data.pantry.factors import CLASSES
+from recipes_lib.data.pantry.render import VERSION, render
+from recipes_lib.data.pantry.scenes import Scenes, Split, sample_factors
+
+
+def dataset(count: int, *, size: int, seed: int, scenes: Scenes = "natural", split: Split = "train") -> ImageSet:
+    """The first ``count`` pictures of a split: images uint8 [count, 3, size, size], labels, and all factors.
+
+    A larger count begins with the pictures of a smaller one. ``split`` train and test are separate draws. Cached on
+    disk (``cache.folder()``). Raises: ``ValueError`` for a count, size or name that is not allowed.
+    """
+    factors = sample_factors(count, seed, scenes, split=split)
+    arguments = {
+        "count": count, "size": size, "seed": seed, "scenes": scenes, "split": split, "version": VERSION,
+    }  # fmt: skip
+    images = cached(lambda: {"images": render(factors, size)}, arguments)["images"]
+    return ImageSet(images, factors.label, CLASSES, factors.to_dict())
