@@ -15,9 +15,9 @@ from recipes_lib.errors import DataError
 UNLABELLED = -1
 """Label of an image whose class is not known, in a data set where others have one (STL-10)."""
 
-# What Pillow raises on damaged files: OSError (truncated, unidentified), SyntaxError (broken PNG chunks), the others
+# What Pillow raises on damaged files: OSError (truncated, unidentified), SyntaxError (broken PNG chunks), and the others
 # from its format plug-ins.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ class Splits:
 def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warnings.warn) -> Splits:
     """The images that ``config`` names; with ``holdout``, a share of the training images in place of the test set.
 
-    ``seed`` draws the images of ``digits`` and ``pantry``, and the held-out share. ``warn`` is given a line about
-    damaged images that were left out (``on_damage`` = skip, which decodes every file once before it starts).
+    ``seed`` draws the images of ``digits`` and ``pantry``, and the held-out share. ``warn`` is given the
+    lines about damaged images that are left out (``on_damage`` = skip, which decodes every file once before it starts).
 
     Raises: ``DataError`` in one line where the data is missing, damaged or of the wrong kind.
     """
@@ -78,6 +78,7 @@ def _read(config: DataConfig, seed: int) -> Splits:
 def _without_damaged(images: Images, config: DataConfig, warn: Callable[[str], None]) -> Images:
     if isinstance(images, ImageSet):
         return images
+    warn(f"Opening each of the {len(images):,} images under {images.root} once, to leave out those that are damaged.")
     damaged = images.damaged(processes=max(config.workers, os.cpu_count() or 1))
     if not damaged:
         return images

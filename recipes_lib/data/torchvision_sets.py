@@ -88,10 +88,8 @@ def _image_folder(root: Path, split: str) -> ImageFiles:
     try:
         folder = datasets.ImageFolder(root / split)
     except FileNotFoundError as error:
-        reason = (
-            "an empty class folder" if "any valid file" in str(error) or "no valid" in str(error) else "no class folder"
-        )
-        raise DataError(f"{root / split} has {reason}. Image files are expected as {layout}.") from None
+        reason = str(error).partition(". ")[0].rstrip(".")  # torchvision's own first sentence
+        raise DataError(f"{root / split}: {reason}. Image files are expected as {layout}.") from None
     names = [str(Path(path).relative_to(root / split)) for path, _ in folder.samples]
     return ImageFiles(root / split, np.array(names), torch.tensor(folder.targets), tuple(folder.classes))
 

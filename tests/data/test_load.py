@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recipes_lib.config import DataConfig
+from recipes_lib.data.images import ImageSet
+from recipes_lib.data.load import Splits, load
+from recipes_lib.errors import DataError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three images of each of two classes to train on, one to test on."""
+    for split, count in {"train": 3, "val": 1}.items():
+        for name in ("n01", "n02"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{name}_{number}.JPEG")
+    return tmp_path
+
+
+def truncate(path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def digits_config(**changes) -> DataConfig:
+    return DataConfig(name="digits", image_size=8, train_size=100, test_size=20, **changes)
+
+
+def test_digits_have_the_sizes_asked_for():
+    splits = load(digits_config(), seed=0)
+    assert splits.train.images.shape == (100, 3, 8, 8)
+    assert splits.test.images.shape == (20, 3, 8, 8)
+
+
+def test_the_held_out_share_takes_the_place_of_the_test_set():
+    whole = load(digits_config(), seed=0).train
+    splits = load(digits_config(holdout=0.3), seed=0)
+    assert (len(splits.train), len(splits.test)) == (70, 30)
+    scans = torch.cat([splits.train.factors["scan"], splits.test.factors["scan"]])
+    assert torch.equal(scans.sort().values, whole.factors["scan"].sort().values)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_a_share_that_leaves_nothing_is_refused(share):
+    with pytest.raises(DataError, match=f"data.holdout = {share} keeps (0|100) of 100"):
+        load(digits_config(holdout=share), seed=0)
+
+
+def test_a_missing_npz_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.npz is no file"):
+        load(DataConfig(name="npz", root=tmp_path / "gone.npz"), seed=0)
+
+
+def test_only_labelled_images_are_held_out_and_given_to_probes(tmp_path, monkeypatch):
+    labels = torch.tensor([0, 1, -1, -1, 1, 0])
+    images = ImageSet(torch.zeros(6, 3, 4, 4, dtype=torch.uint8), labels, ("a", "b"))
+    monkeypatch.setattr("recipes_lib.data.torchvision_sets.stl10", lambda root: (images, images))
+    splits = load(DataConfig(name="stl10", root=tmp_path, holdout=0.5), seed=0)
+    assert len(splits.test) == 2
+    assert (splits.test.labels >= 0).all()
+    assert (splits.train.labels == -1).sum() == 2
+    assert Splits(images, images).labelled_train.labels.tolist() == [0, 1, 1, 0]
+
+
+def test_no_labels_at_all_are_refused_where_a_probe_needs_them():
+    images = ImageSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), None, ())
+    with pytest.raises(DataError, match="The training images have no labels"):
+        _ = Splits(images, images).labelled_train
+
+
+def test_damaged_files_among_good_ones_are_left_out_named_and_counted(photos):
+    for name in ("n01/n01_2.JPEG", "n02/n02_0.JPEG"):
+        truncate(photos / "train" / name)
+    lines = []
+    splits = load(DataConfig(name="imagenet", root=photos, on_damage="skip"), seed=0, warn=lines.append)
+    assert splits.train.names.tolist() == ["n01/n01_0.JPEG", "n01/n01_1.JPEG", "n02/n02_1.JPEG", "n02/n02_2.JPEG"]
+    assert splits.train.labels.tolist() == [0, 0, 1, 1]
+    assert len(splits.test) == 2
+    (line,) = [line for line in lines if "are damaged and left out" in line]
+    assert line.startswith("2 of 6 images under ")
+    assert line.endswith("n01/n01_2.JPEG, n02/n02_0.JPEG")
+
+
+def test_a_damaged_file_stops_when_it_is_opened_unless_it_is_to_be_skipped(photos):
+    truncate(photos / "train" / "n01" / "n01_0.JPEG")
+    splits = load(DataConfig(name="imagenet", root=photos), seed=0)
+    with pytest.raises(DataError, match=r"n01_0\.JPEG is no readable image.*--data\.on-damage skip"):
+        splits.train.open(0)
+
+
+def test_a_folder_of_nothing_but_damage_is_refused(photos):
+    for path in (photos / "val").rglob("*.JPEG"):
+        truncate(path)
+    with pytest.raises(DataError, match=r"None of the 2 images under .*val can be read"):
+        load(DataConfig(name="imagenet", root=photos, on_damage="skip"), seed=0, warn=lambda line: None)
