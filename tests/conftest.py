@@ -22,7 +22,7 @@ def recipes_data() -> Path:
     return Path(place)
 
 
-@pytest.fixture()
+@pytest.fixture
 def recipes_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty ``RECIPES_CACHE`` of the test's own."""
     place = tmp_path / "cache"

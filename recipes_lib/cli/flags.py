@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from rich.text import Text
 
 from recipes_lib.errors import ConfigError, nearest
 
@@ -89,13 +90,12 @@ def _refuse_unknown(known: list[str], flags: list[str]) -> None:
 def _unboxed(text: str) -> str:
     """The message in a box that tyro drew: the first part of its body, joined to one line."""
     words: list[str] = []
-    for line in text.splitlines():
-        body = line.strip().strip("│").strip()
-        if body.startswith(("╭", "+")):
-            continue
-        if body.startswith(("─", "╰")):
+    for line in Text.from_ansi(text).plain.splitlines()[1:]:  # above stands a title; a plain box has a rule below it
+        body = line.strip(" │|")
+        if body.strip("─-╰╯"):
+            words.append(body)
+        elif words:
             break  # below the rule stand the field's help and a hint
-        words.append(body)
     return " ".join(words).rstrip(".").replace("Unrecognized options:", "These values belong to no field:") + "."
 
 

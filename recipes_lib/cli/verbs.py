@@ -5,11 +5,9 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import yaml
-
-from recipes_lib import config, recipes
+from recipes_lib import recipes
 from recipes_lib.cli import display
-from recipes_lib.errors import ConfigError, RunError, nearest
+from recipes_lib.errors import ConfigError, nearest
 from recipes_lib.recipes import MENU, Entry
 
 if TYPE_CHECKING:
@@ -50,21 +48,15 @@ def run(arguments: argparse.Namespace) -> None:
         "--out DIR (the run folder; default runs/NAME-DATE)."
     )
     module = recipes.module(entry.name)
-    chosen = flags.parse(module.PRESETS[preset], rest, prog=prog, about=about)
-    chosen.validate()
-    _finish(module.run(chosen, flags.out_of(own)))
+    config = flags.parse(module.PRESETS[preset], rest, prog=prog, about=about)
+    _finish(module.run(config, flags.out_of(own)))
 
 
 def resume(arguments: argparse.Namespace) -> None:
     """``recipes resume DIR``"""
-    path = arguments.folder / "config.yaml"
-    if not path.is_file():
-        raise RunError(f"{arguments.folder} is not a run folder: it has no config.yaml. `recipes run` makes one.")
-    values = yaml.safe_load(path.read_text())
-    module = recipes.module(_entry(values.pop("recipe")).name)
-    kept = config.from_dict(module.Config, values)
-    kept.validate()
-    _finish(module.run(kept, arguments.folder))
+    from recipes_lib.recipes import pretraining
+
+    _finish(pretraining.resume(arguments.folder))
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -75,7 +67,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.json:
         display.as_json(found)
     else:
-        display.out().print(display.scores(found))
+        display.out().print(display.scores(found["scores"]))
 
 
 def export(arguments: argparse.Namespace) -> None:

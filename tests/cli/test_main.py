@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+
+import pytest
+
+import recipes_lib
+from recipes_lib import cli, recipes
+from recipes_lib.errors import DataError, Diverged, Interrupted, RunError
+from recipes_lib.recipes import MENU
+
+
+def fault_lines(capsys) -> list[str]:
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("rnu", "There is no command 'rnu'. Did you mean 'run'? There are: "),
+        ("show mns", "There is no recipe 'mns'. Did you mean 'msn'? There are: msn."),
+        ("run mns --preset toy", "There is no recipe 'mns'. Did you mean 'msn'?"),
+        ("cook mns", "There is no recipe 'mns'."),
+        ("verify mns", "There is no recipe 'mns'."),
+        ("verify msn --jobs 0", "--jobs = 0 is not allowed: use a value of at least 1."),
+        ("verify msn --jobs two", "argument --jobs: invalid int value: 'two'. See: recipes verify --help"),
+        ("run msn", "--preset is missing. There are: toy, "),
+        ("run msn --preset", "--preset has no value."),
+        ("run msn --preset --out x", "--preset has no value."),
+        ("run msn --preset toy --out", "--out has no value. Write --out DIR."),
+        ("run msn --preset toi", "Recipe msn has no preset 'toi'. Did you mean 'toy'?"),
+        ("run", "the following arguments are required: NAME."),
+        ("show msn extra", "unrecognized arguments: extra."),
+        ("evaluate", "the following arguments are required: DIR."),
+        ("evaluate d --probe kn", "argument --probe: invalid choice: 'kn'"),
+        ("export d --format onnx", "argument --format: invalid choice: 'onnx'"),
+        ("export d", "the following arguments are required: --format."),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(command, line, capsys):
+    assert cli.main(command.split()) == 2
+    found = fault_lines(capsys)
+    assert len(found) == 1
+    assert found[0].startswith(f"recipes: {line}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "lines"),
+    [
+        ("--optim.lrr 1", ["There is no field optim.lrr. Did you mean 'optim.lr'?"]),
+        (
+            "--train.checkpoint-evry 5",
+            ["There is no field train.checkpoint_evry. Did you mean 'train.checkpoint_every'?"],
+        ),
+        ("--optim.lrr 1 --train.stepz 2", ["There is no field optim.lrr.", "There is no field train.stepz."]),
+        ("--zzz=1", ["There is no field zzz. Groups: data, optim, sync, train, eval."]),
+        (
+            "--optim.lr abc",
+            ["Error parsing --optim.lr: could not convert string to float: 'abc'. See: recipes run msn"],
+        ),
+        ("--train.steps 1.5", ["Error parsing --train.steps:"]),
+        ("--optim.lr", ["Missing value for argument '--optim.lr'."]),
+        ("--data.name foo", ["invalid choice 'foo' for argument '--data.name'. Expected one of ('digits', 'pantry',"]),
+        ("--eval.probes knn foo", ["invalid choice 'foo' for argument '--eval.probes'."]),
+        ("stray", ["These values belong to no field: stray."]),
+        ("--train.tensorboard maybe", ["invalid choice 'maybe' for argument '--train.tensorboard'."]),
+        (
+            "--optim.lr 0 --optim.clip -1",
+            ["optim.lr = 0.0 is not", "optim.lr_start", "optim.lr_final", "optim.clip = -1.0"],
+        ),
+        ("--data.root x", ["data.root = x has no use here"]),
+    ],
+)
+def test_a_wrong_field_or_value_is_a_line_a_fault_and_runs_nothing(flags, lines, capsys, ran):
+    assert cli.main(["run", "msn", "--preset", "toy", *flags.split()]) == 2
+    found = fault_lines(capsys)
+    assert len(found) == len(lines)
+    for said, expected in zip(found, lines, strict=True):
+        assert said.startswith(f"recipes: {expected}")
+    assert ran == []
+
+
+@pytest.mark.parametrize("flag", ["--train.checkpoint-every", "--train.checkpoint_every"])
+def test_flags_take_hyphen_and_underscore(flag, ran):
+    assert cli.main(["run", "msn", "--preset", "toy", flag, "7"]) == 0
+    assert ran[0][0].train.checkpoint_every == 7
+
+
+def test_a_flag_changes_its_field_and_leaves_the_presets_others(ran):
+    flags = ["--optim.lr=1e-2", "--optim.clip", "None", "--eval.probes", "knn", "linear", "--train.tensorboard", "True"]
+    assert cli.main(["run", "msn", *flags, "--preset=toy"]) == 0
+    config, out = ran[0]
+    assert (config.optim.lr, config.optim.clip, config.eval.probes) == (0.01, None, ("knn", "linear"))
+    assert config.train.tensorboard is True
+    assert (config.train.seed, config.train.steps, out) == (4, 10, None)
+
+
+def test_out_names_the_run_folder_and_the_table_of_scores_ends_with_it(ran, capsys, tmp_path):
+    assert cli.main(["run", "msn", "--preset", "toy", "--out", str(tmp_path / "a b")]) == 0
+    assert ran[0][1] == tmp_path / "a b"
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].split("  ")[0] == "probe"
+    assert [word for word in said.splitlines()[1].split() if word] == ["knn", "0.500", "0.250", "0.375"]
+    assert said.splitlines()[-1] == f"run folder: {tmp_path / 'a b'}"
+
+
+def test_only_the_first_process_of_a_run_prints(ran, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["run", "msn", "--preset", "toy"]) == 0
+    assert cli.main(["show", "msn", "--json"]) == 0
+    assert cli.main(["run", "msn", "--preset", "toi"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+def test_damaged_data_that_one_process_met_is_not_swallowed(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(recipes, "module", raising(DataError("cat.jpg cannot be read.")))
+    assert cli.main(["run", "msn", "--preset", "toy"]) == 2
+    assert fault_lines(capsys) == ["recipes (process 3): cat.jpg cannot be read."]
+
+
+def raising(error: BaseException):
+    def module(name):
+        raise error
+
+    return module
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(RunError("a\nb"), 2), (Diverged("loss is nan"), 2), (Interrupted("Go on: recipes resume x"), 3)],
+)
+def test_a_users_error_gives_its_lines_and_its_exit_code(error, code, capsys, monkeypatch):
+    monkeypatch.setattr(recipes, "module", raising(error))
+    assert cli.main(["run", "msn", "--preset", "toy"]) == code
+    assert fault_lines(capsys) == [f"recipes: {line}" for line in str(error).splitlines()]
+
+
+def test_ctrl_c_outside_training_is_an_interruption_without_a_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(recipes, "module", raising(KeyboardInterrupt()))
+    assert cli.main(["run", "msn", "--preset", "toy"]) == 3
+    assert len(fault_lines(capsys)) == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(recipes, "module", raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["run", "msn", "--preset", "toy"])
+
+
+def test_list_names_every_recipe(capsys):
+    assert cli.main(["list"]) == 0
+    assert all(entry.title in capsys.readouterr().out for entry in MENU.values())
+
+
+def test_list_as_json_is_the_menu(capsys):
+    assert cli.main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in listed] == list(MENU)
+    assert all(row["presets"][0] == "toy" for row in listed)
+
+
+@pytest.mark.parametrize("name", MENU)
+def test_a_card_has_paper_presets_claims_chapter_and_commands(name, capsys):
+    assert cli.main(["show", name]) == 0
+    text = capsys.readouterr().out
+    assert cli.main(["show", name, "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["presets"] == list(MENU[name].presets)
+    assert card["claims"]
+    for part in (card["paper"], card["idea"], card["chapter"], *card["commands"], *card["presets"]):
+        assert part in text
+    for claim in card["claims"]:
+        assert f"{claim['id']}: {claim['statement']}" in text
+
+
+def test_run_help_lists_the_presets_fields_with_its_values(capsys, ran):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", "msn", "--help"])
+    assert not left.value.code
+    said = capsys.readouterr().out
+    for part in ("--train.seed", "(default: 4)", "--preset {toy,", "--out DIR", "Peak learning rate"):
+        assert part in " ".join(said.split())
+    assert ran == []
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"recipes {recipes_lib.__version__}\n"
+
+
+def test_no_command_shows_the_help(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main([])
+    assert not left.value.code
+    assert "verify" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "list", "show msn", "list --json", "evaluate --help", "run msn --preset toi"]
+)
+def test_what_needs_no_torch_imports_none(command):
+    program = (
+        "import sys\nfrom recipes_lib.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, *command.split()], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_module_is_the_command_and_passes_its_exit_code_on():
+    ended = subprocess.run([sys.executable, "-m", "recipes_lib", "show", "mns"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = f"{sys.executable} -m recipes_lib show msn | head -1"
+    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
