@@ -76,7 +76,9 @@ def supervised(
     backbone.train()
     done = 0
     for views, labels in batches:
-        loss = F.cross_entropy(F.linear(backbone(views), weight, bias), labels, ignore_index=UNLABELLED)
+        logits = F.linear(backbone(views), weight, bias)
+        errors = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
+        loss = errors / (labels != UNLABELLED).sum().clamp_min(1)  # at least 1: a batch may have no label at all
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, clip)

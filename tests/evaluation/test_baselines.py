@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch import nn
+
+from recipes_lib.data import digits
+from recipes_lib.data.images import ImageSet
+from recipes_lib.evaluation import baselines
+
+
+def small_net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 32), nn.ReLU(), nn.Linear(32, 16))
+
+
+def batches(count: int):
+    images = digits.dataset(512, size=8, seed=0, split="train")
+    for step in range(count):
+        rows = torch.arange(step * 64, step * 64 + 64) % 512
+        yield images.images[rows].float() / 255 - 0.5, images.labels[rows]
+
+
+def train(net: nn.Module, steps: int, **changes) -> nn.Module:
+    options = {"width": 16, "classes": 10, "steps": steps, "seed": 0} | changes
+    return baselines.supervised(net, batches(steps), **options)
+
+
+def losses_of(net: nn.Module, data: list, **changes) -> list[float]:
+    losses = []
+    options = {"width": 16, "classes": 10, "steps": len(data), "seed": 0} | changes
+    baselines.supervised(net, data, **options, progress=lambda step, metrics: losses.append(metrics["loss"]))
+    return losses
+
+
+def test_pixels_are_centred_per_image():
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 2, 2).clone()
+    pixels[1] = 200
+    rows = baselines.raw_pixels(ImageSet(pixels, None, ())).final
+    # by hand: 0, .2 and 1 less their mean .4; an even image has nothing left
+    expected = torch.tensor([-0.4, -0.2, 0.6]).repeat_interleave(4)
+    torch.testing.assert_close(rows[0], expected)
+    torch.testing.assert_close(rows[1], torch.zeros(12), atol=1e-6, rtol=0)
+
+
+def test_large_images_are_averaged_down_to_32_pixels():
+    pixels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    pixels[:, :, ::2] = 255
+    rows = baselines.raw_pixels(ImageSet(pixels, None, ())).final
+    assert rows.shape == (1, 3 * 32 * 32)
+    assert rows.abs().max() < 1e-6  # every 2x2 block averages to the same grey
+
+
+def test_the_supervised_net_learns_a_batch_by_heart():
+    net, batch = small_net(), next(batches(1))
+    losses = losses_of(net, [batch] * 150, lr=1e-2)
+    assert losses[0] == pytest.approx(2.30, abs=0.15)  # log 10: the head starts near even
+    assert losses[-1] < 0.1
+    assert net.training
+
+
+def test_the_supervised_net_is_the_same_every_time_and_leaves_the_global_state_alone():
+    state = torch.get_rng_state()
+    first, second = train(small_net(), 5), train(small_net(), 5)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_progress_counts_the_steps():
+    steps = []
+    train(small_net(), 4, progress=lambda step, metrics: steps.append(step))
+    assert steps == [1, 2, 3, 4]
+
+
+def test_unlabelled_images_do_not_count():
+    mixed = torch.cat([torch.arange(4), torch.tensor([-1, -1])])
+    x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    (with_them,) = losses_of(small_net(), [(x, mixed)])
+    (without,) = losses_of(small_net(), [(x[:4], mixed[:4])])
+    assert with_them == pytest.approx(without, rel=1e-6)
+
+
+def test_a_batch_without_any_label_teaches_nothing_and_breaks_nothing():
+    net = small_net()
+    before = [p.clone() for p in net.parameters()]
+    batch = (torch.ones(2, 3, 8, 8), torch.full((2,), -1))
+    baselines.supervised(net, [batch], width=16, classes=10, steps=1, weight_decay=0.0, seed=0)
+    for parameter, old in zip(net.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
+def test_batches_that_end_early_are_refused():
+    with pytest.raises(ValueError, match="ended after 3 of 5 steps"):
+        baselines.supervised(small_net(), batches(3), width=16, classes=10, steps=5, seed=0)

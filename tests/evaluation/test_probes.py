@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+
+from recipes_lib.config import EvalConfig
+from recipes_lib.data import splits
+from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.load import Splits
+from recipes_lib.errors import DataError
+from recipes_lib.evaluation import probes
+from recipes_lib.evaluation.features import Features
+from recipes_lib.evaluation.knn import weighted_knn
+from recipes_lib.evaluation.linear import linear_probe
+from recipes_lib.evaluation.lowshot import low_shot
+
+LABELS, TEST_LABELS = torch.arange(90) % 3, torch.arange(60) % 3
+
+
+def features(count: int, seed: int) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(count, 8, generator=generator)
+    rows[:, :3] += torch.eye(3)[torch.arange(count) % 3]
+    return Features(final=rows[:, :6], before_norm=rows)
+
+
+TRAIN, TEST = features(90, 0), features(60, 1)
+
+
+def image_set(labels: torch.Tensor | None) -> ImageSet:
+    count = 6 if labels is None else len(labels)
+    return ImageSet(torch.zeros(count, 3, 4, 4, dtype=torch.uint8), labels, ("a", "b", "c"))
+
+
+def test_each_probe_reads_its_features_with_its_values():
+    config = EvalConfig(neighbours=7, neighbour_temperature=0.2, labels_per_class=4, lowshot_penalty=0.075)
+    result = probes.run_probes(config, TRAIN, LABELS, TEST, TEST_LABELS, seed=0)
+    knn = weighted_knn(TRAIN.final, LABELS, TEST.final, TEST_LABELS, k=7, temperature=0.2)
+    linear = linear_probe(TRAIN.before_norm, LABELS, TEST.before_norm, TEST_LABELS, seed=0)
+    choices = [splits.few_per_class(LABELS, 4, seed) for seed in (0, 1, 2)]
+    few = low_shot(TRAIN.before_norm, LABELS, TEST.before_norm, TEST_LABELS, choices=choices, penalty=0.075)
+    assert result.scores == {"knn": knn, "linear": linear, "lowshot": few.mean}
+    assert result.spread == {"lowshot": few.std}
+
+
+def test_only_the_probes_asked_for_are_run():
+    result = probes.run_probes(EvalConfig(probes=("knn",)), TRAIN, LABELS, TEST, TEST_LABELS, seed=0)
+    assert list(result.scores) == ["knn"]
+    assert result.spread == {}
+    assert probes.run_probes(EvalConfig(probes=()), TRAIN, LABELS, TEST, TEST_LABELS, seed=0).scores == {}
+
+
+def test_named_images_take_the_place_of_drawn_ones():
+    chosen = torch.tensor([0, 1, 2, 3, 4, 5])
+    config = EvalConfig(probes=("lowshot",))
+    result = probes.run_probes(config, TRAIN, LABELS, TEST, TEST_LABELS, seed=0, labelled=chosen)
+    few = low_shot(TRAIN.before_norm, LABELS, TEST.before_norm, TEST_LABELS, choices=[chosen])
+    assert result.scores["lowshot"] == few.mean
+
+
+def test_two_seeds_share_no_choice_of_labels():
+    config = EvalConfig(labels_per_class=4)
+    choices = [tuple(c.tolist()) for seed in (0, 1) for c in probes._draw_labelled(config, LABELS, seed)]
+    assert len(set(choices)) == 6
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "changes", "text"),
+    [
+        (None, LABELS, {}, "The training images have no labels"),
+        (LABELS, None, {}, "The test images have no labels"),
+        (LABELS, LABELS, {"neighbours": 91}, "eval.neighbours = 91, but there are 90 labelled training images"),
+        (LABELS, LABELS, {"labels_per_class": 31}, "Class 0 has 30 labelled images, but 31 per class are wanted"),
+    ],
+)
+def test_what_a_probe_will_lack_is_told_before_training(train, test, changes, text):
+    data = Splits(image_set(train), image_set(test))
+    with pytest.raises(DataError, match=text):
+        probes.require_labels(data, EvalConfig(**changes))
+    probes.require_labels(data, EvalConfig(probes=(), **changes))  # no probe, no need
+
+
+def test_named_images_are_looked_up_and_need_names(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("a_2.JPEG\na_0.JPEG\n")
+    files = ImageFiles(
+        tmp_path, np.array([f"a/a_{i}.JPEG" for i in range(3)]), torch.zeros(3, dtype=torch.long), ("a",)
+    )
+    assert probes.labelled_indices(path, files).tolist() == [2, 0]
+    assert probes.labelled_indices(None, files) is None
+    with pytest.raises(DataError, match="those of this data set have no names"):
+        probes.labelled_indices(path, image_set(LABELS))
