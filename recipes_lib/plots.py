@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house's figures: functions of arrays and an ``Axes`` that return the ``Axes``; they train nothing and show nothing.
+
+Arms differ in colour *and* in marker; the colours are those of Okabe and Ito, which colour-blind readers can tell
+apart. Seeds are drawn as points beside their mean, and what a score must beat is a line with its name on it. Faces are
+opaque white, so that a figure can be read on a dark page.
+
+Source: Okabe, Ito, "Color Universal Design", 2008 (palette).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BASELINE = "#595959"  # 7 to 1 against white
+
+
+def style(index: int) -> dict[str, str]:
+    """Colour and marker of the ``index``-th arm; both repeat after seven."""
+    return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def _prepare(ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> Axes:
+    ax.figure.set_facecolor("white")
+    ax.set_facecolor("white")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return ax
+
+
+def _seeds(values: ArrayLike) -> NDArray[np.float64]:
+    """Figures as float64 [seeds, points]; one series becomes one seed."""
+    array = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"Values of shape {np.shape(values)}; give [points] or [seeds, points].")
+    return array
+
+
+def baselines(ax: Axes, levels: Mapping[str, float]) -> Axes:
+    """Horizontal lines with their names at the right end: what a score has to beat, or could reach.
+
+    Call it last: names that would lie upon each other are moved apart by the scale that the axis has by then.
+    """
+    dashes = ("--", ":", "-.", (0, (1, 4)))
+    ordered = sorted(levels.items(), key=lambda item: item[1])
+    for index, (_, level) in enumerate(ordered):
+        ax.axhline(level, color=BASELINE, linestyle=dashes[index % len(dashes)], linewidth=1.2, zorder=1)
+    low, high = ax.get_ylim()
+    height = -np.inf
+    for name, level in ordered:
+        height = max(level, height + 0.07 * (high - low))  # a line of small print is about 7 % of an axis
+        ax.annotate(
+            f" {name} {level:.3g}",
+            xy=(1, height),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize="small",
+            color=BASELINE,
+            annotation_clip=False,
+        )
+    return ax
+
+
+def curve(
+    ax: Axes,
+    steps: ArrayLike,
+    arms: Mapping[str, ArrayLike],
+    *,
+    xlabel: str = "optimiser step",
+    ylabel: str,
+    levels: Mapping[str, float] | None = None,
+) -> Axes:
+    """A line for each arm over training: the mean over seeds, its seeds thin behind it, and named baselines.
+
+    Shapes: ``steps`` [points]; each arm [points] or [seeds, points].
+    Raises: ``ValueError`` where an arm has another number of points than ``steps``.
+    """
+    x = np.asarray(steps)
+    _prepare(ax, xlabel=xlabel, ylabel=ylabel)
+    for index, (name, values) in enumerate(arms.items()):
+        seeds, look = _seeds(values), style(index)
+        if seeds.shape[1] != x.size:
+            raise ValueError(f"Arm {name!r} has {seeds.shape[1]} points for {x.size} steps.")
+        if len(seeds) > 1:
+            ax.plot(x, seeds.T, color=look["color"], alpha=0.35, linewidth=0.8)
+        every = max(1, x.size // 10)  # about ten markers, however long the run
+        ax.plot(x, seeds.mean(axis=0), **look, markevery=every, markersize=5, linewidth=1.8, label=name)
+    if len(arms) > 1:
+        ax.legend(frameon=False)
+    return baselines(ax, levels or {})
+
+
+def sweep(
+    axes: Sequence[Axes],
+    panels: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    ylabel: str,
+    levels: Mapping[str, float] | None = None,
+    chosen: Mapping[str, float] | None = None,
+) -> Sequence[Axes]:
+    """Small multiples, one knob a panel: seeds as points, their mean as a line, the value in use as a vertical line.
+
+    Shapes: ``panels[knob] = (settings [points], scores [points] or [seeds, points])``.
+    Raises: ``ValueError`` unless there is a panel for each of ``axes``.
+    """
+    if len(axes) != len(panels):
+        raise ValueError(f"{len(panels)} knobs for {len(axes)} axes.")
+    for index, (ax, (knob, (settings, scores))) in enumerate(zip(axes, panels.items(), strict=True)):
+        x, seeds, look = np.asarray(settings, dtype=np.float64), _seeds(scores), style(0)
+        _prepare(ax, xlabel=knob, ylabel=ylabel if index == 0 else "")
+        ax.plot(x, seeds.mean(axis=0), color=look["color"], linewidth=1.8)
+        ax.plot(np.tile(x, len(seeds)), seeds.ravel(), linestyle="none", **look, markersize=5, alpha=0.7)
+        if chosen and knob in chosen:
+            ax.axvline(chosen[knob], color=BASELINE, linewidth=0.8)
+        last = index == len(axes) - 1
+        for level in () if last else (levels or {}).values():
+            ax.axhline(level, color=BASELINE, linestyle="--", linewidth=1.2)
+        if last:
+            baselines(ax, levels or {})
+    low = min(ax.get_ylim()[0] for ax in axes)
+    high = max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_ylim(low, high)
+    return axes
+
+
+def bars(
+    ax: Axes,
+    arms: Mapping[str, ArrayLike],
+    *,
+    ylabel: str,
+    levels: Mapping[str, float] | None = None,
+) -> Axes:
+    """A bar for each arm's mean over seeds, with every seed as a point upon it.
+
+    Shapes: each arm [seeds]. Raises: ``ValueError`` for an arm without figures.
+    """
+    _prepare(ax, ylabel=ylabel)
+    for index, (name, values) in enumerate(arms.items()):
+        seeds, look = np.atleast_1d(np.asarray(values, dtype=np.float64)), style(index)
+        if seeds.size == 0:
+            raise ValueError(f"Arm {name!r} has no figures.")
+        ax.bar(index, seeds.mean(), width=0.65, color=look["color"], alpha=0.35)
+        shifts = np.linspace(-0.15, 0.15, seeds.size) if seeds.size > 1 else [0.0]
+        ax.plot(index + np.asarray(shifts), seeds, linestyle="none", **look, markersize=6)
+    ax.set_xticks(range(len(arms)), list(arms))
+    return baselines(ax, levels or {})
+
+
+def image_grid(ax: Axes, images: ArrayLike, *, columns: int = 8, gap: int = 1, title: str = "") -> Axes:
+    """Images in rows of ``columns`` on one white sheet, which draws far faster than an ``Axes`` for each.
+
+    Shapes: [N, 3, H, W] or [N, H, W, 3] (or 1 channel), uint8, or floats in [0, 1]; ``gap`` in pixels.
+    Raises: ``ValueError`` for another shape.
+    """
+    tiles = np.asarray(images)
+    if tiles.ndim != 4 or len(tiles) == 0:
+        raise ValueError(f"Images of shape {tiles.shape}; give [N, 3, H, W] or [N, H, W, 3] with N of at least 1.")
+    if tiles.shape[-1] not in (1, 3):
+        tiles = tiles.transpose(0, 2, 3, 1)  # [N, C, H, W] -> [N, H, W, C]
+    if tiles.shape[-1] not in (1, 3):
+        raise ValueError(f"Images with {tiles.shape[-1]} channels; give 1 or 3.")
+    if tiles.dtype == np.uint8:
+        tiles = tiles / 255.0
+    count, height, width, channels = tiles.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
+    for index, tile in enumerate(tiles):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = tile
+    _prepare(ax, title=title)
+    ax.imshow(np.clip(sheet, 0, 1).squeeze(-1) if channels == 1 else np.clip(sheet, 0, 1), cmap="gray", vmin=0, vmax=1)
+    ax.set_axis_off()
+    return ax

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures drawn from plain arrays."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from recipes_lib import plots
+
+
+@pytest.fixture
+def ax() -> Axes:
+    return Figure(figsize=(4, 3), layout="constrained").subplots()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2."""
+    channels = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_arms_differ_in_colour_and_in_marker():
+    looks = [plots.style(index) for index in range(7)]
+    assert len({look["color"] for look in looks}) == len({look["marker"] for look in looks}) == 7
+
+
+def test_names_of_baselines_can_be_read_on_white():
+    assert 1.05 / (luminance(plots.BASELINE) + 0.05) >= 7
+
+
+def test_a_curve_is_the_mean_over_seeds_with_the_seeds_behind_it(ax):
+    seeds = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])
+    assert plots.curve(ax, [0, 10, 20], {"msn": seeds}, ylabel="accuracy") is ax
+    drawn = [line.get_ydata().tolist() for line in ax.lines]
+    assert drawn == [[0, 1, 2], [2, 3, 4], [1, 2, 3]]
+    assert ax.get_xlabel() == "optimiser step"
+    assert ax.get_ylabel() == "accuracy"
+
+
+def test_a_curve_of_another_length_than_its_steps_is_refused(ax):
+    with pytest.raises(ValueError, match="'msn' has 3 points for 2 steps"):
+        plots.curve(ax, [0, 1], {"msn": [1, 2, 3]}, ylabel="loss")
+
+
+def test_baselines_are_lines_with_name_and_value(ax):
+    plots.curve(ax, [0, 1], {"msn": [0.0, 1.0]}, ylabel="k-NN", levels={"raw pixels": 0.614, "supervised": 0.97})
+    assert [text.get_text() for text in ax.texts] == [" raw pixels 0.614", " supervised 0.97"]
+    assert [line.get_ydata()[0] for line in ax.lines[1:]] == [0.614, 0.97]
+
+
+def test_names_of_equal_baselines_do_not_lie_upon_each_other(ax):
+    ax.set_ylim(0, 1)
+    plots.baselines(ax, {"random init": 0.5, "raw pixels": 0.5})
+    low, high = sorted(text.xy[1] for text in ax.texts)
+    assert high - low >= 0.05
+
+
+def test_bars_show_every_seed_as_a_point_upon_the_mean(ax):
+    plots.bars(ax, {"ours": [0.8, 0.9, 1.0], "control": [0.5]}, ylabel="accuracy")
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.9, 0.5])
+    assert ax.lines[0].get_ydata().tolist() == [0.8, 0.9, 1.0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["ours", "control"]
+
+
+def test_bars_refuse_an_arm_without_figures(ax):
+    with pytest.raises(ValueError, match="'ours' has no figures"):
+        plots.bars(ax, {"ours": []}, ylabel="accuracy")
+
+
+def test_panels_of_a_sweep_share_their_scale():
+    axes = Figure().subplots(1, 2)
+    panels = {"temperature": ([0.1, 0.2], [[0.1, 0.2], [0.2, 0.3]]), "mask ratio": ([0, 0.5, 0.7], [0.9, 0.8, 0.7])}
+    assert plots.sweep(axes, panels, ylabel="accuracy", levels={"raw pixels": 0.5}, chosen={"temperature": 0.1}) is axes
+    assert axes[0].get_ylim() == axes[1].get_ylim()
+    assert [ax.get_xlabel() for ax in axes] == ["temperature", "mask ratio"]
+    assert len(axes[0].texts) == 0  # the baseline's name stands once, at the right
+    assert len(axes[1].texts) == 1
+
+
+def test_a_sweep_needs_a_panel_for_each_axes():
+    with pytest.raises(ValueError, match="1 knobs for 2 axes"):
+        plots.sweep(Figure().subplots(1, 2), {"temperature": ([0.1], [0.1])}, ylabel="accuracy")
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+def test_an_image_grid_puts_each_image_in_its_place(ax, layout):
+    images = np.zeros((3, 3, 4, 4), dtype=np.uint8)
+    images[2] = 128
+    if layout == "channels last":
+        images = images.transpose(0, 2, 3, 1)
+    plots.image_grid(ax, images, columns=2, gap=1)
+    sheet = np.asarray(ax.images[0].get_array())
+    assert sheet.shape == (9, 9, 3)
+    assert (sheet[:4, :4] == 0).all()
+    np.testing.assert_allclose(sheet[5:, :4], 128 / 255)
+    assert (sheet[5:, 5:] == 1).all()  # no fourth image: white
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (0, 3, 4, 4), (2, 5, 4, 4)])
+def test_an_image_grid_refuses_other_shapes(ax, shape):
+    with pytest.raises(ValueError, match="give"):
+        plots.image_grid(ax, np.zeros(shape))
+
+
+def test_faces_are_opaque_white(ax):
+    plots.bars(ax, {"ours": [1.0]}, ylabel="accuracy")
+    assert ax.get_facecolor() == ax.figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
