@@ -33,7 +33,8 @@ class World:
 def start(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     """Joins the run's other processes: gloo on CPUs, NCCL on GPUs (gloo beside it, for what stays in main memory).
 
-    Without torchrun's variables in the environment this is the only process, and nothing is set up.
+    Without torchrun's variables in the environment this is the only process, and nothing is set up. A second call
+    finds the processes joined.
 
     Raises: ``RunError`` where only some of the variables are set, one is no number, a GPU is missing, or the
     processes do not find each other.
@@ -47,7 +48,7 @@ def start(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
         )
     rank, size, local_rank = (_number(name) for name in _VARIABLES[:3]) if found else (0, 1, 0)
     here = _device(device, local_rank)
-    if size > 1:
+    if size > 1 and not dist.is_initialized():
         _join(here, rank, size, f"{found['MASTER_ADDR']}:{found['MASTER_PORT']}")
     return World(rank, size, here)
 

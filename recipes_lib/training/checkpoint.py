@@ -6,12 +6,13 @@ SHA-256 of both, the step, and the facts that are no tensors. It is written unde
 on the disk, then renamed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,7 @@ def save(
 ) -> Path:
     """Writes a checkpoint and leaves the ``keep`` newest; returns its path. On ranks above 0 nothing is written.
 
-    ``facts`` must be what JSON holds. Call it on every rank through ``collectives.from_main`` where all must learn
-    of a failure.
+    ``facts`` must be what JSON holds. Under ``collectives.from_main`` every rank learns of a failure.
 
     Raises: ``RunError`` where it cannot be written (a full disk), naming the last good one; nothing partial stays.
     """
@@ -76,10 +76,10 @@ def save(
         for other in set(_steps(folder)) - set(older[-keep:]):
             _remove(folder / _name(other))
     except (OSError, SafetensorError) as error:
-        last = _last_good(folder)
+        last = newest_step(folder)
         raise RunError(
             f"The checkpoint of step {step} could not be written to {folder}: {error}. "
-            + (f"The last good one is {last}: " if last else "There is none before it: ")
+            + (f"The last good one is {_name(last)}: " if last is not None else "There is none before it: ")
             + "free some space, then start again with `recipes resume`."
         ) from error
     finally:
@@ -112,53 +112,55 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+def newest_step(folder: Path) -> int | None:
+    """Step of the newest checkpoint whose checksums hold; None where there is none."""
+    for step in reversed(_steps(folder)):
+        with contextlib.suppress(_Damaged):
+            _read_facts(folder / _name(step), step)
+            return step
+    return None
+
+
 def flatten_optimizer(
-    optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, Tensor]]
+    optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state as tensors under ``parameter/key``, and as facts for JSON what is no tensor.
 
-    ``named`` is ``module.named_parameters()`` of all that it optimises.
+    ``named`` is ``dict(module.named_parameters())`` of all that it optimises.
     """
-    names = {parameter: name for name, parameter in named}
+    names = {parameter: name for name, parameter in named.items()}
     tensors, values = {}, {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             place = tensors if isinstance(value, Tensor) else values
             place[f"{names[parameter]}/{key}"] = value
-    groups = [
-        {**group, "params": [names[parameter] for parameter in group["params"]]} for group in optimizer.param_groups
-    ]
+    groups = [{**group, "params": [names[weight] for weight in group["params"]]} for group in optimizer.param_groups]
     return tensors, {"groups": groups, "values": values}
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    named: Iterable[tuple[str, Tensor]],
-    tensors: Mapping[str, Tensor],
-    facts: dict[str, Any],
-) -> None:
-    """Gives ``optimizer`` the state that :func:`flatten_optimizer` took, bit for bit.
+def restore_optimizer(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], saved: Checkpoint) -> None:
+    """Gives ``optimizer`` the state that :func:`flatten_optimizer` took, bit for bit; its facts are ``saved.facts``.
 
     Raises: ``RunError`` where its parameter groups hold other parameters.
     """
-    names = {parameter: name for name, parameter in named}
-    ours = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
-    theirs = [group["params"] for group in facts["groups"]]
+    names = {parameter: name for name, parameter in named.items()}
+    ours = [[names[weight] for weight in group["params"]] for group in optimizer.param_groups]
+    theirs = [group["params"] for group in saved.facts["groups"]]
     if ours != theirs:
         differing = sorted({name for group in ours for name in group} ^ {name for group in theirs for name in group})
         raise RunError(
-            "The checkpoint's optimiser state belongs to other parameters: "
+            f"The optimiser state in {saved.path} belongs to other parameters: "
             + (f"only one side has {', '.join(differing[:5])}." if differing else "they are grouped in another way.")
         )
     index = {name: position for position, name in enumerate(name for group in theirs for name in group)}
     state: dict[int, dict[str, Any]] = {}
-    for place, value in {**tensors, **facts["values"]}.items():
+    for place, value in {**saved.optimizer, **saved.facts["values"]}.items():
         name, key = place.rsplit("/", 1)
         state.setdefault(index[name], {})[key] = value
     groups = [
         {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}  # JSON has no tuples
         | {"params": [index[name] for name in group["params"]]}
-        for group in facts["groups"]
+        for group in saved.facts["groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -253,16 +255,6 @@ def _read(path: Path, step: int) -> Checkpoint:
     facts = _read_facts(path, step)
     model, optimizer = (load_file(path / name) for name in _FILES)
     return Checkpoint(step, path, model, optimizer, facts)
-
-
-def _last_good(folder: Path) -> str | None:
-    for step in reversed(_steps(folder)):
-        try:
-            _read_facts(folder / _name(step), step)
-        except _Damaged:
-            continue
-        return _name(step)
-    return None
 
 
 def _remove(path: Path) -> None:

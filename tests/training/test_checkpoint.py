@@ -116,6 +116,13 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path):
     assert checkpoint.latest(tmp_path, no_warning).step == 20
 
 
+def test_newest_step_is_of_a_checkpoint_that_is_whole(tmp_path):
+    assert checkpoint.newest_step(tmp_path) is None
+    save(tmp_path, 10)
+    truncate(save(tmp_path, 20) / "model.safetensors")
+    assert checkpoint.newest_step(tmp_path) == 10
+
+
 def test_what_a_killed_process_left_is_ignored_and_swept(tmp_path):
     (tmp_path / ".step-000030.partial").mkdir()
     (tmp_path / ".step-000030.partial" / "model.safetensors").write_bytes(b"half")
@@ -205,14 +212,14 @@ def test_training_goes_on_bit_for_bit_through_a_checkpoint(tmp_path, make):
     net, optimizer = fresh()
     train(optimizer, net, range(3))
     optimizer.param_groups[0]["lr"] = 0.3  # a schedule was at work
-    tensors, facts = checkpoint.flatten_optimizer(optimizer, net.named_parameters())
-    checkpoint.save(tmp_path, 3, net.state_dict(), tensors, {"optimizer": facts}, 2)
+    tensors, facts = checkpoint.flatten_optimizer(optimizer, dict(net.named_parameters()))
+    checkpoint.save(tmp_path, 3, net.state_dict(), tensors, facts, 2)
     train(optimizer, net, range(3, 6))
 
     again, resumed = fresh()
     found = checkpoint.latest(tmp_path, no_warning)
     again.load_state_dict(found.model)
-    checkpoint.restore_optimizer(resumed, again.named_parameters(), found.optimizer, found.facts["optimizer"])
+    checkpoint.restore_optimizer(resumed, dict(again.named_parameters()), found)
     assert resumed.param_groups[0]["decays"] is True
     assert resumed.param_groups[0].get("betas") == optimizer.param_groups[0].get("betas")
     train(resumed, again, range(3, 6))
@@ -220,24 +227,27 @@ def test_training_goes_on_bit_for_bit_through_a_checkpoint(tmp_path, make):
         assert torch.equal(ours, theirs)
 
 
+def saved(optimizer: torch.optim.Optimizer, named: dict[str, Tensor]) -> checkpoint.Checkpoint:
+    tensors, facts = checkpoint.flatten_optimizer(optimizer, named)
+    return checkpoint.Checkpoint(1, Path("step-000001"), {}, tensors, json.loads(json.dumps(facts)))
+
+
 def test_state_that_is_no_tensor_comes_back():
     weight = nn.Parameter(torch.ones(2))
-    optimizer = sgd([weight])
+    optimizer, other = sgd([weight]), sgd([weight])
     optimizer.state[weight] = {"momentum_buffer": torch.ones(2), "scale": None, "count": 3}
-    tensors, facts = checkpoint.flatten_optimizer(optimizer, [("w", weight)])
-    other = sgd([weight])
-    checkpoint.restore_optimizer(other, [("w", weight)], tensors, json.loads(json.dumps(facts)))
+    checkpoint.restore_optimizer(other, {"w": weight}, saved(optimizer, {"w": weight}))
     assert other.state[weight]["scale"] is None
     assert other.state[weight]["count"] == 3
 
 
 def test_optimiser_state_of_other_parameters_is_refused():
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    tensors, facts = checkpoint.flatten_optimizer(sgd([a, b]), [("a", a), ("b", b)])
-    with pytest.raises(RunError, match="only one side has b, c"):
-        checkpoint.restore_optimizer(sgd([a, b]), [("a", a), ("c", b)], tensors, facts)
+    state = saved(sgd([a, b]), {"a": a, "b": b})
+    with pytest.raises(RunError, match="step-000001 belongs to other parameters: only one side has b, c"):
+        checkpoint.restore_optimizer(sgd([a, b]), {"a": a, "c": b}, state)
     with pytest.raises(RunError, match="grouped in another way"):
-        checkpoint.restore_optimizer(sgd([{"params": [a]}, {"params": [b]}]), [("a", a), ("b", b)], tensors, facts)
+        checkpoint.restore_optimizer(sgd([{"params": [a]}, {"params": [b]}]), {"a": a, "b": b}, state)
 
 
 def test_weights_round_trip_and_others_may_read_the_file(tmp_path):

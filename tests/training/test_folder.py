@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from recipes_lib.config import OptimConfig, TrainConfig
+from recipes_lib.distributed.local import run_ranks
+from recipes_lib.errors import ConfigError, RunError
+from recipes_lib.training.folder import RunFolder, default_path
+
+
+@dataclass(frozen=True)
+class Config:
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=20))
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """An unfinished run that nobody works at."""
+    path = tmp_path / "runs" / "msn"
+    with RunFolder.create_or_continue(path, "msn", Config()) as folder:
+        folder.set_state("interrupted", 7)
+    return path
+
+
+def test_a_new_folder_has_the_config_and_a_state(tmp_path):
+    with RunFolder.create_or_continue(tmp_path / "new", "msn", Config()) as folder:
+        assert folder.state() == {"status": "running", "step": 0}
+        assert folder.read_config()["recipe"] == "msn"
+        assert folder.read_config()["optim"]["lr_final"] == 1e-6
+        assert folder.checkpoints == tmp_path / "new" / "checkpoints"
+    assert RunFolder.open(tmp_path / "new").config_text.startswith("recipe: msn\n")
+
+
+def test_an_empty_folder_can_be_taken(tmp_path):
+    with RunFolder.create_or_continue(tmp_path, "msn", Config()) as folder:
+        assert folder.state()["status"] == "running"
+
+
+def test_an_unfinished_run_of_the_same_config_goes_on(run):
+    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        assert folder.state() == {"status": "interrupted", "step": 7}
+
+
+def test_a_run_killed_before_its_state_was_written_goes_on(run):
+    (run / "state.json").unlink()
+    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        assert folder.state() == {"status": "interrupted", "step": 0}
+
+
+def test_a_finished_run_is_refused_and_left_as_it_is(run):
+    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        folder.write_report({"scores": {"knn": 0.5}})
+        folder.set_state("done", 20)
+    before = contents(run)
+    with pytest.raises(RunError, match=r"runs/msn is finished: its 20 steps are done\. Choose another --out\."):
+        RunFolder.create_or_continue(run, "msn", Config())
+    del before[".lock"]
+    assert contents(run).items() >= before.items()
+    assert RunFolder.open(run).read_report() == {"scores": {"knn": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "config", "difference"),
+    [
+        ("msn", Config(optim=OptimConfig(lr=0.5)), r"optim\.lr was 0\.001 and is now 0\.5\."),
+        ("msn", Config(train=TrainConfig(steps=21, seed=3)), r"train\.steps was 20 and is now 21\."),
+        ("paws", Config(), r"recipe was msn and is now paws\."),
+    ],
+)
+def test_another_config_is_refused_with_the_first_field_that_differs(run, recipe, config, difference):
+    before = contents(run)
+    with pytest.raises(RunError, match=f"started with another config: {difference} Choose another --out") as error:
+        RunFolder.create_or_continue(run, recipe, config)
+    assert "\n" not in str(error.value)
+    assert contents(run) == before
+
+
+def test_a_field_that_one_config_lacks_is_named(run):
+    text = (run / "config.yaml").read_text().replace("  seed: 0\n", "")
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(RunError, match=r"train\.seed was absent and is now 0"):
+        RunFolder.create_or_continue(run, "msn", Config())
+
+
+def test_other_files_are_never_written_among(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match="holds other files and is not a run folder"):
+        RunFolder.create_or_continue(tmp_path, "msn", Config())
+    assert contents(tmp_path) == {"thesis.tex": b"mine"}
+    with pytest.raises(RunError, match=r"thesis\.tex is a file\. Choose another --out"):
+        RunFolder.create_or_continue(tmp_path / "thesis.tex", "msn", Config())
+    with pytest.raises(RunError, match="cannot be written: Not a directory"):
+        RunFolder.create_or_continue(tmp_path / "thesis.tex" / "below", "msn", Config())
+
+
+def test_open_refuses_what_is_no_run(tmp_path):
+    with pytest.raises(RunError, match=r"is not a run folder: it has no config\.yaml"):
+        RunFolder.open(tmp_path)
+
+
+def test_damaged_files_are_named(run):
+    (run / "state.json").write_text('{"status": "run')
+    with pytest.raises(RunError, match=r"state\.json cannot be read\. Remove it"):
+        RunFolder.open(run).state()
+    (run / "config.yaml").write_text("a: [")
+    with pytest.raises(RunError, match=r"config\.yaml cannot be read"):
+        RunFolder.open(run).read_config()
+    with pytest.raises(RunError, match=r"has no report\.json yet\. Finish the run: recipes resume"):
+        RunFolder.open(run).read_report()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ConfigError("x"), "failed"), (ZeroDivisionError(), "failed"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_a_run_that_ends_by_an_error_says_so(run, error, status):
+    def work() -> None:
+        with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+            folder.set_state("running", 9)
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    assert RunFolder.open(run).state() == {"status": status, "step": 9}
+
+
+HOLD = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_folder import Config, RunFolder
+folder = RunFolder.create_or_continue(Path({run!r}), "msn", Config())
+child = os.fork()  # as a loader worker, which outlives its parent for a while
+if child == 0:
+    os.read(0, 1)
+    os._exit(0)
+print(child, flush=True)
+os.read(0, 1)
+"""
+
+
+def test_a_run_in_use_is_refused_until_its_process_is_gone(run):
+    script = HOLD.format(tests=str(Path(__file__).parent), run=str(run))
+    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = int(holder.stdout.readline())
+    with pytest.raises(RunError, match=rf"runs/msn is in use by process {holder.pid} on \S+\. Wait for it, or choose"):
+        RunFolder.create_or_continue(run, "msn", Config())
+    assert RunFolder.open(run).state()["step"] == 7  # reading is free
+    holder.kill()
+    holder.wait()
+    os.kill(worker, 0)  # still there
+    RunFolder.create_or_continue(run, "msn", Config()).unlock()
+    os.kill(worker, signal.SIGKILL)
+    holder.stdin.close()
+    holder.stdout.close()
+
+
+def test_default_paths_are_not_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = default_path("msn")
+    assert first.match("runs/msn-????????-??????")
+    for _ in range(3):
+        path = default_path("msn")
+        path.mkdir(parents=True)
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+def test_a_disk_that_is_full_gives_one_line(run, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recipes_lib.training.durable.write_text", full)
+    with pytest.raises(RunError, match=r"state\.json could not be written: No space left on device"):
+        RunFolder.open(run).set_state("running", 8)
+
+
+def test_warnings_are_one_plain_line_on_stderr(run, capsys):
+    RunFolder.open(run).warn("step-000010 [bold] is damaged " + "and long " * 30)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("warning: step-000010 [bold] is damaged and long")
+    assert err.count("\n") == 1
+
+
+def take_on_each_rank(path: str) -> dict:
+    folder = RunFolder.create_or_continue(Path(path), "msn", Config())
+    folder.set_state("running", 11)
+    folder.write_report({"a": 1})
+    try:
+        RunFolder.create_or_continue(Path(path), "msn", replace(Config(), optim=OptimConfig(lr=0.5)))
+        refused = ""
+    except RunError as error:
+        refused = str(error)
+    return {"locked": folder._lock is not None, "refused": refused}
+
+
+@pytest.mark.distributed
+def test_rank_0_writes_and_every_rank_is_refused(run):
+    ranks = run_ranks(take_on_each_rank, 2, str(run))
+    assert [r["locked"] for r in ranks] == [True, False]
+    assert all("optim.lr was 0.001" in r["refused"] for r in ranks)
+    assert json.loads((run / "state.json").read_text()) == {"status": "running", "step": 11}
