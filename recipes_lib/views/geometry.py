@@ -6,6 +6,7 @@ name at the same parameters.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from torch import Tensor
 from recipes_lib.randomness import uniform
 
 # Above this output side, one native call per image is cheaper on a CPU than two dense matrix products.
-_DENSE_SIDE = 48
+DENSE_SIDE = 48
 
 _TRIES = 10
+BOX_DRAWS = 2 * _TRIES + 2
+"""Uniform draws that one box takes."""
 
 
 def crop_boxes(
@@ -35,22 +38,29 @@ def crop_boxes(
     The distribution is that of torchvision's ``RandomResizedCrop``: ten tries, of which the first that fits is taken,
     else the largest central box whose ratio is in range.
     """
-    u = uniform(keys, purpose, 2 * _TRIES + 2).cpu().double()  # float64: every device rounds to the same box
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, :_TRIES])  # [B, tries]
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = torch.exp(low + (high - low) * u[:, _TRIES : 2 * _TRIES])
-    tried_w, tried_h = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
-    fits = (tried_w > 0) & (tried_w <= width) & (tried_h > 0) & (tried_h <= height)
-    first = fits.int().argmax(dim=1, keepdim=True)
-    some = fits.any(dim=1)
+    return boxes_from(uniform(keys, purpose, BOX_DRAWS), height=height, width=width, scale=scale, ratio=ratio)
 
-    central_w = min(width, round(height * ratio[1]))
-    central_h = min(height, round(width / ratio[0]))
-    w = torch.where(some, tried_w.gather(1, first)[:, 0], central_w)
-    h = torch.where(some, tried_h.gather(1, first)[:, 0], central_h)
-    top = torch.where(some, (u[:, -2] * (height - h + 1)).long(), (height - h) // 2)
-    left = torch.where(some, (u[:, -1] * (width - w + 1)).long(), (width - w) // 2)
-    return torch.stack([top, left, h, w], dim=1).to(keys.device)
+
+def boxes_from(
+    draws: Tensor, *, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> Tensor:
+    """:func:`crop_boxes` of given uniform draws [..., ``BOX_DRAWS``] -> int64 [..., 4]."""
+    u = draws.double()  # so that every device rounds to the same box
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., :_TRIES])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * u[..., _TRIES : 2 * _TRIES])
+    tried = torch.stack([area / aspect, area * aspect]).sqrt_().round_().long()  # [2, ..., tries]: heights, widths
+    limit = torch.tensor([height, width], device=u.device).view(2, *[1] * u.dim())
+    fits = ((tried > 0) & (tried <= limit)).all(dim=0)
+    first = fits.int().argmax(dim=-1, keepdim=True)
+    sides = tried.gather(-1, first.expand(2, *first.shape))[..., 0]  # [2, ...]
+
+    central = torch.tensor([min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))])
+    some, limit = fits.any(dim=-1), limit[..., 0]
+    sides = torch.where(some, sides, central.to(u.device).view_as(limit))
+    room = limit - sides
+    starts = torch.where(some, (u[..., 2 * _TRIES :].movedim(-1, 0) * (room + 1)).long(), room // 2)
+    return torch.cat([starts, sides]).movedim(0, -1)
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
@@ -58,55 +68,61 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None =
 
     Shapes: ``images`` uint8 (0 to 255) or float (0 to 1) [B, 3, H, W], ``boxes`` int64 [B, 4] (top, left, height,
     width) inside the image, ``flip`` bool [B] -> float [B, 3, size, size] in [0, 1].
-    uint8 images that are large are resized in uint8, so their crops are rounded to 1/255.
+    On a CPU, large crops of uint8 images are resized in uint8, and so rounded to 1/255.
     """
     if boxes.shape != (len(images), 4):
         raise ValueError(f"boxes of shape {tuple(boxes.shape)} do not fit {len(images)} images: give [batch, 4]")
-    if images.device.type == "cpu" and size > _DENSE_SIDE:
-        return to_float(crop_each(images, boxes, size, flip))
+    flip = torch.zeros(len(images), dtype=torch.bool) if flip is None else flip
+    if images.device.type == "cpu" and size > DENSE_SIDE:
+        crops = crop_each(images, boxes, flip, torch.empty(len(images), 3, size, size))
+        return crops.mul_(1 / 255) if images.dtype == torch.uint8 else crops
     batch, channels, height, width = images.shape
-    pixels = to_float(images)
-    boxes = boxes.to(images.device)
-    rows = resize_weights(boxes[:, 0], boxes[:, 2], height, size).to(pixels.dtype)  # [B, size, H]
-    columns = resize_weights(boxes[:, 1], boxes[:, 3], width, size, flip).to(pixels.dtype)  # [B, size, W]
-    narrow = torch.bmm(pixels.reshape(batch, channels * height, width), columns.mT)
+    rows, columns = _resize_weights(images, boxes.to(images.device), size, flip)
+    if images.dtype == torch.uint8:
+        images, rows = images.to(torch.float32), rows.mul_(1 / 255)
+    narrow = torch.bmm(images.reshape(batch, channels * height, width), columns.mT)
     return torch.matmul(rows[:, None], narrow.view(batch, channels, height, size))
 
 
-def crop_each(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """:func:`resized_crop` by one native call per image; keeps the dtype of ``images``, as torchvision does."""
-    crops = images.new_empty(len(images), images.shape[1], size, size)
-    flips = [False] * len(images) if flip is None else flip.tolist()
-    for i, (top, left, height, width) in enumerate(boxes.tolist()):
-        box = images[i : i + 1, :, top : top + height, left : left + width]
-        crop = F.interpolate(box, (size, size), mode="bilinear", antialias=True)
-        crops[i] = crop[0].flip(-1) if flips[i] else crop[0]
-    return crops
+def _resize_weights(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> tuple[Tensor, Tensor]:
+    """The matrices that resize the rows, [B, size, H], and the columns, [B, size, W]: weights that sum to 1.
+
+    An output pixel reads a tent centred on it, as wide as itself but never narrower than a source pixel.
+    Both axes are computed as one tensor [B, 2, size, longer side]: at this size calls cost more than arithmetic.
+    """
+    height, width = images.shape[2:]
+    dtype = images.dtype if images.is_floating_point() else torch.float32
+    start, length = boxes[:, :2, None, None].to(dtype), boxes[:, 2:, None, None].to(dtype)  # [B, 2, 1, 1]
+    step = length / size  # source pixels per output pixel
+    reach = step.clamp_min(1)
+    output = torch.arange(size, device=boxes.device, dtype=dtype).add_(0.5).view(size, 1)
+    pixel = torch.arange(max(height, width), device=boxes.device, dtype=dtype).add_(0.5)
+    outside = (pixel - start - length / 2).abs_() > length / 2  # [B, 2, 1, side]
+
+    centre = step * output + start  # [B, 2, size, 1]
+    centre[:, 1] = torch.where(flip.to(boxes.device)[:, None, None], centre[:, 1].flip(1), centre[:, 1])
+    peak = torch.where(outside, -torch.inf, 1.0)  # pixels outside the box weigh nothing
+    weights = (pixel / reach - centre / reach).abs_()
+    torch.sub(peak, weights, out=weights).clamp_min_(0)
+    weights.div_(weights.sum(dim=3, keepdim=True))
+    return weights[:, 0, :, :height], weights[:, 1, :, :width]
+
+
+def crop_each(images: Tensor | Sequence[Tensor], boxes: Tensor, flip: Tensor, out: Tensor) -> Tensor:
+    """:func:`resized_crop` by one native call per image, written to ``out`` [B, 3, size, size] in its dtype.
+
+    The images, [3, H, W] each, may differ in size; stored channels last, as decoders leave them, they are cut fastest.
+    """
+    for i, ((top, left, height, width), mirrored) in enumerate(zip(boxes.tolist(), flip.tolist(), strict=True)):
+        box = images[i][None, :, top : top + height, left : left + width]
+        crop = F.interpolate(box, out.shape[2:], mode="bilinear", antialias=True)[0]
+        out[i] = crop.flip(-1) if mirrored else crop
+    return out
 
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 (0 to 255) to float32 (0 to 1); floats pass as they are."""
     return images if images.is_floating_point() else images.to(torch.float32).mul_(1 / 255)
-
-
-def resize_weights(start: Tensor, length: Tensor, source: int, size: int, reverse: Tensor | None = None) -> Tensor:
-    """The matrices that resize one axis: each output pixel's weights on the source's pixels, rows summing to 1.
-
-    Shapes: ``start`` and ``length`` int64 [B] (the part of the axis to read, in pixels), ``reverse`` bool [B] ->
-    float32 [B, size, source]. A tent as wide as an output pixel, never narrower than a source pixel (antialiasing).
-    """
-    step = length.to(torch.float32) / size  # source pixels per output pixel
-    output = torch.arange(size, device=start.device) + 0.5
-    outputs = output.expand(len(start), size)
-    if reverse is not None:
-        outputs = torch.where(reverse.to(start.device)[:, None], size - outputs, outputs)
-    centre = outputs * step[:, None] + start[:, None]  # [B, size], in source pixels
-    pixel = torch.arange(source, device=start.device) + 0.5
-    reach = step.clamp_min(1.0)[:, None, None]
-    weights = (pixel - centre[:, :, None]).abs_().div_(-reach).add_(1).clamp_min_(0)  # [B, size, source]
-    inside = (pixel > start[:, None]) & (pixel < (start + length)[:, None])  # [B, source]
-    weights.mul_(inside[:, None])
-    return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
