@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimiser that a config asks for, and its hyper-parameters at each step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from recipes_lib.config import OptimConfig
+from recipes_lib.optim.lars import LARS
+from recipes_lib.optim.schedules import cosine, warmup_cosine
+
+
+def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser of ``config.name`` over ``groups``, each with ``params`` and ``decays``.
+
+    Its learning rate and weight decay are set by :meth:`Schedule.apply` before each step.
+    """
+    match config.name:
+        case "adamw":
+            # fused: one pass over each tensor in place of a dozen, on CPUs too
+            return torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0, fused=True)
+        case "lars":
+            return LARS(groups, lr=config.lr)
+        case unknown:
+            raise ValueError(f"there is no optimiser {unknown!r}; there are adamw and lars")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rate and weight decay of a run.
+
+    Source: MSN's released code: its counter is 1 at the first update, so update ``step`` (from 0) has that of
+    ``step + 1``. (The EMA's counter is 0 there.)
+    """
+
+    config: OptimConfig
+    steps: int
+    """Optimiser steps of the run."""
+    steps_per_epoch: int
+    """What ``config.warmup_epochs`` is counted in."""
+
+    def at(self, step: int) -> dict[str, float]:
+        """``lr`` and ``weight_decay`` of the update ``step``, counted from 0."""
+        config, count = self.config, step + 1
+        lr = warmup_cosine(
+            count,
+            start=config.lr_start,
+            peak=config.lr,
+            final=config.lr_final,
+            warmup_steps=round(config.warmup_epochs * self.steps_per_epoch),
+            total_steps=self.steps,
+            stretch=config.stretch,
+        )
+        decay = cosine(count, config.weight_decay, config.weight_decay_final, self.steps, stretch=config.stretch)
+        return {"lr": lr, "weight_decay": decay}
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Gives every group its learning rate, and its weight decay where it ``decays``."""
+        now = self.at(step)
+        for group in optimizer.param_groups:
+            group["lr"] = now["lr"]
+            group["weight_decay"] = now["weight_decay"] if group["decays"] else 0.0

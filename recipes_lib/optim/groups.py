@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which parameters decay.
+
+A parameter group carries ``decays``: whether :class:`recipes_lib.optim.build.Schedule` gives it the weight decay of
+the step, or 0.
+"""
+
+from typing import Any
+
+from torch import nn
+
+
+def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The trainable parameters of ``module`` in two groups: weights, which decay, and biases and norms, which do not.
+
+    Class tokens and position tables have three dimensions and so do decay, as in the released code.
+    A group without parameters is left out.
+
+    Source: ``facebookresearch/msn``, ``src/msn_train.py``, ``init_opt`` (the rule: more than one dimension, no bias).
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
+    return [{"params": parameters, "decays": decays} for decays, parameters in groups.items() if parameters]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from recipes_lib.config import OptimConfig
+from recipes_lib.optim.build import Schedule, build
+from recipes_lib.optim.groups import decay_groups
+from recipes_lib.optim.lars import LARS
+
+PAPER = Schedule(config=OptimConfig(), steps=1_000_800, steps_per_epoch=1251)
+
+
+def groups() -> list[dict]:
+    torch.manual_seed(0)
+    net, prototypes = nn.Linear(3, 2), nn.Parameter(torch.randn(4, 2))
+    return [*decay_groups(net), {"params": [prototypes], "decays": False}]
+
+
+def test_the_first_update_counts_as_one():
+    """G7 of the MSN card."""
+    assert PAPER.at(0)["lr"] == pytest.approx(2.000426326e-4, rel=1e-9, abs=0)
+    assert PAPER.at(18_764)["lr"] == pytest.approx(1e-3, rel=1e-12, abs=0)
+
+
+def test_the_last_update_of_the_paper():
+    """G7 of the MSN card."""
+    assert PAPER.at(1_000_799) == {
+        "lr": pytest.approx(9.922370815e-5, rel=1e-9, abs=0),
+        "weight_decay": pytest.approx(0.365623059, rel=1e-9, abs=0),
+    }
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("lars", LARS)])
+def test_only_groups_that_decay_get_weight_decay(name, kind):
+    optimizer = build(OptimConfig(name=name), groups())
+    PAPER.apply(optimizer, 500_399)
+    assert type(optimizer) is kind
+    assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(6.684248735e-4, rel=1e-9, abs=0)] * 3
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [PAPER.at(500_399)["weight_decay"], 0, 0]
+
+
+def test_adamw_step_is_the_one_of_the_papers():
+    """Decoupled decay, betas .9 and .999, eps 1e-8: the first step is lr * sign(gradient), after lr * decay * weight."""
+    weights = groups()
+    before = [group["params"][0].detach().clone() for group in weights]
+    optimizer = build(OptimConfig(), weights)
+    PAPER.apply(optimizer, 18_764)
+    for group in weights:
+        group["params"][0].grad = torch.full_like(group["params"][0], -0.3)
+    optimizer.step()
+    decay = PAPER.at(18_764)["weight_decay"]
+    for group, old, wd in zip(weights, before, (decay, 0.0, 0.0), strict=True):
+        torch.testing.assert_close(group["params"][0].detach(), old * (1 - 1e-3 * wd) + 1e-3, rtol=1e-6, atol=1e-8)
+
+
+def test_unknown_names_are_refused():
+    config = OptimConfig()
+    object.__setattr__(config, "name", "adam")
+    with pytest.raises(ValueError, match="no optimiser 'adam'; there are adamw and lars"):
+        build(config, groups())
+
+
+def test_a_schedule_is_a_value():
+    assert dataclasses.replace(PAPER, steps=10).at(9)["weight_decay"] == pytest.approx(
+        PAPER.at(1_000_799)["weight_decay"]
+    )
