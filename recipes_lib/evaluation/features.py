@@ -3,7 +3,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 import torchvision.transforms.v2.functional as TF
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.errors import DataError
-from recipes_lib.views.multicrop import eval_view
+from recipes_lib.views.multicrop import Normalize, eval_view
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def extract(
     dataset: ImageSet | ImageFiles,
     *,
     image_size: int,
-    normalize: Literal["imagenet", "image"],
+    normalize: Normalize,
     batch_size: int = 256,
     workers: int = 0,
 ) -> Features:

@@ -99,7 +99,7 @@ class Config:
             self.model.check_side(faults, name, side)
         ratio, patches = self.views.mask_ratio, (self.views.image_size // max(self.model.patch_size, 1)) ** 2
         faults.need(0 <= ratio < 1, "views.mask_ratio", ratio, "in [0, 1)", "The paper uses 0.15 to 0.7.")
-        if 0 <= ratio < 1 and patches and masking.keep_count(patches, ratio) == 0:
+        if 0 <= ratio < 1 and patches and int(patches * (1 - ratio)) == 0:
             faults.add(
                 f"views.mask_ratio = {ratio} leaves no visible patch ({patches} patches, 0 kept). "
                 f"Use a value of at most {1 - 1 / patches:.3g}; the paper uses 0.15 to 0.7."
@@ -181,7 +181,7 @@ class MSN(nn.Module):
         patches = self.backbone.patch_embed.num_patches
         if ways.mask_per_image:
             keys = randomness.sample_keys(seed, batch.epoch, batch.indices)
-            return masking.random_keep(patches, ways.mask_ratio, keys=keys, purpose=f"mask of view {view}")
+            return masking.random_keep(patches, ways.mask_ratio, keys=randomness.sample_keys(view, 0, keys))
         generator = randomness.generator(seed, step, f"mask of view {view}")
         shared = masking.random_keep(patches, ways.mask_ratio, generator=generator).to(batch.indices.device)
         return shared.expand(len(batch.indices), -1)

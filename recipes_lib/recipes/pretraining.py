@@ -6,9 +6,12 @@ of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (
 ``nn.Module`` with ``backbone`` and ``views``) and its ``diagnostics``.
 """
 
+import platform
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -82,7 +85,8 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
         if collectives.is_main():
             everything = config.eval.baselines == "all"
             scores = score(recipe, config, method, splits, config.eval.probes, with_baselines=everything)
-            report |= scores | {"seconds": time.perf_counter() - began, "steps": steps, "seed": config.train.seed}
+            seconds = round(time.perf_counter() - began, 1)
+            report |= scores | {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)
         collectives.barrier()
@@ -200,6 +204,17 @@ def reopen(path: Path) -> tuple[ModuleType, Any, nn.Module]:
     method = build(recipe, config, steps=1)
     method.load_state_dict(weights)
     return recipe, config, method.to(world.start(config.train.device).device)
+
+
+def provenance() -> dict[str, Any]:
+    """What a report says of its origin: versions of what computed it, and the commit where this is a checkout."""
+    packages = ("ssl-cookbook", "torch", "torchvision", "timm")
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "git": commit.stdout.strip() or None,
+    }
 
 
 def resume(path: Path) -> Result:

@@ -52,7 +52,7 @@ def fit(
     """
     optimizer = optim.build(optim_config, method.param_groups())
     start = _restore(method, optimizer, folder)
-    schedule = optim.Schedule(optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
+    schedule = optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
     model = DistributedDataParallel(method, broadcast_buffers=False) if world.size > 1 else method
     method.train()
     stream = batches.stream(start, steps, workers=workers, device=world.device)
@@ -90,8 +90,9 @@ def _accumulate(
         hold = contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
         batch = next(stream)
         with hold:
+            views = make_views(batch, step)
             with torch.autocast(batch.indices.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-                out = model(make_views(batch, step))
+                out = model(views)
             (out["loss"] / train.accumulate).backward()
         for name, value in out.items():
             totals[name] = totals.get(name, 0) + value.detach() / train.accumulate
