@@ -9,7 +9,13 @@ from recipes_lib.claims.check import Claim, Figure
 
 PRESET = "toy"
 SEEDS = (0, 1, 2)
-BASE = {"train.steps": 1000, "train.checkpoint_every": 250, "eval.baselines": "none", "eval.probes": ["knn"]}
+BASE = {
+    "train.steps": 1000,
+    "train.checkpoint_every": 250,
+    "views.mask_ratio": 0.15,
+    "eval.baselines": "none",
+    "eval.probes": ["knn"],
+}
 """Shared by all arms: long enough to learn, short enough for every arm and seed in half an hour of two cores."""
 
 ARMS = {
@@ -20,7 +26,7 @@ ARMS = {
         "views.shuffle_channels": 0.0,
         "views.invert": 0.0,
         "views.jitter": 0.0,
-        "views.grayscale": 0.0,
+        "views.normalize": "image",
     },
     "no_mask": {"views.mask_ratio": 0.0},
 }

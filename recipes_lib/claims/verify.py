@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,31 +88,37 @@ def _run_all(name: str, todo: list[Job], jobs: int, progress: Progress) -> None:
         futures: dict[Future, Job] = {pool.submit(_run_one, name, job, halt): job for job in missing}
         try:
             for future in as_completed(futures):
-                future.result()
-                done += 1
-                progress(done, len(todo), f"{futures[future].arm}, seed {futures[future].seed}")
-        except (KeyboardInterrupt, Interrupted, CancelledError):
+                if future.result():
+                    done += 1
+                    progress(done, len(todo), f"{futures[future].arm}, seed {futures[future].seed}")
+        except (KeyboardInterrupt, Interrupted):
             raise Interrupted(f"Stopped with {done} of {len(todo)} runs done. Go on: recipes verify {name}") from None
         finally:
             halt.set()  # the runs in flight end by themselves: Ctrl-C reached them too; no other one starts
 
 
-def _run_one(name: str, job: Job, halt: threading.Event) -> None:
+def _run_one(name: str, job: Job, halt: threading.Event) -> bool:
+    """Runs one job to its end in a process of its own; False where ``halt`` was set before."""
     if halt.is_set():
-        raise CancelledError
+        return False
     log = job.folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "recipes_lib.claims.verify", name, job.arm, str(job.seed), str(job.folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two runs side by side on two cores, and bit-stable
     with log.open("w") as written:
-        # one thread each: two runs side by side on two cores, and bit-stable
-        code = subprocess.run(
-            command, stdout=written, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        ).returncode
-    if code == Interrupted.exit_code:
+        ended = subprocess.run(_command(name, job), stdout=written, stderr=subprocess.STDOUT, env=environment)
+    if ended.returncode != 0:
+        halt.set()  # here, not where the error is met: by then this thread would have begun another run
+    if ended.returncode == Interrupted.exit_code:
         raise Interrupted(f"arm {job.arm}, seed {job.seed}")
-    if code != 0:
+    if ended.returncode != 0:
         last = (log.read_text().splitlines() or ["no output"])[-1]
         raise RunError(f"Arm {job.arm}, seed {job.seed} of {name} failed: {last} (the whole log: {log})")
+    return True
+
+
+def _command(name: str, job: Job) -> list[str]:
+    """What runs one job: this file, as a program."""
+    return [sys.executable, "-m", "recipes_lib.claims.verify", name, job.arm, str(job.seed), str(job.folder)]
 
 
 def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint]) -> Path:
