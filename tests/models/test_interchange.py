@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import pickle
+import stat
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from recipes_lib.errors import RunError
+from recipes_lib.models import interchange, vit
+from recipes_lib.models.resnet import ResNet
+
+
+def network(stem: str = "patch", width: int = 32) -> vit.VisionTransformer:
+    torch.manual_seed(0)
+    return vit.VisionTransformer(vit.Shape(width, 2, width // 16), image_size=16, patch_size=4, stem=stem).eval()
+
+
+def pictures() -> torch.Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "layout"),
+    [
+        (network, "timm"),
+        (network, "hf"),
+        (lambda: network("conv"), "timm"),
+        (lambda: ResNet("resnet18", stem="cifar").eval(), "timm"),
+    ],
+)
+def test_an_exported_network_comes_back_bit_for_bit(tmp_path, make, layout):
+    model = make()
+    interchange.export(model, tmp_path / "new" / "out", layout)
+    again = interchange.load(tmp_path / "new" / "out").eval()
+    assert type(again) is type(model)
+    assert torch.equal(again(pictures()), model(pictures()))
+
+
+@pytest.mark.parametrize("make", [network, lambda: ResNet("resnet18", stem="imagenet").eval()])
+def test_timm_builds_and_fills_an_exported_network_itself(tmp_path, make):
+    model = make()
+    interchange.export(model, tmp_path / "out", "timm")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    torch.testing.assert_close(theirs(pictures()), model(pictures()), rtol=0, atol=1e-5)
+    assert theirs.pretrained_cfg["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_timm_is_told_when_images_were_normalised_one_by_one(tmp_path):
+    interchange.export(network(), tmp_path / "out", "timm", normalize="image")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["normalize"] == "image"
+    assert config["pretrained_cfg"]["mean"] == [0, 0, 0]
+
+
+def test_an_export_holds_weights_and_facts_and_is_readable_by_others(tmp_path):
+    interchange.export(network(), tmp_path / "out", "timm")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(network().state_dict())
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) & 0o755 == 0o755
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]  # nothing is left aside
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RunError, match=r"out exists and is not overwritten"):
+        interchange.export(network(), tmp_path / "out", "timm")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(interchange.os, "fsync", full)
+    with pytest.raises(RunError, match=r"out cannot be written .*No space left on device"):
+        interchange.export(network(), tmp_path / "out", "timm")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: network("conv"), "VisionTransformer with stem 'conv'"),
+        (lambda: ResNet("resnet18", stem="cifar"), "ResNet"),
+    ],
+)
+def test_what_vitmsn_has_no_place_for_is_refused_in_one_line(tmp_path, make, kind):
+    with pytest.raises(RunError, match=kind) as caught:
+        interchange.export(make(), tmp_path / "out", "hf")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+# official checkpoints
+
+
+def test_an_official_checkpoint_file_is_loaded_with_its_own_architecture(tmp_path):
+    model = vit.VisionTransformer(vit.Shape(128, 2, 2), image_size=16, patch_size=4, stem="patch").eval()
+    encoder = {f"module.{key}": value for key, value in model.state_dict().items()}
+    encoder["module.fc.fc1.weight"] = torch.zeros(3, 128)
+    torch.save({"target_encoder": encoder, "prototypes": torch.zeros(5, 4)}, tmp_path / "msn.pth.tar")
+    again = interchange.load(tmp_path / "msn.pth.tar").eval()
+    assert torch.equal(again(pictures()), model(pictures()))
+
+
+def test_an_official_checkpoint_of_another_grid_is_refused_with_its_size(tmp_path):
+    state = network(width=64).state_dict() | {"pos_embed": torch.zeros(1, 13, 64)}
+    torch.save({"target_encoder": state}, tmp_path / "msn.pth")
+    with pytest.raises(RunError, match=r"12 patch positions.*no square grid"):
+        interchange.load(tmp_path / "msn.pth")
+
+
+class Trap:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_pickle_offered_as_weights_is_refused_and_never_run(tmp_path, writer):
+    trap = {"target_encoder": Trap(tmp_path / "sprung")}
+    file = tmp_path / "msn.pth"
+    if writer == "torch":
+        torch.save(trap, file)
+    else:
+        file.write_bytes(pickle.dumps(trap))
+    with pytest.raises(RunError, match=r"cannot be read as a file of tensors.*Pickles are refused"):
+        interchange.load(file)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04N.", bytes(range(256))])
+def test_a_file_that_holds_no_tensors_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "msn.pth").write_bytes(content)
+    with pytest.raises(RunError, match=r"msn\.pth") as caught:
+        interchange.load(tmp_path / "msn.pth")
+    assert "\n" not in str(caught.value)
+
+
+# folders that are not an export
+
+
+def test_a_folder_without_weights_is_refused_with_what_it_has(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    with pytest.raises(RunError, match=r"model\.safetensors is missing; .*pytorch_model\.bin.*Pickles .* are refused"):
+        interchange.load(tmp_path)
+
+
+def test_damaged_files_other_configs_and_wrong_sizes_are_refused(tmp_path):
+    interchange.export(network(), tmp_path / "out", "timm")
+    weights, config = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "config.json"
+    whole, facts = weights.read_bytes(), json.loads(config.read_text())
+    weights.write_bytes(whole[:-5])
+    with pytest.raises(RunError, match="out cannot be read"):
+        interchange.load(tmp_path / "out")
+    weights.write_bytes(whole)
+    config.write_text(json.dumps(facts | {"recipes_lib": facts["recipes_lib"] | {"shape": [48, 2, 2]}}))
+    with pytest.raises(RunError, match=r"weights do not fit the network: .*size mismatch") as caught:
+        interchange.load(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    config.write_text('{"model_type": "bert"}')
+    with pytest.raises(RunError, match="describes neither a ViTMSN nor"):
+        interchange.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"hidden_act": "relu"}, "hidden_act = relu"), ({"image_size": [16, 24]}, "image_size = 16x24.*squares only")],
+)
+def test_a_vitmsn_that_ours_cannot_be_is_refused_by_the_field(tmp_path, change, message):
+    interchange.export(network(), tmp_path / "out", "hf")
+    config = tmp_path / "out" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(RunError, match=message):
+        interchange.load(tmp_path / "out")
+
+
+def test_missing_weights_of_an_export_are_named(tmp_path):
+    interchange.export(network(), tmp_path / "out", "timm")
+    weights = tmp_path / "out" / "model.safetensors"
+    state = load_file(weights)
+    del state["cls_token"]
+    save_file(state, weights)
+    with pytest.raises(RunError, match=r"missing 1 \(cls_token\)"):
+        interchange.load(tmp_path / "out")
