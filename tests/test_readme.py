@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the README and the book tell a reader to type exists, and the repository's address is one."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recipes_lib import cli, recipes
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def commands() -> list[str]:
+    """Lines of the pages' shell blocks, comments cut off."""
+    blocks = [
+        block for page in PAGES for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    ]
+    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def recipe_commands() -> list[list[str]]:
+    """The words after ``recipes`` or ``-m recipes_lib`` of each command that has them."""
+    found = [re.search(r"(?:^|/)recipes (.+)$|-m recipes_lib (.+)$", line) for line in commands()]
+    return [shlex.split(match[1] or match[2]) for match in found if match]
+
+
+MAKE = sorted(
+    {target for line in commands() if line.startswith("make ") for target in line.split()[1:] if "=" not in target}
+)
+
+
+def test_there_are_commands_to_hold():
+    assert {"book", "test", "help"} <= set(MAKE)
+    assert len(recipe_commands()) > 10
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("target", MAKE)
+def test_make_knows_the_target(target):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", sorted({words[0] for words in recipe_commands()}))
+def test_the_command_line_knows_the_verb(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([verb, "--help"])
+    assert stop.value.code == 0
+    assert verb in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [words for words in recipe_commands() if words[0] == "run"], ids=" ".join)
+def test_recipe_preset_and_fields_of_a_run_exist(words):
+    from recipes_lib.config import override
+
+    assert words[1] in recipes.MENU
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    preset = given.pop("--preset")
+    assert preset in recipes.MENU[words[1]].presets
+    config = recipes.module(words[1]).PRESETS[preset]
+    for flag, value in given.items():
+        override(
+            config, {flag.removeprefix("--").replace("-", "_"): yaml.safe_load(re.sub(r"^(\d+)e", r"\1.0e", value))}
+        )
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "msn"]], ids=" ".join)
+def test_what_starts_nothing_works_as_told(words):
+    done = subprocess.run([sys.executable, "-m", "recipes_lib", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "msn" in done.stdout
+
+
+def test_every_place_has_the_address_of_pyproject():
+    assert yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"] == ADDRESS
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"] == ADDRESS
+    for page in PAGES:
+        for address in re.findall(r"https://github\.com/ssl-cookbook/[\w.-]+", page.read_text()):
+            assert address == ADDRESS, page.name
