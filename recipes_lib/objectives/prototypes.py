@@ -22,7 +22,8 @@ def assignment_logits(embeddings: Tensor, prototypes: Tensor, temperature: float
 
     Shapes: ``embeddings`` [n, d], ``prototypes`` [K, d] -> [n, K].
     """
-    return F.normalize(embeddings, dim=1) @ F.normalize(prototypes, dim=1).T / temperature
+    # tau divides the smaller matrix: [n, d], not [n, K]
+    return F.normalize(embeddings, dim=1) / temperature @ F.normalize(prototypes, dim=1).T
 
 
 def assign(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
