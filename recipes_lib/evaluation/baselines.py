@@ -4,7 +4,6 @@
 The third baseline, random-init features, needs no code: extract features from the backbone before it is trained.
 """
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from recipes_lib import randomness
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.evaluation.features import Features, read_chunks
+from recipes_lib.optim.groups import decay_groups
+from recipes_lib.optim.schedules import warmup_cosine
 
 PIXEL_SIDE = 32
 """Larger images are reduced to this side: 3,072 values an image still fit in memory for a whole data set."""
@@ -60,39 +61,28 @@ def supervised(
 
     Raises: ``ValueError`` where ``batches`` end before ``steps``.
     """
-    device = next(backbone.parameters()).device
-    weight = torch.empty(classes, width)
-    nn.init.trunc_normal_(weight, std=0.02, generator=randomness.generator(seed, 0, "supervised head"))
-    weight = nn.Parameter(weight.to(device))
-    bias = nn.Parameter(torch.zeros(classes, device=device))
-    parameters = [*backbone.parameters(), weight, bias]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # biases and norms
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=lr)
-    warmup_steps = max(1, round(warmup * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, warmup_steps, steps))
-    backbone.train()
+    head = nn.utils.skip_init(nn.Linear, width, classes)  # torch's own draw would come from the global state
+    nn.init.trunc_normal_(head.weight, std=0.02, generator=randomness.generator(seed, 0, "supervised head"))
+    nn.init.zeros_(head.bias)
+    model = nn.Sequential(backbone, head.to(next(backbone.parameters()).device)).train()
+    groups = decay_groups(model)
+    for group in groups:
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
+    optimizer = torch.optim.AdamW(groups)
     done = 0
     for views, labels in batches:
-        logits = F.linear(backbone(views), weight, bias)
-        errors = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
+        done += 1
+        # steps + 1: the rate is 0 after the last step, not at it
+        rate = warmup_cosine(done, start=0.0, peak=lr, final=0.0, warmup_steps=warmup * steps, total_steps=steps + 1)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        errors = F.cross_entropy(model(views), labels, ignore_index=UNLABELLED, reduction="sum")
         loss = errors / (labels != UNLABELLED).sum().clamp_min(1)  # at least 1: a batch may have no label at all
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, clip)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        schedule.step()
-        done += 1
         progress(done, {"loss": loss.item()})
         if done == steps:
             return backbone
     raise ValueError(f"the batches ended after {done} of {steps} steps")
-
-
-def _rate(step: int, warmup_steps: int, steps: int) -> float:
-    """Share of the peak learning rate at ``step``, counted from 0."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))

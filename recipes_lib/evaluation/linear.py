@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes_lib import randomness
+from recipes_lib.optim.schedules import cosine
 
 
 def linear_probe(
@@ -46,7 +47,7 @@ def linear_probe(
     for epoch in range(epochs):
         order = randomness.permutation(seed, epoch, len(train)).to(train.device)
         for step, rows in enumerate(order.split(batch_size), start=epoch * steps_per_epoch):
-            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / (epochs * steps_per_epoch)))
+            optimizer.param_groups[0]["lr"] = cosine(step, lr, 0.0, epochs * steps_per_epoch)
             optimizer.zero_grad()
             F.cross_entropy(logits(train[rows]), train_labels[rows]).backward()
             optimizer.step()

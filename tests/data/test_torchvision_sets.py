@@ -62,6 +62,8 @@ def test_cifar_10_is_read_in_its_order(cifar, trusting):
     assert train.images.shape == (20, 3, 32, 32)
     assert test.images.shape == (4, 3, 32, 32)
     assert train.images[:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
+    stored = pickle.loads((cifar / "cifar-10-batches-py" / "test_batch").read_bytes())["data"]
+    assert np.array_equal(test.images.flatten(1).numpy(), stored)  # a row is red, green, blue, each line by line
     assert train.labels.tolist() == [0, 1, 2, 3] * 5
     assert train.class_names[9] == "class 9"
 

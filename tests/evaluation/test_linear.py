@@ -47,7 +47,9 @@ def test_the_score_depends_on_features_and_seed_and_leaves_the_global_state_alon
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_scale_and_offset_of_a_row_do_not_count():
-    train, labels, test, test_labels = problem(noise=1.5)
-    plain = linear_probe(train, labels, test, test_labels, seed=0, epochs=10)
-    assert abs(linear_probe(train * 50 + 3, labels, test * 20 - 8, test_labels, seed=0, epochs=10) - plain) <= 0.01
+def test_long_rows_do_not_outvote_the_others():
+    train, labels, test, test_labels = problem(noise=0.1)
+    train[:60] *= 1000
+    labels = labels.clone()
+    labels[:60] = (labels[:60] + 1) % 5  # a tenth is labelled wrongly, in each class alike
+    assert linear_probe(train, labels, test, test_labels, seed=0) >= 0.98
