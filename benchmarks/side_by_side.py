@@ -26,10 +26,16 @@ class Timing:
 
 
 def side_by_side(
-    rivals: dict[str, Callable[[], object]], *, rounds: int = 7, reference: str, warm_up: int = 1
+    rivals: dict[str, Callable[[], object]],
+    *,
+    rounds: int = 7,
+    reference: str,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Calls each rival in turn, ``rounds`` times over, and compares the medians with ``reference``'s.
 
+    ``clock``: seconds; ``time.process_time`` counts this process's own, for single-threaded rivals on a shared machine.
     On a GPU a rival must end with ``torch.cuda.synchronize()``, or only the launch is timed.
     """
     if reference not in rivals:
@@ -40,9 +46,9 @@ def side_by_side(
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, call in rivals.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     medians = {name: statistics.median(rounds_) for name, rounds_ in times.items()}
     return {
         name: Timing(median, median / medians[reference], max(times[name]) / min(times[name]))

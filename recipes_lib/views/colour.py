@@ -166,7 +166,7 @@ def add_noise(images: Tensor, keys: Tensor, purpose: str, std: float) -> Tensor:
 def normalize(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
     """(image - mean) / std for each channel."""
     mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-    return torch.addcmul(-mean / std, images, 1 / std)  # one pass over the pixels
+    return (images - mean).mul_(1 / std)
 
 
 def standardize(images: Tensor) -> Tensor:

@@ -114,18 +114,16 @@ class MultiCrop:
 
     def _view(self, kind: Kind, number: int, keys: Tensor, look: Look, cut: Callable[[Tensor], Tensor]) -> Tensor:
         """One view of all samples: ``cut`` gives the crops of those whose numbers it gets."""
-        result = None
-        for rows in _parts(look, 3 * kind.size**2):
+        parts = _parts(look, 3 * kind.size**2)
+        done = []
+        for rows in parts:
             images = develop_(cut(rows), look.rows(rows))
-            there = rows.to(images.device)
             if self.config.noise:
                 noise = f"{kind.name} view {number} noise"
-                images = colour.add_noise(images, keys.to(images.device)[there], noise, self.config.noise)
-            images = _normalized(images, self.config.normalize)
-            if result is None:
-                result = images.new_empty(len(keys), 3, kind.size, kind.size)
-            result.index_copy_(0, there, images)
-        return result
+                images = colour.add_noise(images, keys[rows].to(images.device), noise, self.config.noise)
+            done.append(_normalized(images, self.config.normalize))
+        back = torch.cat(parts).argsort().to(done[0].device)
+        return torch.cat(done).index_select(0, back)
 
 
 def _parts(look: Look, values: int) -> list[Tensor]:
@@ -141,11 +139,12 @@ def _parts(look: Look, values: int) -> list[Tensor]:
 
 
 def _cut(images: Tensor, boxes: Tensor, flip: Tensor, size: int, rows: Tensor) -> Tensor:
-    return geometry.resized_crop(images[rows], boxes[rows], size, flip[rows])
+    # index_select: fancy indexing of bytes takes twenty times as long
+    return geometry.resized_crop(images.index_select(0, rows.to(images.device)), boxes[rows], size, flip[rows])
 
 
 def _picked(crops: Tensor, rows: Tensor) -> Tensor:
-    return geometry.to_float(crops[rows])
+    return geometry.to_float(crops.index_select(0, rows.to(crops.device)))
 
 
 def eval_view(images: Tensor, size: int, normalize: Normalize = "imagenet") -> Tensor:
