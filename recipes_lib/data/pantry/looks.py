@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last step of a picture: a card before the lens, rays into pixels, the style, and film."""
+"""The last step of a picture: a card before the lens, the film, and the style."""
 
 import torch
 from torch import Tensor
@@ -10,12 +10,9 @@ from recipes_lib.data.pantry.surfaces import Colour
 
 
 def develop(canvas: Colour, factors: Factors, size: int) -> Tensor:
-    """Linear light of 2 x 2 rays a pixel becomes uint8 [images, 3, size, size]."""
-    side = 2 * size
-    light = torch.stack([channel.view(-1, side, side) for channel in canvas], 1)
+    """Three planes [images, size * size] of linear light become uint8 [images, 3, size, size]."""
+    light = torch.stack([plane.view(-1, size, size) for plane in canvas], 1)
     _cover(light, factors)
-    # added by hand, in one order: a library mean may add in another for other shapes
-    light = (light[:, :, ::2, ::2] + light[:, :, 1::2, ::2] + light[:, :, ::2, 1::2] + light[:, :, 1::2, 1::2]) / 4
     steps = (2 * torch.arange(size, device=light.device, dtype=torch.float32) + 1) / size - 1
     away = steps[None, :] * steps[None, :] + steps[:, None] * steps[:, None]
     light = light * (1 - 0.12 * away)  # a lens is darker towards its corners

@@ -39,9 +39,18 @@ class Points(NamedTuple):
         """Seen from a frame that is turned about the y axis."""
         return Points(cosine * self.x - sine * self.z, self.y, sine * self.x + cosine * self.z)
 
+    def rows(self, indices: Tensor) -> "Points":
+        """Some of the rows of [n, ...]."""
+        return Points(*(value.index_select(0, indices) for value in self))
+
     def take(self, indices: Tensor) -> "Points":
         """Some of them, flattened."""
-        return Points(*(value.reshape(-1)[indices] for value in self))
+        return Points(*(value.reshape(-1).index_select(0, indices) for value in self))
+
+
+def less(a: Tensor, b: Tensor | float) -> Tensor:
+    """1.0 where ``a < b``, else 0.0. Products with it are many times faster than ``torch.where`` on a CPU."""
+    return torch.lt(a, b, out=torch.empty_like(a))
 
 
 def cos_sin(degrees: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,23 +59,50 @@ def cos_sin(degrees: Tensor) -> tuple[Tensor, Tensor]:
     return radians.cos().float(), radians.sin().float()
 
 
-def camera(elevation: Tensor, roll: Tensor, position: Tensor, target: Tensor, side: int) -> tuple[Points, Points]:
-    """Eye and rays of square pictures of ``side`` x ``side`` samples.
+class Camera(NamedTuple):
+    """Where pictures are taken from, and which way is up: a row an image (or, after ``take``, a ray)."""
 
-    Shapes: ``elevation``, ``roll`` (degrees) and ``target`` (height the camera looks at) [B], ``position`` [B, 2]
-    -> eyes [B, 1] each, unit directions [B, side * side] each.
-    """
-    steps = (2 * torch.arange(side, device=roll.device, dtype=torch.float32) + 1) / side - 1
-    across = steps[None, None, :] - position[:, 0, None, None]  # [B, 1, side]
-    upward = -steps[None, :, None] - position[:, 1, None, None]  # [B, side, 1], first row on top
-    cosine, sine = (value[:, None, None] for value in cos_sin(roll))
-    u = (cosine * across + sine * upward).flatten(1)  # [B, side * side]
-    v = (cosine * upward - sine * across).flatten(1)
-    cosine, sine = (value[:, None] for value in cos_sin(elevation))
-    focal = CAMERA_DISTANCE
-    directions = Points(u, v * cosine - focal * sine, -v * sine - focal * cosine).unit()
-    eyes = Points(torch.zeros_like(cosine), target[:, None] + focal * sine, focal * cosine)
-    return eyes, directions
+    eye: Points
+    position: tuple[Tensor, Tensor]
+    roll: tuple[Tensor, Tensor]
+    """Cosine and sine, as is ``elevation``."""
+    elevation: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, elevation: Tensor, roll: Tensor, position: Tensor, target: Tensor) -> "Camera":
+        """From angles in degrees, and the height that the camera looks at: [B], ``position`` [B, 2]."""
+        cosine, sine = cos_sin(elevation)
+        eye = Points(torch.zeros_like(cosine), target + CAMERA_DISTANCE * sine, CAMERA_DISTANCE * cosine)
+        return cls(eye, (position[:, 0], position[:, 1]), cos_sin(roll), (cosine, sine))
+
+    def take(self, rows: Tensor) -> "Camera":
+        """Some of them: ``rows`` int64 [n]."""
+        position, roll, elevation = (
+            tuple(value.index_select(0, rows) for value in pair) for pair in (self.position, self.roll, self.elevation)
+        )
+        return Camera(self.eye.take(rows), position, roll, elevation)
+
+    def rays(self, across: Tensor, upward: Tensor, rows: Tensor | None = None) -> Points:
+        """Unit directions through places of the picture, in half sides right and up of its middle.
+
+        With ``rows`` int64 [n] a ray each, [n]; without it every place for every image, [B, places].
+        """
+
+        def each(value: Tensor) -> Tensor:
+            return value[:, None] if rows is None else value.index_select(0, rows)
+
+        across, upward = across - each(self.position[0]), upward - each(self.position[1])
+        cosine, sine = (each(value) for value in self.roll)
+        u, v = cosine * across + sine * upward, cosine * upward - sine * across
+        cosine, sine = (each(value) for value in self.elevation)
+        flat = CAMERA_DISTANCE
+        return Points(u, v * cosine - flat * sine, -v * sine - flat * cosine).unit()
+
+
+def places(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Centres of a picture's pixels, right and up of its middle in half sides: two [size * size], top row first."""
+    steps = (2 * torch.arange(size, device=device, dtype=torch.float32) + 1) / size - 1
+    return steps.repeat(size), -steps.repeat_interleave(size)
 
 
 def box_span(
@@ -83,8 +119,7 @@ def box_span(
         (origin.y, direction.y, low - margin, high + margin),
         (origin.z, direction.z, -deep - margin, deep + margin),
     ):
-        # a ray parallel to a side: its inverse is huge, not infinite, so that 0 * inverse is not nan
-        inverse = 1 / torch.where(d.abs() < 1e-8, 1e-8, d)
+        inverse = d.reciprocal()  # infinite for a ray parallel to this side, and right then too
         one, two = (start - o) * inverse, (end - o) * inverse
         near = one.minimum(two) if near is None else near.maximum(one.minimum(two))
         far = one.maximum(two) if far is None else far.minimum(one.maximum(two))
@@ -94,49 +129,73 @@ def box_span(
 Distance = Callable[[Points, tuple[Tensor, ...]], Tensor]
 
 
+HIT = 0.3
+"""Clearance, in widths of the ray, from which a ray counts as having hit."""
+
+
+class Passage(NamedTuple):
+    """How rays fared; all [rays]."""
+
+    distance: Tensor
+    """Along the ray, to where it came closest to the surface."""
+    clearance: Tensor
+    """Room left there, in widths of the ray: below ``HIT`` a hit, above 1 a miss, between them partly covered."""
+    start: Tensor
+    """Up to this distance the whole width of the ray is free."""
+
+
 def march(
-    distance: Distance,
+    surface: Distance,
     instance: tuple[Tensor, ...],
     origin: Points,
     direction: Points,
-    near: Tensor,
-    far: Tensor,
-    cone: Tensor,
+    span: tuple[Tensor, Tensor],
+    width: float,
     steps: int,
-) -> tuple[Tensor, Tensor]:
+) -> Passage:
     """Follows each ray by the distance that is surely free, and tells how closely it passed the surface.
 
-    ``cone`` is the width of a ray per unit of length: a pixel's for a picture, the light's for a soft shadow.
-    Returns distance along the ray and clearance, in widths of the ray there: below 0.1 it is a hit, above 1 a miss,
-    between them the surface covers part of the ray. Shapes: all [rays].
+    ``span`` holds the distances from which and up to which a ray is followed. ``width`` is its radius per unit of
+    length: half a pixel's diagonal for a picture, the lamp's for a soft shadow.
     """
-    best_t, best = near.clone(), torch.full_like(near, 2.0)
-    active = torch.arange(len(near), device=near.device)
-    t, least_t, least = near, near, best
+    near, far = span
+    best_t, best, start = near.clone(), torch.full_like(near, 2.0), near.clone()
+    active, t, least_t, least, free = None, near, near, best, near
     for step in range(1, steps + 1):
-        gap = distance(origin.along(direction, t), instance)
-        clearance = gap / (cone * t)
-        closer = clearance < least
-        least, least_t = torch.where(closer, clearance, least), torch.where(closer, t, least_t)
+        gap = surface(origin.along(direction, t), instance)
+        clearance = gap / (t * width)
+        free = t + less(least, 1.0) * (free - t)
+        least_t = least_t + less(clearance, least) * (t - least_t)
+        least = clearance.minimum(least)
         t = t + gap
-        if step % 4 == 0 or step == steps:  # finished rays leave; doing so at every step costs more than it saves
-            best[active], best_t[active] = least, least_t
-            keep = ((least > 0.1) & (t < far)).nonzero()[:, 0]
-            if not len(keep):
-                break
-            active, t, least, least_t, far, cone = (v[keep] for v in (active, t, least, least_t, far, cone))
-            origin, direction = origin.take(keep), direction.take(keep)
-            instance = tuple(value[keep] for value in instance)
-    return best_t, best
+        if step % 3 and step < steps:  # finished rays leave at every third step: oftener costs more than it saves
+            continue
+        if active is None:
+            best_t, best, start = least_t, least, free
+        else:
+            (
+                best_t.index_copy_(0, active, least_t),
+                best.index_copy_(0, active, least),
+                start.index_copy_(0, active, free),
+            )
+        keep = ((least > HIT) & (t < far)).nonzero()[:, 0]
+        if not len(keep):
+            break
+        active = keep if active is None else active.index_select(0, keep)
+        t, least, least_t, free, far = (v.index_select(0, keep) for v in (t, least, least_t, free, far))
+        origin, direction = origin.take(keep), direction.take(keep)
+        instance = tuple(value.index_select(0, keep) for value in instance)
+    return Passage(best_t, best, start * (1 - width))
 
 
-def normals(distance: Distance, instance: tuple[Tensor, ...], points: Points, step: float = 2e-3) -> Points:
-    """Unit normals of the surface through ``points``: the distance's slope over the corners of a tetrahedron."""
+def normals(surface: Distance, instance: tuple[Tensor, ...], points: Points, here: Tensor) -> Points:
+    """Unit normals at ``points``, where the distance is ``here``: how it changes along each axis."""
+    step = 2e-3
     x, y, z = points
-    first = distance(Points(x + step, y - step, z - step), instance)
-    second = distance(Points(x - step, y - step, z + step), instance)
-    third = distance(Points(x - step, y + step, z - step), instance)
-    fourth = distance(Points(x + step, y + step, z + step), instance)
-    slope = Points(first - second - third + fourth, third + fourth - first - second, second - first - third + fourth)
-    length = slope.dot(slope).sqrt().clamp_min(1e-9)  # inside a fold all corners may be equally far
+    slope = Points(
+        surface(Points(x + step, y, z), instance) - here,
+        surface(Points(x, y + step, z), instance) - here,
+        surface(Points(x, y, z + step), instance) - here,
+    )
+    length = slope.dot(slope).sqrt().clamp_min(1e-9)  # in a fold no direction may lead away
     return Points(slope.x / length, slope.y / length, slope.z / length)

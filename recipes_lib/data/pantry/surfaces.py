@@ -5,10 +5,11 @@ Colours here are linear light, as lists of three tensors (red, green, blue) of o
 are as soft as a pixel is wide, so that they do not flicker at small sizes. Arithmetic is exactly rounded: ``shapes``.
 """
 
+import torch
 from torch import Tensor
 
 from recipes_lib.data.pantry.factors import BACKGROUNDS, MATERIALS, PATTERNS
-from recipes_lib.data.pantry.marching import Points
+from recipes_lib.data.pantry.marching import Points, less
 
 Colour = list[Tensor]
 
@@ -34,15 +35,16 @@ def _turn(x: Tensor, z: Tensor) -> Tensor:
     m = flat / steep
     q = m * m
     angle = m * (0.15913 + q * (-0.052568 + q * (0.02867 + q * (-0.013549 + q * 0.003316))))
-    angle = (x.abs() < z.abs()).to(m.dtype) * (0.25 - 2 * angle) + angle
-    angle = (x < 0).to(m.dtype) * (0.5 - 2 * angle) + angle
-    return angle * (1 - 2 * (z < 0).to(m.dtype))
+    angle = angle + less(x.abs(), z.abs()) * (0.25 - 2 * angle)
+    angle = angle + less(x, 0.0) * (0.5 - 2 * angle)
+    return angle * (1 - 2 * less(z, 0.0))
 
 
-def pattern_share(kind: Tensor, points: Points, along: str, width: Tensor) -> Tensor:
+def pattern_share(kind: Tensor, owner: Tensor, points: Points, along: str, width: Tensor) -> Tensor:
     """How much of the pattern's colour a point of the body has: [points] in [0, 1].
 
-    ``kind`` int64 [points] in ``PATTERNS``, ``along`` of ``shapes.ALONG``, ``width`` of a pixel there.
+    ``kind`` int64 [objects] in ``PATTERNS``, ``owner`` each point's row there, ``along`` of ``shapes.ALONG``,
+    ``width`` of a pixel at the point.
     """
     x, y, z = points
     match along:
@@ -55,13 +57,21 @@ def pattern_share(kind: Tensor, points: Points, along: str, width: Tensor) -> Te
     soft = (4 * width).clamp_min(0.06)
     rows, columns = 3.5 * height, 10 * turn
     band, stripe = _wave(rows) - 0.5, _wave(columns) - 0.5
-    dot_u, dot_v = fraction(rows) - 0.5, fraction(columns + 0.5 * (rows.floor() - 2 * (rows / 2).floor())) - 0.5
-    dots = 0.3 - (dot_u * dot_u + dot_v * dot_v).sqrt()
-    share = _edge(band, soft) * (kind == PATTERNS.index("bands"))
-    share = share + _edge(stripe, soft) * (kind == PATTERNS.index("stripes"))
-    share = share + _edge(dots, soft) * (kind == PATTERNS.index("dots"))
-    checks = _edge(4 * band * stripe, 2 * soft)
-    return share + checks * (kind == PATTERNS.index("checks"))
+    share = torch.zeros_like(height)
+    for pattern in set(kind.tolist()) - {PATTERNS.index("plain")}:
+        match PATTERNS[pattern]:
+            case "bands":
+                inside = _edge(band, soft)
+            case "stripes":
+                inside = _edge(stripe, soft)
+            case "checks":
+                inside = _edge(4 * band * stripe, 2 * soft)
+            case "dots":
+                shift = 0.5 * (rows.floor() - 2 * (rows / 2).floor())  # every other row by half a dot
+                u, v = fraction(rows) - 0.5, fraction(columns + shift) - 0.5
+                inside = _edge(0.3 - (u * u + v * v).sqrt(), soft)
+        share = share + inside * (kind == pattern).float().index_select(0, owner)
+    return share
 
 
 def table(kind: str, x: Tensor, z: Tensor, width: Tensor) -> tuple[Tensor, Tensor | float]:

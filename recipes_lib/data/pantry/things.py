@@ -1,15 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objects that stand on the tables of some images: one row an object, instead of one row an image."""
+"""What some pictures show: their stage (camera and lamp, a row an image) and their objects (a row an object)."""
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from recipes_lib.data.pantry.factors import MATERIALS, Factors
-from recipes_lib.data.pantry.marching import Points, cos_sin
+from recipes_lib.data.pantry.factors import CLASSES, MATERIALS, Factors
+from recipes_lib.data.pantry.marching import Camera, Points, cos_sin, places
+from recipes_lib.data.pantry.shapes import BOUNDS
 
 _EXTRA_SIZE, _EXTRA_AWAY = 0.62, 1.35  # of further objects: share of the main one's size, distance in its sizes
+
+
+class Stage(NamedTuple):
+    """Camera and lamp of some pictures, and the side of those in pixels."""
+
+    camera: Camera
+    light: Points
+    """Unit directions towards the lamp: [N]."""
+    lamp: tuple[Tensor, ...]
+    """Strength of the lamp in each colour: three [N]."""
+    ray: Points
+    """Unit directions through the middles of the pixels: [N, size * size]."""
+    size: int
+
+    @classmethod
+    def of(cls, factors: Factors, size: int) -> "Stage":
+        """The camera looks a little below the middle of the main object."""
+        heights = torch.tensor([BOUNDS[name][4] for name in CLASSES], device=factors.size.device)
+        target = 0.46 * factors.size * heights[factors.label]
+        (cosine, sine), (cos_up, sin_up) = cos_sin(factors.light_azimuth), cos_sin(factors.light_elevation)
+        camera = Camera.of(factors.elevation, factors.roll, factors.position, target)
+        return cls(
+            camera,
+            Points(cos_up * cosine, sin_up, cos_up * sine),
+            (factors.light_strength[:, None] * factors.light_colour).unbind(1),
+            camera.rays(*places(size, target.device)),
+            size,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,15 +68,28 @@ class Things:
         """Some of the objects: ``rows`` int64 [m]."""
         return Things(**{name: value[rows] for name, value in vars(self).items()})
 
-    def seen_from(self, points: Points, *, directions: bool = False) -> Points:
-        """Points (or directions) of the picture's space in each object's own: [M, n] or [M, 1] each."""
-        if not directions:
-            scale = 1 / self.size[:, None]
-            points = Points(
-                (points.x - self.x[:, None]) * scale, points.y * scale, (points.z - self.z[:, None]) * scale
-            )
-        cosine, sine = cos_sin(self.azimuth)
-        return points.turned(cosine[:, None], sine[:, None])
+    def points(self, points: Points, rows: Tensor | None = None) -> Points:
+        """Points of the picture's space in the objects' own, whose unit is their size.
+
+        With ``rows`` int64 [n], the objects that n points belong to; without it [M, ...], a row an object.
+        """
+        scale, x, z = _each(points.y, rows, 1 / self.size, self.x, self.z)
+        return self.directions(Points((points.x - x) * scale, points.y * scale, (points.z - z) * scale), rows)
+
+    def directions(self, directions: Points, rows: Tensor | None = None) -> Points:
+        """Directions of the picture's space in the objects' own; ``rows`` as for ``points``."""
+        return directions.turned(*_each(directions.y, rows, *cos_sin(self.azimuth)))
+
+    def shapes(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The shape parameters of the objects at ``rows`` int64 [n]: four contiguous [n]."""
+        return self.instance.mT.contiguous().index_select(1, rows).unbind(0)
+
+
+def _each(like: Tensor, rows: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
+    """Values of [M], gathered by ``rows`` or shaped to go with ``like`` [M, ...]."""
+    if rows is not None:
+        return tuple(value.index_select(0, rows) for value in values)
+    return tuple(value.view(-1, *[1] * (like.ndim - 1)) for value in values)
 
 
 def things_of(factors: Factors) -> Things:

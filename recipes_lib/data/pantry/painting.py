@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects over their background: which rays hit, where more rays are needed, and what light they bring back."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from recipes_lib.data.pantry import shapes, surfaces
+from recipes_lib.data.pantry.marching import (
+    CAMERA_DISTANCE,
+    HIT,
+    Distance,
+    Passage,
+    Points,
+    box_span,
+    less,
+    march,
+    normals,
+)
+from recipes_lib.data.pantry.surfaces import Colour
+from recipes_lib.data.pantry.things import Stage, Things
+
+_STEPS, _FINE_STEPS = 24, 12
+_JUMP = 3.0  # widths of a pixel by which neighbours may differ in depth before an edge is presumed between them
+
+
+@cache
+def surface_of(name: str) -> Distance:
+    """Distance to an object of a class: to its body or its trim, whichever is nearer."""
+    shape = shapes.SHAPES[name]
+
+    def surface(points: Points, instance: tuple[Tensor, ...]) -> Tensor:
+        body, trim = shape(*points, instance)
+        return body.minimum(trim)
+
+    return surface
+
+
+def paint(canvas: Colour, stage: Stage, batch: Things, name: str) -> None:
+    """Paints objects of one class, at most one an image, over three planes [images, size * size]; in place."""
+    side = stage.size
+    owner, pixel, ray, passage = _followed(stage, batch, name)
+    if not len(owner):
+        return
+    rough = _edges(owner, pixel, passage, len(batch.image), side)
+    smooth = (~rough & (passage.clearance <= HIT)).nonzero()[:, 0]
+    rough = rough.nonzero()[:, 0]
+    fine = _finer(stage, batch, name, owner[rough], pixel[rough], passage.start[rough])
+    owner, pixel = torch.cat([owner[smooth], fine[0]]), torch.cat([pixel[smooth], fine[1]])
+    ray = Points(*(torch.cat(pair) for pair in zip(ray.take(smooth), fine[2], strict=True)))
+    distance = torch.cat([passage.distance[smooth], fine[3]])
+    share = torch.cat([torch.ones_like(passage.distance[smooth]), fine[4]])
+    colour, opacity = _lit(stage, batch, name, owner, ray, distance)
+    share = share * opacity
+    place = owner * (side * side) + pixel
+    cover = torch.zeros(len(batch.image) * side * side, device=share.device).index_add_(0, place, share)
+    for plane, channel in zip(canvas, colour, strict=True):
+        light = torch.zeros_like(cover).index_add_(0, place, channel * share)
+        below = plane[batch.image].view(-1)
+        plane[batch.image] = (below + (light - below * cover)).view(-1, side * side)
+
+
+def _followed(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor, Points, Passage]:
+    """Rays through the middles of pixels that touch an object: their rows of ``batch``, pixels, and how they fared."""
+    area = stage.size * stage.size
+    eye = batch.points(stage.camera.eye.rows(batch.image))
+    ray = batch.directions(stage.ray.rows(batch.image))
+    near, far = box_span(Points(*(value[:, None] for value in eye)), ray, shapes.BOUNDS[name])
+    through = (near < far).view(-1).nonzero()[:, 0]
+    owner = through // area
+    ray = ray.take(through)
+    span = near.view(-1).index_select(0, through), far.view(-1).index_select(0, through)
+    width = 2**0.5 / (stage.size * CAMERA_DISTANCE)
+    passage = march(surface_of(name), batch.shapes(owner), eye.rows(owner), ray, span, width, _STEPS)
+    touching = (passage.clearance < 1).nonzero()[:, 0]
+    passage = Passage(*(value.index_select(0, touching) for value in passage))
+    owner, through = owner.index_select(0, touching), through.index_select(0, touching)
+    return owner, through % area, ray.take(touching), passage
+
+
+def _edges(owner: Tensor, pixel: Tensor, passage: Passage, count: int, side: int) -> Tensor:
+    """Which pixels an edge may run through: partly covered, or with a neighbour much nearer or farther."""
+    hit = passage.clearance <= HIT
+    depth = torch.full((count, side + 2, side + 2), 1e3, device=hit.device)
+    row, column = pixel // side + 1, pixel % side + 1
+    depth[owner, row, column] = torch.where(hit, passage.distance, 1e3)
+    flat, stride = depth.view(-1), side + 2
+    place = (owner * stride + row) * stride + column
+    step = torch.zeros_like(passage.distance)
+    for offset in (-1, 1, -stride, stride):
+        step = step.maximum((flat.index_select(0, place + offset) - passage.distance).abs())
+    pixel_width = passage.distance * (2 / (side * CAMERA_DISTANCE))
+    return ~hit | (step > _JUMP * pixel_width)
+
+
+def _finer(
+    stage: Stage, batch: Things, name: str, owner: Tensor, pixel: Tensor, start: Tensor
+) -> tuple[Tensor, Tensor, Points, Tensor, Tensor]:
+    """Four rays for each of some pixels: rows, pixels, directions, distances, and the share of a pixel each fills."""
+    side = stage.size
+    owner, pixel, start = owner.repeat(4), pixel.repeat(4), start.repeat(4)
+    quarter = torch.arange(4, device=owner.device).repeat_interleave(len(owner) // 4)
+    across = (2 * (pixel % side) + 0.5 + quarter % 2).float() / side - 1
+    upward = 1 - (2 * (pixel // side) + 0.5 + quarter // 2).float() / side
+    ray = batch.directions(stage.camera.rays(across, upward, batch.image.index_select(0, owner)), owner)
+    eye = batch.points(stage.camera.eye.rows(batch.image)).rows(owner)
+    span = start, start + 4  # farther than any object is deep
+    passage = march(surface_of(name), batch.shapes(owner), eye, ray, span, 1 / (side * CAMERA_DISTANCE), _FINE_STEPS)
+    # half covered where the surface passes half a ray's width away
+    share = 0.25 * ((1 - passage.clearance) / (1 - HIT)).clamp(0, 1)
+    seen = (share > 0).nonzero()[:, 0]
+    return owner[seen], pixel[seen], ray.take(seen), passage.distance[seen], share[seen]
+
+
+def _lit(stage: Stage, batch: Things, name: str, owner: Tensor, ray: Points, distance: Tensor) -> tuple[Colour, Tensor]:
+    """Colour and opacity of objects where rays meet them; ``owner`` is each ray's row of ``batch``."""
+    image = batch.image.index_select(0, owner)
+    instance = batch.shapes(owner)
+    spot = batch.points(stage.camera.eye.rows(batch.image)).rows(owner).along(ray, distance)
+    surface = surface_of(name)
+    body, trim = shapes.SHAPES[name](*spot, instance)
+    normal = normals(surface, instance, spot, body.minimum(trim))
+    # ambient occlusion: how much of the space along the normal is free
+    reach = 0.25
+    free = surface(spot.along(normal, torch.full_like(body, reach)), instance) / reach
+    open_ = (0.3 + 0.7 * free.clamp(0, 1)) * (0.7 + 1.5 * spot.y).clamp(0.5, 1)  # the table takes sky from the foot
+    width = distance * (2 / (stage.size * CAMERA_DISTANCE))
+    painted = surfaces.pattern_share(batch.pattern, owner, spot, shapes.ALONG.get(name, "y"), width)
+    is_trim = less(trim, body)
+    painted = painted * (1 - is_trim)
+    albedo = []
+    for base, paint_colour, trim_colour in zip(
+        batch.colour.unbind(1), batch.pattern_colour.unbind(1), batch.trim_colour.unbind(1), strict=True
+    ):
+        to_paint, to_trim = ((other - base).index_select(0, owner) for other in (paint_colour, trim_colour))
+        colour = base.index_select(0, owner) + to_paint * painted + to_trim * is_trim
+        albedo.append(colour * colour)
+    light = batch.directions(stage.light.rows(batch.image)).rows(owner)
+    lamp = [channel.index_select(0, image) for channel in stage.lamp]
+    material = tuple(value.index_select(0, owner) for value in surfaces.traits(batch.material))
+    return surfaces.shade(albedo, normal, ray, light, lamp, open_, material)
