@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
 from recipes_lib import randomness, recipes
@@ -25,6 +24,7 @@ from recipes_lib.config import DataConfig, EvalConfig, OptimConfig, SyncConfig, 
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.loader import Batch, Crop
 from recipes_lib.errors import Faults
+from recipes_lib.evaluation import assignments
 from recipes_lib.evaluation.features import Features
 from recipes_lib.models import heads, vit
 from recipes_lib.objectives import prototypes
@@ -59,6 +59,14 @@ class ModelConfig(vit.ViTConfig):
     ema_final: float = 1.0
     """Momentum that it rises to linearly, after ``optim.stretch`` times the run."""
 
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        super().check(faults)
+        for name in ("hidden", "dim", "prototypes"):
+            faults.need(getattr(self, name) >= 2, f"model.{name}", getattr(self, name), "of at least 2")
+        for name in ("ema", "ema_final"):
+            faults.need(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "in [0, 1]")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -74,6 +82,17 @@ class LossConfig:
     """lambda, of the mean-entropy maximisation."""
     entropy_weight: float = 0.0
     """mu, of the mean entropy of the anchors' assignments; the official runs log it with weight 0."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        faults.need(self.temperature > 0, "loss.temperature", self.temperature, "above 0", "The paper uses 0.1.")
+        sharpen = self.sharpen_temperature
+        faults.need(0 < sharpen <= 1, "loss.sharpen_temperature", sharpen, "in (0, 1]", "The paper uses 0.25.")
+        faults.need(
+            self.sinkhorn_iterations >= 0, "loss.sinkhorn_iterations", self.sinkhorn_iterations, "of at least 0"
+        )
+        for name in ("me_max_weight", "entropy_weight"):
+            faults.need(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +111,7 @@ class Config:
     def validate(self) -> None:
         """Raises ``ConfigError`` with a line for each fault."""
         faults = Faults()
-        for group in (self.data, self.views, self.model, self.optim, self.train, self.eval):
+        for group in (self.data, self.views, self.model, self.loss, self.optim, self.train, self.eval):
             group.check(faults)
         sides = [self.views.image_size] + [self.views.local_size] * (self.views.local_views > 0)
         for name, side in zip(("views.image_size", "views.local_size"), sides, strict=False):
@@ -104,24 +123,7 @@ class Config:
                 f"views.mask_ratio = {ratio} leaves no visible patch ({patches} patches, 0 kept). "
                 f"Use a value of at most {1 - 1 / patches:.3g}; the paper uses 0.15 to 0.7."
             )
-        anchors = self.views.global_views + self.views.local_views
-        faults.need(anchors >= 1, "views.global_views + views.local_views", anchors, "of at least 1")
-        self._check_model_and_loss(faults)
         faults.raise_any()
-
-    def _check_model_and_loss(self, faults: Faults) -> None:
-        for name in ("hidden", "dim", "prototypes"):
-            value = getattr(self.model, name)
-            faults.need(value >= 2, f"model.{name}", value, "of at least 2")
-        faults.need(0 <= self.model.ema <= 1, "model.ema", self.model.ema, "in [0, 1]", "The paper uses 0.996.")
-        faults.need(0 <= self.model.ema_final <= 1, "model.ema_final", self.model.ema_final, "in [0, 1]")
-        loss = self.loss
-        faults.need(loss.temperature > 0, "loss.temperature", loss.temperature, "above 0", "The paper uses 0.1.")
-        sharpen = loss.sharpen_temperature
-        faults.need(0 < sharpen <= 1, "loss.sharpen_temperature", sharpen, "in (0, 1]", "The paper uses 0.25.")
-        iterations = loss.sinkhorn_iterations
-        faults.need(iterations >= 0, "loss.sinkhorn_iterations", iterations, "of at least 0", "The code uses 3.")
-        faults.need(loss.me_max_weight >= 0, "loss.me_max_weight", loss.me_max_weight, "of at least 0")
 
 
 class Encoder(nn.Module):
@@ -133,10 +135,7 @@ class Encoder(nn.Module):
         self.head = heads.ProjectionHead(self.backbone.num_features, config.model.hidden, config.model.dim)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Embeddings of views of one size; ``keep``: indices of the patches that are not dropped.
-
-        Shapes: ``images`` [batch, 3, side, side], ``keep`` [kept] or [batch, kept] -> [batch, dim].
-        """
+        """Embeddings of views of one size: [batch, 3, side, side], patches kept int64 [batch, kept] -> [batch, dim]."""
         return self.head(self.backbone(images, keep))
 
 
@@ -169,12 +168,8 @@ class MSN(nn.Module):
         keep = None
         if ways.mask_ratio > 0 and wide:
             keep = torch.cat([self._keep(batch, view, step) for view in range(len(wide))])
-        return {
-            "target": target,
-            "global": torch.cat(wide) if wide else None,  # [global_views * batch, 3, side, side], view-major
-            "local": torch.cat(narrow) if narrow else None,
-            "keep": keep,
-        }
+        whole, crops = (torch.cat(views) if views else None for views in (wide, narrow))  # [V * batch, 3, side, side]
+        return {"target": target, "global": whole, "local": crops, "keep": keep}
 
     def _keep(self, batch: Batch, view: int, step: int) -> Tensor:
         ways, seed = self.config.views, self.config.train.seed
@@ -232,33 +227,13 @@ Method = MSN
 
 @torch.no_grad()
 def diagnostics(method: MSN, features: Features, test: ImageSet | ImageFiles) -> dict[str, float]:
-    """How the target assigns the test images to prototypes: what collapse would show in.
-
-    ``prototypes_used``: prototypes that are some image's first choice. ``exp_mean_entropy``: exp of the entropy of the
-    mean assignment (1: all images on one prototype; ``model.prototypes``: spread evenly). ``exp_entropy``: exp of the
-    mean entropy of an image's assignment (``model.prototypes``: flat, so it says nothing). ``nmi_label``, ``nmi_tint``:
-    normalised mutual information of the first choice with the class, and with the background's hue where it is known.
-    """
-    device = method.prototypes.weight.device
-    embeddings = method.target.eval().head(features.final.to(device))
+    """How the target assigns the test images to prototypes; what the figures mean: ``evaluation.assignments``."""
+    embeddings = method.target.eval().head(features.final.to(method.prototypes.weight.device))
     p = prototypes.assign(embeddings, method.prototypes.weight, method.config.loss.temperature)  # [N, K]
-    choice = p.argmax(dim=1).cpu()
-    figures = {
-        "prototypes_used": float(choice.unique().numel()),
-        "exp_mean_entropy": float(prototypes.entropy(p.mean(dim=0)).exp()),
-        "exp_entropy": float(prototypes.mean_entropy(p).exp()),
-    }
-    if test.labels is not None:
-        figures["nmi_label"] = float(normalized_mutual_info_score(test.labels, choice))
+    factors = {} if test.labels is None else {"label": test.labels}
     if isinstance(test, ImageSet) and "paper" in test.factors:
-        figures["nmi_tint"] = float(normalized_mutual_info_score(_hue_bin(test.factors["paper"]), choice))
-    return figures
-
-
-def _hue_bin(colours: Tensor) -> Tensor:
-    """Which of six hues a colour is nearest to: the order of its channels.  [N, 3] -> int64 [N]"""
-    order = colours.argsort(dim=1)
-    return order[:, 0] * 3 + order[:, 1]
+        factors["tint"] = assignments.tint(test.factors["paper"])
+    return assignments.describe(p, factors)
 
 
 # Digits on tinted paper, 16 pixels. Shows a net starting to learn beside its baselines: about 40 s on one CPU core.

@@ -81,25 +81,27 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             world=place,
             workers=config.data.workers,
         )
-        report = {"recipe": name}
-        if collectives.is_main():
+
+        def conclude() -> None:
             everything = config.eval.baselines == "all"
-            scores = score(recipe, config, method, splits, config.eval.probes, with_baselines=everything)
+            report = {"recipe": name}
+            report |= score(recipe, config, method, splits, config.eval.probes, with_baselines=everything)
             seconds = round(time.perf_counter() - began, 1)
-            report |= scores | {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
+            report |= {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)
-        collectives.barrier()
+
+        collectives.from_main(conclude)  # the other ranks wait, and hear of its errors
         run.set_state("done", steps)
         return Result(run.path, run.read_report())
 
 
-def _prepare(
-    recipe: ModuleType, config: Any, splits: Splits, place: world.World
-) -> tuple[nn.Module, StepBatches, int]:
+def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World) -> tuple[nn.Module, StepBatches, int]:
     """The method on its device, its batches, and the number of steps."""
     if config.eval.probes and splits.labelled_train and splits.test.labels is None:  # now, not after hours of training
-        raise DataError("The test images have no labels, which the probes need. Add y_test, or --eval.probes with none.")
+        raise DataError(
+            "The test images have no labels, which the probes need. Add y_test, or --eval.probes with none."
+        )
     batches = StepBatches(
         splits.train,
         seed=config.train.seed,
@@ -160,8 +162,7 @@ def _baseline_arms(
     arms = {
         "random_init": features_of(untrained),
         "raw_pixels": tuple(
-            baselines.raw_pixels(images, workers=config.data.workers)
-            for images in (splits.labelled_train, splits.test)
+            baselines.raw_pixels(images, workers=config.data.workers) for images in (splits.labelled_train, splits.test)
         ),
     }
     train = splits.labelled_train

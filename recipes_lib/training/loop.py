@@ -9,6 +9,7 @@ step's number alone, so an interrupted run goes on bit for bit from its last che
 import contextlib
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -53,21 +54,30 @@ def fit(
     optimizer = optim.build(optim_config, method.param_groups())
     start = _restore(method, optimizer, folder)
     schedule = optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
-    model = DistributedDataParallel(method, broadcast_buffers=False) if world.size > 1 else method
+    model = _spread(method) if world.size > 1 else method
     method.train()
     stream = batches.stream(start, steps, workers=workers, device=world.device)
     # drop path draws from torch's global generator: seeded by the step, and given back as it was
-    with torch.random.fork_rng(devices=[]), _stop_on_signal() as stopped, RunLog(folder, steps, start, tensorboard=train.tensorboard) as log:
+    with (
+        torch.random.fork_rng(devices=[]),
+        _stop_on_signal() as stopped,
+        RunLog(folder, steps, start, tensorboard=train.tensorboard) as log,
+    ):
         folder.set_state("running", start)
         for step in range(start, steps):
             schedule.apply(optimizer, step)
             torch.manual_seed(randomness.step_key(train.seed, step, "layers"))
-            figures = _accumulate(model, stream, make_views, step, train)
+            try:
+                figures = _accumulate(model, stream, make_views, step, train)
+            except FloatingPointError as error:  # a loss that met values it cannot use
+                folder.set_state("failed", step)
+                raise Diverged(_advice(step, str(error), optim_config, folder)) from None
             norm = nn.utils.clip_grad_norm_(method.clipped_parameters(), optim_config.clip or float("inf"))
             figures = _average({**figures, "grad_norm": norm})
             if not all(map(_finite, (figures["loss"], figures["grad_norm"]))):
                 folder.set_state("failed", step)
-                raise Diverged(_advice(step, figures["loss"], optim_config, folder))
+                what = f"the loss is {figures['loss']:g}, its gradient's norm {figures['grad_norm']:g}."
+                raise Diverged(_advice(step, what, optim_config, folder))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             method.after_step(step)
@@ -78,6 +88,13 @@ def fit(
             if stop and step + 1 < steps:
                 folder.set_state("interrupted", step + 1)
                 raise Interrupted(f"Interrupted after step {step + 1} of {steps}. Go on: recipes resume {folder.path}")
+
+
+def _spread(method: nn.Module) -> nn.Module:
+    """``method`` with its gradients averaged over ranks."""
+    # of a 1x1 convolution's gradient alone: its two memory layouts are one and the same, the copy costs nothing
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    return DistributedDataParallel(method)
 
 
 def _accumulate(
@@ -116,13 +133,13 @@ def _any_rank(flag: bool, world: World) -> bool:
     return bool(collectives.all_reduce_sum(torch.tensor(float(flag), device=world.device)) > 0)
 
 
-def _advice(step: int, loss: float, config: OptimConfig, folder: RunFolder) -> str:
+def _advice(step: int, what: str, config: OptimConfig, folder: RunFolder) -> str:
     good = checkpoint.newest_step(folder.checkpoints)
     kept = f"The last good checkpoint is of step {good}." if good else "No checkpoint was written yet."
     return (
-        f"The loss or its gradient is not finite at step {step} (loss {loss:g}); training stopped. {kept} "
-        f"Try again in another --out with a lower --optim.lr (now {config.lr:g}), a longer --optim.warmup-epochs "
-        f"(now {config.warmup_epochs:g}) or --optim.clip 1 (now {config.clip})."
+        f"Training diverged at step {step}: {what} {kept} Try again in another --out with a lower --optim.lr "
+        f"(now {config.lr:g}), a longer --optim.warmup-epochs (now {config.warmup_epochs:g}) or --optim.clip 1 "
+        f"(now {config.clip})."
     )
 
 
@@ -137,11 +154,12 @@ def _restore(method: nn.Module, optimizer: torch.optim.Optimizer, folder: RunFol
 
 
 def _save(method: nn.Module, optimizer: torch.optim.Optimizer, folder: RunFolder, step: int, keep: int) -> None:
-    if collectives.is_main():
+    def write() -> None:
         tensors, facts = checkpoint.flatten_optimizer(optimizer, dict(method.named_parameters()))
         checkpoint.save(folder.checkpoints, step, method.state_dict(), tensors, facts, keep)
         folder.set_state("running", step)
-    collectives.barrier()
+
+    collectives.from_main(write)  # a full disk stops all ranks, not one of them
 
 
 @contextmanager

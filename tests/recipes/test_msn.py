@@ -19,6 +19,7 @@ TINY = override(
         "model.prototypes": 8,
         "views.local_views": 2,
         "views.local_size": 8,
+        "views.mask_ratio": 0.5,
         "train.batch_size": 8,
         "train.steps": 10,
     },
@@ -68,8 +69,7 @@ def test_running_statistics_of_the_target_are_its_own():
 
 
 def test_the_mask_drops_patches_of_the_global_anchors_only():
-    model = method(override(TINY, {"views.mask_ratio": 0.5}))
-    views = model.views(batch(), step=0)
+    views = method().views(batch(), step=0)
     assert views["keep"].shape == (8, 8)  # 16 patches, half of them
     assert views["local"].shape == (16, 3, 8, 8)
     assert views["target"].shape == views["global"].shape == (8, 3, 16, 16)
