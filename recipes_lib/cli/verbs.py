@@ -75,7 +75,8 @@ def export(arguments: argparse.Namespace) -> None:
     from recipes_lib.recipes import pretraining
 
     out = arguments.out or arguments.folder / f"export-{arguments.format}"
-    display.out().print(str(pretraining.export(arguments.folder, arguments.format, out)))
+    pretraining.export(arguments.folder, arguments.format, out)
+    display.out().print(str(out))
 
 
 def cook(arguments: argparse.Namespace) -> None:
