@@ -240,4 +240,5 @@ def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
     Raises: ``RunError`` where the folder exists, or the backbone has no such layout.
     """
     _, _, method = reopen(path)
-    return interchange.export(method.backbone, out, layout)
+    interchange.export(method.backbone, out, layout)
+    return out
