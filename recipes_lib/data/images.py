@@ -48,11 +48,6 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def size(self) -> int:
-        """How many images there are."""
-        return len(self.images)
-
     def select(self, indices: Tensor) -> "ImageSet":
         """The images at ``indices`` (int64 [n], in that order), with their labels, factors and names."""
         return replace(
