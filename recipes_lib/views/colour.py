@@ -88,12 +88,13 @@ def _blend_(images: Tensor, factors: list[float], codes: tuple[int, ...]) -> Non
         images.mul_(factor).clamp_max_(1)
         return
     other = luma(images)  # [B, 1, H, W]
-    if CONTRAST in kinds:
-        mean = other.mean(dim=(2, 3), keepdim=True)
-        mean = _only(CONTRAST, mean, codes)
-        other = mean if SATURATION not in kinds else _only(SATURATION, other, codes).add_(mean)
-    elif BRIGHTNESS in kinds:
-        other = _only(SATURATION, other, codes)
+    if SATURATION not in kinds:
+        mean = _only(CONTRAST, other.mean(dim=(2, 3), keepdim=True), codes)
+        images.mul_(factor).add_(mean.mul_(1 - factor)).clamp_(0, 1)
+        return
+    if kinds != {SATURATION}:
+        mean = _only(CONTRAST, other.mean(dim=(2, 3), keepdim=True), codes)
+        other = _only(SATURATION, other, codes).add_(mean)
     torch.lerp(other, images, factor, out=images).clamp_(0, 1)
 
 
@@ -116,7 +117,7 @@ def luma(images: Tensor) -> Tensor:
 def _turn_hue_(images: Tensor, shifts: list[float]) -> Tensor:
     """HSV's hue by arithmetic alone: comparisons and ``where`` cost ten times as much on a CPU.
 
-    Hue is a place on a hexagon, -3 to 3 with red at 0. On each of its sides one channel is the largest, one the least,
+    Hue is a place on a hexagon of circumference 6, red at 0, green at 2, blue at -2. On each of its sides one channel is the largest, one the least,
     and hue = sign(green - blue) * (largest - 2 least + green + blue - red) / chroma.
     """
     red, green, blue = images.split(1, dim=1)
@@ -125,15 +126,14 @@ def _turn_hue_(images: Tensor, shifts: list[float]) -> Tensor:
     chroma = torch.maximum(red, green)
     torch.maximum(chroma, blue, out=chroma).sub_(least)
     hue = (chroma - least).add_(green).add_(blue).sub_(red)
-    hue.div_(chroma.clamp_min(1e-12))  # grey has chroma 0, and any hue
-    hue.copysign_(green - blue).mul_(1 / 6).add_(_column(shifts, images))
-    hue.sub_(hue.floor()).mul_(6)  # 0 to 6, red at 0, green at 2, blue at 4
+    hue.div_(torch.add(images.new_tensor(1e-12), chroma, alpha=6))  # in circles; grey has chroma 0, and any hue
+    hue.copysign_(green - blue).add_(_column([1 + shift for shift in shifts], images)).frac_()  # 0 to 1, red at 0
 
-    # A channel lies above the least by the chroma times a tent: 1 within 1 of its own place, 0 from 2 on.
+    # A channel lies above the least by the chroma times a tent: 1 within 1/6 of its own place, 0 from 2/6 on.
     below, above = least - chroma, least.add_(chroma, alpha=2)
-    torch.addcmul(below, (hue - 3).abs_().clamp_(1, 2), chroma, out=red)
-    torch.addcmul(above, (hue - 2).abs_().clamp_(1, 2), chroma, value=-1, out=green)
-    torch.addcmul(above, hue.sub_(4).abs_().clamp_(1, 2), chroma, value=-1, out=blue)
+    torch.addcmul(below, (hue - 1 / 2).abs_().clamp_(1 / 6, 2 / 6), chroma, value=6, out=red)
+    torch.addcmul(above, (hue - 1 / 3).abs_().clamp_(1 / 6, 2 / 6), chroma, value=-6, out=green)
+    torch.addcmul(above, hue.sub_(2 / 3).abs_().clamp_(1 / 6, 2 / 6), chroma, value=-6, out=blue)
     return images
 
 
@@ -165,8 +165,15 @@ def add_noise(images: Tensor, keys: Tensor, purpose: str, std: float) -> Tensor:
 
 def normalize(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
     """(image - mean) / std for each channel."""
+    return normalize_(images.clone(), mean, std)
+
+
+def normalize_(
+    images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Tensor:
+    """:func:`normalize` in place."""
     mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-    return (images - mean).mul_(1 / std)
+    return images.sub_(mean).mul_(1 / std)
 
 
 def standardize(images: Tensor) -> Tensor:

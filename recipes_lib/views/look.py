@@ -37,9 +37,11 @@ class Look:
     degrees: Tensor
     """float [B]: turn, counter-clockwise."""
 
-    def rows(self, part: Tensor) -> "Look":
-        """The looks of some samples, by number."""
-        return Look(**{name: values[part] for name, values in vars(self).items()})
+    def split(self, parts: list[Tensor]) -> list["Look"]:
+        """The looks of some samples after another, by their numbers."""
+        together, sizes = torch.cat(parts), [len(part) for part in parts]
+        fields = {name: values[together].split(sizes) for name, values in vars(self).items()}
+        return [Look(**dict(zip(fields, values, strict=True))) for values in zip(*fields.values(), strict=True)]
 
 
 _EVENTS = 6

@@ -115,15 +115,14 @@ class MultiCrop:
     def _view(self, kind: Kind, number: int, keys: Tensor, look: Look, cut: Callable[[Tensor], Tensor]) -> Tensor:
         """One view of all samples: ``cut`` gives the crops of those whose numbers it gets."""
         parts = _parts(look, 3 * kind.size**2)
-        done = []
-        for rows in parts:
-            images = develop_(cut(rows), look.rows(rows))
+        done: list[Tensor] = []
+        for rows, part in zip(parts, look.split(parts), strict=True):
+            images = develop_(cut(rows), part)
             if self.config.noise:
                 noise = f"{kind.name} view {number} noise"
                 images = colour.add_noise(images, keys[rows].to(images.device), noise, self.config.noise)
-            done.append(_normalized(images, self.config.normalize))
-        back = torch.cat(parts).argsort().to(done[0].device)
-        return torch.cat(done).index_select(0, back)
+            done += _normalized_(images, self.config.normalize).split(1)
+        return torch.cat([done[place] for place in torch.cat(parts).argsort().tolist()])
 
 
 def _parts(look: Look, values: int) -> list[Tensor]:
@@ -153,7 +152,7 @@ def eval_view(images: Tensor, size: int, normalize: Normalize = "imagenet") -> T
     The shorter side is resized to ``size`` * 256 / 224 and the centre is cut out, as is usual for ImageNet; images that
     are too small for that are resized so that the shorter side is ``size``. Images of that size already stay as they are.
     """
-    images = geometry.to_float(images)
+    images = geometry.to_float(images) if images.dtype == torch.uint8 else images.clone()
     height, width = images.shape[2:]
     if (height, width) != (size, size):
         margin = round(size * 256 / 224)
@@ -162,14 +161,15 @@ def eval_view(images: Tensor, size: int, normalize: Normalize = "imagenet") -> T
         images = F.interpolate(images, sides, mode="bilinear", antialias=True)
         top, left = (sides[0] - size) // 2, (sides[1] - size) // 2
         images = images[:, :, top : top + size, left : left + size]
-    return _normalized(images, normalize)
+    return _normalized_(images, normalize)
 
 
-def _normalized(images: Tensor, kind: Normalize) -> Tensor:
+def _normalized_(images: Tensor, kind: Normalize) -> Tensor:
+    """Normalised as the config asks; ``images`` may be overwritten."""
     match kind:
         case "imagenet":
-            return colour.normalize(images)
+            return colour.normalize_(images)
         case "image":
             return colour.standardize(images)
         case "grey":
-            return colour.standardize(colour.luma(images).expand_as(images))
+            return colour.standardize(colour.grayscale(images))
