@@ -24,9 +24,8 @@ from recipes_lib.config import from_dict
 from recipes_lib.data.images import ImageFiles
 from recipes_lib.data.load import Splits, load
 from recipes_lib.data.loader import StepBatches
-from recipes_lib.data.splits import from_file
 from recipes_lib.distributed import collectives, world
-from recipes_lib.errors import DataError, RunError
+from recipes_lib.errors import RunError
 from recipes_lib.evaluation import baselines, probes
 from recipes_lib.evaluation.features import Features, extract
 from recipes_lib.models import interchange
@@ -98,10 +97,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
 
 def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World) -> tuple[nn.Module, StepBatches, int]:
     """The method on its device, its batches, and the number of steps."""
-    if config.eval.probes and splits.labelled_train and splits.test.labels is None:  # now, not after hours of training
-        raise DataError(
-            "The test images have no labels, which the probes need. Add y_test, or --eval.probes with none."
-        )
+    probes.require_labels(splits, config.eval, config.data.labelled)  # now, not after hours of training
     batches = StepBatches(
         splits.train,
         seed=config.train.seed,
@@ -134,7 +130,7 @@ def score(
     arms = {"method": features_of(method.backbone)}
     if with_baselines:
         arms |= _baseline_arms(recipe, config, method, splits, features_of)
-    labelled = None if config.data.labelled is None else from_file(config.data.labelled, train.names)
+    labelled = probes.labelled_indices(config.data.labelled, train)
     report: dict[str, Any] = {"scores": {name: {} for name in names}, "spread": {}}
     for arm, (train_features, test_features) in arms.items():
         result = probes.run_probes(
@@ -145,6 +141,7 @@ def score(
             splits.test.labels,
             seed=DATA_SEED,
             labelled=labelled,
+            device=next(method.parameters()).device,
         )
         for name in names:
             report["scores"][name][arm] = result.scores[name]
