@@ -21,8 +21,8 @@ Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 class ResNet(torchvision_resnet.ResNet):
     """A ResNet whose representation is the average-pooled last feature map; torchvision's keys, less ``fc``.
 
-    The stem ``imagenet`` is torchvision's: 7x7 of stride 2, then max pooling. The stem ``cifar`` is a 3x3 convolution of
-    stride 1 without pooling, as SimCLR's appendix has it for 32 pixel images: the first one would leave a 1x1 map.
+    The stem ``imagenet`` is torchvision's: 7x7 of stride 2, then max pooling. The stem ``cifar`` is a 3x3 convolution
+    of stride 1 without pooling, as SimCLR's appendix has it for 32 pixel images: the first would leave a 1x1 map.
 
     Shapes: images [batch, 3, height, width] -> [batch, num_features].
     Source: He et al., arXiv 1512.03385; the small stem: Chen et al., arXiv 2002.05709, appendix B.9.

@@ -45,7 +45,8 @@ class ViTConfig:
     """The architecture of a Vision Transformer."""
 
     arch: Arch = "vit_small"
-    """Width, depth and heads: pico 64, 2, 2; nano 96, 3, 3; tiny 192, 12, 3; small 384, 12, 6; base 768, 12, 12; large 1024, 24, 16."""
+    """Width, depth, heads: pico 64, 2, 2; nano 96, 3, 3; tiny 192, 12, 3; small 384, 12, 6; base 768, 12, 12;
+    large 1024, 24, 16."""
     patch_size: int = 16
     """Side of a patch in pixels; it divides the side of every view."""
     stem: Literal["patch", "conv"] = "patch"
