@@ -63,7 +63,8 @@ notebooks: setup  ## execute the chapters that changed
 	$(PY) book/execute.py $(CHAPTERS)
 
 bench: setup  ## side-by-side measurements; minutes
-	@for script in $(filter-out %/side_by_side.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) "$$script" || exit 1; done
+	@for name in $(filter-out __init__ side_by_side,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
+	  echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
 
 cook: setup  ## train what the chapters have cooked earlier; hours
 	@for chapter in $(basename $(notdir $(CHAPTERS))); do $(PY) -m recipes_lib cook $$chapter || exit 1; done
