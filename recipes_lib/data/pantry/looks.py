@@ -36,7 +36,7 @@ def _cover(light: Tensor, factors: Factors) -> None:
     half = factors.occluder_size[rows, None, None]
     cosine, sine = cos_sin(torch.tensor(20.0, device=light.device))
     across, up = (cosine * x + sine * y).abs() - 0.7 * half, (cosine * y - sine * x).abs() - half
-    share = (0.5 - across.maximum(up) / 0.1).clamp(0, 1)[:, None]
+    share = (0.5 - across.maximum(up) / 0.16).clamp(0, 1)[:, None]
     colour = factors.occluder_colour[rows, :, None, None]
     light[rows] = light[rows] + (0.7 * colour * colour - light[rows]) * share
 

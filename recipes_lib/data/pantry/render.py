@@ -15,7 +15,7 @@ from recipes_lib.data.pantry import ground, looks, painting
 from recipes_lib.data.pantry.factors import BACKGROUNDS, CLASSES, Factors
 from recipes_lib.data.pantry.things import Stage, Things, things_of
 
-VERSION = 2
+VERSION = 3
 """Rises when an image of the same factors changes: pictures cached by another version are rendered again."""
 
 SMALLEST = 8

@@ -47,30 +47,33 @@ class Habits:
 
 
 NATURAL: dict[str, Habits] = {
-    "mug": Habits(("glossy", "glossy", "matte"), ("c8402f", "2f6db0", "e9b23c", "f2efe8", "3d8f6b"), (),
-                  ("plain", "bands", "stripes", "dots"), ("wood", "worktop", "boards"), (15, 40), (0.78, 0.98)),
-    "bowl": Habits(("glossy", "matte"), ("4d7ea8", "e8dcc2", "6aa36f", "d9743f"), (),
-                   ("plain", "bands", "dots"), ("cloth", "wood", "tiles"), (25, 50), (0.72, 0.9)),
-    "plate": Habits(("glossy",), ("f4f3ee", "dfe7ee", "f3e3c8", "7fa6c9"), ("f4f3ee", "3a5f8f", "b9423a"),
-                    ("plain", "plain", "bands"), ("cloth", "wood"), (35, 65), (0.75, 0.92)),
-    "bottle": Habits(("glass", "glossy"), ("2e6b3a", "6b3a1a", "3f7f5f", "1f3d2b"), ("b03a2e", "d8b25a", "2b2b2b"),
-                     ("plain", "plain", "bands"), ("marble", "boards", "wood"), (8, 28), (0.78, 0.92)),
-    "jar": Habits(("glass", "glossy"), ("d98b2b", "a8323a", "e2c46a", "8b5a9a"), ("c9a24a", "d9d9d6", "a8323a"),
-                  ("plain", "bands", "checks"), ("boards", "tiles", "cloth"), (10, 35), (0.78, 0.96)),
-    "pot": Habits(("metal", "glossy"), (_STEEL, "b5482f", "3d5a80", _STEEL), (_DARK, "d9c9a3"),
-                  ("plain",), ("tiles", "worktop"), (18, 42), (0.8, 0.95)),
-    "pan": Habits(("metal", "matte"), (_DARK, "4a4d52", "6b3b2e"), (_BROWN, "1c1c1e"),
-                  ("plain",), ("tiles", "worktop"), (28, 55), (0.8, 0.95)),
-    "kettle": Habits(("metal", "glossy"), (_STEEL, "8fb8c9", "c9463d", "e8e1cf"), (_DARK, _BROWN),
-                     ("plain",), ("tiles", "worktop", "boards"), (10, 35), (0.76, 0.9)),
-    "goblet": Habits(("glass", "glass", "metal"), ("cfe0ea", "b8d0dc", "d9b45a", "c9a0b8"), (),
-                     ("plain",), ("cloth", "marble"), (10, 32), (0.78, 0.92)),
-    "spoon": Habits(("metal", "matte"), ("d2d6dc", "b98a55", "c7a06c", _STEEL), (),
-                    ("plain",), ("cloth", "marble", "wood"), (35, 65), (0.82, 1.0)),
-    "apple": Habits(("glossy",), ("c62f2f", "8fb53a", "d9a23a", "b3242c"), (_BROWN,),
-                    ("plain",), ("wood", "cloth", "marble"), (12, 40), (0.7, 0.9)),
-    "carrot": Habits(("matte",), ("ea7a1f", "e3681a", "f08c2e"), ("3f8f3a", "5aa63f"),
-                     ("plain", "bands"), ("wood", "marble", "boards"), (30, 60), (0.82, 1.0)),
+    "mug": Habits(("glossy", "glossy", "matte"), ("c8402f", "2f6db0", "e9b23c", "f2efe8", "3d8f6b", "35363b"), (),
+                  ("plain", "plain", "bands", "stripes", "dots"), ("wood", "worktop", "boards", "cloth"),
+                  (15, 42), (0.66, 0.98)),
+    "bowl": Habits(("glossy", "matte"), ("4d7ea8", "e8dcc2", "6aa36f", "d9743f", "b5482f", "f2efe8"), (),
+                   ("plain", "plain", "bands", "dots"), ("cloth", "wood", "tiles", "marble"), (25, 52), (0.6, 0.9)),
+    "plate": Habits(("glossy",), ("f4f3ee", "dfe7ee", "f3e3c8", "7fa6c9", "8fb8a0"), ("f4f3ee", "3a5f8f", "b9423a"),
+                    ("plain", "plain", "bands"), ("cloth", "wood", "marble"), (30, 65), (0.62, 0.92)),
+    "bottle": Habits(("glass", "glossy"), ("2e6b3a", "6b3a1a", "3f7f5f", "1f3d2b", "2f5f8f", "7a1f2b"),
+                     ("b03a2e", "d8b25a", "2b2b2b"),
+                     ("plain", "plain", "bands"), ("marble", "boards", "wood", "worktop"), (8, 32), (0.64, 0.92)),
+    "jar": Habits(("glass", "glossy"), ("d98b2b", "a8323a", "e2c46a", "8b5a9a", "7f9a4f"),
+                  ("c9a24a", "d9d9d6", "a8323a", "3a5f8f"),
+                  ("plain", "plain", "bands", "checks"), ("boards", "tiles", "cloth", "wood"), (10, 38), (0.64, 0.96)),
+    "pot": Habits(("metal", "glossy", "glossy"), (_STEEL, "b5482f", "3d5a80", "e9b23c", "4f7f5a"), (_DARK, "d9c9a3"),
+                  ("plain",), ("tiles", "worktop", "boards"), (15, 45), (0.66, 0.95)),
+    "pan": Habits(("metal", "matte"), (_DARK, "4a4d52", "6b3b2e", "9a9da3"), (_BROWN, "1c1c1e", "b03a2e"),
+                  ("plain",), ("tiles", "worktop", "wood"), (25, 58), (0.66, 0.95)),
+    "kettle": Habits(("metal", "glossy"), (_STEEL, "8fb8c9", "c9463d", "e8e1cf", "4f7f5a"), (_DARK, _BROWN),
+                     ("plain",), ("tiles", "worktop", "boards"), (10, 38), (0.62, 0.9)),
+    "goblet": Habits(("glass", "glass", "metal"), ("cfe0ea", "b8d0dc", "d9b45a", "c9a0b8", "8fb8a0"), (),
+                     ("plain",), ("cloth", "marble", "wood"), (10, 35), (0.64, 0.92)),
+    "spoon": Habits(("metal", "matte"), ("d2d6dc", "b98a55", "c7a06c", _STEEL, "7a5230"), (),
+                    ("plain",), ("cloth", "marble", "wood", "worktop"), (32, 65), (0.7, 1.0)),
+    "apple": Habits(("glossy",), ("c62f2f", "8fb53a", "d9a23a", "b3242c", "d9c04f"), (_BROWN,),
+                    ("plain",), ("wood", "cloth", "marble", "worktop"), (12, 42), (0.58, 0.9)),
+    "carrot": Habits(("matte",), ("ea7a1f", "e3681a", "f08c2e", "e9b23c"), ("3f8f3a", "5aa63f"),
+                     ("plain",), ("wood", "marble", "boards", "cloth"), (28, 60), (0.7, 1.0)),
 }  # fmt: skip
 
 PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -162,6 +165,7 @@ def _natural(draw: _Draw) -> Factors:
 
     colour = draw.from_lists("colour", label, _palettes([h.colours for h in habits]), spread=0.12)
     trim = draw.from_lists("trim colour", label, _palettes([h.trims or (_IVORY,) for h in habits]), spread=0.08)
+    place = 2 * draw.unit("occluder position", 2) - 1
     own = torch.tensor([not h.trims for h in habits])[label]
     background = named("background", [h.places for h in habits], BACKGROUNDS)
     tables, walls = (_palettes([PLACES[name][part] for name in BACKGROUNDS]) for part in (0, 1))
@@ -177,8 +181,8 @@ def _natural(draw: _Draw) -> Factors:
         pattern_colour=_contrasting(colour, draw.unit("pattern colour", 3)),
         azimuth=draw.between("azimuth", -180, 180),
         elevation=draw.between("elevation", low, high),
-        roll=draw.bell("roll", 8, 1)[:, 0],
-        position=draw.bell("position", 0.14, 2),
+        roll=draw.bell("roll", 14, 1)[:, 0],
+        position=draw.bell("position", 0.3, 2),
         size=draw.between("size", small, large),
         background=background,
         table_colour=draw.from_lists("table colour", background, tables, spread=0.1),
@@ -188,7 +192,9 @@ def _natural(draw: _Draw) -> Factors:
         light_strength=draw.between("light strength", 0.8, 1.2),
         light_colour=_warmth(draw.between("light colour", 0.0, 1.0)),
         occluder=(draw.unit("occluder", 1)[:, 0] < 0.08).long(),
-        **_shared(draw, far=0.75, largest=0.3),
+        # at the picture's border
+        occluder_position=0.95 * place / place.abs().amax(1, keepdim=True).clamp_min(1e-6),
+        **_shared(draw, largest=0.4),
         objects=1 + (draw.unit("objects", 1) < torch.tensor([0.15, 0.03])).sum(1),
         style=torch.where(draw.unit("style", 1)[:, 0] < 0.92, 0, STYLES.index("dusk")),
     )
@@ -217,17 +223,17 @@ def _controlled(draw: _Draw) -> Factors:
         light_strength=draw.between("light strength", 0.5, 1.5),
         light_colour=0.75 + 0.25 * draw.unit("light colour", 3),
         occluder=draw.choice("occluder", torch.full((count,), 2)),
-        **_shared(draw, far=0.9, largest=0.4),
+        occluder_position=1.8 * draw.unit("occluder position", 2) - 0.9,
+        **_shared(draw, largest=0.4),
         objects=1 + draw.choice("objects", 3),
         style=draw.choice("style", len(STYLES)),
     )
 
 
-def _shared(draw: _Draw, far: float, largest: float) -> dict[str, Tensor]:
+def _shared(draw: _Draw, largest: float) -> dict[str, Tensor]:
     """Occluders and further objects, which neither kind of scene ties to a class."""
     turn = draw.unit("extra azimuth", 2)
     return {
-        "occluder_position": far * (2 * draw.unit("occluder position", 2) - 1),
         "occluder_size": draw.between("occluder size", 0.5 * largest, largest),
         "occluder_colour": _vivid(draw.unit("occluder colour", 3)),
         "extra_label": (draw.unit("extra label", 2) * len(CLASSES)).long(),

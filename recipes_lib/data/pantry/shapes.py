@@ -118,8 +118,8 @@ def pot(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
     body = _disc(r, y, radius, 0.0, height, 0.07)
     dome = 1.2 - 0.3 * c
     drop = (dome * dome - radius * radius).sqrt()  # the lid: a cap of a large sphere, as wide as the pot
-    lid = _sphere(r, y, dome, height + 0.02 - drop).maximum(height - y)
-    knob = _sphere(r, y, 0.09 + 0.03 * d, height + dome - drop + 0.1)
+    lid = _sphere(r, y, dome, height - drop).maximum(height - 0.05 - y)
+    knob = _sphere(r, y, 0.09 + 0.03 * d, height + dome - drop + 0.08)
     grip = _ring((x.abs() - radius) * 0.9, z, (y - height + 0.18), 0.17, 0.05)
     return body.minimum(lid), knob.minimum(grip.maximum(radius - 0.02 - r))
 

@@ -24,6 +24,11 @@ def _wave(x: Tensor) -> Tensor:
     return 1 - (2 * fraction(x) - 1).abs()
 
 
+def _smooth(x: Tensor) -> Tensor:
+    """[0, 1] to [0, 1] with flat ends."""
+    return x * x * (3 - 2 * x)
+
+
 def _edge(x: Tensor, width: Tensor | float) -> Tensor:
     """Soft step: 0 well below 0, 1 well above, half at 0."""
     return (x / width + 0.5).clamp(0, 1)
@@ -88,9 +93,9 @@ def table(kind: str, x: Tensor, z: Tensor, width: Tensor) -> tuple[Tensor, Tenso
             across, down = _edge(_wave(x * 1.1) - 0.5, soft), _edge(_wave(z * 1.1) - 0.5, soft)
             return 1.0 + 0 * x, 0.85 - 0.425 * (across + down)
         case "marble":
-            bent = x * 0.8 + z * 0.55 + 0.9 * _wave(z * 0.31 + 0.2) + 0.45 * _wave(x * 0.83 - z * 0.37)
-            vein = _wave(bent) * _wave(bent * 1.7 + 0.3 * z)
-            return 0.62 + 0.45 * vein.sqrt(), 0.0
+            bent = x * 0.6 + z * 0.4 + 0.8 * _smooth(_wave(z * 0.31 + 0.2)) + 0.4 * _smooth(_wave(x * 0.7 - z * 0.37))
+            vein = _smooth(_wave(bent)) * _smooth(_wave(bent * 1.7 + 0.3 * z + 0.2 * x))
+            return 1.05 - 0.45 * (1 - vein.sqrt()) * (1 - vein.sqrt()), 0.0
         case "tiles":
             return 0.95 + 0.1 * _wave(x * 0.21 + 0.3 * z), 0.0
         case "boards":

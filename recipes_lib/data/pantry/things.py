@@ -117,7 +117,7 @@ def _main(factors: Factors) -> dict[str, Tensor]:
 
 def _extra(factors: Factors, slot: int) -> dict[str, Tensor]:
     """A further object: a glazed, plain one of average shape."""
-    colour = 0.2 + 0.65 * hue_colour(factors.extra_hue[:, slot])
+    colour = 0.35 + 0.45 * hue_colour(factors.extra_hue[:, slot])
     return {
         "label": factors.extra_label[:, slot],
         "size": _EXTRA_SIZE * factors.size,
