@@ -114,7 +114,8 @@ def crop_each(images: Tensor | Sequence[Tensor], boxes: Tensor, flip: Tensor, ou
     The images, [3, H, W] each, may differ in size; stored channels last, as decoders leave them, they are cut fastest.
     """
     for i, ((top, left, height, width), mirrored) in enumerate(zip(boxes.tolist(), flip.tolist(), strict=True)):
-        box = images[i][None, :, top : top + height, left : left + width]
+        # clone: a box without gaps between its rows is resized a quarter faster
+        box = images[i][None, :, top : top + height, left : left + width].clone()
         crop = F.interpolate(box, out.shape[2:], mode="bilinear", antialias=True)[0]
         out[i] = crop.flip(-1) if mirrored else crop
     return out

@@ -19,8 +19,8 @@ from recipes_lib.views.look import LOOK_DRAWS, Look, develop_, look_from
 
 __all__ = ["MultiCrop", "Normalize", "ViewBatch", "ViewsConfig", "eval_view"]
 
-# A part of a batch should fit the second-level cache of a core (about 1 MB) with its temporaries.
-_CACHED_VALUES = 200_000
+# Floats computed together: about the second-level cache of a core (1 MB).
+_CACHED_VALUES = 300_000
 
 
 class ViewBatch(Protocol):
