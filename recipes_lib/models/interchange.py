@@ -31,7 +31,7 @@ def export(
     folder: Path,
     layout: Literal["timm", "hf"],
     *,
-    normalize: Literal["imagenet", "image"] = "imagenet",
+    normalize: Literal["imagenet", "image", "grey"] = "imagenet",
 ) -> None:
     """Writes ``model.safetensors`` and ``config.json`` into a new folder, all of it or nothing.
 
@@ -177,7 +177,7 @@ def _timm_config(backbone: VisionTransformer | ResNet, normalize: str) -> dict[s
         "num_features": backbone.num_features,
         "model_args": arguments,
         "pretrained_cfg": preprocessing,
-        "normalize": normalize,  # image: each image was brought to mean 0 and std 1, for which timm has no word
+        "normalize": normalize,  # image, grey: each image was brought to mean 0 and std 1, for which timm has no word
         "recipes_lib": {"network": type(backbone).__name__, **own},
     }
 

@@ -236,6 +236,6 @@ def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
 
     Raises: ``RunError`` where the folder exists, or the backbone has no such layout.
     """
-    _, _, method = reopen(path)
-    interchange.export(method.backbone, out, layout)
+    _, config, method = reopen(path)
+    interchange.export(method.backbone, out, layout, normalize=config.views.normalize)
     return out

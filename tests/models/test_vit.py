@@ -167,9 +167,15 @@ def test_convolutional_stem_halves_once_a_factor_of_two_and_ends_in_the_width():
 # initialisation
 
 
+@pytest.mark.parametrize(("arch", "std"), [("vit_small", 0.02), ("vit_pico", 0.02 * math.sqrt(6))])
+def test_a_narrow_layer_starts_with_larger_weights_so_that_its_output_keeps_its_size(arch, std):
+    model = vit.build(ViTConfig(arch=arch, patch_size=16), image_size=224)
+    assert model.blocks[1].mlp.fc1.weight.std().item() == pytest.approx(std, rel=0.05)
+
+
 def test_initial_weights_are_the_papers():
     torch.manual_seed(0)
-    model = vit.build(ViTConfig(arch="vit_tiny", patch_size=16), image_size=224)
+    model = vit.build(ViTConfig(arch="vit_small", patch_size=16), image_size=224)
     for tensor in (model.cls_token, model.pos_embed, model.blocks[3].attn.qkv.weight, model.blocks[3].mlp.fc2.weight):
         assert tensor.std().item() == pytest.approx(0.02, rel=0.15)
         assert tensor.abs().max() < 2.0
