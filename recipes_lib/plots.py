@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from numpy.typing import ArrayLike, NDArray
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -175,5 +176,30 @@ def image_grid(ax: Axes, images: ArrayLike, *, columns: int = 8, gap: int = 1, t
         sheet[top : top + height, left : left + width] = tile
     _prepare(ax, title=title)
     ax.imshow(np.clip(sheet, 0, 1).squeeze(-1) if channels == 1 else np.clip(sheet, 0, 1), cmap="gray", vmin=0, vmax=1)
+    ax.set_axis_off()
+    return ax
+
+
+def flow(ax: Axes, boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Axes:
+    """A diagram: named boxes at (x, y), in widths and heights of a box, and arrows from one to another.
+
+    Raises: ``ValueError`` for an arrow to or from a box that is not there.
+    """
+    _prepare(ax)
+    width, height = 0.84, 0.44
+    patches = {}
+    for name, (x, y) in boxes.items():
+        corner = (x - width / 2, y - height / 2)
+        look = {"boxstyle": "round,pad=0.02", "facecolor": "#eef3f8", "edgecolor": PALETTE[0]}
+        patches[name] = ax.add_patch(FancyBboxPatch(corner, width, height, **look))
+        ax.text(x, y, name, ha="center", va="center", fontsize="small")
+    for start, end in arrows:
+        if missing := {start, end} - set(boxes):
+            raise ValueError(f"There is no box {missing.pop()!r}; there are {', '.join(map(repr, boxes))}.")
+        ends = {"patchA": patches[start], "patchB": patches[end], "shrinkA": 1, "shrinkB": 1}
+        look = {"arrowstyle": "-|>", "mutation_scale": 12, "color": BASELINE}
+        ax.add_patch(FancyArrowPatch(boxes[start], boxes[end], **ends, **look))
+    across, along = zip(*boxes.values(), strict=True)
+    ax.set(xlim=(min(across) - 0.5, max(across) + 0.5), ylim=(min(along) - 0.3, max(along) + 0.3))
     ax.set_axis_off()
     return ax

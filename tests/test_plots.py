@@ -111,3 +111,12 @@ def test_an_image_grid_refuses_other_shapes(ax, shape):
 def test_faces_are_opaque_white(ax):
     plots.bars(ax, {"ours": [1.0]}, ylabel="accuracy")
     assert ax.get_facecolor() == ax.figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_a_flow_draws_every_box_and_arrow_and_refuses_an_arrow_to_nowhere(ax):
+    boxes = {"image": (0, 0), "view": (1, 0), "network": (2, 0)}
+    plots.flow(ax, boxes, [("image", "view"), ("view", "network")])
+    assert [text.get_text() for text in ax.texts] == list(boxes)
+    assert len(ax.patches) == 3 + 2
+    with pytest.raises(ValueError, match="There is no box 'nowhere'"):
+        plots.flow(ax, boxes, [("image", "nowhere")])
