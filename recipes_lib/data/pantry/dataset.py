@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Pantry as a data set: pictures, classes and true factors, rendered once and then read from disk."""
 
+import hashlib
+
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.pantry.cache import cached
-from recipes_lib.data.pantry.factors import CLASSES
+from recipes_lib.data.pantry.factors import CLASSES, Factors
 from recipes_lib.data.pantry.render import VERSION, render
 from recipes_lib.data.pantry.scenes import Scenes, Split, sample_factors
 
@@ -15,8 +17,15 @@ def dataset(count: int, *, size: int, seed: int, scenes: Scenes = "natural", spl
     disk (``cache.folder()``). Raises: ``ValueError`` for a count, size or name that is not allowed.
     """
     factors = sample_factors(count, seed, scenes, split=split)
-    arguments = {
-        "count": count, "size": size, "seed": seed, "scenes": scenes, "split": split, "version": VERSION,
-    }  # fmt: skip
+    # the factors say what is drawn, the version how: so a change of the scenes asks for new pictures by itself
+    arguments = {"factors": _digest(factors), "size": size, "version": VERSION}
     images = cached(lambda: {"images": render(factors, size)}, arguments)["images"]
     return ImageSet(images, factors.label, CLASSES, factors.to_dict())
+
+
+def _digest(factors: Factors) -> str:
+    """SHA-256 of every factor's values."""
+    digest = hashlib.sha256()
+    for name, values in sorted(factors.to_dict().items()):
+        digest.update(name.encode() + values.contiguous().numpy().tobytes())
+    return digest.hexdigest()
