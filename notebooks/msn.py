@@ -160,7 +160,7 @@ from recipes_lib.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
 config = replace(toy, views=replace(toy.views, mask_ratio=0.5))
 method = pretraining.build(msn, config, steps=1)
-batch = StepBatches(data.train, seed=0, batch_size=128)[0]
+batch = StepBatches(data.train, seed=0, batch_size=256)[0]
 views = method.views(batch, step=0)
 
 

@@ -9,11 +9,11 @@ from recipes_lib.claims.check import Claim, Figure
 
 PRESET = "simmer"
 SEEDS = (0, 1, 2)
-BASE = {"train.steps": 500, "train.checkpoint_every": 500, "eval.baselines": "none", "eval.probes": ["knn"]}
+BASE = {"train.steps": 300, "train.checkpoint_every": 300, "eval.baselines": "none", "eval.probes": ["knn"]}
 """Shared by all arms: short enough for every arm and seed in half an hour of two cores."""
 
 ARMS = {
-    "long": {"train.steps": 3000, "eval.baselines": "all", "eval.probes": ["knn", "linear", "lowshot"]},
+    "long": {"train.steps": 1500, "eval.baselines": "all", "eval.probes": ["knn", "linear", "lowshot"]},
     "full": {},
     "no_balance": {"loss.me_max_weight": 0.0, "loss.sinkhorn_iterations": 0},
     "flat_targets": {"loss.sharpen_temperature": 1.0, "loss.sinkhorn_iterations": 0},
