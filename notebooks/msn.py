@@ -426,7 +426,7 @@ interact_manual(
 # ## Break it
 #
 # Take away what spreads the assignments: no mean-entropy maximisation, no Sinkhorn. The loss will be *lower*, and
-# everything will be lost. About 10 seconds.
+# everything will be lost. About 15 seconds.
 
 # %%
 broken_config = override(
@@ -434,7 +434,7 @@ broken_config = override(
     {
         "loss.me_max_weight": 0.0,
         "loss.sinkhorn_iterations": 0,
-        "train.steps": 60,
+        "train.steps": 50,
         "eval.baselines": "none",
         "eval.probes": ["knn"],
     },
