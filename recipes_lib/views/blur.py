@@ -22,17 +22,13 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """
     batch, channels, height, width = images.shape
     weights, reach = _blur_weights(sigma, height, images)
-    vertical = torch.empty_like(images)
-    for out, read in _tiles(height, reach):
-        vertical[:, :, out] = torch.matmul(weights[:, None, out, read], images[:, :, read])
+    tiles = [torch.matmul(weights[:, None, out, read], images[:, :, read]) for out, read in _tiles(height, reach)]
+    images = (tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=2)).view(batch, channels * height, width)
 
     if width != height:
         weights, reach = _blur_weights(sigma, width, images)
-    vertical = vertical.view(batch, channels * height, width)
-    result = torch.empty_like(vertical)
-    for out, read in _tiles(width, reach):
-        result[:, :, out] = torch.bmm(vertical[:, :, read], weights[:, out, read].mT)
-    return result.view_as(images)
+    tiles = [torch.bmm(images[:, :, read], weights[:, out, read].mT) for out, read in _tiles(width, reach)]
+    return (tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=2)).view(batch, channels, height, width)
 
 
 def kernel_radius(sigma: Tensor, side: int) -> Tensor:

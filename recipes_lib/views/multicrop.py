@@ -121,8 +121,9 @@ class MultiCrop:
             if self.config.noise:
                 noise = f"{kind.name} view {number} noise"
                 images = colour.add_noise(images, keys[rows].to(images.device), noise, self.config.noise)
-            done += _normalized_(images, self.config.normalize).split(1)
-        return torch.cat([done[place] for place in torch.cat(parts).argsort().tolist()])
+            done.append(_normalized_(images, self.config.normalize))
+        back = torch.cat(parts).argsort().to(done[0].device)
+        return torch.cat(done).index_select(0, back)
 
 
 def _parts(look: Look, values: int) -> list[Tensor]:
