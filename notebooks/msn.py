@@ -42,7 +42,7 @@ notebook.start(chapter="msn", seconds=90, threads=1)
 # You have thousands of pictures of a kitchen ({doc}`/book/pantry`) and five labels a class. Which pictures belong together?
 # Ask the pixels first: take a picture, and look for those that are nearest to it, value by value.
 
-# %% mystnb={"image": {"alt": "Six rows of kitchen objects. The first of each row is a query, the others are its nearest neighbours by pixels; many show another object on a table of a similar colour."}} tags=["hide-input"]
+# %% tags=["hide-input"]
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,7 @@ toy = msn.PRESETS["toy"]
 data = load(toy.data, pretraining.DATA_SEED)
 
 
+# %% tags=["hide-input"]
 def neighbours(train: torch.Tensor, queries: torch.Tensor, count: int) -> torch.Tensor:
     """Indices of the nearest training rows by cosine, nearest first: [queries, count]."""
     train, queries = (torch.nn.functional.normalize(rows, dim=1) for rows in (train, queries))
@@ -74,6 +75,7 @@ def show_neighbours(found: torch.Tensor, queries: torch.Tensor, title: str) -> N
     plt.show()
 
 
+# %% mystnb={"image": {"alt": "Six rows of kitchen objects. The first of each row is a query, the others are its nearest neighbours by pixels; many show another object on a table of a similar colour."}} tags=["hide-input"]
 kinds = [data.test.class_names.index(name) for name in ("mug", "bowl", "bottle", "pan", "kettle", "spoon")]
 queries = torch.tensor([(data.test.labels == kind).nonzero()[1, 0] for kind in kinds])
 pixels = [raw_pixels(images).final for images in (data.train, data.test)]
@@ -89,12 +91,13 @@ show_neighbours(neighbours(pixels[0], pixels[1][queries], 9), queries, "query, t
 # Each claim was written down with its margin before the runs that decide it, has a control arm, and three seeds; the
 # verdicts come at the end, and from there go to the {doc}`/book/ledger`.
 #
-# 1. **It learns**: features beat those of the same network before training, and raw pixels, at weighted k-NN.
-# 2. **Dropped patches cost nothing**: 70 % fewer patches take about that share off the encoder's work.
-# 3. **Collapse**: without mean-entropy maximisation and Sinkhorn, nearly all images choose the same few prototypes.
-# 4. **Sharpening**: without it assignments stay flat.
-# 5. **The colour shortcut**: where views keep an image's colours, prototypes sort by colour.
-# 6. **Masking improves features**: the paper's finding at full scale; we expect it not to show at this one.
+# - `msn.beats_random`, `msn.beats_pixels`: features beat those of the same network before training, and raw pixels, at
+#   weighted k-NN.
+# - `msn.mask_flops`, `msn.mask_time`: 70 % fewer patches take about that share off the encoder's work, and time with it.
+# - `msn.collapse`: without mean-entropy maximisation and Sinkhorn, nearly all images choose the same few prototypes.
+# - `msn.sharpening`: without sharpened targets, assignments stay flat.
+# - `msn.colour_shortcut`: where views keep an image's colours, prototypes sort by colour.
+# - `msn.mask_accuracy`: masking improves the features. It does so in the paper, at full scale; we expect it not to show here.
 # :::
 
 # %% [markdown]
@@ -442,7 +445,7 @@ broken_config = override(
 broken = msn.run(broken_config, Path(mkdtemp()) / "run")
 
 
-# %% mystnb={"image": {"alt": "Two panels with the number of test images that choose each prototype, prototypes sorted by it: for the intact run many prototypes share the images, for the broken run nearly all images choose one."}} tags=["hide-input"]
+# %% tags=["hide-input"]
 def shares(folder: Path) -> torch.Tensor:
     """How many test images choose each prototype, largest first: int64 [prototypes]."""
     _, config, method = pretraining.reopen(folder)
@@ -454,6 +457,7 @@ def shares(folder: Path) -> torch.Tensor:
     return chosen.bincount(minlength=config.model.prototypes).sort(descending=True).values
 
 
+# %% mystnb={"image": {"alt": "Two panels with the number of test images that choose each prototype, prototypes sorted by it: for the intact run many prototypes share the images, for the broken run nearly all images choose one."}} tags=["hide-input"]
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
 for ax, (name, folder) in zip(axes, {"intact": result.folder, "broken": broken.folder}.items(), strict=True):
     counts = shares(folder)
