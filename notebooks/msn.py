@@ -351,7 +351,7 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
 steps = [line["step"] for line in curve]
 plots.curve(axes[0], steps, {"loss": [line["loss"] for line in curve]}, ylabel="loss (nats)")
 entropy = {name: [line[key] for line in curve] for name, key in (("anchors", "entropy"), ("targets", "target_entropy"))}
-plots.curve(axes[1], steps, entropy, ylabel="mean entropy of an assignment (nats)")
+plots.curve(axes[1], steps, entropy, ylabel="mean entropy (nats)")
 plt.show()
 
 # %% mystnb={"image": {"alt": "Bar chart of accuracy by probe for the cooked MSN run, the untrained network, raw pixels and a supervised network; MSN stands between pixels and the supervised network."}} tags=["hide-input"]
