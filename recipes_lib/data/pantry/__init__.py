@@ -20,6 +20,7 @@ from recipes_lib.data.pantry.factors import (
 )
 from recipes_lib.data.pantry.render import render
 from recipes_lib.data.pantry.scenes import sample_factors
+from recipes_lib.data.pantry.sheet import contact_sheet
 
 __all__ = [
     "BACKGROUNDS",
@@ -28,6 +29,7 @@ __all__ = [
     "PATTERNS",
     "STYLES",
     "Factors",
+    "contact_sheet",
     "correlate",
     "dataset",
     "fix",

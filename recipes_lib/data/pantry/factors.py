@@ -206,10 +206,10 @@ def _like(factors: Factors, field: str, value: str | float | Sequence[float] | T
     if isinstance(value, str):
         value = index_of(field, value)
     new = torch.as_tensor(value, dtype=old.dtype, device=old.device)
-    if new.ndim < old.ndim or new.shape[0] != len(old):
-        new = new.expand(old.shape).clone()
-    if new.shape != old.shape:
-        raise ValueError(f"factors.{field} has shape {list(new.shape)}: use {list(old.shape)}, or one row for all.")
+    row = list(old.shape[1:])
+    if list(new.shape) not in ([], row, list(old.shape)):
+        raise ValueError(f"factors.{field} has shape {list(new.shape)}: use {list(old.shape)}, or {row} for all.")
+    new = new.expand(old.shape).clone()
     low, high = RANGES[field]
     bad = new[~((new >= low) & (new <= high))]
     if bad.numel():

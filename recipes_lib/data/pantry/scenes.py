@@ -206,21 +206,21 @@ def _controlled(draw: _Draw) -> Factors:
         label=draw.labels(),
         instance=draw.unit("instance", 4),
         material=draw.choice("material", len(MATERIALS)),
-        colour=_vivid(draw.unit("colour", 3)),
-        trim_colour=_vivid(draw.unit("trim colour", 3)),
+        colour=_mild(draw.unit("colour", 3)),
+        trim_colour=_mild(draw.unit("trim colour", 3)),
         pattern=draw.choice("pattern", len(PATTERNS)),
-        pattern_colour=_vivid(draw.unit("pattern colour", 3)),
+        pattern_colour=_mild(draw.unit("pattern colour", 3)),
         azimuth=draw.between("azimuth", -180, 180),
         elevation=draw.between("elevation", 10, 65),
         roll=draw.between("roll", -20, 20),
         position=0.6 * draw.unit("position", 2) - 0.3,
         size=draw.between("size", 0.5, 1.0),
         background=draw.choice("background", len(BACKGROUNDS)),
-        table_colour=_vivid(draw.unit("table colour", 3)),
-        wall_colour=_vivid(draw.unit("wall colour", 3)),
+        table_colour=_mild(draw.unit("table colour", 3)),
+        wall_colour=_mild(draw.unit("wall colour", 3)),
         light_azimuth=draw.between("light azimuth", -180, 180),
         light_elevation=draw.between("light elevation", 30, 80),
-        light_strength=draw.between("light strength", 0.5, 1.5),
+        light_strength=draw.between("light strength", 0.6, 1.4),
         light_colour=0.75 + 0.25 * draw.unit("light colour", 3),
         occluder=draw.choice("occluder", torch.full((count,), 2)),
         occluder_position=1.8 * draw.unit("occluder position", 2) - 0.9,
@@ -245,7 +245,13 @@ def _shared(draw: _Draw, largest: float) -> dict[str, Tensor]:
 
 def _vivid(draws: Tensor) -> Tensor:
     """Colours of all hues, from pale to strong: [N, 3] (hue, strength, lightness) -> [N, 3] sRGB."""
-    return hue_colour(draws[:, 0]) * (0.85 * draws[:, 1:2]) + (1 - 0.85 * draws[:, 1:2]) * (0.25 + 0.7 * draws[:, 2:])
+    strength = 0.85 * draws[:, 1:2]
+    return hue_colour(draws[:, 0]) * strength + (1 - strength) * (0.25 + 0.7 * draws[:, 2:])
+
+
+def _mild(draws: Tensor) -> Tensor:
+    """Colours of all hues, neither very strong nor very dark: as ``_vivid``."""
+    return 0.15 + 0.8 * _vivid(draws * draws.new_tensor([1.0, 0.8, 1.0]))
 
 
 def _contrasting(colour: Tensor, draws: Tensor) -> Tensor:

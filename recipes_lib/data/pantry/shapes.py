@@ -170,7 +170,7 @@ def spoon(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
     u, v, w = (x + 0.62) / long, (y - 0.2) / 0.18, z / wide
     shell = ((u * u + v * v + w * w).sqrt() - 1.0).abs() * 0.15 - 0.025
     shell = shell.maximum((y - 0.19) * 0.9)
-    handle = _rod(x, y * 1.25, z, (-0.28, 0.22, 0.0), (1.0, 0.2 + 0.1 * c, 0.0), 0.062 + 0.0, -0.035) * 0.8
+    handle = _rod(x, y * 1.25, z, (-0.28, 0.22, 0.0), (1.0, 0.2 + 0.1 * c, 0.0), 0.062, -0.035) * 0.8
     tip = _rod(x, y * 1.5, z, (0.72, 0.24 + 0.1 * c, 0.0), (0.98, 0.24 + 0.12 * c, 0.0), 0.1) * 0.65
     return shell.minimum(handle), tip + (d > 0.5).to(tip.dtype) * _FAR  # half of the spoons end in a tip
 
