@@ -143,6 +143,22 @@ def test_image_normalisation_gives_each_view_mean_0_and_deviation_1():
         torch.testing.assert_close(view.std(dim=(1, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
 
 
+def test_grey_normalisation_drops_the_colours_of_each_view_and_at_evaluation():
+    for view in [
+        *MultiCrop(replace(EVERYTHING, normalize="grey"), seed=0)(batch([0, 1])),
+        eval_view(images(), 32, "grey"),
+    ]:
+        assert torch.equal(view[:, 0], view[:, 2])
+        torch.testing.assert_close(view.mean(dim=(1, 2, 3)), torch.zeros(len(view)), atol=1e-5, rtol=0)
+
+
+def test_eval_view_leaves_its_input_alone():
+    picture = images() / 255
+    before = picture.clone()
+    eval_view(picture, 32)
+    assert torch.equal(picture, before)
+
+
 def test_a_batch_needs_images_or_a_crop_for_each_view():
     crop = MultiCrop(EVERYTHING, seed=0)
     with pytest.raises(ValueError, match="either images or crops"):
