@@ -375,9 +375,9 @@ show_neighbours(found, queries, "query, then its nearest neighbours by MSN's fea
 from recipes_lib.objectives.prototypes import assign
 
 with torch.no_grad():
-    p = assign(cook.target.eval().head(features["test"].final), cook.prototypes.weight, simmer.loss.temperature)
-popular = p.argmax(dim=1).bincount(minlength=p.shape[1]).topk(8).indices
-members = p[:, popular].T.topk(10).indices
+    shares = assign(cook.target.eval().head(features["test"].final), cook.prototypes.weight, simmer.loss.temperature)
+popular = shares.argmax(dim=1).bincount(minlength=shares.shape[1]).topk(8).indices
+members = shares[:, popular].T.topk(10).indices
 figure, ax = plt.subplots(figsize=(6, 4.8))
 plots.image_grid(
     ax, data.test.images[members.flatten()], columns=10, title="a row: the images that choose one prototype most"
@@ -446,7 +446,7 @@ broken = msn.run(broken_config, Path(mkdtemp()) / "run")
 
 
 # %% tags=["hide-input"]
-def shares(folder: Path) -> torch.Tensor:
+def choices(folder: Path) -> torch.Tensor:
     """How many test images choose each prototype, largest first: int64 [prototypes]."""
     _, config, method = pretraining.reopen(folder)
     rows = extract(method.backbone, data.test, **how).final
@@ -460,7 +460,7 @@ def shares(folder: Path) -> torch.Tensor:
 # %% mystnb={"image": {"alt": "Two panels with the number of test images that choose each prototype, prototypes sorted by it: for the intact run many prototypes share the images, for the broken run nearly all images choose one."}} tags=["hide-input"]
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
 for ax, (name, folder) in zip(axes, {"intact": result.folder, "broken": broken.folder}.items(), strict=True):
-    counts = shares(folder)
+    counts = choices(folder)
     ax.bar(range(len(counts)), counts, width=1.0, color=plots.PALETTE[0])
     ax.set(
         title=name,
