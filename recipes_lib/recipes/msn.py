@@ -116,6 +116,8 @@ class Config:
         sides = [self.views.image_size] + [self.views.local_size] * (self.views.local_views > 0)
         for name, side in zip(("views.image_size", "views.local_size"), sides, strict=False):
             self.model.check_side(faults, name, side)
+        if self.data.image_size != self.views.image_size:
+            self.model.check_side(faults, "data.image_size", self.data.image_size)  # features are computed at this side
         ratio, patches = self.views.mask_ratio, (self.views.image_size // max(self.model.patch_size, 1)) ** 2
         faults.need(0 <= ratio < 1, "views.mask_ratio", ratio, "in [0, 1)", "The paper uses 0.15 to 0.7.")
         if 0 <= ratio < 1 and patches and int(patches * (1 - ratio)) == 0:
@@ -241,9 +243,11 @@ def diagnostics(method: MSN, features: Features, test: ImageSet | ImageFiles) ->
 _TOY = Config(
     data=DataConfig(name="pantry", image_size=32, train_size=3000, test_size=500),
     views=MSNViews(image_size=32, local_views=0, blur=0.0, mask_ratio=0.0),
-    model=ModelConfig(arch="vit_pico", patch_size=8, stem="conv", hidden=256, dim=64, prototypes=128, ema=0.9),
+    model=ModelConfig(
+        arch="vit_pico", patch_size=8, stem="conv", hidden=256, dim=64, prototypes=128, ema=0.9, ema_final=0.9
+    ),
     optim=OptimConfig(lr=5e-3, lr_start=0.0, lr_final=0.0, warmup_epochs=1.0, weight_decay_final=0.04, stretch=1.0),
-    train=TrainConfig(epochs=None, steps=100, batch_size=256, threads=1, device="cpu", checkpoint_every=50),
+    train=TrainConfig(epochs=None, steps=120, batch_size=256, threads=1, device="cpu", checkpoint_every=60),
     eval=EvalConfig(baselines="all", probes=("knn", "lowshot")),  # a linear probe of raw pixels takes 20 s
 )
 
@@ -254,6 +258,7 @@ PRESETS: dict[str, Config] = {
         _TOY,
         data=replace(_TOY.data, train_size=6000, test_size=1000),
         views=replace(_TOY.views, mask_ratio=0.15),
+        model=replace(_TOY.model, ema_final=1.0),
         train=replace(_TOY.train, steps=3000, checkpoint_every=500),
         eval=EvalConfig(baselines="all"),
     ),
