@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recipes_lib.data.pantry import ground, looks, painting
-from recipes_lib.data.pantry.factors import BACKGROUNDS, CLASSES, Factors
+from recipes_lib.data.pantry.factors import BACKGROUNDS, CLASSES, RANGES, Factors
 from recipes_lib.data.pantry.things import Stage, Things, things_of
 
 VERSION = 3
@@ -70,6 +70,6 @@ def _batches(kinds: Tensor, rows: Tensor, names: tuple[str, ...], chunk: int) ->
 
 def _objects(things: Things, chunk: int) -> Iterator[tuple[Things, str]]:
     """Objects of one class in batches, far layers first; a batch has at most one object of an image."""
-    for layer in range(int(things.layer.max()) + 1):
+    for layer in range(RANGES["objects"][1]):
         for rows, name in _batches(things.label, (things.layer == layer).nonzero()[:, 0], CLASSES, chunk):
             yield things.take(rows), name
