@@ -75,10 +75,9 @@ class LightlyMSN(nn.Module):
     def __init__(self, config: Config, twin: MSN) -> None:
         super().__init__()
         width, depth, heads = ARCHS[config.model.arch]
-        several = config.views.local_views > 0  # sizes of views
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        shape = {"embed_dim": width, "depth": depth, "num_heads": heads, "num_classes": 0, "norm_layer": norm}
-        vit = VisionTransformer(config.views.image_size, config.model.patch_size, dynamic_img_size=several, **shape)
+        shape = {"num_classes": 0, "embed_dim": width, "depth": depth, "num_heads": heads}
+        rest = {"norm_layer": partial(nn.LayerNorm, eps=1e-6), "dynamic_img_size": config.views.local_views > 0}
+        vit = VisionTransformer(config.views.image_size, config.model.patch_size, **shape, **rest)
         vit.load_state_dict(twin.anchor.backbone.state_dict())
         backbone = MaskedVisionTransformerTIMM(vit, None, "skip", antialias=False, pos_embed_initialization="skip")
         head = MSNProjectionHead(width, config.model.hidden, config.model.dim)
@@ -158,12 +157,11 @@ def hold_equal(ours: MSN, theirs: LightlyMSN, views: Views) -> None:
 def measure(config: Config, rounds: int) -> dict[str, Timing]:
     """Times six rivals alternately: each part of ``GOALS`` by both sides."""
     torch.manual_seed(0)
-    shape = 4 * config.train.batch_size, 3, config.data.image_size, config.data.image_size
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    images = torch.randint(0, 256, (512, 3, config.data.image_size, config.data.image_size), dtype=torch.uint8)
     ours = MSN(config, steps=1000)
     theirs = LightlyMSN(config, ours)
-    hold_equal(ours, theirs, next(lightly_views(config, images)))
     sides = {"lightly": (theirs, lightly_views(config, images)), "ours": (ours, our_views(config, images, ours))}
+    hold_equal(ours, theirs, next(sides["lightly"][1]))
     rivals = {}
     for name, (method, stream) in sides.items():
         optimizer = optim.build(config.optim, method.param_groups())
@@ -187,11 +185,11 @@ def main() -> None:
         timings = measure(config, rounds)
         for part, goal in GOALS.items():
             theirs, ours = timings[f"{part}, lightly"], timings[f"{part}, ours"]
-            ratio = theirs.seconds / ours.seconds
+            ratio = theirs.seconds / ours.seconds  # of images/s: both have the same images
             verdict = "-" if goal is None else f"{goal:g}: {'reached' if ratio >= goal else 'missed'}"
             table.add_row(name, part, f"{ratio:.2f}", verdict, f"{theirs.spread:.2f}, {ours.spread:.2f}")
         table.add_section()
-    departs = Table("where lightly's example departs from the paper", "example", "here, both sides")
+    departs = Table("part", "lightly's example", "the paper, and both sides here")
     for what, words in EXAMPLE.items():
         departs.add_row(what, *words)
     Console(width=120).print(table, departs)
