@@ -14,6 +14,7 @@ import argparse
 import base64
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from PIL import Image
 
 PNG_BYTES = 60_000
 NOTEBOOK_BYTES = 1_500_000
@@ -148,6 +150,17 @@ def _check_figure(where: str, cell: NotebookNode, data: dict) -> None:
         )
 
 
+def slim_figures(notebook: NotebookNode) -> None:
+    """Stores every figure with a palette of 256 colours: a third of the bytes, and no eye sees it."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                figure = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB")
+                slim = io.BytesIO()
+                figure.quantize(256, dither=Image.Dither.NONE).save(slim, "PNG", optimize=True)
+                output.data["image/png"] = base64.b64encode(slim.getvalue()).decode()
+
+
 def check_outputs(notebook: NotebookNode) -> None:
     """Holds what was executed to the house rules: no error, no stderr, figures small and described.
 
@@ -170,6 +183,7 @@ def _finish(notebook: NotebookNode, stamp: dict) -> str:
     set_ids(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+    slim_figures(notebook)
     check_outputs(notebook)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.metadata = NotebookNode(
