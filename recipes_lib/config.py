@@ -49,7 +49,9 @@ class DataConfig:
         if self.name in ("digits", "pantry"):
             need = f"data.name {self.name} draws its own images"
             if self.root is not None:
-                faults.add(f"data.root = {self.root} has no use here: {need}. Leave it out, or choose another data.name.")
+                faults.add(
+                    f"data.root = {self.root} has no use here: {need}. Leave it out, or choose another data.name."
+                )
         elif self.root is None:
             faults.add(
                 f"data.root is missing: data.name {self.name} is read from disk. "
@@ -133,18 +135,21 @@ class TrainConfig:
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
         if self.steps is None:
-            faults.need(self.epochs is not None and self.epochs > 0, "train.epochs", self.epochs, "above 0")
+            some = self.epochs is not None and 0 < self.epochs < float("inf")
+            faults.need(some, "train.epochs", self.epochs, "above 0, or give train.steps")
         else:
             faults.need(self.steps >= 1, "train.steps", self.steps, "of at least 1")
         faults.need(self.batch_size >= 2, "train.batch_size", self.batch_size, "of at least 2")
         faults.need(
-            self.accumulate >= 1 and self.batch_size % max(self.accumulate, 1) == 0,
+            self.accumulate >= 1
+            and self.batch_size % self.accumulate == 0
+            and not self.batch_size == self.accumulate > 1,  # batch norm takes no statistics from one image
             "train.accumulate",
             self.accumulate,
-            f"that divides train.batch_size = {self.batch_size}",
+            f"that divides train.batch_size = {self.batch_size} into micro-batches of at least 2",
         )
         faults.need(self.threads is None or self.threads >= 1, "train.threads", self.threads, "of at least 1")
-        faults.need(self.seed >= 0, "train.seed", self.seed, "of at least 0")
+        faults.need(0 <= self.seed < 2**63, "train.seed", self.seed, "of at least 0 and below 2**63")
         faults.need(self.checkpoint_every >= 1, "train.checkpoint_every", self.checkpoint_every, "of at least 1")
         faults.need(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "of at least 1")
 

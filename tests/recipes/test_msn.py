@@ -72,7 +72,7 @@ def test_the_mask_drops_patches_of_the_global_anchors_only():
     views = method().views(batch(), step=0)
     assert views["keep"].shape == (8, 8)  # 16 patches, half of them
     assert views["local"].shape == (16, 3, 8, 8)
-    assert views["target"].shape == views["global"].shape == (8, 3, 16, 16)
+    assert views["target"].shape == views["global"].shape == (8, 3, 32, 32)
 
 
 def test_views_of_an_image_do_not_depend_on_its_batch():
@@ -132,7 +132,8 @@ def test_the_paper_preset_has_the_released_values():
         ("views.mask_ratio", 1.0, r"views.mask_ratio = 1.0 .*\[0, 1\)"),
         ("views.mask_ratio", 0.99, r"leaves no visible patch \(16 patches, 0 kept\)"),
         ("model.patch_size", 5, r"model.patch_size = 5 .*power of two"),
-        ("views.image_size", 18, r"model.patch_size = 4 does not divide views.image_size = 18"),
+        ("views.image_size", 18, r"model.patch_size = 8 does not divide views.image_size = 18"),
+        ("data.image_size", 36, r"model.patch_size = 8 does not divide data.image_size = 36"),
         ("loss.temperature", 0.0, r"loss.temperature = 0.0 .*above 0"),
         ("loss.sharpen_temperature", 1.5, r"loss.sharpen_temperature = 1.5 .*\(0, 1\]"),
         ("model.ema", 1.1, r"model.ema = 1.1 .*\[0, 1\]"),
