@@ -32,7 +32,9 @@ class Splits:
         """
         labels = self.train.labels
         if labels is None or not (labels != UNLABELLED).any():
-            raise DataError("The training images have no labels, and a probe needs them. Add y_train, or ask for none.")
+            raise DataError(
+                "The training images have no labels, and a probe needs them. Add them, or ask for no probe: --eval.probes with no name."
+            )
         return self.train if (labels != UNLABELLED).all() else self.train.select((labels != UNLABELLED).nonzero()[:, 0])
 
 

@@ -37,11 +37,18 @@ def require_labels(data: Splits, config: EvalConfig, labelled: Path | None = Non
         return
     train = data.labelled_train
     if data.test.labels is None:
-        raise DataError("The test images have no labels, and a probe needs them. Add y_test, or ask for no probes.")
+        raise DataError(
+            "The test images have no labels, and a probe needs them. Add them, or ask for no probe: --eval.probes with no name."
+        )
     if "knn" in config.probes:
         _need_neighbours(config.neighbours, len(train))
-    if "lowshot" in config.probes and labelled_indices(labelled, train) is None:
-        splits.few_per_class(train.labels, config.labels_per_class, seed=0)
+    if "lowshot" in config.probes:
+        chosen = labelled_indices(labelled, train)
+        if chosen is None:
+            chosen = splits.few_per_class(train.labels, config.labels_per_class, seed=0)
+        classes = train.labels[chosen].unique()
+        if len(classes) < 2:
+            raise DataError(f"The labelled images are all of class {classes.item()}. Low-shot scores need two classes.")
 
 
 def labelled_indices(path: Path | None, train: ImageSet | ImageFiles) -> Tensor | None:
@@ -59,9 +66,9 @@ def labelled_indices(path: Path | None, train: ImageSet | ImageFiles) -> Tensor 
 def run_probes(
     config: EvalConfig,
     train: Features,
-    train_labels: Tensor,
+    train_labels: Tensor | None,
     test: Features,
-    test_labels: Tensor,
+    test_labels: Tensor | None,
     *,
     seed: int,
     labelled: Tensor | None = None,
@@ -72,10 +79,12 @@ def run_probes(
     ``labelled`` (int64, rows of ``train``) are the low-shot probe's images; None draws them, ``config.lowshot_splits``
     times. ``seed`` draws these and orders the linear probe's batches. k-NN and linear probe run on ``device``.
 
-    Shapes: labels int64 [len(train)] and [len(test)].
+    Shapes: labels int64 [len(train)] and [len(test)]; where no probe is asked for they may be None.
 
     Raises: ``DataError`` in one line where there are too few labels.
     """
+    if not config.probes:
+        return ProbeScores({}, {})
     labels = {"train_labels": train_labels.to(device), "test_labels": test_labels.to(device)}
     scores, spread = {}, {}
     for probe in config.probes:

@@ -70,6 +70,7 @@ def test_two_seeds_share_no_choice_of_labels():
         (None, LABELS, {}, "The training images have no labels"),
         (LABELS, None, {}, "The test images have no labels"),
         (LABELS, LABELS, {"neighbours": 91}, "eval.neighbours = 91, but there are 90 labelled training images"),
+        (LABELS * 0, LABELS, {}, "The labelled images are all of class 0"),
         (LABELS, LABELS, {"labels_per_class": 31}, "Class 0 has 30 labelled images, but 31 per class are wanted"),
     ],
 )
