@@ -5,6 +5,7 @@ Step ``k`` of a run takes the same images whatever was run before, on however ma
 comes from ``(seed, epoch)``, each rank takes its share of the global batch, the incomplete batch that ends an epoch is dropped.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -48,6 +49,15 @@ class Batch:
             crops=None if self.crops is None else [move(crop) for crop in self.crops],
             labels=move(self.labels),
         )
+
+
+def outlive_signals(worker: int) -> None:
+    """Set-up of a loader's worker: Ctrl-C or a scheduler's end, sent to all processes, is its parent's to answer.
+
+    A worker that died of it would make the parent fail before it has written its checkpoint.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class StepBatches(Dataset):
@@ -125,6 +135,7 @@ class StepBatches(Dataset):
             num_workers=workers,
             pin_memory=False,
             persistent_workers=workers > 0,
+            worker_init_fn=outlive_signals,
         )
         for batch in loader:
             if isinstance(batch, UserError):

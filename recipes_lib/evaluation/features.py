@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.loader import outlive_signals
 from recipes_lib.errors import DataError
 from recipes_lib.views.multicrop import Normalize, eval_view
 
@@ -70,7 +71,8 @@ def read_chunks(dataset: ImageSet | ImageFiles, image_size: int, batch_size: int
     if isinstance(dataset, ImageSet):
         yield from dataset.images.split(batch_size)
         return
-    loader = DataLoader(_Cropped(dataset, image_size), batch_size, num_workers=workers, collate_fn=_collate)
+    files = _Cropped(dataset, image_size)
+    loader = DataLoader(files, batch_size, num_workers=workers, collate_fn=_collate, worker_init_fn=outlive_signals)
     for images in loader:
         if isinstance(images, DataError):
             raise images

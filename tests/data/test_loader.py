@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import multiprocessing
+import os
+import signal
 from itertools import chain
 
 import pytest
@@ -48,6 +51,16 @@ def test_ranks_and_micro_batches_share_out_the_global_batch_in_order():
     for step in range(2):
         together = [parts[rank][2 * step + micro] for micro in range(2) for rank in range(2)]
         assert list(chain(*together)) == whole[step]
+
+
+def test_a_signal_to_all_processes_leaves_the_workers_at_work():
+    """As Ctrl-C and a cluster's scheduler send it; the training process itself writes its checkpoint first."""
+    stream = StepBatches(images(40), seed=0, batch_size=4).stream(0, 10, workers=2, device=CPU)
+    seen = [next(stream).indices.tolist()]
+    for worker in multiprocessing.active_children():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(worker.pid, number)
+    assert len(seen + list(stream)) == 10
 
 
 def test_images_and_labels_belong_to_their_indices():
