@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run tells while it trains: a JSON line a step in ``metrics.jsonl``, and progress for whoever watches."""
 
+import contextlib
 import json
 import math
 import time
@@ -63,9 +64,10 @@ class RunLog:
         if not is_main():
             return
         self._bar.stop()
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        with contextlib.suppress(OSError):  # each line was flushed: a disk that is full was told of by `step`
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
         if not self._console.is_terminal:
             self._tell()
 
@@ -78,8 +80,9 @@ class RunLog:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
+            with _disk_errors(self._board_path):
+                for name, value in metrics.items():
+                    self._board.add_scalar(name, value, step)
         self._done, self._loss = step + 1, metrics["loss"]
         self._bar.update(self._task, completed=self._done, rate=self._rate(), loss=self._loss)
         if not self._console.is_terminal and time.monotonic() - self._told > _SILENCE:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import IO
 
 import pytest
 from rich.console import Console
@@ -104,6 +105,19 @@ def test_a_disk_that_is_full_gives_one_line(folder, monkeypatch):
         )
         with pytest.raises(RunError, match=r"metrics\.jsonl could not be written: No space left on device"):
             run_log.step(0, {"loss": 1.0})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_closing_on_a_full_disk_does_not_hide_that_line(folder):
+    def work(full: IO[str]) -> None:
+        with RunLog(folder, 3, 0) as run_log:
+            run_log._file.close()
+            run_log._file = full
+            run_log.step(0, {"loss": 1.0})
+
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - it cannot be closed without an error
+    with pytest.raises(RunError, match="No space left on device"):
+        work(full)
 
 
 def test_tensorboard_gets_the_figures(folder):
