@@ -8,7 +8,9 @@ ours (with its traceback).
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +24,7 @@ PROBES = ("knn", "linear", "lowshot")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line ``argv`` (default: the process's own) and returns the exit code."""
+    _heed_the_scheduler()
     try:
         arguments = _parse(list(sys.argv[1:] if argv is None else argv))
         arguments.act(arguments)
@@ -35,6 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of `recipes ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _heed_the_scheduler() -> None:
+    """SIGTERM and SIGUSR1, a cluster's way to stop a job, act as Ctrl-C does; while it trains, the loop answers them."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.default_int_handler)
 
 
 def _complain(error: UserError) -> None:

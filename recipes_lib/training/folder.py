@@ -5,6 +5,7 @@
 ``checkpoints/``, ``model.safetensors`` and ``report.json``. Only rank 0 writes.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from recipes_lib.config import to_yaml
 from recipes_lib.distributed.collectives import from_main, is_main
-from recipes_lib.errors import RunError
+from recipes_lib.errors import Interrupted, RunError, UserError
 from recipes_lib.training import durable
 
 Status = Literal["running", "interrupted", "done", "failed"]
@@ -35,12 +36,16 @@ def default_path(recipe: str) -> Path:
 
 
 class RunFolder:
-    """A run folder; ``with`` keeps it locked against other processes, and marks the run if it ends by an error."""
+    """A run folder; ``with`` keeps it locked against other processes, and marks the run if it ends by an error.
+
+    A user's mistake that comes to light before training starts (labels that are missing, say) leaves no new folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self._lock: int | None = None
+        self._made: list[Path] = []
 
     @classmethod
     def create_or_continue(cls, path: Path, recipe: str, config: Any) -> Self:
@@ -72,13 +77,17 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if is_main() and error is not None and self.state()["status"] == "running":
+            if isinstance(error, UserError) and self._made and not (self.path / "metrics.jsonl").exists():
+                self._take_back()
+            elif is_main() and error is not None and self.state()["status"] == "running":
                 stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
                 self.set_state("interrupted" if stopped else "failed", self.state()["step"])
         except RunError:
             pass  # a full disk is the likely reason for both; the first error is the one to tell
         finally:
             self.unlock()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"Interrupted. Go on: recipes resume {self.path}") from None
 
     @property
     def config_text(self) -> str:
@@ -88,13 +97,13 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """``config.yaml`` as values: ``recipe`` and the config's groups.
 
-        Raises: ``RunError`` where it is no YAML mapping.
+        Raises: ``RunError`` where it is no YAML mapping, or names no recipe.
         """
         try:
             values = yaml.safe_load(self.config_text)
         except (yaml.YAMLError, UnicodeDecodeError):
             values = None
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or not isinstance(values.get("recipe"), str):
             raise RunError(f"{self.path / 'config.yaml'} cannot be read. Start anew with another --out.")
         return values
 
@@ -149,6 +158,7 @@ class RunFolder:
         ours = {"config.yaml", ".config.yaml.partial", ".lock"}  # what a process killed early may leave
         if "config.yaml" not in there and not ours.issuperset(there):
             raise RunError(f"{self.path} holds other files and is not a run folder. Choose another --out.")
+        new = [] if self.path.exists() else [self.path]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -158,11 +168,18 @@ class RunFolder:
             if (self.path / "config.yaml").is_file():
                 self._refuse_other(yaml.safe_load(text))
             else:
+                self._made = [self.path / ".lock", self.path / "state.json", self.path / "config.yaml", *new]
                 self._write("config.yaml", text)
                 self.set_state("running", 0)
         except RunError:
             self.unlock()
             raise
+
+    def _take_back(self) -> None:
+        """Removes what :meth:`_take` made."""
+        for path in self._made:
+            with contextlib.suppress(OSError):  # something else lies in the folder: it stays
+                path.rmdir() if path == self.path else path.unlink()
 
     def _take_lock(self) -> None:
         """Holds ``.lock`` until the process ends, however it ends.

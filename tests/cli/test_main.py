@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import signal
 import subprocess
 import sys
 
@@ -143,6 +144,18 @@ def test_a_users_error_gives_its_lines_and_its_exit_code(error, code, capsys, mo
 def test_ctrl_c_outside_training_is_an_interruption_without_a_traceback(capsys, monkeypatch):
     monkeypatch.setattr(recipes, "module", raising(KeyboardInterrupt()))
     assert cli.main(["run", "msn", "--preset", "toy"]) == 3
+    assert len(fault_lines(capsys)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signal_outside_training_is_an_interruption_too(number, capsys, monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    monkeypatch.setattr(recipes, "module", lambda name: signal.raise_signal(number))
+    try:
+        assert cli.main(["run", "msn", "--preset", "toy"]) == 3
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert len(fault_lines(capsys)) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from recipes_lib.config import OptimConfig, TrainConfig
 from recipes_lib.distributed.local import run_ranks
-from recipes_lib.errors import ConfigError, RunError
+from recipes_lib.errors import ConfigError, Interrupted, RunError
 from recipes_lib.training.folder import RunFolder, default_path
 
 
@@ -123,7 +123,7 @@ def test_damaged_files_are_named(run):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(ConfigError("x"), "failed"), (ZeroDivisionError(), "failed"), (KeyboardInterrupt(), "interrupted")],
+    [(ConfigError("x"), "failed"), (ZeroDivisionError(), "failed"), (SystemExit(), "interrupted")],
 )
 def test_a_run_that_ends_by_an_error_says_so(run, error, status):
     def work() -> None:
@@ -134,6 +134,54 @@ def test_a_run_that_ends_by_an_error_says_so(run, error, status):
     with pytest.raises(type(error)):
         work()
     assert RunFolder.open(run).state() == {"status": status, "step": 9}
+
+
+def test_ctrl_c_outside_the_training_loop_says_how_to_go_on(run):
+    def work() -> None:
+        with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+            folder.set_state("running", 9)
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=r"^Interrupted\. Go on: recipes resume .*runs/msn$"):
+        work()
+    assert RunFolder.open(run).state() == {"status": "interrupted", "step": 9}
+
+
+def mistake(path: Path, error: Exception, trace: str = "") -> None:
+    """A run that ends by ``error``, after it wrote the file ``trace``."""
+
+    def work() -> None:
+        with RunFolder.create_or_continue(path, "msn", Config()):
+            if trace:
+                (path / trace).touch()
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+
+
+def test_a_users_mistake_before_training_leaves_nothing_behind(tmp_path):
+    mistake(tmp_path / "runs" / "new", ConfigError("x"))
+    assert not (tmp_path / "runs" / "new").exists()
+    (tmp_path / "empty").mkdir()
+    mistake(tmp_path / "empty", ConfigError("x"))
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_what_was_there_before_a_mistake_and_what_training_wrote_stays(run, tmp_path):
+    mistake(run, ConfigError("x"))
+    assert RunFolder.open(run).state()["step"] == 7
+    mistake(tmp_path / "trained", ConfigError("x"), trace="metrics.jsonl")
+    assert RunFolder.open(tmp_path / "trained").state()["status"] == "failed"
+    mistake(tmp_path / "fault", ZeroDivisionError())
+    assert RunFolder.open(tmp_path / "fault").state()["status"] == "failed"
+
+
+@pytest.mark.parametrize("text", ["train: {}\n", "recipe: 5\n", "recipe: [msn\n", "- msn\n"])
+def test_a_config_that_names_no_recipe_cannot_be_read(run, text):
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(RunError, match=r"config\.yaml cannot be read\."):
+        RunFolder.open(run).read_config()
 
 
 HOLD = """
