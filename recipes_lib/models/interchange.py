@@ -8,18 +8,20 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes_lib.errors import RunError
 from recipes_lib.models.layouts import check_keys, depth, from_hf, from_official, listed, to_hf
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.vit import Shape, VisionTransformer
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _AS_IT_IS = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
@@ -82,7 +84,7 @@ def load(path: Path) -> VisionTransformer | ResNet:
     state = from_official(checkpoint).backbone
     width, _, side, _ = state["patch_embed.proj.weight"].shape
     shape = Shape(width, depth(state, "blocks."), width // 64)  # every official network has heads of 64 dimensions
-    return _filled(VisionTransformer(shape, image_size=_square(state) * side, patch_size=side, stem="patch"), state)
+    return fill(VisionTransformer(shape, image_size=_square(state) * side, patch_size=side, stem="patch"), state)
 
 
 def _load_folder(folder: Path) -> VisionTransformer | ResNet:
@@ -95,21 +97,25 @@ def _load_folder(folder: Path) -> VisionTransformer | ResNet:
     except (SafetensorError, ValueError) as error:
         raise RunError(f"{folder} cannot be read ({_first_line(error)}).") from None
     if config.get("model_type") == "vit_msn":
-        return _filled(_from_hf_config(config), from_hf(state))
+        return fill(_from_hf_config(config), from_hf(state))
     match config.get("recipes_lib"):
         case {"network": "VisionTransformer", "shape": shape, **facts}:
-            return _filled(VisionTransformer(Shape(*shape), **facts), state)
+            return fill(VisionTransformer(Shape(*shape), **facts), state)
         case {"network": "ResNet", "arch": arch, "stem": stem}:
-            return _filled(ResNet(arch, stem=stem), state)
+            return fill(ResNet(arch, stem=stem), state)
     raise RunError(f"{folder}/config.json describes neither a ViTMSN nor a network that was exported here.")
 
 
-def _filled(model: VisionTransformer | ResNet, state: Mapping[str, Tensor]) -> VisionTransformer | ResNet:
-    check_keys("the weights", state, model.state_dict())
+def fill(model: Network, state: Mapping[str, Tensor], what: str = "the weights") -> Network:
+    """Gives ``model`` the weights ``state`` and returns it; ``what`` is what the error calls them.
+
+    Raises: ``RunError`` in one line where keys or sizes differ.
+    """
+    check_keys(what, state, model.state_dict())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:  # sizes
-        raise RunError(f"The weights do not fit the network: {' '.join(str(error).split())}") from None
+        raise RunError(f"The sizes of {what} do not fit: {' '.join(str(error).split())}") from None
     return model
 
 

@@ -25,7 +25,7 @@ from recipes_lib.data.images import ImageFiles
 from recipes_lib.data.load import Splits, load
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives, world
-from recipes_lib.errors import RunError
+from recipes_lib.errors import ConfigError, RunError
 from recipes_lib.evaluation import baselines, probes
 from recipes_lib.evaluation.features import Features, extract
 from recipes_lib.models import interchange
@@ -82,7 +82,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
         )
 
         def conclude() -> None:
-            everything = config.eval.baselines == "all"
+            everything = config.eval.baselines == "all" and bool(config.eval.probes)
             report = {"recipe": name}
             report |= score(recipe, config, method, splits, config.eval.probes, with_baselines=everything)
             seconds = round(time.perf_counter() - began, 1)
@@ -130,7 +130,7 @@ def score(
     arms = {"method": features_of(method.backbone)}
     if with_baselines:
         arms |= _baseline_arms(recipe, config, method, splits, features_of)
-    labelled = probes.labelled_indices(config.data.labelled, train)
+    labelled = probes.labelled_indices(config.data.labelled if "lowshot" in names else None, train)
     report: dict[str, Any] = {"scores": {name: {} for name in names}, "spread": {}}
     for arm, (train_features, test_features) in arms.items():
         result = probes.run_probes(
@@ -189,9 +189,7 @@ def reopen(path: Path) -> tuple[ModuleType, Any, nn.Module]:
     Raises: ``RunError`` where it is no run folder or holds no weights yet.
     """
     run = folder.RunFolder.open(path)
-    values = run.read_config()
-    recipe = recipes.module(values.pop("recipe"))
-    config = from_dict(recipe.Config, values)
+    recipe, config = _read_config(run)
     final = run.path / "model.safetensors"
     if final.exists():
         weights = checkpoint.read_weights(final)
@@ -200,8 +198,18 @@ def reopen(path: Path) -> tuple[ModuleType, Any, nn.Module]:
     else:
         raise RunError(f"{path} holds no weights yet. Train it first: recipes resume {path}")
     method = build(recipe, config, steps=1)
-    method.load_state_dict(weights)
+    interchange.fill(method, weights, f"the weights in {path}")
     return recipe, config, method.to(world.start(config.train.device).device)
+
+
+def _read_config(run: folder.RunFolder) -> tuple[ModuleType, Any]:
+    """The recipe and the config of a run. Raises: ``RunError`` naming the file and the field that does not fit."""
+    values = run.read_config()
+    try:
+        recipe = recipes.module(values.pop("recipe"))
+        return recipe, from_dict(recipe.Config, values)
+    except ConfigError as error:
+        raise RunError(f"{run.path / 'config.yaml'}: {error}") from None
 
 
 def provenance() -> dict[str, Any]:
@@ -220,15 +228,16 @@ def resume(path: Path) -> Result:
 
     Raises: ``RunError`` where it is no run folder, or the run is finished.
     """
-    values = folder.RunFolder.open(path).read_config()
-    recipe = recipes.module(values.pop("recipe"))
-    return pretrain(recipe, from_dict(recipe.Config, values), path)
+    recipe, config = _read_config(folder.RunFolder.open(path))
+    return pretrain(recipe, config, path)
 
 
 def evaluate(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Probe scores of a run folder's weights; returns what :func:`score` does and writes nothing."""
     recipe, config, method = reopen(path)
-    return score(recipe, config, method, load(config.data, DATA_SEED), names, with_baselines=False)
+    splits = load(config.data, DATA_SEED, warn=folder.RunFolder.open(path).warn)
+    probes.require_labels(splits, replace(config.eval, probes=tuple(names)), config.data.labelled)
+    return score(recipe, config, method, splits, names, with_baselines=False)
 
 
 def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:

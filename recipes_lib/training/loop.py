@@ -23,6 +23,7 @@ from recipes_lib.data.loader import Batch, StepBatches
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import Diverged, Interrupted
+from recipes_lib.models import interchange
 from recipes_lib.optim import build as optim
 from recipes_lib.training import checkpoint
 from recipes_lib.training.folder import RunFolder
@@ -148,7 +149,7 @@ def _restore(method: nn.Module, optimizer: torch.optim.Optimizer, folder: RunFol
     saved = checkpoint.latest(folder.checkpoints, folder.warn)
     if saved is None:
         return 0
-    method.load_state_dict(saved.model)
+    interchange.fill(method, saved.model, f"the weights in {saved.path}")
     checkpoint.restore_optimizer(optimizer, dict(method.named_parameters()), saved)
     return saved.step
 

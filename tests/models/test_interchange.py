@@ -164,7 +164,7 @@ def test_damaged_files_other_configs_and_wrong_sizes_are_refused(tmp_path):
         interchange.load(tmp_path / "out")
     weights.write_bytes(whole)
     config.write_text(json.dumps(facts | {"recipes_lib": facts["recipes_lib"] | {"shape": [48, 2, 2]}}))
-    with pytest.raises(RunError, match=r"weights do not fit the network: .*size mismatch") as caught:
+    with pytest.raises(RunError, match=r"sizes of the weights do not fit: .*size mismatch") as caught:
         interchange.load(tmp_path / "out")
     assert "\n" not in str(caught.value)
     config.write_text('{"model_type": "bert"}')
