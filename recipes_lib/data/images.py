@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from recipes_lib.errors import DataError
@@ -87,7 +87,8 @@ class ImageFiles:
             with Image.open(self.path(index)) as image:
                 return image.convert("RGB")  # decodes all of it, so a truncated file is found here
         except _DAMAGE as error:
-            reason = "it is empty or truncated" if "truncated" in str(error) else type(error).__name__
+            broken = isinstance(error, UnidentifiedImageError) or "truncated" in str(error)
+            reason = "it is empty, truncated or of an unknown format" if broken else type(error).__name__
             raise DataError(
                 f"{self.path(index)} is no readable image ({reason}). "
                 "Copy it again, or leave damaged images out with --data.on-damage skip."
