@@ -18,7 +18,7 @@
 # reconstructed, nothing is contrasted, and what was dropped costs nothing.*
 #
 # Paper: {cite:t}`assran2022msn`. Implementation: `recipes_lib/recipes/msn.py`, the same code from this page to a cluster.
-# You need: some PyTorch, and the words {term}`view`, {term}`patch` and {term}`prototypes` from the {doc}`/book/glossary`.
+# You need: some PyTorch, and the words {term}`view`, {term}`patch` and {term}`prototypes <prototype>` from the {doc}`/book/glossary`.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -283,7 +283,7 @@ print("prototype masses after ", balanced.sum(dim=0).round(decimals=3).tolist())
 # ### The loss, {eq}`msn-ce` to {eq}`msn-total`
 #
 # Cross-entropy asks for agreement, which is easiest when all images agree on one prototype. Mean-entropy maximisation
-# ({term}`ME-MAX`) forbids just that: the *average* assignment has to be spread out.
+# (ME-MAX, {term}`mean-entropy maximisation`) forbids just that: the *average* assignment has to be spread out.
 
 # %%
 match = -(balanced.repeat(2, 1) * p.log()).sum() / len(p)  # repeat, not repeat_interleave: anchors are view-major
