@@ -24,7 +24,7 @@ class Points(NamedTuple):
 
     def along(self, direction: "Points", distance: Tensor) -> "Points":
         """Where one gets from here after ``distance`` in ``direction``."""
-        return Points(*(p + distance * d for p, d in zip(self, direction, strict=True)))
+        return Points(*((distance * d).add_(p) for p, d in zip(self, direction, strict=True)))
 
     def dot(self, other: "Points") -> Tensor:
         """Scalar product."""

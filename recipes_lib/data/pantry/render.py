@@ -19,7 +19,7 @@ VERSION = 3
 """Rises when an image of the same factors changes: pictures cached by another version are rendered again."""
 
 SMALLEST = 8
-_BATCH = 2**16  # pixels of one batch: its dozen arrays of floats then fit a second-level cache
+_BATCH = 2**17  # pixels of one batch: its dozen arrays of floats then fit a second-level cache
 _PAGE = 2**21  # pixels of the pictures in work together: a few tens of megabytes
 
 

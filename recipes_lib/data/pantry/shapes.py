@@ -24,7 +24,7 @@ _FAR = 10.0
 
 
 def _length(x: Tensor, y: Tensor) -> Tensor:
-    return (x * x + y * y).sqrt()
+    return (x * x).add_(y * y).sqrt_()
 
 
 def _disc(
@@ -32,33 +32,40 @@ def _disc(
 ) -> Tensor:
     """Distance to an upright cylinder between heights ``low`` and ``high`` with rounded edges."""
     middle, half = (high + low) / 2, (high - low) / 2
-    out_r, out_y = r - (radius - edge), (y - middle).abs() - (half - edge)
-    return _length(out_r.clamp_min(0), out_y.clamp_min(0)) + out_r.maximum(out_y).clamp_max(0) - edge
+    out_r, out_y = r - (radius - edge), (y - middle).abs_().sub_(half - edge)
+    inside = out_r.maximum(out_y).clamp_max_(0)
+    return _length(out_r.clamp_min_(0), out_y.clamp_min_(0)).add_(inside).sub_(edge)
 
 
 def _sphere(r: Tensor, y: Tensor, radius: Tensor | float, height: Tensor | float) -> Tensor:
-    return _length(r, y - height) - radius
+    return _length(r, y - height).sub_(radius)
 
 
 def _rod(x: Tensor, y: Tensor, z: Tensor, start: tuple, end: tuple, radius: float, taper: float = 0.0) -> Tensor:
     """Distance to a capsule from ``start`` to ``end``; its radius shrinks by ``taper`` on the way."""
-    dx, dy, dz = (e - b for b, e in zip(start, end, strict=True))
-    x, y, z = x - start[0], y - start[1], z - start[2]
-    share = ((x * dx + y * dy + z * dz) / (dx * dx + dy * dy + dz * dz)).clamp(0, 1)
-    x, y, z = x - share * dx, y - share * dy, z - share * dz
-    gap = (x * x + y * y + z * z).sqrt()
-    return gap - (radius - taper * share) if taper else gap - radius
+    spans = [e - b for b, e in zip(start, end, strict=True)]
+    offsets = [p - b for p, b in zip((x, y, z), start, strict=True)]
+    bent = [(p, span) for p, span in zip(offsets, spans, strict=True) if isinstance(span, Tensor) or span]
+    along = bent[0][0] * bent[0][1]
+    for p, span in bent[1:]:
+        along.add_(p * span)
+    share = along.div_(sum(span * span for span in spans)).clamp_(0, 1)
+    for p, span in bent:
+        p.sub_(share * span)
+    x, y, z = offsets
+    gap = x.mul_(x).add_(y.mul_(y)).add_(z.mul_(z)).sqrt_()
+    return gap.sub_(radius - taper * share) if taper else gap.sub_(radius)
 
 
 def _ring(u: Tensor, v: Tensor, w: Tensor, radius: Tensor | float, thickness: float) -> Tensor:
     """Distance to a torus that lies in the u-v plane."""
-    return _length(_length(u, v) - radius, w) - thickness
+    return _length(_length(u, v).sub_(radius), w).sub_(thickness)
 
 
 def _join(p: Tensor, q: Tensor, width: float) -> Tensor:
     """Union whose seam is filled over ``width``."""
-    fill = (width - (p - q).abs()).clamp_min(0)
-    return p.minimum(q) - fill * fill * (0.25 / width)
+    fill = (width - (p - q).abs_()).clamp_min_(0)
+    return p.minimum(q).sub_(fill.mul_(fill).mul_(0.25 / width))
 
 
 def mug(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
