@@ -14,7 +14,7 @@ from recipes_lib.errors import RunError
 
 
 def module(name: str) -> ModuleType:
-    """The claims file of recipe ``name``: ``PRESET``, ``SEEDS``, ``BASE``, ``ARMS``, ``MEASUREMENTS``, ``CLAIMS``."""
+    """The claims file of recipe ``name``: ``PRESET``, ``SEEDS``, ``BASE``, ``ARMS``, ``SHOWN``, ``MEASUREMENTS``, ``CLAIMS``."""
     return importlib.import_module(f"recipes_lib.claims.{name}")
 
 

@@ -21,7 +21,8 @@ ARMS = {
     "no_mask": {"views.mask_ratio": 0.0},
     "mask_50": {"views.mask_ratio": 0.5},
 }
-"""``mask_50`` belongs to no claim: the chapter's sweep of the mask ratio shows it."""
+SHOWN = ("mask_50",)
+"""Arms of no claim, which the chapter shows: the sweep of the mask ratio."""
 
 
 def mask_cost(seed: int) -> dict[str, dict[str, float]]:

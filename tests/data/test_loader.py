@@ -56,7 +56,7 @@ def test_ranks_and_micro_batches_share_out_the_global_batch_in_order():
 def test_a_signal_to_all_processes_leaves_the_workers_at_work():
     """As Ctrl-C and a cluster's scheduler send it; the training process itself writes its checkpoint first."""
     stream = StepBatches(images(40), seed=0, batch_size=4).stream(0, 10, workers=2, device=CPU)
-    seen = [next(stream).indices.tolist()]
+    seen = [next(stream).indices.tolist() for _ in range(2)]  # one of each worker: both are at work
     for worker in multiprocessing.active_children():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             os.kill(worker.pid, number)

@@ -69,6 +69,7 @@ def _join(p: Tensor, q: Tensor, width: float) -> Tensor:
 
 
 def mug(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A mug, straight or tapered, and its handle."""
     a, b, c, d = s
     r = _length(x, z)
     height = 1.15 + 0.45 * b
@@ -80,6 +81,7 @@ def mug(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def bowl(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A bowl, and its foot."""
     a, b, _, d = s
     r = _length(x, z)
     radius, height = 0.84 + 0.2 * a, 0.55 + 0.25 * b
@@ -88,6 +90,7 @@ def bowl(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def plate(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A plate, and its rim."""
     a, b, c, _ = s
     r = _length(x, z)
     radius, flat = 0.9 + 0.12 * a, 0.52 + 0.14 * b
@@ -99,6 +102,7 @@ def plate(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def bottle(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A bottle, and its cap."""
     a, b, c, d = s
     r = _length(x, z)
     shoulder = 1.1 + 0.3 * b
@@ -108,6 +112,7 @@ def bottle(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def jar(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A jar, and its lid."""
     a, b, c, d = s
     r = _length(x, z)
     height = 1.0 + 0.35 * b
@@ -119,6 +124,7 @@ def jar(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def pot(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A pot with its lid, and knob and handles."""
     a, b, c, d = s
     r = _length(x, z)
     radius, height = 0.66 + 0.1 * a, 0.62 + 0.3 * b
@@ -132,6 +138,7 @@ def pot(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def pan(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A pan, and its long handle."""
     a, b, c, d = s
     r = _length(x + 0.4, z)
     height = 0.2 + 0.14 * b
@@ -143,6 +150,7 @@ def pan(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def kettle(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A kettle with its spout, and knob and handle."""
     a, b, c, d = s
     r = _length(x, z)
     radius = 0.62 + 0.08 * a
@@ -158,6 +166,7 @@ def kettle(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def goblet(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """The cup of a goblet, and stem and foot."""
     a, b, c, d = s
     r = _length(x, z)
     radius = 0.42 + 0.12 * a
@@ -172,6 +181,7 @@ def goblet(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def spoon(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A spoon, and the tip that half of them have."""
     a, b, c, d = s
     long, wide = 0.36 + 0.08 * a, 0.24 + 0.07 * b
     u, v, w = (x + 0.62) / long, (y - 0.2) / 0.18, z / wide
@@ -183,6 +193,7 @@ def spoon(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def apple(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """An apple, and its stem."""
     a, b, c, d = s
     r = _length(x, z)
     up = y - 0.66
@@ -194,6 +205,7 @@ def apple(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def carrot(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
+    """A carrot, and its leaves."""
     a, b, c, d = s
     thick = 0.2 + 0.09 * a
     share = ((x + 0.6) / 1.55).clamp(0, 1)
