@@ -23,6 +23,10 @@ class DataError(UserError):
     """Data that is missing, damaged or of the wrong kind."""
 
 
+class DamagedImage(DataError):
+    """An image file that cannot be read. Of all mistakes this one may be met by one process of a run alone."""
+
+
 class RunError(UserError):
     """A run folder, a checkpoint or a weights file that cannot be used as asked."""
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from recipes_lib import __version__
 from recipes_lib.cli import verbs
-from recipes_lib.errors import ConfigError, DataError, Interrupted, UserError, nearest
+from recipes_lib.errors import ConfigError, DamagedImage, Interrupted, UserError, nearest
 
 PROBES = ("knn", "linear", "lowshot")
 
@@ -48,9 +48,9 @@ def _heed_the_scheduler() -> None:
 
 
 def _complain(error: UserError) -> None:
-    """A line a fault on stderr. All processes of a run meet most errors; only damaged data may be one process's own."""
+    """A line a fault on stderr. All processes of a run meet most errors; only a damaged image may be one's own."""
     rank = int(os.environ.get("RANK", "0"))
-    if rank == 0 or isinstance(error, DataError):
+    if rank == 0 or isinstance(error, DamagedImage):
         who = f"recipes (process {rank})" if rank else "recipes"
         for line in str(error).splitlines():
             sys.stderr.write(f"{who}: {line}\n")

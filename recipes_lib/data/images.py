@@ -10,7 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from recipes_lib.errors import DataError
+from recipes_lib.errors import DamagedImage
 
 UNLABELLED = -1
 """Label of an image whose class is not known, in a data set where others have one (STL-10)."""
@@ -81,7 +81,7 @@ class ImageFiles:
     def open(self, index: int) -> Image.Image:
         """The image at ``index``, decoded, in RGB.
 
-        Raises: ``DataError`` naming a file that cannot be read.
+        Raises: ``DamagedImage`` naming a file that cannot be read.
         """
         try:
             with Image.open(self.path(index)) as image:
@@ -89,7 +89,7 @@ class ImageFiles:
         except _DAMAGE as error:
             broken = isinstance(error, UnidentifiedImageError) or "truncated" in str(error)
             reason = "it is empty, truncated or of an unknown format" if broken else type(error).__name__
-            raise DataError(
+            raise DamagedImage(
                 f"{self.path(index)} is no readable image ({reason}). "
                 "Copy it again, or leave damaged images out with --data.on-damage skip."
             ) from None

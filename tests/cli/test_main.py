@@ -8,7 +8,7 @@ import pytest
 
 import recipes_lib
 from recipes_lib import cli, recipes
-from recipes_lib.errors import DataError, Diverged, Interrupted, RunError
+from recipes_lib.errors import DamagedImage, DataError, Diverged, Interrupted, RunError
 from recipes_lib.recipes import MENU
 
 
@@ -117,9 +117,16 @@ def test_only_the_first_process_of_a_run_prints(ran, capsys, monkeypatch):
     assert (said.out, said.err) == ("", "")
 
 
+def test_a_mistake_that_all_processes_meet_is_told_once(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(recipes, "module", raising(DataError("There are 3 training images.")))
+    assert cli.main(["run", "msn", "--preset", "toy"]) == 2
+    assert fault_lines(capsys) == []
+
+
 def test_damaged_data_that_one_process_met_is_not_swallowed(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "3")
-    monkeypatch.setattr(recipes, "module", raising(DataError("cat.jpg cannot be read.")))
+    monkeypatch.setattr(recipes, "module", raising(DamagedImage("cat.jpg cannot be read.")))
     assert cli.main(["run", "msn", "--preset", "toy"]) == 2
     assert fault_lines(capsys) == ["recipes (process 3): cat.jpg cannot be read."]
 
