@@ -64,7 +64,7 @@ notebooks: setup  ## execute the chapters that changed
 
 bench: setup  ## side-by-side measurements; minutes
 	@for name in $(filter-out __init__ side_by_side,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
-	  echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
+	  echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
 
 cook: setup  ## train what the chapters have cooked earlier; hours
 	@for chapter in $(basename $(notdir $(CHAPTERS))); do $(PY) -m recipes_lib cook $$chapter || exit 1; done

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batched views against torchvision's pipeline image by image and kornia's on the batch: ``python -m benchmarks.views``.
+"""Batched views against torchvision's pipeline image by image and kornia's on the batch: ``python benchmarks/views.py``.
 
 One core, the same operations and probabilities: resized crop of area 0.3 to 1, mirror, jitter (p = 0.8), greyscale
 (0.2), blur of sigma 0.1 to 2 (0.5), solarisation (0.2), normalisation; from uint8 images to normalised floats. Torchvision
@@ -11,10 +11,10 @@ import time
 from types import SimpleNamespace
 
 import torch
+from side_by_side import Timing, show, side_by_side
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from benchmarks.side_by_side import Timing, show, side_by_side
 from recipes_lib.views import colour
 from recipes_lib.views.multicrop import MultiCrop, ViewsConfig
 

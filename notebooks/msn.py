@@ -82,8 +82,9 @@ pixels = [raw_pixels(images).final for images in (data.train, data.test)]
 show_neighbours(neighbours(pixels[0], pixels[1][queries], 9), queries, "query, then its nearest neighbours by pixels")
 
 # %% [markdown]
-# The same table comes first, and the same place and colour, whatever stands there. A person would say *another mug*; the
-# pixels say *another red thing in the middle*. How can a network learn to see the mug, if nobody tells it which ones are mugs?
+# Things of the same colour in the same place come first, whatever they are. A person would say *another bowl*; the pixels
+# say *another red thing in the middle*. How can a network learn to see the bowl, if nobody tells it
+# which ones are bowls?
 
 # %% [markdown]
 # :::{admonition} What this chapter puts to the test
@@ -97,7 +98,8 @@ show_neighbours(neighbours(pixels[0], pixels[1][queries], 9), queries, "query, t
 # - `msn.collapse`: without mean-entropy maximisation and Sinkhorn, nearly all images choose the same few prototypes.
 # - `msn.sharpening`: without sharpened targets, assignments stay flat.
 # - `msn.colour_shortcut`: where views keep an image's colours, prototypes sort by colour.
-# - `msn.mask_accuracy`: masking improves the features. It does so in the paper, at full scale; we expect it not to show here.
+# - `msn.mask_accuracy`: masking improves the features, which is the paper's case for it at full scale; we expect it not to
+#   show here.
 # :::
 
 # %% [markdown]
@@ -333,8 +335,8 @@ def show_scores(report: dict, title: str) -> None:
 show_scores(result.report, "after a minute")
 
 # %% [markdown]
-# A minute moves the features off their random start; it does not make them good. How the score moves with training, you see
-# in the longer run below.
+# Half a minute moves the features little; a short run shows that the loss falls, and what it costs, not how good the features get.
+# For that you need the longer run below.
 #
 # ### One cooked earlier
 #
