@@ -68,7 +68,7 @@ class RunLog:
             self._file.close()
             if self._board is not None:
                 self._board.close()
-        if not self._console.is_terminal:
+        if not self._console.is_terminal and self._done > self._start:
             self._tell()
 
     def step(self, step: int, metrics: dict[str, float]) -> None:

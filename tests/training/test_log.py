@@ -81,6 +81,11 @@ def test_off_a_terminal_there_is_one_final_line(folder, capsys):
     assert re.fullmatch(r"10 of 10 steps, 0 s, [\d.]+ steps/s, loss 2\.2500\n", err)
 
 
+def test_a_run_that_had_no_step_left_says_nothing(folder, capsys):
+    write(folder, 10, 10)
+    assert capsys.readouterr().err == ""
+
+
 def test_off_a_terminal_a_long_run_speaks_now_and_then(folder, capsys, monkeypatch):
     monkeypatch.setattr(log, "_SILENCE", -1.0)
     write(folder, 0, 3)
