@@ -39,6 +39,10 @@ class DataConfig:
     """``pantry`` only. natural: each class has its usual materials, colours and places; controlled: no such ties."""
     labelled: Path | None = None
     """Text file that names the labelled images, a name a line, for low-shot evaluation; none: splits are drawn."""
+    tail: float = 0.0
+    """Exponent of a power law of the classes' sizes in training: class r keeps r ** -tail of the first's; 0: all of them."""
+    classes_per_batch: int | None = None
+    """Every batch has images of this many random classes, equally many of each; none: images come in random order."""
     holdout: float = 0.0
     """Share of the training images kept apart and scored in place of the test set: for choosing hyper-parameters."""
     workers: int = 0
@@ -60,6 +64,11 @@ class DataConfig:
         faults.need(self.image_size >= 8, "data.image_size", self.image_size, "of at least 8")
         faults.need(self.train_size >= 1, "data.train_size", self.train_size, "of at least 1")
         faults.need(self.test_size >= 1, "data.test_size", self.test_size, "of at least 1")
+        faults.need(
+            0 <= self.tail < float("inf"), "data.tail", self.tail, "of at least 0", "0 leaves the classes as they are."
+        )
+        classes = self.classes_per_batch
+        faults.need(classes is None or classes >= 1, "data.classes_per_batch", classes, "of at least 1")
         faults.need(0 <= self.holdout < 1, "data.holdout", self.holdout, "in [0, 1)")
         faults.need(self.workers >= 0, "data.workers", self.workers, "of at least 0")
 

@@ -4,7 +4,7 @@
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,6 +12,7 @@ from recipes_lib import randomness
 from recipes_lib.config import DataConfig
 from recipes_lib.data import digits, npz, pantry, torchvision_sets
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
+from recipes_lib.data.imbalance import long_tail
 from recipes_lib.errors import DataError
 
 Images = ImageSet | ImageFiles
@@ -49,7 +50,15 @@ def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warning
     splits = _read(config, seed)
     if config.on_damage == "skip":
         splits = Splits(_without_damaged(splits.train, config, warn), _without_damaged(splits.test, config, warn))
-    return _hold_out(splits.train, config.holdout, seed) if config.holdout else splits
+    if config.holdout:
+        splits = _hold_out(splits.train, config.holdout, seed)
+    return replace(splits, train=_with_tail(splits.train, config.tail, seed)) if config.tail else splits
+
+
+def _with_tail(train: Images, exponent: float, seed: int) -> Images:
+    if train.labels is None:
+        raise DataError("data.tail shapes the classes' sizes, but the training images have no labels. Leave it out.")
+    return train.select(long_tail(train.labels, exponent, seed))
 
 
 def _read(config: DataConfig, seed: int) -> Splits:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipes_lib import randomness
 from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.imbalance import grouped_order
 from recipes_lib.errors import DataError, UserError
 
 Crop = Callable[..., list[Tensor]]
@@ -35,6 +37,8 @@ class Batch:
     """A uint8 [batch, 3, side, side] for each view, where workers cut the views from files."""
     labels: Tensor | None
     """int64 [batch]"""
+    support: "Batch | None" = None
+    """The labelled images that go with this micro-batch, in recipes that draw some (PAWS)."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
@@ -48,7 +52,15 @@ class Batch:
             images=move(self.images),
             crops=None if self.crops is None else [move(crop) for crop in self.crops],
             labels=move(self.labels),
+            support=None if self.support is None else self.support.to(device),
         )
+
+
+class SupportSource(Protocol):
+    """What draws the labelled images of a micro-batch: :class:`recipes_lib.data.support.SupportBatches`."""
+
+    def batch(self, position: int) -> Batch:
+        """This rank's labelled images of micro-batch ``position``, counted from the start of the run."""
 
 
 def outlive_signals(worker: int) -> None:
@@ -75,7 +87,9 @@ class StepBatches(Dataset):
         accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        classes_per_batch: int | None = None,
         crop: Crop | None = None,
+        support: SupportSource | None = None,
     ) -> None:
         if len(dataset) < batch_size:
             raise DataError(
@@ -87,7 +101,8 @@ class StepBatches(Dataset):
                 f"train.batch_size = {batch_size} does not divide among {world_size} processes x {accumulate} "
                 f"micro-batches. Use a multiple of {accumulate * world_size}."
             )
-        self.dataset, self.seed, self.crop = dataset, seed, crop
+        self.dataset, self.seed, self.crop, self.support = dataset, seed, crop, support
+        self.classes_per_batch = classes_per_batch
         self.accumulate, self.rank = accumulate, rank
         self.local_size = batch_size // (accumulate * world_size)
         self.world_size, self.batch_size = world_size, batch_size
@@ -103,7 +118,9 @@ class StepBatches(Dataset):
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
     def _epoch_order(self, epoch: int) -> Tensor:
-        return randomness.permutation(self.seed, epoch, len(self.dataset))
+        if self.classes_per_batch is None:
+            return randomness.permutation(self.seed, epoch, len(self.dataset))
+        return grouped_order(self.dataset.labels, self.batch_size, self.classes_per_batch, self.seed, epoch)
 
     def __getitem__(self, position: int) -> "Batch | UserError":
         step, micro = divmod(position, self.accumulate)
@@ -111,7 +128,8 @@ class StepBatches(Dataset):
         first = step_of_epoch * self.batch_size + (micro * self.world_size + self.rank) * self.local_size
         indices = self._order(epoch)[first : first + self.local_size]
         try:
-            return self._batch(indices, epoch)
+            batch = self._batch(indices, epoch)
+            return batch if self.support is None else replace(batch, support=self.support.batch(position))
         except UserError as error:  # returned, not raised: a loader's worker would wrap its one line in a traceback
             return error
 

@@ -3,7 +3,8 @@
 
 A recipe's ``run`` calls :func:`pretrain`; :func:`evaluate` and :func:`export` open its run folder again. What is used
 of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (``Method(config, steps)``, an
-``nn.Module`` with ``backbone`` and ``views``) and its ``diagnostics``.
+``nn.Module`` with ``backbone`` and ``views``) and its ``diagnostics``. A recipe that learns from labels too has
+``hide_labels`` (which images keep theirs) and ``support`` (the labelled images of each step).
 """
 
 import platform
@@ -67,7 +68,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
     out = collectives.broadcast_object(out or folder.default_path(name))
     with folder.RunFolder.create_or_continue(out, name, config) as run:
         began = time.perf_counter()
-        splits = load(config.data, DATA_SEED, warn=run.warn)
+        splits = load_data(recipe, config, run)
         method, batches, steps = _prepare(recipe, config, splits, place)
         loop.fit(
             method,
@@ -95,6 +96,12 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
         return Result(run.path, run.read_report())
 
 
+def load_data(recipe: ModuleType, config: Any, run: folder.RunFolder) -> Splits:
+    """The images of a run, with the labels that the recipe may see."""
+    splits = load(config.data, DATA_SEED, warn=run.warn)
+    return recipe.hide_labels(config, splits) if hasattr(recipe, "hide_labels") else splits
+
+
 def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World) -> tuple[nn.Module, StepBatches, int]:
     """The method on its device, its batches, and the number of steps."""
     probes.require_labels(splits, config.eval, config.data.labelled)  # now, not after hours of training
@@ -105,7 +112,10 @@ def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World
         accumulate=config.train.accumulate,
         rank=place.rank,
         world_size=place.size,
+        classes_per_batch=config.data.classes_per_batch,
     )
+    if hasattr(recipe, "support"):
+        batches.support = recipe.support(config, splits.train, rank=place.rank, world_size=place.size)
     steps = config.train.total_steps(batches.steps_per_epoch)
     method = build(recipe, config, steps).to(place.device)
     if isinstance(splits.train, ImageFiles):
@@ -235,7 +245,7 @@ def resume(path: Path) -> Result:
 def evaluate(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Probe scores of a run folder's weights; returns what :func:`score` does and writes nothing."""
     recipe, config, method = reopen(path)
-    splits = load(config.data, DATA_SEED, warn=folder.RunFolder.open(path).warn)
+    splits = load_data(recipe, config, folder.RunFolder.open(path))
     probes.require_labels(splits, replace(config.eval, probes=tuple(names)), config.data.labelled)
     return score(recipe, config, method, splits, names, with_baselines=False)
 
