@@ -266,8 +266,8 @@ PRESETS: dict[str, Config] = {
     "laptop": Config(
         data=DataConfig(name="cifar10", image_size=32),
         views=MSNViews(image_size=32, local_views=0, grayscale=0.3, blur=0.0),
-        model=ModelConfig(arch="vit_nano", patch_size=8, stem="conv", hidden=256, dim=64, prototypes=128, ema=0.95),
-        optim=OptimConfig(lr=1e-3, lr_start=0.0, lr_final=0.0, warmup_epochs=5.0, weight_decay_final=0.04, stretch=1.0),
+        model=ModelConfig(arch="vit_nano", patch_size=8, stem="conv", hidden=256, dim=64, prototypes=128, ema=0.9),
+        optim=OptimConfig(lr=5e-3, lr_start=0.0, lr_final=0.0, warmup_epochs=5.0, weight_decay_final=0.04, stretch=1.0),
         train=TrainConfig(epochs=None, steps=8000, batch_size=256, checkpoint_every=500),
         eval=EvalConfig(baselines="all"),
     ),

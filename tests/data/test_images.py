@@ -88,17 +88,17 @@ def test_flipped_bytes_give_an_image_or_a_data_error_and_nothing_else(tmp_path, 
         try:
             files.open(0)
         except DataError:
-            assert files.damaged(processes=1) == [0]
+            assert files.damaged(threads=1) == [0]
         else:
-            assert files.damaged(processes=1) == []
+            assert files.damaged(threads=1) == []
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_damaged_files_are_found_among_good_ones(tmp_path, processes):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_damaged_files_are_found_among_good_ones(tmp_path, threads):
     names = np.array([f"{i}.jpg" for i in range(5)])
     for i, name in enumerate(names):
         (tmp_path / name).write_bytes(encoded("JPEG")[: 200 if i in (1, 4) else None])
-    assert ImageFiles(tmp_path, names, torch.arange(5), ("a",) * 5).damaged(processes) == [1, 4]
+    assert ImageFiles(tmp_path, names, torch.arange(5), ("a",) * 5).damaged(threads) == [1, 4]
 
 
 def test_selected_files_keep_their_labels(tmp_path):
