@@ -80,6 +80,15 @@ def test_what_starts_nothing_works_as_told(words):
     assert "msn" in done.stdout
 
 
+def test_the_imports_a_la_carte_work():
+    """In a process of its own: what other tests have imported must not help."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    assert sum("import" in block for block in blocks) >= 1
+    for block in blocks:
+        done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_every_place_has_the_address_of_pyproject():
     assert yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"] == ADDRESS
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"] == ADDRESS
