@@ -171,7 +171,7 @@ class TrainConfig:
 class EvalConfig:
     """Probes on frozen features, and what they are compared with."""
 
-    probes: tuple[Literal["knn", "linear", "lowshot"], ...] = ("knn", "linear", "lowshot")
+    probes: tuple[Literal["knn", "linear", "lowshot", "snn"], ...] = ("knn", "linear", "lowshot")
     baselines: Literal["all", "none"] = "none"
     """all: score random-init features, raw pixels and a supervised net of the same budget too."""
     neighbours: int = 20

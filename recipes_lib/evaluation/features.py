@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen features: each image once through a backbone in evaluation mode, without augmentation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,13 +23,16 @@ class Features:
     """float32 [N, D]: after the last normalisation, as k-NN compares them."""
     before_norm: Tensor
     """float32 [N, D]: before it, as MSN's linear and low-shot protocols read them."""
+    embedding: Tensor | None = None
+    """float32 [N, d]: what the method's head makes of ``final``, where its own classifier compares that."""
 
     def __len__(self) -> int:
         return len(self.final)
 
     def select(self, indices: Tensor) -> "Features":
         """The features at ``indices`` (int64 [n])."""
-        return replace(self, final=self.final[indices], before_norm=self.before_norm[indices])
+        embedding = None if self.embedding is None else self.embedding[indices]
+        return replace(self, final=self.final[indices], before_norm=self.before_norm[indices], embedding=embedding)
 
 
 def extract(
@@ -40,10 +43,11 @@ def extract(
     normalize: Normalize,
     batch_size: int = 256,
     workers: int = 0,
+    embed: Callable[[Tensor], Tensor] | None = None,
 ) -> Features:
     """The features of all images of ``dataset``, computed where ``backbone`` lies.
 
-    ``backbone`` has ``before_norm(images) -> [B, D]`` and ``norm``. ``workers`` open image files; a set in memory
+    ``embed`` takes the final features [B, D] of a chunk to embeddings [B, d], which are kept too. ``backbone`` has ``before_norm(images) -> [B, D]`` and ``norm``. ``workers`` open image files; a set in memory
     needs none. The backbone comes back in the mode (training or evaluation) it was in.
 
     Raises: ``DataError`` naming an image file that cannot be read.
@@ -51,16 +55,19 @@ def extract(
     device = next(backbone.parameters()).device
     mode = backbone.training
     backbone.eval()
-    before, final = [], []
+    before, final, embedded = [], [], []
     try:
         with torch.no_grad():
             for images in read_chunks(dataset, image_size, batch_size, workers):
                 rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize))
                 before.append(rows.float().cpu())
-                final.append(backbone.norm(rows).float().cpu())
+                features = backbone.norm(rows)
+                final.append(features.float().cpu())
+                if embed:
+                    embedded.append(embed(features).float().cpu())
     finally:
         backbone.train(mode)
-    return Features(final=torch.cat(final), before_norm=torch.cat(before))
+    return Features(torch.cat(final), torch.cat(before), torch.cat(embedded) if embed else None)
 
 
 def read_chunks(dataset: ImageSet | ImageFiles, image_size: int, batch_size: int, workers: int = 0) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from recipes_lib.evaluation.features import Features
 from recipes_lib.evaluation.knn import weighted_knn
 from recipes_lib.evaluation.linear import linear_probe
 from recipes_lib.evaluation.lowshot import low_shot
+from recipes_lib.evaluation.snn import nearest_neighbours
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,10 @@ def run_probes(
 ) -> ProbeScores:
     """Scores frozen features: k-NN on the final ones, the linear and the low-shot probe on those before the last norm.
 
+    Soft nearest neighbours (``snn``) compare the embeddings where there are some, else the final features.
+
     ``labelled`` (int64, rows of ``train``) are the low-shot probe's images; None draws them, ``config.lowshot_splits``
-    times. ``seed`` draws these and orders the linear probe's batches. k-NN and linear probe run on ``device``.
+    times. ``seed`` draws these and orders the linear probe's batches. The low-shot probe alone does not run on ``device``.
 
     Shapes: labels int64 [len(train)] and [len(test)]; where no probe is asked for they may be None.
 
@@ -106,6 +109,9 @@ def run_probes(
                 penalty = config.lowshot_penalty
                 result = low_shot(train.before_norm, test=test.before_norm, choices=choices, penalty=penalty, **labels)
                 scores[probe], spread[probe] = result.mean, result.std
+            case "snn":
+                rows, test_rows = (f.final if f.embedding is None else f.embedding for f in (train, test))
+                scores[probe] = nearest_neighbours(rows.to(device), test=test_rows.to(device), **labels)
     return ProbeScores(scores, spread)
 
 

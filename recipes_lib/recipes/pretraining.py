@@ -3,8 +3,9 @@
 
 A recipe's ``run`` calls :func:`pretrain`; :func:`evaluate` and :func:`export` open its run folder again. What is used
 of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (``Method(config, steps)``, an
-``nn.Module`` with ``backbone`` and ``views``) and its ``diagnostics``. A recipe that learns from labels too has
-``hide_labels`` (which images keep theirs) and ``support`` (the labelled images of each step).
+``nn.Module`` with ``backbone`` and ``views``, and ``embed`` where its head's output is what classifies) and its
+``diagnostics``. A recipe that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support``
+(the labelled images of each step).
 """
 
 import platform
@@ -134,10 +135,11 @@ def score(
     train = splits.labelled_train if names else splits.train
     how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
 
-    def features_of(backbone: nn.Module) -> tuple[Features, Features]:
-        return extract(backbone, train, **how), extract(backbone, splits.test, **how)
+    def features_of(backbone: nn.Module, embed: Callable | None = None) -> tuple[Features, Features]:
+        return tuple(extract(backbone, images, embed=embed, **how) for images in (train, splits.test))
 
-    arms = {"method": features_of(method.backbone)}
+    method.eval()
+    arms = {"method": features_of(method.backbone, method.embed if hasattr(method, "embed") else None)}
     if with_baselines:
         arms |= _baseline_arms(recipe, config, method, splits, features_of)
     labelled = probes.labelled_indices(config.data.labelled if "lowshot" in names else None, train)

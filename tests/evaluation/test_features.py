@@ -56,6 +56,13 @@ def test_features_are_those_of_the_evaluation_view_in_evaluation_mode(backbone):
     assert not features.final.requires_grad
 
 
+def test_embeddings_are_what_the_head_makes_of_the_final_features(backbone):
+    features = extract(backbone, memory(10), **HOW, batch_size=4, embed=lambda rows: 2 * rows[:, :3])
+    assert torch.equal(features.embedding, 2 * features.final[:, :3])
+    assert torch.equal(features.select(torch.tensor([7, 2])).embedding, features.embedding[[7, 2]])
+    assert extract(backbone, memory(10), **HOW).select(torch.tensor([1])).embedding is None
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_backbone_comes_back_in_its_mode_and_unchanged(backbone, training):
     backbone.train(training)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from recipes_lib.evaluation.features import Features
 from recipes_lib.evaluation.knn import weighted_knn
 from recipes_lib.evaluation.linear import linear_probe
 from recipes_lib.evaluation.lowshot import low_shot
+from recipes_lib.evaluation.snn import nearest_neighbours
 
 LABELS, TEST_LABELS = torch.arange(90) % 3, torch.arange(60) % 3
 
@@ -41,6 +44,16 @@ def test_each_probe_reads_its_features_with_its_values():
     few = low_shot(TRAIN.before_norm, LABELS, TEST.before_norm, TEST_LABELS, choices=choices, penalty=0.075)
     assert result.scores == {"knn": knn, "linear": linear, "lowshot": few.mean}
     assert result.spread == {"lowshot": few.std}
+
+
+def test_soft_nearest_neighbours_compare_embeddings_where_there_are_some():
+    config = EvalConfig(probes=("snn",))
+    final = nearest_neighbours(TRAIN.final, LABELS, TEST.final, TEST_LABELS)
+    assert probes.run_probes(config, TRAIN, LABELS, TEST, TEST_LABELS, seed=0).scores == {"snn": final}
+    train, test = (replace(f, embedding=f.final[:, 3:]) for f in (TRAIN, TEST))  # which know nothing of the classes
+    embedded = nearest_neighbours(train.embedding, LABELS, test.embedding, TEST_LABELS)
+    assert probes.run_probes(config, train, LABELS, test, TEST_LABELS, seed=0).scores == {"snn": embedded}
+    assert embedded < final
 
 
 def test_only_the_probes_asked_for_are_run():

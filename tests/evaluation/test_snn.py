@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import pytest
+import torch
+
+from recipes_lib.evaluation.snn import nearest_neighbours
+
+
+def angles(*degrees: float) -> torch.Tensor:
+    """Vectors of different lengths at these angles from the first axis: their cosine similarities are known."""
+    radians = torch.tensor(degrees).deg2rad()
+    lengths = 1 + torch.arange(len(degrees))[:, None]
+    return lengths * torch.stack([radians.cos(), radians.sin()], dim=1)
+
+
+@pytest.mark.parametrize(("temperature", "winner"), [(0.1, 0), (1.0, 1)])
+def test_one_near_image_outvotes_two_far_ones_at_a_low_temperature_only(temperature, winner):
+    # by hand: exp(1/.1) = 2.2e4 against 2 exp(.5/.1) = 297; but e = 2.718 against 2 exp(.5) = 3.297
+    train, labels = angles(0, 60, -60), torch.tensor([0, 1, 1])
+    assert nearest_neighbours(train, labels, angles(0), torch.tensor([winner]), temperature=temperature) == 1.0
+
+
+def test_the_papers_temperature_is_the_default():
+    # equal votes where exp(cos a / T) = 2 exp(cos b / T): with T = 0.1 a cosine more by 0.0693 is worth a second image
+    far = math.degrees(math.acos(1 - 0.1 * math.log(2)))
+    for extra, winner in ((0.5, 0), (-0.5, 1)):
+        train, labels = angles(0, far + extra, -far - extra), torch.tensor([0, 1, 1])
+        assert nearest_neighbours(train, labels, angles(0), torch.tensor([winner])) == 1.0
+
+
+def test_chunks_do_not_matter_and_an_unknown_class_is_never_right():
+    generator = torch.Generator().manual_seed(0)
+    train, test = torch.randn(9, 4, generator=generator), torch.randn(50, 4, generator=generator)
+    labels, expected = torch.arange(9) % 3, torch.arange(50) % 4
+    whole = nearest_neighbours(train, labels, test, expected)
+    assert nearest_neighbours(train, labels, test, expected, chunk=7) == whole
+    assert nearest_neighbours(train, labels, test, torch.full((50,), 3)) == 0.0
