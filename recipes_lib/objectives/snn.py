@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PAWS's objective: soft nearest neighbours among labelled supports predict one view's labels from the other's.
+
+Symbols, as in the paper: z anchor embeddings, z_s anchor supports, h target embeddings, h_s target supports, y labels
+of the supports, p anchors' predictions, t targets, pbar the mean of the sharpened p, tau temperature, T sharpening
+temperature; B images a rank, 2 large and M small views of each, S supports and C classes, d dimensions. Sums over
+images and supports run over all ranks.
+
+Source: Assran et al., "Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View Assignments
+with Support Samples", arXiv 2104.13963.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recipes_lib.distributed import collectives
+from recipes_lib.objectives.prototypes import cross_entropy, entropy, mean_entropy, sharpen
+
+NEGLIGIBLE = 1e-4
+"""Targets below this are set to 0, as in the released code; what is left is not normalised again."""
+
+
+def soft_nearest_neighbours(queries: Tensor, supports: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """softmax(<z/|z|, z_s/|z_s|> / tau) y: the supports' labels, averaged by their similarity to each query.
+
+    No parameters: a classifier that is as good as the embedding. A row of zeros is equally similar to every support.
+
+    Shapes: ``queries`` [n, d], ``supports`` [S, d], ``labels`` [S, C] -> [n, C], rows summing to 1 where labels' do.
+    Units: ``temperature`` above 0; the cosines lie in [-1, 1].
+    """
+    directions = F.normalize(queries, dim=1) / temperature  # tau divides the smaller matrix: [n, d], not [n, S]
+    weights = (directions @ F.normalize(supports, dim=1).T).softmax(dim=1)  # [n, S]
+    return weights @ labels.to(weights.dtype)
+
+
+def support_labels(classes: Tensor, count: int, smoothing: float) -> Tensor:
+    """y: one-hot rows of which the share ``smoothing`` is spread over all classes, so that no prediction is ever 0.
+
+    Shapes: ``classes`` int64 [S] in [0, count) -> float [S, count], rows summing to 1.
+    Units: ``smoothing`` in [0, 1); the paper uses 0.1.
+    Raises: ``ValueError`` for a smoothing or a class out of range.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing = {smoothing}; it must be in [0, 1) (the paper uses 0.1).")
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < count:
+        raise ValueError(
+            f"the supports' classes reach from {int(classes.min())} to {int(classes.max())}; they must be in "
+            f"[0, {count}), one for each of {count} columns."
+        )
+    return F.one_hot(classes, count) * (1 - smoothing) + smoothing / count
+
+
+def view_targets(predictions: Tensor, small_views: int) -> Tensor:
+    """Each view's target: for a large view the other large view's prediction, for a small one the mean of both.
+
+    ``predictions`` are sharpened already: the mean of sharpened rows is not the sharpened mean.
+
+    Shapes: [2B, C] view-major -> [(2 + small_views) * B, C] view-major.
+    """
+    first, second = predictions.chunk(2)
+    both = (first + second) / 2
+    return torch.cat([second, first, both.repeat(small_views, 1)])
+
+
+def paws_loss(
+    anchors: Tensor,
+    targets: Tensor,
+    anchor_supports: Tensor,
+    target_supports: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.1,
+    sharpen_temperature: float = 0.25,
+    me_max_weight: float = 1.0,
+) -> dict[str, Tensor]:
+    """L = L_ce - lambda H(pbar), and its parts. Gradients reach anchors and their supports, never the target branch.
+
+    Half precision is raised to float32, under autocast too; float64 stays.
+
+    Shapes: ``anchors`` [(2 + M) * B, d] view-major (large view 1 of all images, large view 2, then the small ones),
+    ``targets`` [2B, d] the large views in the same order (they are swapped here), ``anchor_supports`` and
+    ``target_supports`` [S / ranks, d], ``labels`` [S / ranks, C] of the same supports; -> scalars ``loss`` (with its
+    graph) and, detached, ``cross_entropy`` (L_ce), ``me_max`` (H(pbar), in [0, log C]), ``entropy`` (the anchors'
+    mean entropy) and ``target_entropy`` (mean H(t), L_ce's lower bound).
+    Units: ``temperature`` (tau) above 0, ``sharpen_temperature`` (T) in (0, 1], entropies in nats.
+    Raises: ``ValueError`` for temperatures out of range, sizes that do not fit, labels that do not sum to 1, and
+    unsmoothed labels where a class has no support.
+    Differs: from MSN, pbar is of *sharpened* predictions and log C is left out. On several ranks L_ce is this rank's
+    mean, H(pbar) is that of all, and every rank meets the supports of all; averaging the ranks' gradients, as DDP
+    does, gives the gradient of one rank with the whole batch and support. The released code pairs labels with
+    gathered supports by position, wrongly for several views of a support on several ranks; here each row brings its
+    own.
+    """
+    _check_settings(temperature, sharpen_temperature)
+    _check_sizes(anchors, targets, anchor_supports, target_supports, labels)
+    y = collectives.all_gather(labels)  # [S, C]
+    _check_labels(y)
+    with torch.autocast(anchors.device.type, enabled=False):
+        z, z_s, h, h_s = (_at_least_float32(rows) for rows in (anchors, anchor_supports, targets, target_supports))
+        with torch.no_grad():  # the paper's stop-gradient
+            predicted = soft_nearest_neighbours(h, collectives.all_gather(h_s), y, temperature)  # [2B, C]
+            t = view_targets(sharpen(predicted, sharpen_temperature), 2 * len(z) // len(h) - 2)  # [(2 + M) * B, C]
+            t = t.where(t >= NEGLIGIBLE, 0)
+        p = soft_nearest_neighbours(z, collectives.all_gather(z_s), y, temperature)  # [(2 + M) * B, C]
+        # without smoothing p may underflow to 0: log would be -inf, and its derivative NaN
+        p = p.clamp_min(torch.finfo(p.dtype).tiny)
+        match = cross_entropy(t, p.log())
+        # over all views and ranks; its gradient crosses ranks
+        mean_prediction = collectives.all_reduce_mean(sharpen(p, sharpen_temperature).mean(dim=0))  # [C]
+        spread = entropy(mean_prediction)
+        loss = match - me_max_weight * spread
+    return {
+        "loss": loss,
+        "cross_entropy": match.detach(),
+        "me_max": spread.detach(),
+        "entropy": mean_entropy(p.detach()),
+        "target_entropy": mean_entropy(t),
+    }
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_settings(temperature: float, sharpen_temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature = {temperature}; it must be above 0 and finite (the paper uses 0.1).")
+    if not 0 < sharpen_temperature <= 1:
+        raise ValueError(f"sharpen_temperature = {sharpen_temperature}; it must be in (0, 1] (the paper uses 0.25).")
+
+
+def _check_sizes(
+    anchors: Tensor, targets: Tensor, anchor_supports: Tensor, target_supports: Tensor, labels: Tensor
+) -> None:
+    names = ("anchors", "targets", "anchor_supports", "target_supports")
+    inputs = dict(zip(names, (anchors, targets, anchor_supports, target_supports), strict=True))
+    pairs = ((anchors, anchor_supports), (targets, target_supports))
+    if any(rows.dim() != 2 for rows in inputs.values()) or any(a.shape[1] != b.shape[1] for a, b in pairs):
+        shapes = ", ".join(f"{name} {list(rows.shape)}" for name, rows in inputs.items())
+        raise ValueError(f"queries and supports must be matrices, each branch of one dimension; they are {shapes}.")
+    if not len(targets) or len(targets) % 2:
+        raise ValueError(f"{len(targets)} targets are not two large views of the same B images (2B rows, view-major).")
+    images = len(targets) // 2
+    if len(anchors) < len(targets) or len(anchors) % images:
+        raise ValueError(
+            f"{len(anchors)} anchors do not fit {len(targets)} targets: anchors are view-major, 2 + M views of the same "
+            f"{images} images (a multiple of {images}, at least {2 * images} rows)."
+        )
+    lengths = {len(anchor_supports), len(target_supports), len(labels)}
+    if labels.dim() != 2 or len(lengths) > 1 or 0 in lengths:
+        raise ValueError(
+            f"each support needs its label row: there are {len(anchor_supports)} anchor supports, "
+            f"{len(target_supports)} target supports, and labels of shape {list(labels.shape)}."
+        )
+
+
+def _check_labels(labels: Tensor) -> None:
+    """Every row a distribution, and (no smoothing) every class there. Of all ranks: they fail together."""
+    off = (labels.sum(dim=1) - 1).abs()
+    missing = ~(labels > 0).any(dim=0)
+    if not ((off < 1e-3).all() & ~missing.any()):  # one question to the device; NaN compares False
+        if missing.any():
+            raise ValueError(
+                f"log 0: class {int(missing.nonzero()[0])} has no support ({int(missing.sum())} of {len(missing)} "
+                "classes have none); use smoothing above 0 (the paper: 0.1), or add images of it to the support."
+            )
+        row = int(off.nan_to_num(math.inf).argmax())
+        raise ValueError(f"label rows must sum to 1; row {row} sums to {float(labels[row].sum()):.6g}.")
