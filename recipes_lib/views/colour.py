@@ -6,6 +6,7 @@ with torchvision's function of the same name at the same parameters. Names that 
 """
 
 import torch
+import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from recipes_lib.randomness import normal
@@ -145,6 +146,11 @@ def grayscale(images: Tensor) -> Tensor:
 def solarize(images: Tensor) -> Tensor:
     """Inverts the pixels of at least 0.5."""
     return torch.minimum(images, 1 - images)
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Spreads the 256 levels of each channel of each image so that they are about equally frequent."""
+    return TF.equalize(images)  # torchvision's takes a batch, and each of its channels alone
 
 
 def invert(images: Tensor) -> Tensor:

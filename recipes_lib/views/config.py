@@ -43,6 +43,8 @@ class ViewsConfig:
     """Range of the blur's standard deviation, in pixels of the view."""
     solarize: float = 0.0
     """Probability of inverting the bright half of the pixels."""
+    equalize: float = 0.0
+    """Probability of spreading each channel's levels evenly over 0 to 255."""
     rotate: float = 0.0
     """Largest turn to either side, in degrees; 0: none."""
     invert: float = 0.0
@@ -68,7 +70,7 @@ class ViewsConfig:
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
             faults.need(0 < low <= high <= 1, f"views.{name}", (low, high), "pair with 0 < first <= second <= 1")
-        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "invert", "shuffle_channels"):
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "equalize", "invert", "shuffle_channels"):
             faults.need(0 <= getattr(self, name) <= 1, f"views.{name}", getattr(self, name), "in [0, 1]")
         for name in ("brightness", "contrast", "saturation", "noise"):
             faults.need(getattr(self, name) >= 0, f"views.{name}", getattr(self, name), "of at least 0")

@@ -2,7 +2,7 @@
 """The look of a view: which operations on colours and pixels each sample meets, at which strength, and their doing.
 
 The order of the operations is that of torchvision's usual pipeline: (turn,) jitter, greyscale, blur, solarise,
-(invert, shuffle channels).
+equalise, (invert, shuffle channels).
 """
 
 from collections.abc import Callable
@@ -30,6 +30,8 @@ class Look:
     """float [B]: the blur's deviation in pixels; 0: none."""
     solarize: Tensor
     """bool [B]."""
+    equalize: Tensor
+    """bool [B]."""
     invert: Tensor
     """bool [B]."""
     channels: Tensor
@@ -46,14 +48,14 @@ class Look:
 
 _EVENTS = 6
 LOOK_DRAWS = _EVENTS + 4 + 4 + 1 + 3 + 1
-"""Uniform draws that one look takes."""
+"""Uniform draws that one look takes, and one more whether to equalise: that came later, and leaves these as they were."""
 
 _NEUTRAL = torch.tensor([1.0, 1.0, 1.0, 0.0])
 _LEAST = torch.tensor([0.0, 0.0, 0.0, -0.5])
 
 
-def look_from(config: ViewsConfig, draws: Tensor) -> Look:
-    """The looks that uniform draws [B, ``LOOK_DRAWS``] stand for."""
+def look_from(config: ViewsConfig, draws: Tensor, equalize: Tensor) -> Look:
+    """The looks that uniform draws [B, ``LOOK_DRAWS``] and [B, 1] stand for."""
     events, factors, order, sigma, channels, degrees = draws.split([_EVENTS, 4, 4, 1, 3, 1], dim=1)
     likely = [config.jitter, config.grayscale, config.blur, config.solarize, config.invert, config.shuffle_channels]
     jitter, grayscale, blur, solarize, invert, shuffle = (events < torch.tensor(likely)).unbind(dim=1)
@@ -66,6 +68,7 @@ def look_from(config: ViewsConfig, draws: Tensor) -> Look:
         grayscale=grayscale,
         sigma=(low + (high - low) * sigma[:, 0]) * blur,
         solarize=solarize,
+        equalize=equalize[:, 0] < config.equalize,
         invert=invert,
         channels=torch.where(shuffle[:, None], channels.argsort(dim=1, stable=True), torch.arange(3)),
         degrees=config.rotate * (2 * degrees[:, 0] - 1),
@@ -79,6 +82,7 @@ def develop_(images: Tensor, look: Look) -> Tensor:
     _change_(images, look.grayscale, lambda some, _: colour.grayscale(some))
     _change_(images, look.sigma > 0, lambda some, rows: gaussian_blur(some, look.sigma[rows]))
     _change_(images, look.solarize, lambda some, _: colour.solarize(some))
+    _change_(images, look.equalize, lambda some, _: colour.equalize(some))
     _change_(images, look.invert, lambda some, _: colour.invert(some))
     moved = (look.channels != torch.arange(3)).any(dim=1)
     _change_(images, moved, lambda some, rows: colour.shuffle_channels(some, look.channels[rows]))

@@ -91,6 +91,7 @@ class MultiCrop:
         views: list[Tensor] = []
         for kind in self.kinds:
             looks = self._draws(kind, "look", keys, LOOK_DRAWS)
+            equalize = self._draws(kind, "equalize", keys, 1)
             if batch.images is not None:
                 boxes, flip = self._places(kind, keys, *batch.images.shape[2:])
             for number in range(kind.count):
@@ -98,7 +99,8 @@ class MultiCrop:
                     cut = partial(_cut, batch.images, boxes[number], flip[number], kind.size)
                 else:
                     cut = partial(_picked, batch.crops[len(views)])
-                views.append(self._view(kind, number, keys, look_from(self.config, looks[number]), cut))
+                look = look_from(self.config, looks[number], equalize[number])
+                views.append(self._view(kind, number, keys, look, cut))
         return views
 
     def _draws(self, kind: Kind, purpose: str, keys: Tensor, count: int) -> Tensor:

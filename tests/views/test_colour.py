@@ -80,6 +80,14 @@ def test_grayscale_solarize_and_invert_are_torchvisions():
     assert torch.equal(colour.invert(batch), peer.invert(batch))
 
 
+def test_equalize_is_torchvisions_image_by_image():
+    batch = images(255)
+    batch[5] = 0.25  # nothing to spread
+    assert torch.equal(colour.equalize(batch), torch.stack([peer.equalize(image) for image in batch]))
+    levels = colour.equalize(0.5 + batch[:1] / 4)  # a quarter of the levels, spread over all
+    assert (levels.min(), levels.max()) == (0, 1)
+
+
 def test_channels_are_shuffled_per_sample():
     order = torch.tensor([[2, 0, 1], [0, 1, 2], [1, 0, 2], [0, 2, 1], [2, 1, 0], [1, 2, 0]])
     expected = torch.stack([image[row] for image, row in zip(images(), order, strict=True)])

@@ -67,6 +67,14 @@ def test_more_views_leave_the_first_ones_as_they_were():
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
 
 
+def test_some_views_are_equalised_and_the_others_left_as_they_were():
+    plain = replace(GEOMETRY, normalize="image", flip=0.0, global_scale=(1.0, 1.0))
+    before = MultiCrop(plain, seed=0)(batch(range(12)))[0]
+    after = MultiCrop(replace(plain, equalize=0.5), seed=0)(batch(range(12)))[0]
+    same = (before == after).flatten(1).all(dim=1)
+    assert 2 <= same.sum() <= 10
+
+
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 1}])
 def test_another_epoch_or_seed_has_other_views(change):
     first = MultiCrop(EVERYTHING, seed=0)(batch([3, 4]))
