@@ -6,6 +6,7 @@ its ``exit_code``. Anything else that escapes is a fault of ours and keeps its t
 """
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -68,9 +69,14 @@ class Faults:
         self.lines: list[str] = []
 
     def need(self, condition: bool, field: str, value: object, allowed: str, hint: str = "") -> None:
-        """Notes a fault of ``field`` unless ``condition`` holds. ``allowed`` completes "use a value ..."."""
-        if not condition:
-            self.lines.append(f"{field} = {value} is not allowed: use a value {allowed}. {hint}".rstrip())
+        """Notes a fault of ``field`` unless ``condition`` holds. ``allowed`` completes "use a value ...".
+
+        An infinite value is a fault in any field.
+        """
+        infinite = any(part in (math.inf, -math.inf) for part in (value if isinstance(value, tuple) else (value,)))
+        if infinite or not condition:
+            kind = "finite value" if infinite else "value"
+            self.lines.append(f"{field} = {value} is not allowed: use a {kind} {allowed}. {hint}".rstrip())
 
     def add(self, line: str) -> None:
         """Notes a fault in words of its own."""

@@ -36,6 +36,13 @@ def test_faults_are_collected_and_raised_together_a_line_each():
     ]
 
 
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), (0.1, float("inf"))])
+def test_an_infinite_value_is_a_fault_in_any_field(value):
+    faults = Faults()
+    faults.need(True, "optim.warmup_epochs", value, "of at least 0")
+    assert faults.lines == [f"optim.warmup_epochs = {value} is not allowed: use a finite value of at least 0."]
+
+
 def test_no_fault_raises_nothing():
     Faults().raise_any()
 
