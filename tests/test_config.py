@@ -153,7 +153,7 @@ def test_data_that_is_drawn_refuses_a_root():
 def test_a_value_out_of_range_is_one_line_with_field_value_and_range(group, name):
     found = lines(group)
     assert len(found) == 1
-    assert found[0].startswith(f"{name} = {getattr(group, name.split('.')[1])} is not allowed: use a value ")
+    assert found[0].startswith(f"{name} = {getattr(group, name.split('.')[1])} is not allowed: use a ")
 
 
 def test_nan_is_out_of_every_range():

@@ -3,8 +3,8 @@
 
 A recipe's ``run`` calls :func:`pretrain`; :func:`evaluate` and :func:`export` open its run folder again. What is used
 of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (``Method(config, steps)``, an
-``nn.Module`` with ``backbone`` and ``views``, and ``embed`` where its head's output is what classifies) and its
-``diagnostics``. A recipe that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support``
+``nn.Module`` with ``backbone`` and ``views``, ``embed`` where its head's output is what classifies, ``finetune_layer``
+where fine-tuning keeps a layer on top of the backbone) and its ``diagnostics``. A recipe that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support``
 (the labelled images of each step).
 """
 
@@ -28,7 +28,7 @@ from recipes_lib.data.load import Splits, load
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import ConfigError, RunError
-from recipes_lib.evaluation import baselines, probes
+from recipes_lib.evaluation import baselines, finetune, probes
 from recipes_lib.evaluation.features import Features, extract
 from recipes_lib.models import interchange
 from recipes_lib.training import checkpoint, folder, loop
@@ -83,10 +83,15 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             workers=config.data.workers,
         )
 
+        finetuned = _finetuned(
+            config, method, splits, config.eval.probes, run.path, place, f"recipes resume {run.path}"
+        )
+
         def conclude() -> None:
             everything = config.eval.baselines == "all" and bool(config.eval.probes)
             report = {"recipe": name}
             report |= score(recipe, config, method, splits, config.eval.probes, with_baselines=everything)
+            report["scores"] |= finetuned
             seconds = round(time.perf_counter() - began, 1)
             report |= {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
@@ -129,10 +134,12 @@ def score(
 ) -> dict[str, Any]:
     """Probe scores of the trained method, and of the three baselines where they are asked for.
 
-    Returns ``scores`` (probe -> arm -> accuracy), ``spread`` (the same, standard deviation over low-shot splits) and
-    the recipe's ``diagnostics``.
+    Returns ``scores`` (probe -> arm -> accuracy), ``spread`` (the same, standard deviation over low-shot splits), the
+    recipe's ``diagnostics``, and ``factors`` (arm -> factor -> score) where they are among the probes. Fine-tuning is not
+    among those run here, since all ranks take part in it.
     """
-    train = splits.labelled_train if names else splits.train
+    names = [name for name in names if name != "finetune"]
+    train = splits.train if "factors" in names else splits.labelled_train if names else splits.test
     how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
 
     def features_of(backbone: nn.Module, embed: Callable | None = None) -> tuple[Features, Features]:
@@ -141,9 +148,10 @@ def score(
     method.eval()
     arms = {"method": features_of(method.backbone, method.embed if hasattr(method, "embed") else None)}
     if with_baselines:
-        arms |= _baseline_arms(recipe, config, method, splits, features_of)
-    labelled = probes.labelled_indices(config.data.labelled if "lowshot" in names else None, train)
-    report: dict[str, Any] = {"scores": {name: {} for name in names}, "spread": {}}
+        pixels = [baselines.raw_pixels(images, workers=config.data.workers) for images in (train, splits.test)]
+        arms |= _baseline_arms(recipe, config, method, splits, features_of) | {"raw_pixels": tuple(pixels)}
+    labelled = probes.labelled_indices(config.data.labelled, splits.labelled_train) if "lowshot" in names else None
+    report: dict[str, Any] = {"scores": {}, "spread": {}}
     for arm, (train_features, test_features) in arms.items():
         result = probes.run_probes(
             replace(config.eval, probes=tuple(names)),
@@ -155,25 +163,34 @@ def score(
             labelled=labelled,
             device=next(method.parameters()).device,
         )
-        for name in names:
-            report["scores"][name][arm] = result.scores[name]
+        for name, value in result.scores.items():
+            report["scores"].setdefault(name, {})[arm] = value
         report["spread"][arm] = result.spread
+        if "factors" in names:
+            found = probes.read_factors(train_features, train, test_features, splits.test)
+            report.setdefault("factors", {})[arm] = found
     report["diagnostics"] = recipe.diagnostics(method, arms["method"][1], splits.test)
     return report
+
+
+def _finetuned(
+    config: Any, method: nn.Module, splits: Splits, names: Sequence[str], run: Path, place: world.World, go_on: str
+) -> dict[str, dict[str, float]]:
+    """The score of fine-tuning where it is among the probes ``names``; all ranks train."""
+    if "finetune" not in names:
+        return {}
+    layer = method.finetune_layer if hasattr(method, "finetune_layer") else None
+    where = {"folder": run / "finetune", "place": place, "go_on": go_on}
+    return {"finetune": {"method": finetune.finetune(method.backbone, layer, splits, config, **where)}}
 
 
 def _baseline_arms(
     recipe: ModuleType, config: Any, method: nn.Module, splits: Splits, features_of: Callable
 ) -> dict[str, tuple[Features, Features]]:
-    """Features of the untrained net, of the pixels themselves, and of a net trained with labels for as many steps."""
+    """Features of the untrained net, and of one trained with labels for as many steps."""
     device = next(method.parameters()).device
     untrained = build(recipe, config, steps=1).to(device).backbone
-    arms = {
-        "random_init": features_of(untrained),
-        "raw_pixels": tuple(
-            baselines.raw_pixels(images, workers=config.data.workers) for images in (splits.labelled_train, splits.test)
-        ),
-    }
+    arms = {"random_init": features_of(untrained)}
     train = splits.labelled_train
     crop = MultiCrop(replace(config.views, global_views=0, local_views=0), config.train.seed)  # the target's view alone
     batches = StepBatches(
@@ -227,11 +244,14 @@ def _read_config(run: folder.RunFolder) -> tuple[ModuleType, Any]:
 def provenance() -> dict[str, Any]:
     """What a report says of its origin: versions of what computed it, and the commit where this is a checkout."""
     packages = ("ssl-cookbook", "torch", "torchvision", "timm")
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    root = Path(__file__).parents[2]
+    commit = None
+    if (root / ".git").exists():  # installed into somebody's environment, it may lie in a repository that is not ours
+        asked = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = asked.stdout.strip() or None
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "git": commit.stdout.strip() or None,
+        "git": commit,
     }
 
 
@@ -245,11 +265,21 @@ def resume(path: Path) -> Result:
 
 
 def evaluate(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Probe scores of a run folder's weights; returns what :func:`score` does and writes nothing."""
+    """Probe scores of a run folder's weights; returns what :func:`score` does.
+
+    Nothing is written, but by the probe ``finetune``: it trains in the sub-folder ``finetune``, or goes on there, or
+    reads what it found before.
+    """
     recipe, config, method = reopen(path)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
     splits = load_data(recipe, config, folder.RunFolder.open(path))
     probes.require_labels(splits, replace(config.eval, probes=tuple(names)), config.data.labelled)
-    return score(recipe, config, method, splits, names, with_baselines=False)
+    place = world.start(config.train.device)
+    finetuned = _finetuned(config, method, splits, names, path, place, f"recipes evaluate {path} --probe finetune")
+    report = score(recipe, config, method, splits, names, with_baselines=False)
+    report["scores"] |= finetuned
+    return report
 
 
 def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
