@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MSN's objective: soft assignment to prototypes, sharpened and balanced targets, mean-entropy maximisation.
 
+PMSN's too, which asks for other frequencies than equal ones: :mod:`recipes_lib.objectives.priors`.
+
 Symbols, as in the paper: z anchor embeddings, z+ target embeddings, q prototypes, p anchors' assignments, t targets'
 assignments, pbar the mean of p, tau temperature, T sharpening temperature, lambda and mu the weights of two terms;
 B images, V anchor views of each, K prototypes, d dimensions. Sums over images run over all ranks.
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes_lib.distributed import collectives
+from recipes_lib.objectives import priors
 
 
 def assignment_logits(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
@@ -45,19 +48,25 @@ def sharpen(assignments: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def sinkhorn(targets: Tensor, iterations: int = 3) -> Tensor:
+def sinkhorn(targets: Tensor, iterations: int = 3, prior: Tensor | None = None) -> Tensor:
     """Balances the targets over the prototypes, by turns dividing by prototype mass and by row sum.
 
-    It ends on the rows: each target sums to 1, while the masses of the prototypes are only about equal. Mass is
-    counted over all ranks. No sharpening follows. With fewer targets than prototypes it cannot balance.
+    It ends on the rows: each target sums to 1, while the masses of the prototypes are only about equal, or about in
+    the proportions of ``prior``. Mass is counted over all ranks. No sharpening follows. With fewer targets than
+    prototypes it cannot balance.
 
-    Shapes: [n, K] -> [n, K], no gradient.
+    Shapes: [n, K], ``prior`` [K] -> [n, K], no gradient.
+    Raises: ``ValueError`` where the prior has another length than K.
     Source: Cuturi, arXiv 1306.0895; the official code's constant factors (1/K, 1/n) cancel and are left out.
     """
+    if prior is not None:
+        prior = priors.fitted(prior, targets)
     for _ in range(iterations):
         mass = collectives.all_reduce_sum(targets.sum(dim=0))  # [K]
         # a prototype that no target touches has mass 0: 0/tiny leaves it at 0, 0/0 would be NaN
         targets = targets / mass.clamp_min(torch.finfo(mass.dtype).tiny)
+        if prior is not None:
+            targets = targets * prior
         targets = targets / targets.sum(dim=1, keepdim=True)
     return targets
 
@@ -105,18 +114,24 @@ def msn_loss(
     sinkhorn_iterations: int = 3,
     me_max_weight: float = 1.0,
     entropy_weight: float = 0.0,
+    prior: Tensor | None = None,
+    direction: priors.Direction = "forward",
+    sinkhorn_prior: Tensor | None = None,
     freeze_prototypes: bool = False,
 ) -> dict[str, Tensor]:
     """L = L_ce + lambda R + mu E, and its parts. Gradients reach anchors and prototypes, never the targets.
 
-    Half precision is raised to float32, under autocast too; float64 stays.
+    With a ``prior``, R is the divergence of the mean assignment from it (PMSN); with a ``sinkhorn_prior``, the targets
+    are balanced in its proportions. None is uniform, which is MSN. Half precision is raised to float32, under autocast
+    too; float64 stays.
 
     Shapes: ``anchors`` [V * B, d] view-major (view 1 of all images, then view 2, ...), ``targets`` [B, d],
-    ``prototypes`` [K, d]; -> scalars ``loss`` (with its graph) and, detached, ``cross_entropy`` (L_ce),
+    ``prototypes`` [K, d], priors [K]; -> scalars ``loss`` (with its graph) and, detached, ``cross_entropy`` (L_ce),
     ``me_max`` (R), ``entropy`` (E, the anchors' mean entropy) and ``target_entropy`` (mean H(t), L_ce's lower bound).
     Units: ``temperature`` (tau) above 0, ``sharpen_temperature`` (T) in (0, 1], entropies in nats.
     ``freeze_prototypes``: leave the prototypes as they are, an ablation.
-    Raises: ``ValueError`` for temperatures out of range, sizes that do not fit, prototypes cut off from the graph;
+    ``direction``: of R's divergence where there is a ``prior``, see :func:`priors.prior_divergence`.
+    Raises: ``ValueError`` for settings out of range, sizes that do not fit, prototypes cut off from the graph;
     ``FloatingPointError`` naming a row that is not finite or has no direction (norm 0).
     Differs: on several ranks L_ce and E are this rank's mean, R is that of all; averaging the ranks' gradients, as
     DDP does, gives the gradient of one rank with the whole batch. The released configs log E with weight 0.
@@ -130,11 +145,11 @@ def msn_loss(
         with torch.no_grad():  # the paper's stop-gradient
             # softmax(logits / T) is sharpen(assign(...), T), without the powers that underflow
             sharpened = (assignment_logits(target_z, q, temperature) / sharpen_temperature).softmax(dim=1)
-            t = sinkhorn(sharpened, sinkhorn_iterations)  # [B, K]
+            t = sinkhorn(sharpened, sinkhorn_iterations, sinkhorn_prior)  # [B, K]
         log_p = assignment_logits(z, q, temperature).log_softmax(dim=1)  # [V * B, K]
         p = log_p.exp()
         match = cross_entropy(t, log_p)
-        spread = mean_entropy_regulariser(p)
+        spread = mean_entropy_regulariser(p) if prior is None else priors.prior_divergence(p, prior, direction)
         undecided = mean_entropy(p if entropy_weight else p.detach())
         loss = match + me_max_weight * spread + entropy_weight * undecided
     return {
