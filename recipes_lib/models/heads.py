@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands on a backbone: projection heads and prototypes."""
+"""What stands on a backbone: projection heads, a predictor and prototypes."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,29 +11,56 @@ from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 
 
 class ProjectionHead(nn.Module):
-    """Linear, batch norm, GELU, twice; then a last Linear with neither norm nor activation.
+    """Linear, batch norm, GELU or ReLU, twice; then a last Linear with neither norm nor activation.
 
     Batch statistics are those of all ranks: two processes take the step of one. Call it once for each resolution of
     views, so that statistics do not mix them. Layers bear the names that the official weights use.
 
     Shapes: [batch, in_dim] -> [batch, out_dim].
-    Source: Assran et al., arXiv 2204.07141; Linear weights truncated normal of std 0.02, biases 0.
+    Source: Assran et al., arXiv 2204.07141 (MSN, GELU) and 2104.13963 (PAWS, ReLU); Linear weights truncated normal
+    of std 0.02, biases 0, as MSN has them.
     """
 
-    def __init__(self, in_dim: int, hidden: int, out_dim: int) -> None:
+    def __init__(self, in_dim: int, hidden: int, out_dim: int, *, activation: Literal["gelu", "relu"] = "gelu") -> None:
         super().__init__()
+        self.activation = F.gelu if activation == "gelu" else F.relu
         self.fc1, self.bn1 = nn.Linear(in_dim, hidden), CrossRankBatchNorm(hidden)
         self.fc2, self.bn2 = nn.Linear(hidden, hidden), CrossRankBatchNorm(hidden)
         self.fc3 = nn.Linear(hidden, out_dim)
-        for layer in (self.fc1, self.fc2, self.fc3):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        _initialise(self.fc1, self.fc2, self.fc3)
+
+    def first_layer(self, features: Tensor) -> Tensor:
+        """What fine-tuning keeps of the head: Linear, norm, activation. [batch, in_dim] -> [batch, hidden]"""
+        return self.activation(self.bn1(self.fc1(features)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Embeddings of the features."""
-        hidden = F.gelu(self.bn1(self.fc1(features)))
-        hidden = F.gelu(self.bn2(self.fc2(hidden)))
+        hidden = self.first_layer(features)
+        hidden = self.activation(self.bn2(self.fc2(hidden)))
         return self.fc3(hidden)
+
+
+class Predictor(nn.Module):
+    """Batch norm, then a bottleneck of a quarter of the dimensions: Linear, batch norm, ReLU, Linear.
+
+    What the anchors pass through after the projection head and the targets do not.
+
+    Shapes: [batch, dim] -> [batch, dim].
+    Raises: ``ValueError`` for a dim that is no multiple of 4.
+    Source: Assran et al., arXiv 2104.13963; weights as the projection head's.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim < 4 or dim % 4:
+            raise ValueError(f"dim = {dim}; a predictor's must be a multiple of 4, for its bottleneck has a quarter.")
+        self.bn1, self.fc1 = CrossRankBatchNorm(dim), nn.Linear(dim, dim // 4)
+        self.bn2, self.fc2 = CrossRankBatchNorm(dim // 4), nn.Linear(dim // 4, dim)
+        _initialise(self.fc1, self.fc2)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Predictions of the other view's embeddings."""
+        return self.fc2(F.relu(self.bn2(self.fc1(self.bn1(embeddings)))))
 
 
 class Prototypes(nn.Module):
@@ -50,3 +79,9 @@ class Prototypes(nn.Module):
     def forward(self, embeddings: Tensor, temperature: float) -> Tensor:
         """Cosine of each embedding with each prototype, divided by ``temperature``."""
         return F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=1).T / temperature
+
+
+def _initialise(*layers: nn.Linear) -> None:
+    for layer in layers:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)

@@ -5,17 +5,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recipes_lib.models.heads import ProjectionHead, Prototypes
+from recipes_lib.models.heads import Predictor, ProjectionHead, Prototypes
 
 
-def test_projection_head_is_linear_norm_gelu_twice_then_linear():
+@pytest.mark.parametrize(("name", "activation"), [("gelu", F.gelu), ("relu", F.relu)])
+def test_projection_head_is_linear_norm_activation_twice_then_linear(name, activation):
+    torch.manual_seed(0)
+    head, features = ProjectionHead(6, 10, 4, activation=name).eval(), torch.randn(5, 6)
+    for norm in (head.bn1, head.bn2):
+        norm.running_mean.uniform_(-0.1, 0.1)
+    hidden = activation((features @ head.fc1.weight.T - head.bn1.running_mean) / math.sqrt(1 + 1e-5))
+    torch.testing.assert_close(head.first_layer(features), hidden)
+    hidden = activation((hidden @ head.fc2.weight.T - head.bn2.running_mean) / math.sqrt(1 + 1e-5))
+    torch.testing.assert_close(head(features), hidden @ head.fc3.weight.T)
+
+
+def test_projection_head_has_gelu_as_msn_unless_told_otherwise():
     torch.manual_seed(0)
     head, features = ProjectionHead(6, 10, 4).eval(), torch.randn(5, 6)
-    for norm in (head.bn1, head.bn2):
-        norm.running_mean.uniform_()
-    hidden = F.gelu((features @ head.fc1.weight.T - head.bn1.running_mean) / math.sqrt(1 + 1e-5))
-    hidden = F.gelu((hidden @ head.fc2.weight.T - head.bn2.running_mean) / math.sqrt(1 + 1e-5))
-    torch.testing.assert_close(head(features), hidden @ head.fc3.weight.T)
+    gelu = ProjectionHead(6, 10, 4, activation="gelu").eval()
+    gelu.load_state_dict(head.state_dict())
+    assert torch.equal(head(features), gelu(features))
 
 
 def test_projection_head_bears_the_official_names():
@@ -31,6 +41,17 @@ def test_projection_head_starts_with_the_papers_weights():
     for layer in (head.fc1, head.fc2, head.fc3):
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
         assert (layer.bias == 0).all()
+
+
+def test_predictor_is_norm_linear_norm_relu_linear_with_a_quarter_of_the_width_between():
+    torch.manual_seed(0)
+    predictor, embeddings = Predictor(8), torch.randn(16, 8) * 3 + 1
+    assert [predictor.fc1.out_features, predictor.fc2.in_features, predictor.fc2.out_features] == [2, 2, 8]
+    hidden = F.batch_norm(embeddings, None, None, training=True) @ predictor.fc1.weight.T
+    hidden = F.relu(F.batch_norm(hidden, None, None, training=True))
+    torch.testing.assert_close(predictor(embeddings), hidden @ predictor.fc2.weight.T)
+    with pytest.raises(ValueError, match="dim = 6; a predictor's must be a multiple of 4"):
+        Predictor(6)
 
 
 def test_prototypes_are_uniform_and_their_logits_are_cosines_over_the_temperature():
