@@ -77,7 +77,8 @@ class DataConfig:
 class OptimConfig:
     """The optimiser and its schedules; the counter of a schedule is the optimiser step."""
 
-    name: Literal["adamw", "lars"] = "adamw"
+    name: Literal["adamw", "lars", "sgd"] = "adamw"
+    """sgd has Nesterov momentum 0.9; fine-tuning uses it."""
     lr: float = 1e-3
     """Peak learning rate, absolute: it is not scaled with the batch."""
     lr_start: float = 2e-4
@@ -92,6 +93,10 @@ class OptimConfig:
     """Weight decay that its cosine ends in, after ``stretch`` times the run."""
     stretch: float = 1.25
     """The cosines are laid out over this many times the run, so they stop before their end."""
+    first_count: Literal[0, 1] = 1
+    """What the schedules count the first step as: 1 in MSN's code, 0 in PAWS's."""
+    lr_in_momentum: bool = False
+    """``lars`` only. The learning rate enters the momentum, as in PAWS; else it multiplies the momentum."""
     clip: float | None = 3.0
     """Largest norm of the encoder's gradient; none: no clipping."""
 
@@ -104,6 +109,14 @@ class OptimConfig:
         faults.need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "of at least 0")
         faults.need(self.weight_decay_final >= 0, "optim.weight_decay_final", self.weight_decay_final, "of at least 0")
         faults.need(self.stretch >= 1, "optim.stretch", self.stretch, "of at least 1", "The paper's code uses 1.25.")
+        faults.need(self.first_count in (0, 1), "optim.first_count", self.first_count, "of 0 or 1")
+        faults.need(
+            not self.lr_in_momentum or self.name == "lars",
+            "optim.lr_in_momentum",
+            self.lr_in_momentum,
+            f"of False with optim.name {self.name}",
+            "Only lars has this form.",
+        )
         faults.need(self.clip is None or self.clip > 0, "optim.clip", self.clip, "above 0, or None for no clipping")
 
 
@@ -171,7 +184,8 @@ class TrainConfig:
 class EvalConfig:
     """Probes on frozen features, and what they are compared with."""
 
-    probes: tuple[Literal["knn", "linear", "lowshot", "snn"], ...] = ("knn", "linear", "lowshot")
+    probes: tuple[Literal["knn", "linear", "lowshot", "snn", "factors", "finetune"], ...] = ("knn", "linear", "lowshot")
+    """factors needs images whose true factors are known (``pantry``, ``digits``); finetune trains on, the others read."""
     baselines: Literal["all", "none"] = "none"
     """all: score random-init features, raw pixels and a supervised net of the same budget too."""
     neighbours: int = 20
@@ -184,6 +198,12 @@ class EvalConfig:
     """Random choices of the labelled images; the score is their mean."""
     lowshot_penalty: float = 0.0025
     """L2 penalty of the low-shot logistic regression, as the MSN paper's code counts it (0.075 for 1 % labels)."""
+    finetune_epochs: float = 50.0
+    """Passes of fine-tuning over the labelled images."""
+    finetune_lr: float = 0.02
+    """Learning rate of fine-tuning at its first step; a cosine takes it to 0."""
+    finetune_batch_size: int = 1024
+    """Images per step of fine-tuning, summed over processes; all labelled images where there are fewer."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -193,6 +213,10 @@ class EvalConfig:
         faults.need(self.labels_per_class >= 1, "eval.labels_per_class", self.labels_per_class, "of at least 1")
         faults.need(self.lowshot_splits >= 1, "eval.lowshot_splits", self.lowshot_splits, "of at least 1")
         faults.need(self.lowshot_penalty > 0, "eval.lowshot_penalty", self.lowshot_penalty, "above 0")
+        epochs, batch = self.finetune_epochs, self.finetune_batch_size
+        faults.need(0 < epochs < float("inf"), "eval.finetune_epochs", epochs, "above 0")
+        faults.need(self.finetune_lr > 0, "eval.finetune_lr", self.finetune_lr, "above 0")
+        faults.need(batch >= 2, "eval.finetune_batch_size", batch, "of at least 2")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -93,10 +93,20 @@ def card(entry: Entry) -> Group:
 
 def scores(found: Mapping[str, Mapping[str, float]]) -> Table:
     """Scores as a table: a probe a row, the method beside its baselines."""
+    return _table("probe", found)
+
+
+def factors(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """How readable each true factor is (arm -> factor -> score) as a table: a factor a row."""
+    names = dict.fromkeys(name for scores in found.values() for name in scores)
+    return _table("factor", {name: {arm: found[arm][name] for arm in found if name in found[arm]} for name in names})
+
+
+def _table(kind: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     columns = [column for column in COLUMNS if any(column in row for row in found.values())]
     table = Table(
-        "probe", *(column.replace("_", " ") for column in columns), box=None, header_style="bold", pad_edge=False
+        kind, *(column.replace("_", " ") for column in columns), box=None, header_style="bold", pad_edge=False
     )
-    for probe, row in found.items():
-        table.add_row(probe, *(f"{row[column]:.3f}" if column in row else "" for column in columns))
+    for name, row in found.items():
+        table.add_row(name, *(f"{row[column]:.3f}" if column in row else "" for column in columns))
     return table

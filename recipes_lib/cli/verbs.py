@@ -3,7 +3,7 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipes_lib import recipes
 from recipes_lib.cli import display
@@ -67,7 +67,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.json:
         display.as_json(found)
     else:
-        display.out().print(display.scores(found["scores"]))
+        _show_scores(found)
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -117,6 +117,11 @@ def _entry(name: str) -> Entry:
 
 
 def _finish(result: "Result") -> None:
-    if result.report.get("scores"):
-        display.out().print(display.scores(result.report["scores"]))
+    _show_scores(result.report)
     display.out().print(f"run folder: {result.folder}")
+
+
+def _show_scores(report: dict[str, Any]) -> None:
+    for part, table in (("scores", display.scores), ("factors", display.factors)):
+        if report.get(part):
+            display.out().print(table(report[part]))

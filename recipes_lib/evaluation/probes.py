@@ -9,9 +9,11 @@ from torch import Tensor
 
 from recipes_lib.config import EvalConfig
 from recipes_lib.data import splits
-from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.data.load import Splits
+from recipes_lib.distributed import collectives
 from recipes_lib.errors import DataError
+from recipes_lib.evaluation import factors, finetune
 from recipes_lib.evaluation.features import Features
 from recipes_lib.evaluation.knn import weighted_knn
 from recipes_lib.evaluation.linear import linear_probe
@@ -32,9 +34,12 @@ class ProbeScores:
 def require_labels(data: Splits, config: EvalConfig, labelled: Path | None = None) -> None:
     """Finds out before training whether the probes of ``config`` can be run on ``data`` after it.
 
-    Raises: ``DataError`` in one line where labels are absent or too few, or the file ``labelled`` does not fit.
+    Raises: ``DataError`` in one line where labels (or true factors) are absent or too few, or the file ``labelled``
+    does not fit.
     """
-    if not config.probes:
+    if "factors" in config.probes:
+        _need_factors(data)
+    if set(config.probes) <= {"factors"}:
         return
     train = data.labelled_train
     if data.test.labels is None:
@@ -50,6 +55,8 @@ def require_labels(data: Splits, config: EvalConfig, labelled: Path | None = Non
         classes = train.labels[chosen].unique()
         if len(classes) < 2:
             raise DataError(f"The labelled images are all of class {classes.item()}. Low-shot scores need two classes.")
+    if "finetune" in config.probes:
+        finetune.global_batch(config.finetune_batch_size, len(train), collectives.world_size())
 
 
 def labelled_indices(path: Path | None, train: ImageSet | ImageFiles) -> Tensor | None:
@@ -62,6 +69,17 @@ def labelled_indices(path: Path | None, train: ImageSet | ImageFiles) -> Tensor 
     if train.names is None:
         raise DataError(f"data.labelled = {path} names images, but those of this data set have no names. Leave it out.")
     return splits.from_file(path, train.names)
+
+
+def read_factors(train: Features, train_images: ImageSet, test: Features, test_images: ImageSet) -> dict[str, float]:
+    """How much of each true factor a linear map reads from the features before the last norm, in [0, 1].
+
+    The features are those of all the images: factors are not hidden where labels are. The class is one of them.
+    """
+    sides = train_images, test_images
+    open_labels = all(images.labels is not None and bool((images.labels != UNLABELLED).all()) for images in sides)
+    known = [({"label": images.labels} if open_labels else {}) | images.factors for images in sides]
+    return factors.factor_scores(train.before_norm, known[0], test.before_norm, known[1])
 
 
 def run_probes(
@@ -77,17 +95,21 @@ def run_probes(
 ) -> ProbeScores:
     """Scores frozen features: k-NN on the final ones, the linear and the low-shot probe on those before the last norm.
 
+    ``factors`` and ``finetune`` are no matter of frozen features and labels, and are left out here.
     Soft nearest neighbours (``snn``) compare the embeddings where there are some, else the final features.
 
-    ``labelled`` (int64, rows of ``train``) are the low-shot probe's images; None draws them, ``config.lowshot_splits``
+    ``labelled`` (int64, counted among the rows of ``train`` that have a label) are the low-shot probe's images; None draws them, ``config.lowshot_splits``
     times. ``seed`` draws these and orders the linear probe's batches. The low-shot probe alone does not run on ``device``.
 
     Shapes: labels int64 [len(train)] and [len(test)]; where no probe is asked for they may be None.
 
     Raises: ``DataError`` in one line where there are too few labels.
     """
-    if not config.probes:
+    if not set(config.probes) - {"factors", "finetune"}:
         return ProbeScores({}, {})
+    known = (train_labels != UNLABELLED).nonzero()[:, 0]
+    if len(known) < len(train_labels):
+        train, train_labels = train.select(known), train_labels[known]
     labels = {"train_labels": train_labels.to(device), "test_labels": test_labels.to(device)}
     scores, spread = {}, {}
     for probe in config.probes:
@@ -119,6 +141,17 @@ def _draw_labelled(config: EvalConfig, labels: Tensor, seed: int) -> list[Tensor
     first = seed * config.lowshot_splits  # so that no two seeds share a choice
     seeds = range(first, first + config.lowshot_splits)
     return [splits.few_per_class(labels, config.labels_per_class, seed) for seed in seeds]
+
+
+def _need_factors(data: Splits) -> None:
+    if not all(isinstance(images, ImageSet) and images.factors for images in (data.train, data.test)):
+        raise DataError(
+            "The probe factors needs images whose true factors are known: --data.name pantry or digits. Use another probe."
+        )
+    if len(data.train) < factors.FEWEST:
+        raise DataError(
+            f"The probe factors needs {factors.FEWEST} training images, and there are {len(data.train)}. Use more images."
+        )
 
 
 def _need_neighbours(neighbours: int, available: int) -> None:

@@ -21,17 +21,19 @@ def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opti
             # fused: one pass over each tensor in place of a dozen, on CPUs too
             return torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0, fused=True)
         case "lars":
-            return LARS(groups, lr=config.lr)
+            return LARS(groups, lr=config.lr, lr_in_momentum=config.lr_in_momentum)
+        case "sgd":
+            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
         case unknown:
-            raise ValueError(f"there is no optimiser {unknown!r}; there are adamw and lars")
+            raise ValueError(f"there is no optimiser {unknown!r}; there are adamw, lars and sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Learning rate and weight decay of a run.
 
-    Source: MSN's released code: its counter is 1 at the first update, so update ``step`` (from 0) has that of
-    ``step + 1``. (The EMA's counter is 0 there.)
+    Source: the released codes: in MSN's the counter is 1 at the first update, so update ``step`` (from 0) has that of
+    ``step + 1`` (the EMA's counter is 0 there); in PAWS's it is 0.
     """
 
     config: OptimConfig
@@ -42,7 +44,7 @@ class Schedule:
 
     def at(self, step: int) -> dict[str, float]:
         """``lr`` and ``weight_decay`` of the update ``step``, counted from 0."""
-        config, count = self.config, step + 1
+        config, count = self.config, step + self.config.first_count
         lr = warmup_cosine(
             count,
             start=config.lr_start,

@@ -80,7 +80,7 @@ class RunFolder:
             if isinstance(error, UserError) and self._made and not (self.path / "metrics.jsonl").exists():
                 self._take_back()
             elif is_main() and error is not None and self.state()["status"] == "running":
-                stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+                stopped = isinstance(error, (KeyboardInterrupt, SystemExit, Interrupted))
                 self.set_state("interrupted" if stopped else "failed", self.state()["step"])
         except RunError:
             pass  # a full disk is the likely reason for both; the first error is the one to tell

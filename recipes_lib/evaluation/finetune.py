@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning: how good a classifier the trained net becomes when all of it learns from the labelled images.
+
+A new linear layer, zero at first, on the backbone, or on the first layer of the projection head where the recipe hands
+one over; SGD with Nesterov momentum, learning rate falling by a cosine to 0, no weight decay; random crops and
+mirroring; batch norm in training mode. It is a run of its own, in a sub-folder of the run: killed, it goes on from its
+last checkpoint, bit for bit.
+
+Source: PAWS, Assran et al., ICCV 2021, arXiv 2104.13963, and its code's ImageNet fine-tuning (50 epochs of 1,024 images
+at 0.02). Differs: that keeps the epoch that is best on held-out training images; here the last one counts. Images are
+mirrored as often as in pretraining: a digit has no mirror image.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from recipes_lib.config import OptimConfig, TrainConfig, to_yaml
+from recipes_lib.data.images import ImageFiles
+from recipes_lib.data.load import Images, Splits
+from recipes_lib.data.loader import Batch, StepBatches
+from recipes_lib.distributed import collectives
+from recipes_lib.distributed.world import World
+from recipes_lib.errors import DataError, Diverged, Interrupted, RunError
+from recipes_lib.evaluation.features import read_chunks
+from recipes_lib.training import checkpoint, loop
+from recipes_lib.training.folder import RunFolder
+from recipes_lib.views.multicrop import MultiCrop, ViewsConfig, eval_view
+
+SCALE = (0.08, 1.0)
+"""Range of a random crop's share of the image's area."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """What a fine-tuning run was asked to do: its folder's ``config.yaml``."""
+
+    weights: str
+    """SHA-256 of the weights that it starts from."""
+    images: int
+    """Labelled images that it learns from."""
+    classes: int
+    views: ViewsConfig
+    optim: OptimConfig
+    train: TrainConfig
+
+
+class Classifier(nn.Module):
+    """A copy of ``backbone`` and ``layer`` with a linear layer on top, as :func:`training.loop.fit` trains it."""
+
+    def __init__(self, backbone: nn.Module, layer: nn.Module | None, config: FinetuneConfig) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone).requires_grad_(True)
+        self.layer = nn.Identity() if layer is None else copy.deepcopy(layer).requires_grad_(True)
+        widths = [module.out_features for module in self.layer.modules() if isinstance(module, nn.Linear)]
+        width = widths[-1] if widths else backbone.num_features
+        self.linear = nn.utils.skip_init(nn.Linear, width, config.classes)  # torch's draw would come from global state
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.crop = MultiCrop(config.views, config.train.seed)
+
+    def views(self, batch: Batch, step: int) -> dict[str, object]:
+        """One random view of each image, and its label."""
+        return {"images": self.crop(batch)[0], "labels": batch.labels}
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[batch, 3, side, side] -> [batch, classes]"""
+        return self.linear(self.layer(self.backbone(images)))
+
+    def forward(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Cross-entropy of a micro-batch, and the share of it that is classified right."""
+        logits, labels = self.logits(views["images"]).float(), views["labels"]
+        right = (logits.detach().argmax(dim=1) == labels).float().mean()
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": right}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Everything, without decay."""
+        return [{"params": self.clipped_parameters(), "decays": False}]
+
+    def clipped_parameters(self) -> list[nn.Parameter]:
+        """Everything."""
+        return list(self.parameters())
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step."""
+
+
+def finetune(
+    backbone: nn.Module,
+    layer: nn.Module | None,
+    data: Splits,
+    config: Any,
+    *,
+    folder: Path,
+    place: World,
+    go_on: str,
+) -> float:
+    """Test accuracy after fine-tuning a copy of ``backbone`` (and ``layer``) on ``data.labelled_train``, in [0, 1].
+
+    ``layer`` takes the backbone's output on; its last ``nn.Linear`` gives its width. ``config`` is the recipe's, of which
+    ``data``, ``views``, ``train`` and ``eval`` are read. ``folder`` gets a run folder of its own: one that is finished is
+    read, one that is not goes on. ``go_on`` is the command that an interrupted user is told. All ranks call it.
+
+    Raises: ``RunError`` where ``folder`` belongs to other weights or settings; ``DataError``, ``Diverged``, ``Interrupted``.
+    """
+    train = data.labelled_train
+    wanted = _config_of(_digest(backbone, layer), train, config, place)
+    if _finished(folder, wanted):
+        return RunFolder.open(folder).read_report()["accuracy"]
+    with _in_our_words(config, folder, go_on), RunFolder.create_or_continue(folder, "finetune", wanted) as run:
+        model = Classifier(backbone, layer, wanted).to(place.device)
+        batches = StepBatches(
+            train,
+            seed=wanted.train.seed,
+            batch_size=wanted.train.batch_size,
+            rank=place.rank,
+            world_size=place.size,
+            crop=model.crop.crop_one if isinstance(train, ImageFiles) else None,
+        )
+        steps = wanted.train.total_steps(batches.steps_per_epoch)
+        how = {"train": wanted.train, "optim_config": wanted.optim, "world": place, "workers": config.data.workers}
+        loop.fit(model, batches, model.views, folder=run, steps=steps, **how)
+
+        def conclude() -> None:
+            checkpoint.write_weights(folder / "model.safetensors", model.state_dict())
+            run.write_report({"accuracy": _accuracy(model, data.test, config), "steps": steps})
+
+        collectives.from_main(conclude)
+        run.set_state("done", steps)
+        return run.read_report()["accuracy"]
+
+
+def global_batch(wanted: int, available: int, processes: int) -> int:
+    """Images per step: ``wanted``, at most those that there are, equally many on each process.
+
+    Raises: ``DataError`` where that leaves a process fewer than two.
+    """
+    batch = min(wanted, available) // processes * processes
+    if batch < 2 * processes:
+        raise DataError(
+            f"There are {available} labelled images to fine-tune on and eval.finetune_batch_size = {wanted}: too few for "
+            f"{2 * processes} at a time, two a process. Label more images, or use a larger batch."
+        )
+    return batch
+
+
+def _config_of(weights: str, train: Images, config: Any, place: World) -> FinetuneConfig:
+    batch = global_batch(config.eval.finetune_batch_size, len(train), place.size)
+    plain = {
+        "global_views": 0,
+        "local_views": 0,
+        "jitter": 0.0,
+        "grayscale": 0.0,
+        "blur": 0.0,
+    }  # the target's view alone
+    views = ViewsConfig(
+        image_size=config.views.image_size,
+        global_scale=SCALE,
+        flip=config.views.flip,
+        normalize=config.views.normalize,
+        **plain,
+    )
+    lr = config.eval.finetune_lr
+    flat = {"lr_final": 0.0, "warmup_epochs": 0.0, "weight_decay": 0.0, "weight_decay_final": 0.0, "clip": None}
+    optim = OptimConfig(name="sgd", lr=lr, lr_start=lr, stretch=1.0, **flat)
+    length = {"steps": None, "epochs": config.eval.finetune_epochs}
+    schedule = replace(config.train, batch_size=batch, accumulate=1, **length)
+    kinds = len(train.class_names)
+    return FinetuneConfig(weights=weights, images=len(train), classes=kinds, views=views, optim=optim, train=schedule)
+
+
+def _digest(*parts: nn.Module | None) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        for name, tensor in part.state_dict().items() if part is not None else ():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _finished(folder: Path, wanted: FinetuneConfig) -> bool:
+    """Whether ``folder`` holds the result. Raises: ``RunError`` where it holds something else."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    run = RunFolder.open(folder)
+    was, now = run.read_config(), yaml.safe_load(to_yaml("finetune", wanted))
+    differs = [field for field in now if was.get(field) != now[field]]
+    if differs or was.keys() != now.keys():
+        what = "from other weights" if "weights" in differs else f"with other settings ({', '.join(differs)})"
+        raise RunError(f"{folder} was fine-tuned {what}. Move it away or remove it, and fine-tuning starts anew.")
+    return run.state()["status"] == "done"
+
+
+@contextmanager
+def _in_our_words(config: Any, folder: Path, go_on: str) -> Iterator[None]:
+    """The loop's advice speaks of the flags of ``recipes run``; a run of ours is mended elsewhere."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(f"Fine-tuning was interrupted; its steps so far are kept. Go on: {go_on}") from None
+    except Diverged as error:
+        fault = str(error).partition(" Try again")[0]
+        raise Diverged(
+            f"{fault} Fine-tune with a learning rate below eval.finetune_lr = {config.eval.finetune_lr:g}: "
+            f"change it in {folder.parent / 'config.yaml'} and remove {folder}."
+        ) from None
+
+
+@torch.no_grad()
+def _accuracy(model: Classifier, test: Images, config: Any) -> float:
+    model.eval()
+    device, side = model.linear.weight.device, config.data.image_size
+    chunks = read_chunks(test, side, batch_size=256, workers=config.data.workers)
+    guesses = [model.logits(eval_view(images.to(device), side, config.views.normalize)).argmax(1) for images in chunks]
+    return (torch.cat(guesses).cpu() == test.labels).double().mean().item()
