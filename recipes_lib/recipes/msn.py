@@ -111,6 +111,11 @@ class Config:
     def validate(self) -> None:
         """Raises ``ConfigError`` with a line for each fault."""
         faults = Faults()
+        self.check(faults)
+        faults.raise_any()
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of the groups, and of what they are together, in ``faults``."""
         for group in (self.data, self.views, self.model, self.loss, self.optim, self.train, self.eval):
             group.check(faults)
         sides = [self.views.image_size] + [self.views.local_size] * (self.views.local_views > 0)
@@ -125,7 +130,6 @@ class Config:
                 f"views.mask_ratio = {ratio} leaves no visible patch ({patches} patches, 0 kept). "
                 f"Use a value of at most {1 - 1 / patches:.3g}; the paper uses 0.15 to 0.7."
             )
-        faults.raise_any()
 
 
 class Encoder(nn.Module):
@@ -192,9 +196,13 @@ class MSN(nn.Module):
             anchors.append(self.anchor(views["local"]))
         with torch.no_grad():  # the paper's stop-gradient
             targets = self.target(views["target"])
+        return self.objective(torch.cat(anchors), targets)
+
+    def objective(self, anchors: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The loss of anchors [V * batch, dim], view-major, and targets [batch, dim], and its parts."""
         loss = self.config.loss
         return prototypes.msn_loss(
-            torch.cat(anchors),
+            anchors,
             targets,
             self.prototypes.weight,
             temperature=loss.temperature,
