@@ -20,11 +20,15 @@ class LARS(torch.optim.Optimizer):
     :math:`\gamma`. Tensors of one dimension (biases, norms) get plain SGD with momentum: no decay, no scaling; as do
     weights that are still 0, whose scale would be 0 for ever.
 
+    ``lr_in_momentum``: :math:`v \leftarrow \mu v + \gamma \lambda (g + \beta w)` and :math:`w \leftarrow w - v`, so that
+    a step keeps the learning rate it was made with; the same at a constant :math:`\gamma`.
+
     Raises: ``ValueError`` for a negative or otherwise impossible hyper-parameter.
 
     Source: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017, Eq. 6 and Algorithm 1.
-    Differs: the paper keeps :math:`\gamma` inside :math:`v`; here it multiplies :math:`v`, as in torch's SGD and in
-    the SSL papers' codes. At a constant :math:`\gamma` both are the same.
+    Differs: the paper and the code of PAWS have :math:`\gamma` inside :math:`v` (``lr_in_momentum``); torch's SGD and
+    most SSL papers' codes multiply :math:`v` by it, as here by default. PAWS's code leaves a weight without any
+    gradient where it is, here it decays; it tells norms by their names, and so scales those of a ResNet's shortcuts.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
+        lr_in_momentum: bool = False,
     ) -> None:
         for name, value, allowed in (
             ("lr", lr, lr >= 0),
@@ -49,6 +54,7 @@ class LARS(torch.optim.Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
+            "lr_in_momentum": lr_in_momentum,
         }
         super().__init__(params, defaults)
 
@@ -76,8 +82,9 @@ class LARS(torch.optim.Optimizer):
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
-        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
-        weight.sub_(buffer, alpha=group["lr"])
+        inside, outside = (group["lr"], 1.0) if group["lr_in_momentum"] else (1.0, group["lr"])
+        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update, alpha=inside)
+        weight.sub_(buffer, alpha=outside)
 
 
 def _norm(x: Tensor) -> Tensor:

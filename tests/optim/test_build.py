@@ -33,7 +33,23 @@ def test_the_last_update_of_the_paper():
     }
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("lars", LARS)])
+@pytest.mark.parametrize(
+    ("step", "lr"), [(0, 0.8), (975, 2.0), (1950, 3.2), (58_500, 1.658166906), (116_999, 0.032000001)]
+)
+def test_p5_schedule_of_paws_counts_from_zero(step, lr):
+    """CIFAR-10: 600 epochs of 195 steps, 10 of them warm-up."""
+    config = OptimConfig(lr_start=0.8, lr=3.2, lr_final=0.032, warmup_epochs=10, stretch=1.0, first_count=0)
+    paws = Schedule(config=config, steps=117_000, steps_per_epoch=195)
+    assert paws.at(step)["lr"] == pytest.approx(lr, rel=0, abs=5e-10)
+
+
+@pytest.mark.parametrize("lr_in_momentum", [True, False])
+def test_the_form_of_lars_is_the_configs(lr_in_momentum):
+    optimizer = build(OptimConfig(name="lars", lr_in_momentum=lr_in_momentum), groups())
+    assert [group["lr_in_momentum"] for group in optimizer.param_groups] == [lr_in_momentum] * 3
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("lars", LARS), ("sgd", torch.optim.SGD)])
 def test_only_groups_that_decay_get_weight_decay(name, kind):
     optimizer = build(OptimConfig(name=name), groups())
     PAPER.apply(optimizer, 500_399)
@@ -59,7 +75,7 @@ def test_adamw_step_is_the_one_of_the_papers():
 def test_unknown_names_are_refused():
     config = OptimConfig()
     object.__setattr__(config, "name", "adam")
-    with pytest.raises(ValueError, match="no optimiser 'adam'; there are adamw and lars"):
+    with pytest.raises(ValueError, match="no optimiser 'adam'; there are adamw, lars and sgd"):
         build(config, groups())
 
 

@@ -30,6 +30,45 @@ def test_two_steps_are_those_of_the_paper_worked_out_by_hand():
     np.testing.assert_allclose(bias.detach(), b - 0.5 * np.array([0.5 + 1.45, 0.5 + 0.45]), rtol=1e-12)
 
 
+def test_p4_the_first_step_of_paws():
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
+    weight.grad = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    optimizer = LARS([weight], lr=0.5, weight_decay=0.1, lr_in_momentum=True)
+    optimizer.step()
+    torch.testing.assert_close(weight.tolist(), [[2.9985, 3.998]], rtol=0, atol=1e-12)
+    buffer = optimizer.state[weight]["momentum_buffer"]
+    torch.testing.assert_close(buffer.tolist(), [[0.5 * 0.003, 0.5 * 0.004]], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("lr_in_momentum", "path"), [(True, [-1.0, -2.0, -2.5]), (False, [-1.0, -1.75, -1.9375])])
+def test_a_step_in_the_momentum_keeps_the_learning_rate_it_was_made_with(lr_in_momentum, path):
+    """One bias, momentum 1/2, rates 1, 1/2, 1/4, gradients 1, 1, 0, by hand.
+
+    Inside, v = 1, 1, 1/2 and w falls by v; outside, v = 1, 3/2, 3/4 and w falls by v times the rate of the day.
+    """
+    bias = nn.Parameter(torch.zeros(1))
+    optimizer = LARS([bias], lr=1.0, momentum=0.5, lr_in_momentum=lr_in_momentum)
+    got = []
+    for lr, gradient in ((1.0, 1.0), (0.5, 1.0), (0.25, 0.0)):
+        optimizer.param_groups[0]["lr"] = lr
+        bias.grad = torch.full((1,), gradient)
+        optimizer.step()
+        got.append(bias.item())
+    assert got == path
+
+
+def test_both_forms_are_one_at_a_constant_learning_rate():
+    def path(lr_in_momentum: bool) -> torch.Tensor:
+        weight = nn.Parameter(torch.tensor(WEIGHT, dtype=torch.float64))
+        optimizer = LARS([weight], lr=0.5, weight_decay=0.1, lr_in_momentum=lr_in_momentum)
+        for gradient, _ in GRADIENTS * 2:
+            weight.grad = torch.tensor(gradient, dtype=torch.float64)
+            optimizer.step()
+        return weight.detach()
+
+    torch.testing.assert_close(path(True), path(False), rtol=1e-12, atol=0)
+
+
 def test_the_step_ignores_the_scale_of_the_gradient():
     def first_step(factor: float) -> torch.Tensor:
         weight = nn.Parameter(torch.tensor(WEIGHT))
