@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SwAV's objective: predict the code of one view from another, codes sharing out the prototypes equally.
+
+Symbols, as in the paper: z embeddings, c prototypes, q codes, p predictions, tau temperature, epsilon the entropy
+weight of the codes; V views of B images, the first G of which give codes, K prototypes, d dimensions.
+
+Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", arXiv 2006.09882.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from recipes_lib.objectives.prototypes import assignment_logits, mean_entropy, sinkhorn
+
+LOWEST_EPSILON = 0.025
+"""Below it exp((cosine - 1) / epsilon) underflows in float32: an image far from every prototype would have no code."""
+
+
+@torch.no_grad()
+def codes(cosines: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """q: the transport of B images onto K equally large prototypes that follows the cosines, by Sinkhorn's rounds.
+
+    Equal shares of the batch (of all ranks) are the hidden uniform prior here.
+
+    Shapes: [B, K] -> [B, K], rows sum to 1, no gradient.
+    Units: ``epsilon`` at least 0.025; ``iterations`` at least 1.
+    Source: Eq. 3 to 5.
+    """
+    # minus 1, the largest cosine, keeps exp within (0, 1]; a common factor goes with the first division by mass
+    return sinkhorn(((cosines - 1) / epsilon).exp(), iterations)
+
+
+def swav_loss(
+    embeddings: Tensor,
+    prototypes: Tensor,
+    *,
+    code_views: int = 2,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    sinkhorn_iterations: int = 3,
+) -> dict[str, Tensor]:
+    """(1/G) sum_g 1/(V-1) sum_{v != g} -(1/B) sum_i q_g log p_v: every view predicts the codes of the other large ones.
+
+    Half precision is raised to float32, under autocast too.
+
+    Shapes: ``embeddings`` [V, B, d], large views first, ``prototypes`` [K, d] -> scalars ``loss`` (with its graph) and,
+    detached, ``code_entropy`` (mean H(q), the loss's lower bound) and ``entropy`` (mean H(p)), in nats.
+    Units: ``temperature`` (tau) above 0, ``epsilon`` at least 0.025, ``code_views`` (G) in 1 to V.
+    Raises: ``ValueError`` for settings out of range, sizes that do not fit, prototypes cut off from the graph.
+    Differs: prototypes are normalised at each use, where the authors' code normalises them in place after each step; they
+    learn from the first step on (there: frozen for the first ones), and there is no queue. On several ranks the loss
+    is this rank's mean; codes share out the prototypes over all images.
+    """
+    _check(embeddings, prototypes, code_views, temperature, epsilon, sinkhorn_iterations)
+    views, batch, _ = embeddings.shape
+    with torch.autocast(embeddings.device.type, enabled=False):
+        dtype = torch.promote_types(embeddings.dtype, torch.float32)
+        cosines = assignment_logits(embeddings.to(dtype).flatten(0, 1), prototypes.to(dtype), 1.0)  # [V * B, K]
+        log_p = (cosines / temperature).log_softmax(dim=1).unflatten(0, (views, batch))
+        large = cosines.detach().unflatten(0, (views, batch))[:code_views]
+        q = torch.stack([codes(view, epsilon=epsilon, iterations=sinkhorn_iterations) for view in large])  # [G, B, K]
+        others = log_p.sum(dim=0) - log_p[:code_views]  # [G, B, K]: all views but the code's own
+        loss = -(q * others).sum() / (code_views * (views - 1) * batch)
+    return {"loss": loss, "code_entropy": mean_entropy(q), "entropy": mean_entropy(log_p.detach().exp())}
+
+
+def _check(
+    embeddings: Tensor, prototypes: Tensor, code_views: int, temperature: float, epsilon: float, iterations: int
+) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature = {temperature}; it must be above 0 and finite (the paper uses 0.1).")
+    if not LOWEST_EPSILON <= epsilon < math.inf:
+        raise ValueError(f"epsilon = {epsilon}; it must be at least {LOWEST_EPSILON} (the paper uses 0.05).")
+    if iterations < 1:
+        raise ValueError(f"sinkhorn_iterations = {iterations}; codes need at least 1 (the paper uses 3).")
+    if embeddings.dim() != 3 or prototypes.dim() != 2 or embeddings.shape[2] != prototypes.shape[1]:
+        raise ValueError(
+            f"embeddings [V, B, d] and prototypes [K, d] are wanted; got {list(embeddings.shape)}, "
+            f"{list(prototypes.shape)}."
+        )
+    if len(embeddings) < 2 or not 1 <= code_views <= len(embeddings):
+        raise ValueError(
+            f"code_views = {code_views} of {len(embeddings)} views; it must be in 1 to the number of views, and a code "
+            "needs another view that predicts it."
+        )
+    if embeddings.requires_grad and not prototypes.requires_grad:
+        raise ValueError("prototypes receive no gradient; pass the Parameter, not .data.")
