@@ -152,6 +152,23 @@ def bars(
     return baselines(ax, levels or {})
 
 
+def class_map(ax: Axes, points: ArrayLike, labels: ArrayLike, names: Sequence[str], *, title: str = "") -> Axes:
+    """Points of a plane, by class: each class's name stands at its median, so that colours need not be told apart.
+
+    Shapes: ``points`` [N, 2], ``labels`` integers [N] in [0, len(names)).
+    """
+    at, of = np.asarray(points), np.asarray(labels)
+    _prepare(ax, title=title)
+    for index, name in enumerate(names):
+        mine = at[of == index]
+        if len(mine):
+            ax.plot(*mine.T, linestyle="none", **style(index), markersize=3, alpha=0.6)
+            look = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
+            ax.text(*np.median(mine, axis=0), name, ha="center", va="center", fontsize="small", bbox=look)
+    ax.set_axis_off()
+    return ax
+
+
 def image_grid(ax: Axes, images: ArrayLike, *, columns: int = 8, gap: int = 1, title: str = "") -> Axes:
     """Images in rows of ``columns`` on one white sheet, which draws far faster than an ``Axes`` for each.
 

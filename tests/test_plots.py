@@ -120,3 +120,10 @@ def test_a_flow_draws_every_box_and_arrow_and_refuses_an_arrow_to_nowhere(ax):
     assert len(ax.patches) == 3 + 2
     with pytest.raises(ValueError, match="There is no box 'nowhere'"):
         plots.flow(ax, boxes, [("image", "nowhere")])
+
+
+def test_a_map_names_each_class_at_the_middle_of_its_points_and_leaves_out_absent_ones(ax):
+    points = [[0.0, 0.0], [2.0, 2.0], [1.0, 1.0], [9.0, 9.0]]
+    plots.class_map(ax, points, [0, 0, 0, 2], ["mug", "bowl", "pan"])
+    assert {text.get_text(): tuple(text.get_position()) for text in ax.texts} == {"mug": (1.0, 1.0), "pan": (9.0, 9.0)}
+    assert len(ax.lines) == 2
