@@ -23,7 +23,7 @@ C = TypeVar("C")
 class DataConfig:
     """Which images, from where."""
 
-    name: Literal["digits", "pantry", "npz", "cifar10", "stl10", "imagenet"] = "imagenet"
+    name: Literal["digits", "pantry", "npz", "cifar10", "stl10", "imagenet", "inat18", "places365"] = "imagenet"
     """``digits`` and ``pantry`` need nothing else; the others are read from ``root``."""
     root: Path | None = None
     """Folder of the data set as torchvision lays it out, or the ``.npz`` file."""

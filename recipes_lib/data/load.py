@@ -83,6 +83,10 @@ def _read(config: DataConfig, seed: int) -> Splits:
             return Splits(*torchvision_sets.stl10(config.root))
         case "imagenet":
             return Splits(*torchvision_sets.imagenet(config.root))
+        case "inat18":
+            return Splits(*torchvision_sets.inat18(config.root))
+        case "places365":
+            return Splits(*torchvision_sets.places365(config.root))
     raise ValueError(f"data.name = {config.name!r} is none of DataConfig's names")
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIFAR-10, STL-10 and ImageNet, read by torchvision's own classes from where the user keeps them.
+"""CIFAR-10, STL-10, ImageNet, iNaturalist and Places, read by torchvision's own classes from where the user keeps them.
 
-Nothing is downloaded. torchvision compares checksums before it reads CIFAR-10's and STL-10's files.
+Nothing is downloaded. torchvision compares checksums before it reads CIFAR-10's and STL-10's files, and Places' lists.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,71 @@ def imagenet(root: Path) -> tuple[ImageFiles, ImageFiles]:
             f"{odd[0]} is only in {where}. Both need the same class folders."
         )
     return train, val
+
+
+def inat18(root: Path) -> tuple[ImageFiles, ImageFiles]:
+    """iNaturalist 2018, 8,142 species with a long tail: ``root/2018/GROUP/SPECIES/*.jpg`` and ``root/val2018.json``.
+
+    torchvision lists the training and the validation images together, in folders of species; the validation images are
+    those that the competition's ``val2018.json`` names.
+
+    Raises: ``DataError`` where the folders or the list are missing or not as expected.
+    """
+    folder, listed = root / "2018", root / "val2018.json"
+    expected = (
+        f"iNaturalist 2018 is expected as {folder}/GROUP/SPECIES/*.jpg (train_val2018.tar.gz, unpacked and renamed to "
+        f"2018) and {listed} (val2018.json.tar.gz)."
+    )
+    for place in (folder, listed):  # torchvision would make a folder that is missing
+        if not place.exists():
+            raise DataError(f"data.root = {root} has no {place.name}. {expected}")
+    try:
+        kind = datasets.INaturalist(root, version="2018", download=False)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{folder}: {str(error).rstrip('.')}. {expected}") from None
+    files = sorted(kind.index)  # a folder's listing comes in any order
+    names = np.array([f"{kind.all_categories[label]}/{name}" for label, name in files])
+    labels = torch.tensor([label for label, _ in files])
+    held = np.isin(names, _names_of_inat(listed))
+    if not held.any() or held.all():
+        raise DataError(f"{listed} names {held.sum()} of the {len(names)} images under {folder}. {expected}")
+    images = ImageFiles(folder, names, labels, tuple(kind.all_categories))
+    return tuple(images.select(torch.from_numpy(part).nonzero()[:, 0]) for part in (~held, held))
+
+
+def _names_of_inat(path: Path) -> list[str]:
+    """What a list of the competition calls its images, without the folder ``train_val2018``."""
+    try:
+        return [entry["file_name"].partition("/")[2] for entry in json.loads(path.read_text())["images"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise DataError(
+            f"{path} is no list of iNaturalist's images: it needs an entry images, and in each a file_name. "
+            "Take it from val2018.json.tar.gz again."
+        ) from None
+
+
+def places365(root: Path) -> tuple[ImageFiles, ImageFiles]:
+    """Places365-Standard, 365 scenes: ``root/data_256_standard``, ``root/val_256`` and the lists beside them.
+
+    Images of 256x256 pixels, or of full size from ``data_large_standard`` and ``val_large`` where these are there.
+
+    Raises: ``DataError`` where lists or folders are missing, or a list's checksum is another.
+    """
+    small = not (root / "data_large_standard").is_dir()
+    expected = f"Places365 is expected in {root} as torchvision lays it out (datasets.Places365, split train-standard)."
+    splits = []
+    for split in ("train-standard", "val"):
+        try:
+            kind = datasets.Places365(root, split=split, small=small, download=False)
+        except RuntimeError as error:
+            reason = str(error).partition(". ")[0].rstrip(".")  # without its advice to download
+            raise DataError(f"{reason}. {expected}") from None
+        folder = Path(kind.images_dir)
+        if not folder.is_dir():
+            raise DataError(f"data.root = {root} has no folder {folder.name}. {expected}")
+        names = np.array([str(Path(path).relative_to(folder)) for path, _ in kind.imgs])
+        splits.append(ImageFiles(folder, names, torch.tensor(kind.targets), tuple(kind.classes)))
+    return tuple(splits)
 
 
 def _image_folder(root: Path, split: str) -> ImageFiles:
