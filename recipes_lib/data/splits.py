@@ -12,17 +12,17 @@ from recipes_lib.data.images import UNLABELLED
 from recipes_lib.errors import DataError
 
 
-def few_per_class(labels: Tensor, k: int, seed: int) -> Tensor:
+def few_per_class(labels: Tensor, k: int, seed: int, field: str = "eval.labels_per_class") -> Tensor:
     """``k`` random images of each class that occurs: int64 [classes * k], sorted. ``labels``: int64 [N].
 
-    Raises: ``DataError`` naming a class that has fewer.
+    Raises: ``DataError`` naming a class that has fewer, and the config's ``field`` that asked for ``k``.
     """
     chosen = []
     for label, members in _classes(labels, seed):
         if len(members) < k:
             raise DataError(
                 f"Class {label} has {len(members)} labelled images, but {k} per class are wanted. "
-                f"Use eval.labels_per_class of at most {len(members)}."
+                f"Use {field} of at most {len(members)}."
             )
         chosen.append(members[:k])
     return torch.cat(chosen).sort().values

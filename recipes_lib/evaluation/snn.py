@@ -7,6 +7,7 @@ Source: Assran et al., arXiv 2104.13963, and its code's ``snn_eval.py``: tempera
 from torch import Tensor
 
 from recipes_lib.objectives import snn
+from recipes_lib.objectives.prototypes import entropy, mean_entropy
 
 
 def nearest_neighbours(
@@ -31,3 +32,27 @@ def nearest_neighbours(
         votes = snn.soft_nearest_neighbours(rows, train.float(), labels, temperature)  # [chunk, classes]
         right += int((votes.argmax(dim=1) == expected).sum())
     return right / len(test)
+
+
+def describe(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor | None, *, classes: int, temperature: float
+) -> dict[str, float]:
+    """Figures in which a collapse of the classifier shows.
+
+    ``classes_predicted``: classes that are some test image's first choice. ``exp_mean_entropy``: exp of the entropy of
+    the mean prediction, in [1, classes] (1: all images in one class). ``exp_entropy``: exp of the mean entropy of an
+    image's prediction (``classes``: flat, so that it says nothing). ``snn_accuracy``, in [0, 1], where there are labels.
+
+    Shapes: as :func:`nearest_neighbours`.
+    """
+    labels = snn.support_labels(train_labels, classes, smoothing=0.0)
+    p = snn.soft_nearest_neighbours(test, train, labels, temperature)  # [M, classes]
+    choice = p.argmax(dim=1)
+    figures = {
+        "classes_predicted": float(choice.unique().numel()),
+        "exp_mean_entropy": float(entropy(p.mean(dim=0)).exp()),
+        "exp_entropy": float(mean_entropy(p).exp()),
+    }
+    return (
+        figures if test_labels is None else figures | {"snn_accuracy": float((choice == test_labels).double().mean())}
+    )

@@ -39,6 +39,26 @@ MENU = {
             idea="An image with patches missing must choose the same prototypes as another view of it with none missing.",
             presets=("toy", "simmer", "laptop", "vits16_imagenet", "vitb4_imagenet"),
         ),
+        Entry(
+            name="paws",
+            title="Predicting View Assignments With Support Samples",
+            paper="Assran, Caron, Misra, Bojanowski, Joulin, Ballas, Rabbat: Semi-Supervised Learning of Visual "
+            "Features by Non-Parametrically Predicting View Assignments with Support Samples, ICCV 2021, "
+            "arXiv 2104.13963",
+            idea="Two views of an unlabelled image must be most like the same labelled images.",
+            presets=(
+                "toy",
+                "simmer",
+                "laptop",
+                "wrn28_2_cifar10",
+                "rn50_imagenet_1pct_100",
+                "rn50_imagenet_1pct_200",
+                "rn50_imagenet_1pct",
+                "rn50_imagenet_10pct_100",
+                "rn50_imagenet_10pct_200",
+                "rn50_imagenet_10pct",
+            ),
+        ),
     )
 }
 

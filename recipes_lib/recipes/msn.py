@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from recipes_lib import randomness, recipes
 from recipes_lib.config import DataConfig, EvalConfig, OptimConfig, SyncConfig, TrainConfig
-from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.images import ImageSet
+from recipes_lib.data.load import Splits
 from recipes_lib.data.loader import Batch, Crop
 from recipes_lib.errors import Faults
 from recipes_lib.evaluation import assignments
@@ -236,9 +237,10 @@ Method = MSN
 
 
 @torch.no_grad()
-def diagnostics(method: MSN, features: Features, test: ImageSet | ImageFiles) -> dict[str, float]:
+def diagnostics(method: MSN, features: tuple[Features, Features], images: Splits) -> dict[str, float]:
     """How the target assigns the test images to prototypes; what the figures mean: ``evaluation.assignments``."""
-    embeddings = method.target.eval().head(features.final.to(method.prototypes.weight.device))
+    test = images.test
+    embeddings = method.target.eval().head(features[1].final.to(method.prototypes.weight.device))
     p = prototypes.assign(embeddings, method.prototypes.weight, method.config.loss.temperature)  # [N, K]
     factors = {} if test.labels is None else {"label": test.labels}
     for ground in ("paper", "table_colour"):  # of the digits, of the Pantry

@@ -139,7 +139,8 @@ def score(
     among those run here, since all ranks take part in it.
     """
     names = [name for name in names if name != "finetune"]
-    train = splits.train if "factors" in names else splits.labelled_train if names else splits.test
+    needs_labels = bool(names) or hasattr(recipe, "support")
+    train = splits.train if "factors" in names else splits.labelled_train if needs_labels else splits.test
     how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
 
     def features_of(backbone: nn.Module, embed: Callable | None = None) -> tuple[Features, Features]:
@@ -169,7 +170,7 @@ def score(
         if "factors" in names:
             found = probes.read_factors(train_features, train, test_features, splits.test)
             report.setdefault("factors", {})[arm] = found
-    report["diagnostics"] = recipe.diagnostics(method, arms["method"][1], splits.test)
+    report["diagnostics"] = recipe.diagnostics(method, arms["method"], Splits(train, splits.test))
     return report
 
 

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from recipes_lib.evaluation.snn import nearest_neighbours
+from recipes_lib.evaluation.snn import describe, nearest_neighbours
 
 
 def angles(*degrees: float) -> torch.Tensor:
@@ -36,3 +36,15 @@ def test_chunks_do_not_matter_and_an_unknown_class_is_never_right():
     whole = nearest_neighbours(train, labels, test, expected)
     assert nearest_neighbours(train, labels, test, expected, chunk=7) == whole
     assert nearest_neighbours(train, labels, test, torch.full((50,), 3)) == 0.0
+
+
+def test_the_description_tells_a_collapse_from_a_classifier():
+    train, labels = torch.eye(4), torch.arange(4)
+    sharp = describe(train, labels, torch.eye(4).repeat(3, 1), labels.repeat(3), classes=5, temperature=0.01)
+    # the fifth class has no image: it is never predicted
+    expected = {"classes_predicted": 4.0, "exp_mean_entropy": 4.0, "exp_entropy": 1.0, "snn_accuracy": 1.0}
+    assert sharp == pytest.approx(expected, abs=1e-4)
+    one = describe(train, labels, train[:1].repeat(3, 1), None, classes=5, temperature=0.01)
+    assert one == pytest.approx({"classes_predicted": 1.0, "exp_mean_entropy": 1.0, "exp_entropy": 1.0}, abs=1e-4)
+    flat = describe(train, labels, torch.ones(3, 4), None, classes=5, temperature=0.1)
+    assert flat == pytest.approx({"classes_predicted": 1.0, "exp_mean_entropy": 4.0, "exp_entropy": 4.0}, abs=1e-4)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A backbone of any kind by its name: for recipes that do not care what turns images into features."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from recipes_lib.errors import Faults
+from recipes_lib.models import vit
+from recipes_lib.models.resnet import ResNet
+from recipes_lib.models.wide_resnet import WideResNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The architecture of a ResNet, a wide ResNet or a Vision Transformer."""
+
+    arch: Literal[
+        "resnet18", "resnet50", "wide_resnet28_2", "vit_pico", "vit_nano", "vit_tiny", "vit_small", "vit_base"
+    ] = "resnet50"
+    stem: Literal["imagenet", "cifar", "patch", "conv"] = "imagenet"
+    """imagenet or cifar (for 32 pixels) of a ResNet, cifar of a wide one; patch or conv of a Vision Transformer."""
+    patch_size: int = 16
+    """Side of a Vision Transformer's patches in pixels; it divides the side of every view."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        stems = _stems(self.arch)
+        faults.need(self.stem in stems, "model.stem", self.stem, f"of {' or '.join(stems)} with {self.arch}")
+        if self._is_transformer:
+            self._transformer.check(faults)
+
+    def check_sides(self, faults: Faults, sides: Mapping[str, int]) -> None:
+        """Notes in ``faults`` the config fields whose value is a side, in pixels, that patches do not tile."""
+        for field, side in sides.items():
+            if self._is_transformer:
+                self._transformer.check_side(faults, field, side)
+
+    @property
+    def _is_transformer(self) -> bool:
+        return self.arch.startswith("vit")
+
+    @property
+    def _transformer(self) -> vit.ViTConfig:
+        return vit.ViTConfig(arch=self.arch, patch_size=self.patch_size, stem=self.stem)
+
+
+def _stems(arch: str) -> tuple[str, ...]:
+    match arch.partition("_")[0]:
+        case "vit":
+            return ("patch", "conv")
+        case "wide":
+            return ("cifar",)
+    return ("imagenet", "cifar")
+
+
+def build(config: BackboneConfig, *, image_size: int) -> ResNet | WideResNet | vit.VisionTransformer:
+    """The network of ``config``; ``image_size`` is the side for which a Vision Transformer has its positions."""
+    match config.arch:
+        case "wide_resnet28_2":
+            return WideResNet(depth=28, width=2)
+        case "resnet18" | "resnet50":
+            return ResNet(config.arch, stem=config.stem)
+    return vit.build(config._transformer, image_size=image_size)
