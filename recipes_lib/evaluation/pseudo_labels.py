@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FixMatch: a classifier of the same budget that uses the unlabelled images too, as a control for PAWS.
+
+A net trained on the few labels alone is a weak opponent. FixMatch takes the same network, images, labels and updates,
+and learns from its own confident guesses: what it calls a mildly altered view, it must call a strongly altered one.
+
+Source: Sohn, Berthelot, Li, Zhang, Carlini, Cubuk, Kurakin, Zhang, Raffel, "FixMatch: Simplifying Semi-Supervised
+Learning with Consistency and Confidence", NeurIPS 2020, arXiv 2001.07685, Equations 3 and 4.
+Differs: AdamW, one cosine and a clipped gradient, as the supervised baseline has them, in place of SGD and an average
+of the weights; the strong view is the recipe's own in place of RandAugment with Cutout. One process.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recipes_lib import randomness
+from recipes_lib.data.images import UNLABELLED, ImageSet
+from recipes_lib.data.load import Splits
+from recipes_lib.data.loader import StepBatches
+from recipes_lib.evaluation.features import extract
+from recipes_lib.optim.groups import decay_groups
+from recipes_lib.optim.schedules import warmup_cosine
+from recipes_lib.views.multicrop import MultiCrop, Normalize, ViewsConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The views of one update: B labelled images, and mu B of all images, twice."""
+
+    labelled: Tensor
+    """float [B, 3, H, W]: weak views."""
+    labels: Tensor
+    """int64 [B]"""
+    weak: Tensor
+    """float [mu * B, 3, H, W]: cropped and mirrored."""
+    strong: Tensor
+    """float [mu * B, 3, H, W]: other views of the same images, with all that the recipe does to them."""
+
+
+def fixmatch_loss(
+    logits_labelled: Tensor,
+    labels: Tensor,
+    logits_weak: Tensor,
+    logits_strong: Tensor,
+    *,
+    threshold: float = 0.95,
+    weight: float = 1.0,
+) -> dict[str, Tensor]:
+    """L = L_s + lambda L_u: cross-entropy of labelled images, and of strong views against confident guesses on weak ones.
+
+    L_u = 1 / (mu B) sum 1(max q >= threshold) H(argmax q, p): a mean over all unlabelled images, the doubtful ones
+    counted as 0. q, the prediction of the weak view, gets no gradient. Half precision is raised to float32.
+
+    Shapes: ``logits_labelled`` [B, classes], ``labels`` int64 [B], ``logits_weak`` and ``logits_strong``
+    [mu * B, classes], row by row of the same image; -> scalars ``loss`` (with its graph) and, detached, ``supervised``
+    (L_s), ``unsupervised`` (L_u) and ``confident`` (share of images at or above the threshold).
+    Units: ``threshold`` in [0, 1], ``weight`` (lambda) of at least 0.
+    Raises: ``ValueError`` for numbers out of range, sizes that do not fit, and a labelled image without a label.
+    """
+    _check(logits_labelled, labels, logits_weak, logits_strong, threshold, weight)
+    logits_labelled, logits_weak, logits_strong = (
+        logits.to(torch.promote_types(logits.dtype, torch.float32))
+        for logits in (logits_labelled, logits_weak, logits_strong)
+    )
+    supervised = F.cross_entropy(logits_labelled, labels)
+    confidence, guess = logits_weak.detach().softmax(dim=1).max(dim=1)  # [mu * B]
+    confident = (confidence >= threshold).to(logits_strong.dtype)
+    unsupervised = (F.cross_entropy(logits_strong, guess, reduction="none") * confident).mean()
+    return {
+        "loss": supervised + weight * unsupervised,
+        "supervised": supervised.detach(),
+        "unsupervised": unsupervised.detach(),
+        "confident": confident.mean(),
+    }
+
+
+def _check(labelled: Tensor, labels: Tensor, weak: Tensor, strong: Tensor, threshold: float, weight: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold = {threshold}; it is a probability, in [0, 1] (the paper uses 0.95).")
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"weight = {weight}; it must be finite and at least 0 (the paper uses 1).")
+    if weak.shape != strong.shape or weak.shape[1:] != labelled.shape[1:] or len(labelled) != len(labels):
+        raise ValueError(
+            f"logits of labelled {list(labelled.shape)}, weak {list(weak.shape)} and strong {list(strong.shape)} views "
+            f"with {len(labels)} labels do not fit: weak and strong are views of the same images, all have one column a class."
+        )
+    if not len(labels) or not len(weak):
+        raise ValueError(
+            f"{len(labels)} labelled and {len(weak)} unlabelled images: a mean needs at least one of each."
+        )
+    if labels.min() < 0:
+        raise ValueError(f"{int((labels < 0).sum())} of {len(labels)} labelled images have no label. Leave them out.")
+
+
+def draw_batches(
+    train: ImageSet, views: ViewsConfig, *, steps: int, batch_size: int, labelled_size: int, seed: int
+) -> Iterator[Batch]:
+    """The batches of ``steps`` updates: ``batch_size`` of all images of ``train``, ``labelled_size`` of the labelled ones.
+
+    Images come in the order in which a recipe of this ``seed`` meets them, and the strong view is the first large one
+    that it cuts; mu = ``batch_size`` / ``labelled_size``. Labelled images come pass by pass in random order, each
+    as often as the others; where a batch takes more than there are, it has several views of the same.
+
+    Raises: ``DataError`` where ``train`` has fewer images than a batch; ``ValueError`` where none has a label.
+    """
+    known = torch.arange(0) if train.labels is None else (train.labels != UNLABELLED).nonzero()[:, 0]
+    if not len(known):
+        raise ValueError(f"none of {len(train)} images has a label; pseudo-labels start from some that do.")
+    passes = -(-labelled_size // len(known))
+    few = train.select(known.repeat(passes))  # a copy has an index of its own, and so views of its own
+    strong = MultiCrop(replace(views, global_views=0, local_views=0), seed)
+    weak = MultiCrop(_weak(views), randomness.step_key(seed, 0, "weak views"))
+    weak_labelled = MultiCrop(_weak(views), randomness.step_key(seed, 0, "weak views of labelled images"))
+    every = StepBatches(train, seed=seed, batch_size=batch_size)
+    labelled = StepBatches(few, seed=randomness.step_key(seed, 0, "labelled images"), batch_size=labelled_size)
+    for step in range(steps):
+        batch, some = every[step], labelled[step]
+        yield Batch(weak_labelled(some)[0], some.labels, weak(batch)[0], strong(batch)[0])
+
+
+def _weak(views: ViewsConfig) -> ViewsConfig:
+    """One large view, cropped and mirrored and no more."""
+    return replace(
+        views,
+        global_views=0,
+        local_views=0,
+        jitter=0.0,
+        grayscale=0.0,
+        blur=0.0,
+        solarize=0.0,
+        equalize=0.0,
+        rotate=0.0,
+        invert=0.0,
+        shuffle_channels=0.0,
+        noise=0.0,
+    )
+
+
+def train(
+    backbone: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    width: int,
+    classes: int,
+    steps: int,
+    threshold: float = 0.95,
+    weight: float = 1.0,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    warmup: float = 0.05,
+    clip: float = 3.0,
+    seed: int,
+    progress: Callable[[int, nn.Sequential, dict[str, float]], None] = lambda step, classifier, metrics: None,
+) -> nn.Sequential:
+    """Trains ``backbone`` and a linear layer by FixMatch, and returns both as one classifier (in training mode).
+
+    The optimiser and its schedule are those of :func:`recipes_lib.evaluation.baselines.supervised`. ``backbone`` gives
+    [rows, ``width``]; labelled, weak and strong views pass it in one call, so that their batch statistics are shared.
+    ``seed`` draws the linear layer. ``progress`` is called after each step with its number, the classifier and the
+    parts of the loss; it may put the classifier into evaluation mode.
+
+    Raises: ``ValueError`` where ``batches`` end before ``steps``.
+    """
+    head = nn.utils.skip_init(nn.Linear, width, classes)  # torch's own draw would come from the global state
+    nn.init.trunc_normal_(head.weight, std=0.02, generator=randomness.generator(seed, 0, "supervised head"))
+    nn.init.zeros_(head.bias)
+    classifier = nn.Sequential(backbone, head.to(next(backbone.parameters()).device))
+    groups = decay_groups(classifier)
+    for group in groups:
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
+    optimizer = torch.optim.AdamW(groups)
+    done = 0
+    for batch in batches:
+        done += 1
+        # steps + 1: the rate is 0 after the last step, not at it
+        rate = warmup_cosine(done, start=0.0, peak=lr, final=0.0, warmup_steps=warmup * steps, total_steps=steps + 1)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        logits = classifier.train()(torch.cat([batch.labelled, batch.weak, batch.strong]))
+        labelled, weak, strong = logits.split([len(batch.labelled), len(batch.weak), len(batch.strong)])
+        parts = fixmatch_loss(labelled, batch.labels, weak, strong, threshold=threshold, weight=weight)
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        nn.utils.clip_grad_norm_(classifier.parameters(), clip)
+        optimizer.step()
+        progress(done, classifier, {name: part.item() for name, part in parts.items()})
+        if done == steps:
+            return classifier.train()
+    raise ValueError(f"the batches ended after {done} of {steps} steps")
+
+
+def accuracy_curve(
+    backbone: nn.Module,
+    images: Splits,
+    views: ViewsConfig,
+    *,
+    steps: int,
+    batch_size: int,
+    labelled_size: int,
+    every: int,
+    seed: int,
+    threshold: float = 0.95,
+    lr: float = 1e-3,
+) -> list[tuple[int, float]]:
+    """Trains ``backbone`` by FixMatch, and gives (updates done, test accuracy) each ``every`` updates and at the end.
+
+    ``images.train`` has the labels that a recipe sees; the other arguments are those of :func:`draw_batches` and
+    :func:`train`. ``backbone`` has ``num_features`` and what :func:`recipes_lib.evaluation.features.extract` needs.
+    """
+    curve = []
+
+    def measure(step: int, classifier: nn.Sequential, metrics: dict[str, float]) -> None:
+        if step % every == 0 or step == steps:
+            curve.append((step, accuracy(classifier, images.test, views.image_size, views.normalize)))
+
+    train(
+        backbone,
+        draw_batches(images.train, views, steps=steps, batch_size=batch_size, labelled_size=labelled_size, seed=seed),
+        width=backbone.num_features,
+        classes=len(images.train.class_names),
+        steps=steps,
+        threshold=threshold,
+        lr=lr,
+        seed=seed,
+        progress=measure,
+    )
+    return curve
+
+
+@torch.no_grad()
+def accuracy(classifier: nn.Sequential, test: ImageSet, image_size: int, normalize: Normalize) -> float:
+    """Share of ``test`` that a classifier of :func:`train` names right, from images without augmentation."""
+    backbone, head = classifier
+    features = extract(backbone, test, image_size=image_size, normalize=normalize).final  # [N, width], on the CPU
+    guesses = head(features.to(head.weight.device)).argmax(dim=1).cpu()
+    return (guesses == test.labels).double().mean().item()
