@@ -129,6 +129,14 @@ def test_only_the_loss_carries_a_graph():
     assert set(parts) == {"loss", "cross_entropy", "me_max", "entropy", "target_entropy"}
 
 
+def test_a_row_without_direction_is_equally_near_to_every_support():
+    queries = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    p = soft_nearest_neighbours(queries, SUPPORTS, LABELS, 0.1)
+    close(p.detach(), [[0.5, 0.5]], atol=1e-15)
+    p[0, 0].backward()
+    assert queries.grad.isfinite().all()
+
+
 # collapse
 
 
