@@ -149,6 +149,9 @@ def test_data_that_is_drawn_refuses_a_root():
         (EvalConfig(labels_per_class=0), "eval.labels_per_class"),
         (EvalConfig(lowshot_splits=0), "eval.lowshot_splits"),
         (EvalConfig(lowshot_penalty=0.0), "eval.lowshot_penalty"),
+        (EvalConfig(finetune_epochs=0.0), "eval.finetune_epochs"),
+        (EvalConfig(finetune_lr=0.0), "eval.finetune_lr"),
+        (EvalConfig(finetune_batch_size=1), "eval.finetune_batch_size"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

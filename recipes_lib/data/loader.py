@@ -154,6 +154,8 @@ class StepBatches(Dataset):
             pin_memory=False,
             persistent_workers=workers > 0,
             worker_init_fn=outlive_signals,
+            # not torch's global one: its draw would move the dropout of the step that a resumed run begins with
+            generator=torch.Generator(),
         )
         for batch in loader:
             if isinstance(batch, UserError):

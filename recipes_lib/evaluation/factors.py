@@ -140,10 +140,14 @@ def _ridge(train: Tensor, targets: Tensor, test: Tensor) -> list[Tensor]:
     scale = torch.where(deviation > 1e-9 * deviation.max(), deviation, torch.inf)  # a dead feature says nothing
     train, test = (train - mean) / scale, (test - mean) / scale
     level = targets.mean(dim=0)
-    gram, moment = train.T @ train / len(train), train.T @ (targets - level) / len(train)
+    moment = (targets - level) / len(train)
+    if len(train) < train.shape[1]:  # the same solution by the smaller of two systems
+        gram, basis = train @ train.T / len(train), test @ train.T
+    else:
+        gram, basis, moment = train.T @ train / len(train), test, train.T @ moment
     unit = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weights = (torch.cholesky_solve(moment, torch.linalg.cholesky(gram + penalty * unit)) for penalty in PENALTIES)
-    return [level + test @ weight for weight in weights]
+    return [level + basis @ weight for weight in weights]
 
 
 def _score(read: Tensor, truth: Tensor) -> float:

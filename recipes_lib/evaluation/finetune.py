@@ -171,7 +171,7 @@ def _config_of(weights: str, train: Images, config: Any, place: World) -> Finetu
     )
     lr = config.eval.finetune_lr
     flat = {"lr_final": 0.0, "warmup_epochs": 0.0, "weight_decay": 0.0, "weight_decay_final": 0.0, "clip": None}
-    optim = OptimConfig(name="sgd", lr=lr, lr_start=lr, stretch=1.0, **flat)
+    optim = OptimConfig(name="sgd", lr=lr, lr_start=lr, stretch=1.0, first_count=0, **flat)
     length = {"steps": None, "epochs": config.eval.finetune_epochs}
     schedule = replace(config.train, batch_size=batch, accumulate=1, **length)
     kinds = len(train.class_names)

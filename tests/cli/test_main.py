@@ -37,6 +37,7 @@ def fault_lines(capsys) -> list[str]:
         ("show msn extra", "unrecognized arguments: extra."),
         ("evaluate", "the following arguments are required: DIR."),
         ("evaluate d --probe kn", "argument --probe: invalid choice: 'kn'"),
+        ("evaluate d --probe factors finetun", "argument --probe: invalid choice: 'finetun'"),
         ("export d --format onnx", "argument --format: invalid choice: 'onnx'"),
         ("export d", "the following arguments are required: --format."),
     ],
@@ -106,6 +107,21 @@ def test_out_names_the_run_folder_and_the_table_of_scores_ends_with_it(ran, caps
     assert said.splitlines()[0].split("  ")[0] == "probe"
     assert [word for word in said.splitlines()[1].split() if word] == ["knn", "0.500", "0.250", "0.375"]
     assert said.splitlines()[-1] == f"run folder: {tmp_path / 'a b'}"
+
+
+def test_the_table_of_factors_stands_below_that_of_scores(monkeypatch, capsys):
+    factors = {"method": {"label": 0.5, "ink": 0.25}, "random_init": {"label": 0.125, "ink": 0.0}}
+    found = {"scores": {"finetune": {"method": 0.75}}, "factors": factors}
+    asked = []
+    monkeypatch.setattr("recipes_lib.recipes.pretraining.evaluate", lambda path, names: asked.append(names) or found)
+    assert cli.main(["evaluate", "d", "--probe", "factors", "finetune"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["probe", "method"]
+    assert rows[1] == ["finetune", "0.750"]
+    assert rows[2] == ["factor", "method", "random", "init"]
+    assert rows[3:] == [["label", "0.500", "0.125"], ["ink", "0.250", "0.000"]]
+    assert cli.main(["evaluate", "d"]) == 0
+    assert asked == [["factors", "finetune"], ["knn", "linear", "lowshot", "snn"]]  # nothing is trained unasked
 
 
 def test_only_the_first_process_of_a_run_prints(ran, capsys, monkeypatch):

@@ -79,6 +79,15 @@ def test_a_batch_that_does_not_divide_among_the_processes_is_refused():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_reading_a_batch_draws_nothing_from_torchs_own_generator(workers):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    visited(StepBatches(images(8), seed=0, batch_size=4), 0, 1, workers)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_stops_the_stream_with_its_own_line_also_out_of_a_worker(workers):
     class Damaged:
         labels = None

@@ -46,10 +46,11 @@ def test_the_columns_of_a_number_count_by_their_variance():
     assert score(wide, torch.cat([3 * wide, narrow], dim=1)) == pytest.approx(0.9, abs=0.02)
 
 
+@pytest.mark.parametrize("width", [40, 100], ids=["more rows than features", "more features than rows"])
 @pytest.mark.parametrize("penalty", factors.PENALTIES)
-def test_the_regression_is_scikit_learns_ridge_on_standardised_features(penalty, monkeypatch):
+def test_the_regression_is_scikit_learns_ridge_on_standardised_features(penalty, width, monkeypatch):
     monkeypatch.setattr(factors, "PENALTIES", (penalty,))
-    features, values = draw(90, 40).double() * 5 + 2, draw(90, 1).double() + draw(90, 40).double()[:, :2]
+    features, values = draw(90, width).double() * 5 + 2, draw(90, 1, seed=1).double() + draw(90, width).double()[:, :2]
     train, test = (features[:60], values[:60]), (features[60:], values[60:])
     mean, deviation = train[0].mean(dim=0), train[0].std(dim=0, correction=0)
     model = Ridge(alpha=60 * penalty).fit((train[0] - mean) / deviation, train[1])

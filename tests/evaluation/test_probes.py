@@ -7,7 +7,7 @@ import torch
 
 from recipes_lib.config import EvalConfig
 from recipes_lib.data import splits
-from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.data.load import Splits
 from recipes_lib.errors import DataError
 from recipes_lib.evaluation import probes
@@ -92,6 +92,49 @@ def test_what_a_probe_will_lack_is_told_before_training(train, test, changes, te
     with pytest.raises(DataError, match=text):
         probes.require_labels(data, EvalConfig(**changes))
     probes.require_labels(data, EvalConfig(probes=(), **changes))  # no probe, no need
+
+
+def test_training_rows_without_a_label_are_left_out():
+    half = torch.where(torch.arange(90) < 45, LABELS, UNLABELLED)
+    config, few = EvalConfig(neighbours=7), torch.tensor([0, 1, 2, 3, 4, 5])
+    ours = probes.run_probes(config, TRAIN, half, TEST, TEST_LABELS, seed=0, labelled=few)
+    expected = TRAIN.select(torch.arange(45))
+    assert ours == probes.run_probes(config, expected, LABELS[:45], TEST, TEST_LABELS, seed=0, labelled=few)
+
+
+def test_factors_are_read_of_all_images_and_the_class_where_none_is_hidden():
+    weight = [{"weight": rows.before_norm[:, 3] + rows.before_norm[:, 4]} for rows in (TRAIN, TEST)]
+    sides = [
+        replace(image_set(labels), factors=known) for labels, known in zip((LABELS, TEST_LABELS), weight, strict=True)
+    ]
+    found = probes.read_factors(TRAIN, sides[0], TEST, sides[1])
+    assert list(found) == ["label", "weight"]
+    assert found["weight"] == pytest.approx(1, abs=1e-6)
+    assert 0.1 < found["label"] < 1
+    hidden = replace(sides[0], labels=torch.where(torch.arange(90) < 45, LABELS, UNLABELLED))
+    assert probes.read_factors(TRAIN, hidden, TEST, sides[1]) == {"weight": found["weight"]}
+
+
+def test_probes_that_read_no_class_from_frozen_features_need_no_labels_and_give_no_score_here():
+    config = EvalConfig(probes=("factors", "finetune"))
+    assert probes.run_probes(config, TRAIN, None, TEST, None, seed=0) == probes.ProbeScores({}, {})
+
+
+def test_what_factors_and_finetuning_will_lack_is_told_before_training():
+    factors = EvalConfig(probes=("factors",))
+    plain = Splits(image_set(LABELS), image_set(TEST_LABELS))
+    with pytest.raises(DataError, match=r"needs images whose true factors are known: --data\.name pantry or digits"):
+        probes.require_labels(plain, factors)
+    known = replace(image_set(None), factors={"size": torch.arange(6)})
+    with pytest.raises(DataError, match="factors needs 10 training images, and there are 6"):
+        probes.require_labels(Splits(known, known), factors)
+    many = replace(plain.train, labels=None, factors={"size": torch.arange(90)})
+    probes.require_labels(Splits(many, known), factors)  # factors are no labels
+    with pytest.raises(DataError, match="The training images have no labels"):
+        probes.require_labels(Splits(many, known), EvalConfig(probes=("factors", "finetune")))
+    one = replace(plain, train=image_set(LABELS[:1]))
+    with pytest.raises(DataError, match=r"There are 1 labelled images to fine-tune on"):
+        probes.require_labels(one, EvalConfig(probes=("finetune",)))
 
 
 def test_named_images_are_looked_up_and_need_names(tmp_path):

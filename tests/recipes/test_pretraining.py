@@ -2,6 +2,8 @@
 """What a run folder gives back, and what a run does not wait for its end to find out."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,9 @@ import pytest
 import torch
 
 from recipes_lib.config import override
-from recipes_lib.errors import DataError, RunError
+from recipes_lib.errors import DataError, Interrupted, RunError
 from recipes_lib.recipes import msn, pretraining
-from recipes_lib.training import checkpoint
+from recipes_lib.training import checkpoint, log
 
 TINY = override(
     msn.PRESETS["toy"],
@@ -55,6 +57,56 @@ def test_a_probe_that_needs_no_named_images_does_not_look_them_up(run):
     assert pretraining.evaluate(run, ["knn"])["scores"]["knn"].keys() == {"method"}
     with pytest.raises(DataError, match=r"data\.labelled = nowhere\.txt"):
         pretraining.evaluate(run, ["lowshot"])
+
+
+def test_factors_are_scored_of_every_arm_beside_the_probes(tmp_path):
+    config = override(TINY, {"eval.probes": ["factors", "knn"], "eval.baselines": "all"})
+    report = msn.run(config, tmp_path / "run").report
+    arms = {"method", "random_init", "raw_pixels", "supervised"}
+    assert list(report["scores"]) == ["knn"]
+    assert report["factors"].keys() == report["scores"]["knn"].keys() == arms
+    for scores in report["factors"].values():
+        assert list(scores) == ["label", "ink", "paper", "angle", "scale", "shift"]  # and not the number of the scan
+        assert all(0 <= score <= 1 for score in scores.values())
+    alone = pretraining.evaluate(tmp_path / "run", ["factors"])
+    assert alone["factors"] == {"method": report["factors"]["method"]}
+    assert alone["scores"] == {}
+
+
+def test_finetuning_after_training_and_by_evaluate_is_one_run_with_one_score(tmp_path):
+    config = override(TINY, {"eval.probes": ["finetune"], "eval.finetune_epochs": 1.0, "eval.finetune_batch_size": 20})
+    report = msn.run(config, tmp_path / "run").report
+    assert list(report["scores"]) == ["finetune"]
+    tuned = json.loads((tmp_path / "run" / "finetune" / "report.json").read_text())
+    assert report["scores"]["finetune"] == {"method": tuned["accuracy"]}
+    assert tuned["steps"] == 2
+    assert pretraining.evaluate(tmp_path / "run", ["finetune"])["scores"] == report["scores"]
+
+
+def test_a_run_that_is_stopped_while_it_is_fine_tuned_is_interrupted_and_goes_on(tmp_path, monkeypatch):
+    config = override(TINY, {"eval.probes": ["finetune"], "eval.finetune_epochs": 2.0})
+    write = log.RunLog.step
+
+    def step_then_ask(self: log.RunLog, number: int, metrics: dict) -> None:
+        write(self, number, metrics)
+        if number == 1:  # of the two runs, fine-tuning alone has a second step
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(log.RunLog, "step", step_then_ask)
+    with pytest.raises(Interrupted, match=rf"Fine-tuning was interrupted; .* recipes resume {tmp_path}/run$"):
+        msn.run(override(config, {"eval.finetune_batch_size": 20}), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["status"] == "interrupted"
+    monkeypatch.undo()
+    assert pretraining.resume(tmp_path / "run").report["scores"].keys() == {"finetune"}
+
+
+def test_data_without_true_factors_is_told_before_training(tmp_path):
+    images, labels = np.zeros((16, 32, 32, 3), np.uint8), np.arange(16) % 2
+    np.savez(tmp_path / "images.npz", x_train=images, x_test=images, y_train=labels, y_test=labels)
+    changes = {"data.name": "npz", "data.root": tmp_path / "images.npz", "eval.probes": ["factors"]}
+    with pytest.raises(DataError, match="factors needs images whose true factors are known"):
+        msn.run(override(TINY, changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
