@@ -59,6 +59,14 @@ MENU = {
                 "rn50_imagenet_10pct",
             ),
         ),
+        Entry(
+            name="pmsn",
+            title="Prior Matching for Siamese Networks",
+            paper="Assran, Balestriero, Duval, Bordes, Misra, Bojanowski, Vincent, Rabbat, Ballas: The Hidden Uniform "
+            "Cluster Prior in Self-Supervised Learning, ICLR 2023, arXiv 2210.07277",
+            idea="Prototypes are chosen as often as a prior says, such as a power law, where MSN asks for equally often.",
+            presets=("toy", "simmer", "laptop", "vits16_places365_lt", "vits16_inat18"),
+        ),
     )
 }
 

@@ -4,8 +4,9 @@
 A recipe's ``run`` calls :func:`pretrain`; :func:`evaluate` and :func:`export` open its run folder again. What is used
 of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (``Method(config, steps)``, an
 ``nn.Module`` with ``backbone`` and ``views``, ``embed`` where its head's output is what classifies, ``finetune_layer``
-where fine-tuning keeps a layer on top of the backbone) and its ``diagnostics``. A recipe that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support``
-(the labelled images of each step).
+where fine-tuning keeps a layer on top of the backbone) and its ``diagnostics``; of some, ``cautions`` (lines that a run
+opens with). A recipe that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support`` (the
+labelled images of each step).
 """
 
 import platform
@@ -69,6 +70,8 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
     out = collectives.broadcast_object(out or folder.default_path(name))
     with folder.RunFolder.create_or_continue(out, name, config) as run:
         began = time.perf_counter()
+        for line in recipe.cautions(config) if hasattr(recipe, "cautions") else ():
+            run.warn(line)
         splits = load_data(recipe, config, run)
         method, batches, steps = _prepare(recipe, config, splits, place)
         loop.fit(
