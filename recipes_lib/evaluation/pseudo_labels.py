@@ -101,9 +101,10 @@ def draw_batches(
 ) -> Iterator[Batch]:
     """The batches of ``steps`` updates: ``batch_size`` of all images of ``train``, ``labelled_size`` of the labelled ones.
 
-    Images come in the order in which a recipe of this ``seed`` meets them, and the strong view is the first large one
-    that it cuts; mu = ``batch_size`` / ``labelled_size``. Labelled images come pass by pass in random order, each
-    as often as the others; where a batch takes more than there are, it has several views of the same.
+    Images come in the order in which a recipe of this ``seed`` meets them (without ``data.classes_per_batch``), and
+    the strong view is the first large one that it cuts; mu = ``batch_size`` / ``labelled_size``. Labelled images come
+    pass by pass in random order, each as often as the others; where a batch takes more than there are, it has several
+    views of the same.
 
     Raises: ``DataError`` where ``train`` has fewer images than a batch; ``ValueError`` where none has a label.
     """
