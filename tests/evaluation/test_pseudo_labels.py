@@ -221,7 +221,7 @@ def test_one_update_is_that_of_the_loss_on_all_views_together():
 
 def test_the_classifier_learns_its_labels_and_grows_confident():
     seen = []
-    batches = some_batches(40, few_labels(labelled=20))
+    batches = 10 * some_batches(4, few_labels(labelled=20))
     train(small_net(), batches, lr=1e-2, threshold=0.7, progress=lambda *step: seen.append(step[2]))
     assert seen[0]["supervised"] == pytest.approx(2.30, abs=0.15)  # log 10: the head starts near even
     assert seen[0]["confident"] == 0
@@ -239,7 +239,7 @@ def test_training_is_the_same_every_time_and_leaves_the_global_state_alone():
 
 def test_the_learning_rate_ends_near_zero():
     weights = []
-    train(small_net(), some_batches(20), progress=lambda *step: weights.append(step[1][1].weight.detach().clone()))
+    train(small_net(), 20 * some_batches(1), progress=lambda *step: weights.append(step[1][1].weight.detach().clone()))
     moves = [(after - before).abs().max() for before, after in pairwise(weights)]
     assert moves[-1] < 0.02 * max(moves)
 
