@@ -25,7 +25,7 @@ SMALL = {
     "train.batch_size": 8,
     "train.steps": 10,
 }
-TINY = override(pmsn.PRESETS["toy"], SMALL)
+TINY = override(pmsn.PRESETS["toy"], {**SMALL, "loss.exponent": 1.0})
 MSN_AGAIN = {"loss.prior": "uniform", "loss.sinkhorn": "uniform"}
 OBJECTIVES = ("msn", "simclr", "vicreg", "swav")
 
