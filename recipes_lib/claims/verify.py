@@ -126,7 +126,7 @@ def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint]) -> Path:
     versions: dict[str, str] = {}
     for job in todo:
         report = report_of(job)
-        kept = ("scores", "diagnostics", "cost", "seconds", "steps")
+        kept = ("scores", "diagnostics", "factors", "cost", "seconds", "steps")
         figures.setdefault(job.arm, {})[str(job.seed)] = {key: report[key] for key in kept if key in report}
         versions |= report.get("versions", {})
     seconds = round(sum(report["seconds"] for arm in figures.values() for report in arm.values()))
