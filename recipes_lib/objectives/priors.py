@@ -28,7 +28,7 @@ def power_law(count: int, exponent: float) -> Tensor:
     Raises: ``ValueError`` for an exponent below 0 or not finite, or a count below 1.
     """
     if not 0 <= exponent < math.inf:
-        raise ValueError(f"exponent = {exponent}; use a finite value >= 0; 0 is uniform (the paper uses 0.25).")
+        raise ValueError(f"exponent = {exponent}; use a finite value >= 0; 0 is uniform, 0.25 lightly's default.")
     if count < 1:
         raise ValueError(f"count = {count}; a prior needs at least 1 prototype.")
     weights = torch.arange(1, count + 1, dtype=torch.float64) ** -exponent

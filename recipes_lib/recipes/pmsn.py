@@ -58,7 +58,7 @@ class LossConfig(msn.LossConfig):
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
         super().check(faults)
-        hint = "0 is uniform; the paper uses 0.25."
+        hint = "0 is uniform; lightly's default is 0.25."
         faults.need(0 <= self.exponent < float("inf"), "loss.exponent", self.exponent, "of at least 0", hint)
         if (self.prior == "file") != (self.prior_file is not None):
             faults.add(
@@ -225,7 +225,7 @@ PRESETS: dict[str, Config] = {
     # A long tail of Places365. The paper's data there, epochs and batch are not known: MSN's ViT-S/16 values stand in,
     # the tail's exponent is ours.
     "vits16_places365_lt": Config(data=DataConfig(name="places365", tail=0.75)),
-    # iNaturalist 2018, which has a long tail by nature. Exponent 0.25 is the paper's; lambda = 1 and 800 epochs are
+    # iNaturalist 2018, which has a long tail by nature. Exponent 0.25 is lightly's default; lambda = 1 and 800 epochs are
     # MSN's ViT-S/16 values, since the paper's are not known to us.
     "vits16_inat18": Config(data=DataConfig(name="inat18")),
 }
