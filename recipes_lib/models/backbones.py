@@ -7,6 +7,7 @@ from typing import Literal
 
 from recipes_lib.errors import Faults
 from recipes_lib.models import vit
+from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.wide_resnet import WideResNet
 
@@ -16,10 +17,20 @@ class BackboneConfig:
     """The architecture of a ResNet, a wide ResNet or a Vision Transformer."""
 
     arch: Literal[
-        "resnet18", "resnet50", "wide_resnet28_2", "vit_pico", "vit_nano", "vit_tiny", "vit_small", "vit_base"
+        "convnet",
+        "resnet18",
+        "resnet50",
+        "wide_resnet28_2",
+        "vit_pico",
+        "vit_nano",
+        "vit_tiny",
+        "vit_small",
+        "vit_base",
     ] = "resnet50"
+    """convnet: four convolutions; the numbers of a wide ResNet are its depth and its width."""
     stem: Literal["imagenet", "cifar", "patch", "conv"] = "imagenet"
-    """imagenet or cifar (for 32 pixels) of a ResNet, cifar of a wide one; patch or conv of a Vision Transformer."""
+    """imagenet or cifar (for 32 pixels) of a ResNet, cifar of a wide one; patch or conv of a Vision Transformer. A
+    convnet has none to choose."""
     patch_size: int = 16
     """Side of a Vision Transformer's patches in pixels; it divides the side of every view."""
 
@@ -57,6 +68,8 @@ def _stems(arch: str) -> tuple[str, ...]:
 def build(config: BackboneConfig, *, image_size: int) -> ResNet | WideResNet | vit.VisionTransformer:
     """The network of ``config``; ``image_size`` is the side for which a Vision Transformer has its positions."""
     match config.arch:
+        case "convnet":
+            return ConvNet()
         case "wide_resnet28_2":
             return WideResNet(depth=28, width=2)
         case "resnet18" | "resnet50":

@@ -33,8 +33,8 @@ class FewLabels(DataConfig):
     """So many random images of each class keep their label."""
     label_share: float | None = None
     """This share of each class keeps its label, in (0, 1]; at least one image of each."""
-    label_seed: int = 0
-    """Draws which images these are; ``train.seed`` does not."""
+    label_seed: int | None = 0
+    """Draws which images these are; none: ``train.seed`` does."""
     support_classes: int | None = 960
     """Classes in a support; none: all of them. Keep it near the paper's 960 of 1,000 on however few processes."""
     support_images: int = 7
@@ -60,18 +60,21 @@ class FewLabels(DataConfig):
             faults.need(value is None or value >= 1, f"data.{name}", value, "of at least 1")
 
 
-def hide_labels(data: FewLabels, images: Splits) -> Splits:
+def hide_labels(data: FewLabels, images: Splits, seed: int) -> Splits:
     """The same images, of which in training only those that ``data`` chooses have a label.
+
+    ``seed`` chooses them where ``data.label_seed`` is none.
 
     Raises: ``DataError`` in one line where labels are absent or too few, or the file of names does not fit.
     """
     train = images.train
     if train.labels is None:
         return images  # the support has the word for it
+    seed = seed if data.label_seed is None else data.label_seed
     if data.labels_per_class is not None:
-        chosen = splits.few_per_class(train.labels, data.labels_per_class, data.label_seed, "data.labels_per_class")
+        chosen = splits.few_per_class(train.labels, data.labels_per_class, seed, "data.labels_per_class")
     elif data.label_share is not None:
-        chosen = splits.fraction(train.labels, data.label_share, data.label_seed)
+        chosen = splits.fraction(train.labels, data.label_share, seed)
     elif data.labelled is not None:
         chosen = probes.labelled_indices(data.labelled, train)
     else:

@@ -20,10 +20,16 @@ def recipe(request):
 
 @pytest.fixture(scope="module")
 def toy(recipe):
-    """The recipe's ``toy`` on fewer images, with its method and two batches."""
-    config = override(recipe.PRESETS["toy"], {"data.train_size": 64, "data.test_size": 8, "train.batch_size": 32})
+    """The recipe's ``toy`` on fewer images, with its method and two batches, as a run would have them."""
+    changes = {"data.train_size": 192, "data.test_size": 8, "train.batch_size": 32, "train.steps": 2, "eval.probes": []}
+    config = override(recipe.PRESETS["toy"], changes)
     config.validate()
-    batches = StepBatches(load(config.data, pretraining.DATA_SEED).train, seed=0, batch_size=32)
+    splits = load(config.data, pretraining.DATA_SEED)
+    if hasattr(recipe, "hide_labels"):
+        splits = recipe.hide_labels(config, splits)
+    batches = StepBatches(splits.train, seed=0, batch_size=32)
+    if hasattr(recipe, "support"):
+        batches.support = recipe.support(config, splits.train, rank=0, world_size=1)
     return config, pretraining.build(recipe, config, steps=2), list(batches.stream(0, 2, workers=0, device=CPU))
 
 
