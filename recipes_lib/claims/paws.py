@@ -54,7 +54,7 @@ def pseudo_labels(seed: int) -> dict[str, dict[str, float]]:
     """FixMatch from the same initial weights, on the same images, labels and strong views, for as many updates.
 
     ``fixmatch.final``: its test accuracy after them. Learning rate and threshold: the best of four pairs on a held-out
-    share of the training images, seeds 11 and 12.
+    share of the training images, one seed that is none of these.
     """
     import torch
 
@@ -75,8 +75,8 @@ def pseudo_labels(seed: int) -> dict[str, dict[str, float]]:
         labelled_size=len(images.train.class_names) * config.data.support_images,
         every=config.train.steps,
         seed=seed,
-        threshold=0.95,
-        lr=1e-3,
+        threshold=0.7,
+        lr=3e-3,
     )
     return {"fixmatch": {"final": curve[-1][1]}}
 
