@@ -14,24 +14,6 @@ BASE = {"data.label_seed": None, "eval.baselines": "none", "eval.probes": ["snn"
 """Shared by all arms: labels drawn by ``train.seed``."""
 
 _LABELS_5 = {"data.labels_per_class": 5, "data.support_images": 5, "data.replacement": False}
-_PANTRY = {
-    **_LABELS_5,
-    "data.name": "pantry",
-    "data.image_size": 32,
-    "data.train_size": 3000,
-    "views.image_size": 32,
-    "views.flip": 0.5,
-    "views.jitter": 0.8,
-    "views.brightness": 0.4,
-    "views.contrast": 0.4,
-    "views.saturation": 0.4,
-    "views.hue": 0.1,
-    "views.grayscale": 0.2,
-    "views.rotate": 0.0,
-    "views.invert": 0.0,
-    "views.noise": 0.0,
-    "views.normalize": "imagenet",
-}
 ARMS = {
     "full": {"eval.baselines": "all"},
     "no_me_max": {"loss.me_max_weight": 0.0},
@@ -44,7 +26,6 @@ ARMS = {
     },
     "labels_2": {"data.labels_per_class": 2, "eval.baselines": "all"},
     "labels_5": {**_LABELS_5, "eval.baselines": "all"},
-    "pantry": {**_PANTRY, "eval.baselines": "all"},
 }
 SHOWN = ("labels_2", "labels_5")
 """Arms of no claim, which the chapter shows: accuracy against labels a class."""
@@ -147,18 +128,6 @@ CLAIMS = (
         control=Figure("pseudo_labels", "fixmatch.final"),
         control_arm="FixMatch from the same weights, with the same images, labels and strong views",
         paper={"value": None, "where": "abstract: 4 to 12 times less training than earlier methods"},
-        full_scale=_FULL_SCALE,
-    ),
-    Claim(
-        id="paws.beats_supervised_pantry",
-        statement="On the Pantry, five labels a class, PAWS classifies better than the same network trained on the labels alone.",
-        metric="accuracy on the test images, five labels a class",
-        better="higher",
-        margin=0.05,
-        ours=Figure("pantry", _SNN),
-        control=Figure("pantry", "scores.snn.supervised"),
-        control_arm="the same network, labels, views and steps, supervised; the same classifier on its features",
-        paper={"value": None, "where": "tables for ImageNet; no figure of this kind re-read"},
         full_scale=_FULL_SCALE,
     ),
 )

@@ -220,7 +220,7 @@ PRESETS: dict[str, Config] = {
     "toy": _TOY,
     # A longer tail, a steeper prior, MSN's mask and more steps: what `recipes cook pmsn` stores.
     "simmer": _extend(
-        replace(_SIMMER, train=replace(_SIMMER.train, steps=1500)),
+        replace(_SIMMER, train=replace(_SIMMER.train, steps=1000)),
         data=replace(_TOY.data, train_size=12000, test_size=1000, tail=1.0),
         loss=replace(_TOY.loss, exponent=1.0),
     ),
