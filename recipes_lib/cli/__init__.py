@@ -19,8 +19,7 @@ from recipes_lib import __version__
 from recipes_lib.cli import verbs
 from recipes_lib.errors import ConfigError, DamagedImage, Interrupted, UserError, nearest
 
-USUAL_PROBES = ("knn", "linear", "lowshot", "snn")
-PROBES = (*USUAL_PROBES, "factors", "finetune")
+PROBES = ("knn", "linear", "lowshot", "snn", "factors", "finetune")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,11 +104,8 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     run.epilog = "then: --preset P, --out DIR, and any field of the config; `recipes run NAME --help` lists them"
     resume = _add(commands, "resume", verbs.resume, "go on with a run that was interrupted")
     evaluate = _add(commands, "evaluate", verbs.evaluate, "score a run's weights with probes on frozen features")
-    usual = " ".join(USUAL_PROBES)
-    which = (
-        f"{usual} (these by default); factors: what is readable of each true factor; finetune: train on, with labels"
-    )
-    evaluate.add_argument("--probe", nargs="+", choices=PROBES, default=list(USUAL_PROBES), metavar="PROBE", help=which)
+    which = f"{' '.join(PROBES)}; default: those of the run's own eval.probes"
+    evaluate.add_argument("--probe", nargs="+", choices=PROBES, metavar="PROBE", help=which)
     _add_json(evaluate)
     export = _add(commands, "export", verbs.export, "write a run's backbone in another library's layout")
     export.add_argument("--format", choices=("timm", "hf"), required=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from recipes_lib import claims
@@ -70,7 +70,8 @@ def commands(entry: Entry) -> list[str]:
 
 def menu(entries: Mapping[str, Entry]) -> Table:
     """The menu as a table: a recipe a row."""
-    table = Table("recipe", "title", "presets", box=None, header_style="bold", pad_edge=False)
+    title = Column("title", no_wrap=True)
+    table = Table("recipe", title, "presets", box=None, header_style="bold", pad_edge=False)
     for entry in entries.values():
         table.add_row(entry.name, entry.title, ", ".join(entry.presets))
     return table

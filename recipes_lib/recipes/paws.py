@@ -266,7 +266,7 @@ PRESETS: dict[str, Config] = {
         _TOY,
         data=replace(_CIFAR10, labels_per_class=40, support_images=16),
         views=replace(_HALF, local_views=0, global_scale=(0.5, 1.0), grayscale=0.2),
-        model=replace(_TOY.model, arch="wide_resnet28_2", stem="cifar", hidden=128, dim=128),
+        model=replace(_TOY.model, dim=128),
         optim=replace(_TOY.optim, warmup_epochs=5.0),
         train=TrainConfig(epochs=None, steps=6000, batch_size=256, checkpoint_every=500),
     ),

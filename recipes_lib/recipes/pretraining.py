@@ -268,13 +268,14 @@ def resume(path: Path) -> Result:
     return pretrain(recipe, config, path)
 
 
-def evaluate(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Probe scores of a run folder's weights; returns what :func:`score` does.
+def evaluate(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Scores of a run folder's weights, by its config's own probes where no ``names`` are given; see :func:`score`.
 
     Nothing is written, but by the probe ``finetune``: it trains in the sub-folder ``finetune``, or goes on there, or
     reads what it found before.
     """
     recipe, config, method = reopen(path)
+    names = names or config.eval.probes
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     splits = load_data(recipe, config, folder.RunFolder.open(path))
