@@ -5,8 +5,11 @@ import html
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from recipes_lib import __version__
+from recipes_lib.config import to_dict
 
 DOTS_PER_INCH = 110  # sharp on a page, and a figure stays within its 60 KB
 
@@ -32,6 +35,17 @@ def start(chapter: str, seconds: int, threads: int = 1) -> None:
         "where": "Colab" if "google.colab" in sys.modules else f"{platform.system()}, {os.cpu_count()} cores",
     }
     _show(facts)
+
+
+def settings(columns: Mapping[str, Any], fields: Mapping[str, Sequence[str]]) -> str:
+    """A table as text: a row for each of a config's ``fields`` (group -> names), a column for each named config."""
+    plain = {title: to_dict(config) for title, config in columns.items()}
+    rows = [["setting", *plain]]
+    for group, names in fields.items():
+        rows += [[f"{group}.{name}", *(str(values[group][name]) for values in plain.values())] for name in names]
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    lines = (row[0].ljust(widths[0]) + "".join(map(str.rjust, row[1:], widths[1:])) for row in rows)
+    return "\n".join(lines)
 
 
 def _device() -> str:

@@ -152,6 +152,22 @@ def bars(
     return baselines(ax, levels or {})
 
 
+def scores(axes: Sequence[Axes], found: Mapping[str, Mapping[str, float]], *, method: str) -> Sequence[Axes]:
+    """One panel a probe of a ``report.json``: the method's bar, named ``method``, beside those of its baselines.
+
+    Raises: ``ValueError`` unless there is a panel for each of ``axes``.
+    """
+    if len(axes) != len(found):
+        raise ValueError(f"{len(found)} probes for {len(axes)} axes.")
+    arms = {"method": method, "random_init": "untrained", "raw_pixels": "pixels", "supervised": "supervised"}
+    titles = {"knn": "k-NN", "linear": "linear probe", "lowshot": "low-shot", "snn": "nearest neighbours"}
+    for ax, (probe, row) in zip(axes, found.items(), strict=True):
+        bars(ax, {arms[arm]: [score] for arm, score in row.items()}, ylabel="accuracy" if ax is axes[0] else "")
+        ax.set_title(titles.get(probe, probe))
+        ax.tick_params(axis="x", rotation=30)
+    return axes
+
+
 def class_map(ax: Axes, points: ArrayLike, labels: ArrayLike, names: Sequence[str], *, title: str = "") -> Axes:
     """Points of a plane, by class: each class's name stands at its median, so that colours need not be told apart.
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first line of a chapter."""
 
+from dataclasses import dataclass
+
 import matplotlib
 import pytest
 import torch
 
 from recipes_lib import notebook
+from recipes_lib.config import TrainConfig
 
 
 @pytest.fixture
@@ -42,3 +45,16 @@ def test_start_sets_threads_and_white_figures(shown):
 def test_start_refuses_no_time_and_no_threads():
     with pytest.raises(ValueError, match="threads = 0"):
         notebook.start(chapter="msn", seconds=75, threads=0)
+
+
+def test_settings_are_a_row_a_field_and_a_column_a_config():
+    @dataclass
+    class Config:
+        train: TrainConfig
+
+    columns = {"small": Config(TrainConfig(steps=5)), "paper": Config(TrainConfig())}
+    assert notebook.settings(columns, {"train": ["steps", "batch_size"]}).splitlines() == [
+        "setting             small  paper",
+        "train.steps             5   None",
+        "train.batch_size     1024   1024",
+    ]

@@ -127,3 +127,17 @@ def test_a_map_names_each_class_at_the_middle_of_its_points_and_leaves_out_absen
     plots.class_map(ax, points, [0, 0, 0, 2], ["mug", "bowl", "pan"])
     assert {text.get_text(): tuple(text.get_position()) for text in ax.texts} == {"mug": (1.0, 1.0), "pan": (9.0, 9.0)}
     assert len(ax.lines) == 2
+
+
+def test_scores_have_a_panel_a_probe_and_the_method_by_its_name():
+    axes = Figure().subplots(1, 2)
+    found = {"knn": {"method": 0.7, "raw_pixels": 0.5}, "snn": {"method": 0.6}}
+    plots.scores(axes, found, method="PAWS")
+    assert [ax.get_title() for ax in axes] == ["k-NN", "nearest neighbours"]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["PAWS", "pixels"]
+    assert [bar.get_height() for bar in axes[0].patches] == [0.7, 0.5]
+
+
+def test_scores_without_a_panel_are_refused(ax):
+    with pytest.raises(ValueError, match="2 probes for 1 axes"):
+        plots.scores([ax], {"knn": {"method": 0.7}, "snn": {"method": 0.6}}, method="PAWS")

@@ -122,11 +122,12 @@ def _command(name: str, job: Job) -> list[str]:
 
 
 def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint]) -> Path:
+    measured = claims.module(name).MEASUREMENTS
     figures: dict[str, dict[str, Any]] = {}
     versions: dict[str, str] = {}
     for job in todo:
         report = report_of(job)
-        kept = ("scores", "diagnostics", "factors", "cost", "seconds", "steps")
+        kept = report if job.arm in measured else ("scores", "diagnostics", "factors", "seconds", "steps")
         figures.setdefault(job.arm, {})[str(job.seed)] = {key: report[key] for key in kept if key in report}
         versions |= report.get("versions", {})
     seconds = round(sum(report["seconds"] for arm in figures.values() for report in arm.values()))
