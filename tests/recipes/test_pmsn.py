@@ -171,7 +171,7 @@ def test_the_paper_presets_are_msns_with_the_prior_of_the_paper_and_no_sinkhorn(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"loss.exponent": -1.0}, r"loss\.exponent = -1\.0 .*0 is uniform; the paper uses 0\.25"),
+        ({"loss.exponent": -1.0}, r"loss\.exponent = -1\.0 .*0 is uniform; lightly's default is 0\.25"),
         ({"loss.prior": "file"}, r"loss\.prior = file does not fit loss\.prior_file = None: give both"),
         ({"loss.prior_file": "p.txt"}, r"loss\.prior = power_law does not fit loss\.prior_file = p\.txt"),
         ({"loss.sinkhorn_iterations": 0}, r"sinkhorn_iterations = 0 leaves loss\.sinkhorn prior no round"),
