@@ -275,7 +275,7 @@ show_scores(result.report, f"after {result.report['steps']} steps")
 #
 # What does the network say about one picture, while it learns? The checkpoints of the run above tell.
 
-# %% mystnb={"image": {"alt": "Left, an unlabelled test image and its class. Right, a heat map: rows are classes, columns are checkpoints from the start of training to its end; the probability of one class grows."}} tags=["hide-input"]
+# %% tags=["hide-input"]
 from recipes_lib.evaluation.features import extract
 from recipes_lib.models import interchange
 from recipes_lib.objectives import snn
@@ -293,6 +293,7 @@ def predictions(net: torch.nn.Module, images) -> torch.Tensor:
     return snn.soft_nearest_neighbours(queries, keys, one_hot, toy.loss.temperature)
 
 
+# %% tags=["hide-input"]
 places = sorted((folder / "checkpoints").glob("step-*"))
 history = [predictions(pretraining.build(paws, toy, steps=1), data.test)]
 for place in places:
@@ -304,6 +305,7 @@ steps = [0, *(int(place.name.removeprefix("step-")) for place in places)]
 gain = history[torch.arange(len(data.test)), data.test.labels]  # [images, checkpoints]: the true class's probability
 chosen = int((gain[:, -1] - gain[:, 0]).argsort(descending=True)[5])
 
+# %% mystnb={"image": {"alt": "Left, an unlabelled test image and its class. Right, a heat map: rows are classes, columns are checkpoints from the start of training to its end; the probability of one class grows."}} tags=["hide-input"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), width_ratios=[1, 3], layout="constrained")
 plots.image_grid(left, data.test.images[chosen : chosen + 1], title=names[data.test.labels[chosen]])
 shown = right.imshow(history[chosen], aspect="auto", cmap="Blues", vmin=0, vmax=1)
