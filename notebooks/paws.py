@@ -150,7 +150,6 @@ plt.show()
 
 # %% mystnb={"image": {"alt": "A grid of augmented views of labelled images; each column is one class, rows are further draws of it."}} tags=["hide-input"]
 from recipes_lib.data.loader import StepBatches
-from recipes_lib.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
 method = pretraining.build(paws, toy, steps=1)
 batches = StepBatches(data.train, seed=0, batch_size=toy.train.batch_size)
@@ -160,10 +159,7 @@ views = method.views(batch, step=0)
 
 
 def visible(view: torch.Tensor) -> torch.Tensor:
-    """A normalised view as a picture again."""
-    if toy.views.normalize == "imagenet":
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return (view * std + mean).clamp(0, 1)
+    """A standardised view as a picture again."""
     low, high = view.amin(dim=(1, 2, 3), keepdim=True), view.amax(dim=(1, 2, 3), keepdim=True)
     return (view - low) / (high - low)
 
@@ -408,12 +404,8 @@ from ipywidgets import FloatSlider, IntSlider, interact_manual
 
 
 def try_out(temperature: float = 0.1, sharpen_temperature: float = 0.25, labels_per_class: int = 1) -> None:
-    changes = {
-        "loss.temperature": temperature,
-        "loss.sharpen_temperature": sharpen_temperature,
-        "data.labels_per_class": labels_per_class,
-        "data.replacement": True,
-    }
+    changes = {"loss.temperature": temperature, "loss.sharpen_temperature": sharpen_temperature}
+    changes |= {"data.labels_per_class": labels_per_class}
     brief = {"train.steps": 40, "eval.baselines": "none", "eval.probes": ["snn"]}
     found = paws.run(override(toy, changes | brief), Path(mkdtemp()) / "run").report
     print(found["scores"], found["diagnostics"])
