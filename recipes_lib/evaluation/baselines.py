@@ -5,6 +5,7 @@ The third baseline, random-init features, needs no code: extract features from t
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,28 +62,72 @@ def supervised(
 
     Raises: ``ValueError`` where ``batches`` end before ``steps``.
     """
+
+    def loss_of(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        views, labels = batch
+        errors = F.cross_entropy(model(views), labels, ignore_index=UNLABELLED, reduction="sum")
+        return {"loss": errors / (labels != UNLABELLED).sum().clamp_min(1)}  # at least 1: a batch may have no label
+
+    model = classifier(backbone, width=width, classes=classes, seed=seed)
+    descend(
+        model,
+        batches,
+        loss_of,
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        clip=clip,
+        progress=progress,
+    )
+    return backbone
+
+
+def classifier(backbone: nn.Module, *, width: int, classes: int, seed: int) -> nn.Sequential:
+    """``backbone``, which gives [B, ``width``], with a linear layer drawn from ``seed``, on the backbone's device."""
     head = nn.utils.skip_init(nn.Linear, width, classes)  # torch's own draw would come from the global state
     nn.init.trunc_normal_(head.weight, std=0.02, generator=randomness.generator(seed, 0, "supervised head"))
     nn.init.zeros_(head.bias)
-    model = nn.Sequential(backbone, head.to(next(backbone.parameters()).device)).train()
+    return nn.Sequential(backbone, head.to(next(backbone.parameters()).device))
+
+
+def descend(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss_of: Callable[[Any], dict[str, Tensor]],
+    *,
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    warmup: float,
+    clip: float,
+    progress: Callable[[int, dict[str, float]], None],
+) -> None:
+    """``steps`` updates by AdamW, one a batch; the rate rises over the share ``warmup``, then falls by a cosine to 0.
+
+    ``loss_of(batch)`` gives the scalar ``loss`` and what else ``progress`` shall be told of the step. Each step begins
+    in training mode.
+
+    Raises: ``ValueError`` where ``batches`` end before ``steps``.
+    """
     groups = decay_groups(model)
     for group in groups:
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
     optimizer = torch.optim.AdamW(groups)
     done = 0
-    for views, labels in batches:
+    for batch in batches:
         done += 1
         # steps + 1: the rate is 0 after the last step, not at it
         rate = warmup_cosine(done, start=0.0, peak=lr, final=0.0, warmup_steps=warmup * steps, total_steps=steps + 1)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        errors = F.cross_entropy(model(views), labels, ignore_index=UNLABELLED, reduction="sum")
-        loss = errors / (labels != UNLABELLED).sum().clamp_min(1)  # at least 1: a batch may have no label at all
+        model.train()
+        parts = loss_of(batch)
         optimizer.zero_grad()
-        loss.backward()
+        parts["loss"].backward()
         nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        progress(done, {"loss": loss.item()})
+        progress(done, {name: part.item() for name, part in parts.items()})
         if done == steps:
-            return backbone
+            return
     raise ValueError(f"the batches ended after {done} of {steps} steps")

@@ -21,9 +21,8 @@ from recipes_lib import randomness
 from recipes_lib.data.images import UNLABELLED, ImageSet
 from recipes_lib.data.load import Splits
 from recipes_lib.data.loader import StepBatches
+from recipes_lib.evaluation.baselines import classifier, descend
 from recipes_lib.evaluation.features import extract
-from recipes_lib.optim.groups import decay_groups
-from recipes_lib.optim.schedules import warmup_cosine
 from recipes_lib.views.multicrop import MultiCrop, Normalize, ViewsConfig
 
 
@@ -166,32 +165,25 @@ def train(
 
     Raises: ``ValueError`` where ``batches`` end before ``steps``.
     """
-    head = nn.utils.skip_init(nn.Linear, width, classes)  # torch's own draw would come from the global state
-    nn.init.trunc_normal_(head.weight, std=0.02, generator=randomness.generator(seed, 0, "supervised head"))
-    nn.init.zeros_(head.bias)
-    classifier = nn.Sequential(backbone, head.to(next(backbone.parameters()).device))
-    groups = decay_groups(classifier)
-    for group in groups:
-        group["weight_decay"] = weight_decay if group["decays"] else 0.0
-    optimizer = torch.optim.AdamW(groups)
-    done = 0
-    for batch in batches:
-        done += 1
-        # steps + 1: the rate is 0 after the last step, not at it
-        rate = warmup_cosine(done, start=0.0, peak=lr, final=0.0, warmup_steps=warmup * steps, total_steps=steps + 1)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        logits = classifier.train()(torch.cat([batch.labelled, batch.weak, batch.strong]))
+    model = classifier(backbone, width=width, classes=classes, seed=seed)
+
+    def loss_of(batch: Batch) -> dict[str, Tensor]:
+        logits = model(torch.cat([batch.labelled, batch.weak, batch.strong]))
         labelled, weak, strong = logits.split([len(batch.labelled), len(batch.weak), len(batch.strong)])
-        parts = fixmatch_loss(labelled, batch.labels, weak, strong, threshold=threshold, weight=weight)
-        optimizer.zero_grad()
-        parts["loss"].backward()
-        nn.utils.clip_grad_norm_(classifier.parameters(), clip)
-        optimizer.step()
-        progress(done, classifier, {name: part.item() for name, part in parts.items()})
-        if done == steps:
-            return classifier.train()
-    raise ValueError(f"the batches ended after {done} of {steps} steps")
+        return fixmatch_loss(labelled, batch.labels, weak, strong, threshold=threshold, weight=weight)
+
+    descend(
+        model,
+        batches,
+        loss_of,
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        clip=clip,
+        progress=lambda step, metrics: progress(step, model, metrics),
+    )
+    return model.train()
 
 
 def accuracy_curve(
