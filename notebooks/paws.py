@@ -241,7 +241,7 @@ print("the same loss; the supports learn too:", bool(leaf.grad.abs().sum() > 0))
 # ## Cook
 #
 # Preset `toy`: four convolutions, the labels above, and all the other pictures without theirs. The
-# supervised net beside it has the same labels, views, steps and optimiser; it lacks the rest of the pictures.
+# supervised net beside it has the same labels, views and number of steps; it lacks the rest of the pictures.
 
 # %%
 from tempfile import mkdtemp
@@ -484,6 +484,8 @@ check.show(verdicts["paws.beats_pseudo_labels"])
 check.table(verdicts["paws.beats_pseudo_labels"])
 
 # %% [markdown]
+# The control of the second had two classifiers; the better one was named as the control after the runs.
+#
 # Read the first one beside the figure of the labels above: which picture carries the label matters more than the method when there
 # is one, and no longer when there are two.
 #

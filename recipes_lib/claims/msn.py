@@ -2,7 +2,7 @@
 """What the MSN chapter puts to the test. Data, and one measurement; torch is imported only where that measures.
 
 ``BASE`` and ``ARMS`` are changes to the preset, by dotted field. Margins are at most half of the effect that the
-pilot of the method card saw (seeds other than these), and were fixed before the runs.
+pilot saw (seeds other than these), and were fixed before the runs.
 """
 
 from recipes_lib.claims.check import Claim, Figure

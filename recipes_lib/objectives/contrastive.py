@@ -31,7 +31,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> dict[
     gradient of one rank with the whole batch.
     """
     if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature = {temperature}; it must be above 0 and finite (the paper uses 0.1).")
+        raise ValueError(f"temperature = {temperature}; it must be above 0 and finite (0.1 is usual).")
     if first.shape != second.shape or first.dim() != 2:
         raise ValueError(
             f"two views of the same images are wanted, [B, d]; got {list(first.shape)}, {list(second.shape)}."

@@ -70,11 +70,11 @@ def _check(
     embeddings: Tensor, prototypes: Tensor, code_views: int, temperature: float, epsilon: float, iterations: int
 ) -> None:
     if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature = {temperature}; it must be above 0 and finite (the paper uses 0.1).")
+        raise ValueError(f"temperature = {temperature}; it must be above 0 and finite (0.1 is usual).")
     if not LOWEST_EPSILON <= epsilon < math.inf:
-        raise ValueError(f"epsilon = {epsilon}; it must be at least {LOWEST_EPSILON} (the paper uses 0.05).")
+        raise ValueError(f"epsilon = {epsilon}; it must be at least {LOWEST_EPSILON} (0.05 is usual).")
     if iterations < 1:
-        raise ValueError(f"sinkhorn_iterations = {iterations}; codes need at least 1 (the paper uses 3).")
+        raise ValueError(f"sinkhorn_iterations = {iterations}; codes need at least 1 (3 is usual).")
     if embeddings.dim() != 3 or prototypes.dim() != 2 or embeddings.shape[2] != prototypes.shape[1]:
         raise ValueError(
             f"embeddings [V, B, d] and prototypes [K, d] are wanted; got {list(embeddings.shape)}, "

@@ -281,9 +281,9 @@ PRESETS: dict[str, Config] = {
         train=TrainConfig(epochs=None, steps=8000, batch_size=256, checkpoint_every=500),
         eval=EvalConfig(baselines="all"),
     ),
-    # The paper's ViT-S/16: 16 GPUs, 64 images each. Config and README of the official release (card, section 3).
+    # The paper's ViT-S/16: 16 GPUs, 64 images each. Config and README of the official release.
     "vits16_imagenet": Config(),
-    # The paper's ViT-B/4 with 70 % of the patches dropped: 1,152 images a step on 384 GPUs (posted config, card).
+    # The paper's ViT-B/4 with 70 % of the patches dropped: 1,152 images a step on 384 GPUs (a config that its authors posted).
     "vitb4_imagenet": Config(
         views=MSNViews(mask_ratio=0.7),
         model=ModelConfig(arch="vit_base", patch_size=4),

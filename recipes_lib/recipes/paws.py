@@ -270,7 +270,7 @@ PRESETS: dict[str, Config] = {
         optim=replace(_TOY.optim, warmup_epochs=5.0),
         train=TrainConfig(epochs=None, steps=6000, batch_size=256, checkpoint_every=500),
     ),
-    # The paper's CIFAR-10: 4,000 labels, one GPU. 4.0 +- 0.25 % errors by nearest neighbours (public leaderboard, card).
+    # The paper's CIFAR-10: 4,000 labels, one GPU. 4.0 +- 0.25 % errors by nearest neighbours (public leaderboard).
     "wrn28_2_cifar10": Config(
         data=replace(_CIFAR10, labels_per_class=400, support_images=64, support_views=2),
         views=replace(
@@ -280,7 +280,7 @@ PRESETS: dict[str, Config] = {
         optim=replace(_LARS, lr=3.2, lr_start=0.8, lr_final=0.032),
         train=TrainConfig(epochs=600.0, batch_size=256),
     ),
-    # The paper's ResNet-50: 64 GPUs, 64 images each. Top-1 by nearest neighbours / fine-tuned (official README, card):
+    # The paper's ResNet-50: 64 GPUs, 64 images each. Top-1 by nearest neighbours / fine-tuned (official README):
     # 61.5 / 63.8 after 100 epochs with 1 % of the labels, 63.2 / 66.1 after 200, 64.2 / 66.5 after 300; 10 %:
     # 71.0 / 73.9, 71.9 / 75.0, 73.1 / 75.5
     "rn50_imagenet_1pct_100": _imagenet(0.01, 100.0),

@@ -101,7 +101,7 @@ def test_only_the_loss_carries_a_graph_and_half_precision_is_raised():
     ("settings", "message"),
     [
         ({"temperature": math.inf}, "temperature = inf; it must be above 0 and finite"),
-        ({"epsilon": 0.01}, r"epsilon = 0.01; it must be at least 0.025 \(the paper uses 0.05\)"),
+        ({"epsilon": 0.01}, r"epsilon = 0.01; it must be at least 0.025 \(0.05 is usual\)"),
         ({"sinkhorn_iterations": 0}, "sinkhorn_iterations = 0; codes need at least 1"),
         ({"code_views": 5}, "code_views = 5 of 4 views"),
         ({"code_views": 0}, "code_views = 0 of 4 views"),
