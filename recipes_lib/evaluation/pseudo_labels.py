@@ -23,6 +23,7 @@ from recipes_lib.data.load import Splits
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.evaluation.baselines import classifier, descend
 from recipes_lib.evaluation.features import extract
+from recipes_lib.objectives.precision import at_least_float32
 from recipes_lib.views.multicrop import MultiCrop, Normalize, ViewsConfig
 
 
@@ -62,8 +63,7 @@ def fixmatch_loss(
     """
     _check(logits_labelled, labels, logits_weak, logits_strong, threshold, weight)
     logits_labelled, logits_weak, logits_strong = (
-        logits.to(torch.promote_types(logits.dtype, torch.float32))
-        for logits in (logits_labelled, logits_weak, logits_strong)
+        at_least_float32(logits) for logits in (logits_labelled, logits_weak, logits_strong)
     )
     supervised = F.cross_entropy(logits_labelled, labels)
     confidence, guess = logits_weak.detach().softmax(dim=1).max(dim=1)  # [mu * B]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes_lib.distributed import collectives
+from recipes_lib.objectives.precision import at_least_float32
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> dict[str, Tensor]:
@@ -40,8 +41,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> dict[
     if images < 2:
         raise ValueError(f"{images} image has no other to be told from; use a batch of at least 2.")
     with torch.autocast(first.device.type, enabled=False):
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        own = [F.normalize(view.to(dtype), dim=1) for view in (first, second)]
+        own = [F.normalize(at_least_float32(view), dim=1) for view in (first, second)]
         everyone = torch.cat([collectives.all_gather(view) for view in own])  # [2N, d]: first views, then second
         logits = torch.cat(own) @ everyone.T / temperature  # [2B, 2N]
         here = torch.arange(batch, device=first.device) + collectives.rank() * batch

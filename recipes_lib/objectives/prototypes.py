@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recipes_lib.distributed import collectives
 from recipes_lib.objectives import priors
+from recipes_lib.objectives.precision import at_least_float32
 
 
 def assignment_logits(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
@@ -141,7 +142,7 @@ def msn_loss(
     if freeze_prototypes:
         prototypes = prototypes.detach()
     with torch.autocast(anchors.device.type, enabled=False):
-        z, target_z, q = (_at_least_float32(rows) for rows in (anchors, targets, prototypes))
+        z, target_z, q = (at_least_float32(rows) for rows in (anchors, targets, prototypes))
         with torch.no_grad():  # the paper's stop-gradient
             # softmax(logits / T) is sharpen(assign(...), T), without the powers that underflow
             sharpened = (assignment_logits(target_z, q, temperature) / sharpen_temperature).softmax(dim=1)
@@ -159,10 +160,6 @@ def msn_loss(
         "entropy": undecided.detach(),
         "target_entropy": mean_entropy(t),
     }
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _check_settings(temperature: float, sharpen_temperature: float, sinkhorn_iterations: int) -> None:
@@ -189,7 +186,7 @@ def _check_inputs(anchors: Tensor, targets: Tensor, prototypes: Tensor, freeze_p
         raise ValueError(
             "prototypes receive no gradient; pass the Parameter, not .data (freeze_prototypes=True if that is meant)."
         )
-    norms = [torch.linalg.vector_norm(_at_least_float32(rows.detach()), dim=1) for rows in inputs.values()]
+    norms = [torch.linalg.vector_norm(at_least_float32(rows.detach()), dim=1) for rows in inputs.values()]
     every = torch.cat(norms)
     if not ((every > 0) & (every < math.inf)).all():  # NaN compares False
         _name_bad_row(inputs, norms)

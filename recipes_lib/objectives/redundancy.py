@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes_lib.distributed import collectives
+from recipes_lib.objectives.precision import at_least_float32
 
 GAMMA = 1.0
 EPSILON = 1e-4
@@ -64,8 +65,7 @@ def vicreg_loss(
     if len(first) * collectives.world_size() < 2:
         raise ValueError(f"{len(first)} image has no variance; use a batch of at least 2.")
     with torch.autocast(first.device.type, enabled=False):
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        own = [view.to(dtype) for view in (first, second)]
+        own = [at_least_float32(view) for view in (first, second)]
         everyone = [collectives.all_gather(view) for view in own]  # [n, d] each
         invariance = F.mse_loss(*own)
         variance = (variance_hinge(everyone[0]) + variance_hinge(everyone[1])) / 2

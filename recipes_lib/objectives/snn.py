@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes_lib.distributed import collectives
+from recipes_lib.objectives.precision import at_least_float32
 from recipes_lib.objectives.prototypes import cross_entropy, entropy, mean_entropy, sharpen
 
 NEGLIGIBLE = 1e-4
@@ -98,7 +99,7 @@ def paws_loss(
     y = collectives.all_gather(labels)  # [S, C]
     _check_labels(y)
     with torch.autocast(anchors.device.type, enabled=False):
-        z, z_s, h, h_s = (_at_least_float32(rows) for rows in (anchors, anchor_supports, targets, target_supports))
+        z, z_s, h, h_s = (at_least_float32(rows) for rows in (anchors, anchor_supports, targets, target_supports))
         with torch.no_grad():  # the paper's stop-gradient
             predicted = soft_nearest_neighbours(h, collectives.all_gather(h_s), y, temperature)  # [2B, C]
             t = view_targets(sharpen(predicted, sharpen_temperature), 2 * len(z) // len(h) - 2)  # [(2 + M) * B, C]
@@ -123,10 +124,6 @@ def paws_loss(
 def _directions(rows: Tensor) -> Tensor:
     """F.normalize in half of its passes over a large support, for it divides, and divides again backwards."""
     return rows * torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12).reciprocal()
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _check_settings(temperature: float, sharpen_temperature: float) -> None:

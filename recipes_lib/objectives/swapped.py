@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from recipes_lib.objectives.precision import at_least_float32
 from recipes_lib.objectives.prototypes import assignment_logits, mean_entropy, sinkhorn
 
 LOWEST_EPSILON = 0.025
@@ -56,8 +57,9 @@ def swav_loss(
     _check(embeddings, prototypes, code_views, temperature, epsilon, sinkhorn_iterations)
     views, batch, _ = embeddings.shape
     with torch.autocast(embeddings.device.type, enabled=False):
-        dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        cosines = assignment_logits(embeddings.to(dtype).flatten(0, 1), prototypes.to(dtype), 1.0)  # [V * B, K]
+        cosines = assignment_logits(
+            at_least_float32(embeddings).flatten(0, 1), at_least_float32(prototypes), 1.0
+        )  # [V * B, K]
         log_p = (cosines / temperature).log_softmax(dim=1).unflatten(0, (views, batch))
         large = cosines.detach().unflatten(0, (views, batch))[:code_views]
         q = torch.stack([codes(view, epsilon=epsilon, iterations=sinkhorn_iterations) for view in large])  # [G, B, K]
