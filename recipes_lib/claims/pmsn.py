@@ -25,6 +25,8 @@ BASE = {
 _TWO_CLASSES = {"data.classes_per_batch": 2}
 _POWER_LAW = {"loss.prior": "power_law", "loss.exponent": 1.0, "loss.sinkhorn": "prior"}
 _TAIL = {"data.tail": 1.0, "data.train_size": 12000}
+_LONGER_TAIL = {"data.tail": 2.0, "data.train_size": 24000}
+_LARGE = {**_TAIL, "model.prototypes": 512, "train.batch_size": 512}
 
 ARMS = {
     "msn_all": {},
@@ -38,9 +40,13 @@ ARMS = {
     "power_two": {**_TWO_CLASSES, **_POWER_LAW},
     "uniform_tail": _TAIL,
     "power_tail": {**_TAIL, **_POWER_LAW},
+    "uniform_longer_tail": _LONGER_TAIL,
+    "power_longer_tail": {**_LONGER_TAIL, **_POWER_LAW},
+    "uniform_large": _LARGE,
+    "power_large": {**_LARGE, **_POWER_LAW},
 }
-SHOWN = ()
-"""Arms of no claim, which the chapter shows: none."""
+SHOWN = ("uniform_longer_tail", "power_longer_tail", "uniform_large", "power_large")
+"""Arms of no claim, which the chapter shows: where else the power law might help on a tail. Named before their runs."""
 MEASUREMENTS = {}
 """Arms that measure in place of training: none."""
 
