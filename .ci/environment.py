@@ -7,13 +7,15 @@ from importlib import metadata
 from pathlib import Path
 
 EXTRAS = ("book", "text", "dev")
+WEIGHTS = Path(__file__).with_name("weights.txt")
 
 
 def lacking(project: dict) -> list[str]:
-    """The requirements of ``pyproject.toml``, extras included, that are not installed or too old."""
+    """The requirements of ``pyproject.toml``, extras included, and of ``weights.txt`` that the environment lacks."""
     from packaging.requirements import Requirement  # absent in a bare environment, which lacks the rest too
 
     wanted = project["dependencies"] + [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
+    wanted += [line for line in WEIGHTS.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     missing = []
     for requirement in map(Requirement, wanted):
         try:
