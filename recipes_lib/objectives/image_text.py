@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image-text objectives: an image must find its own text among those of the batch, and a text its image.
+
+Symbols: f image embeddings, g text embeddings, both of norm 1; s = exp(a) the learned scale, the inverse of a
+temperature, whose logarithm a is the parameter; b SigLIP's learned bias; n pairs of this rank, N of all, d dimensions.
+
+Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020
+(CLIP); Zhai et al., "Sigmoid Loss for Language Image Pre-Training", arXiv 2303.15343 (SigLIP).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recipes_lib.distributed import collectives
+from recipes_lib.objectives.precision import at_least_float32
+
+INITIAL_LOG_SCALE = math.log(1 / 0.07)
+"""CLIP's a at the start."""
+MAX_LOG_SCALE = math.log(100)
+"""CLIP clamps a to [0, ln 100] after each step of the optimiser."""
+INITIAL_SIGLIP_LOG_SCALE, INITIAL_SIGLIP_BIAS = math.log(10), -10.0
+"""SigLIP's a and b at the start: the bias outweighs the N - 1 negatives that each positive meets."""
+
+NORM_TOLERANCE = 0.02
+"""How far a norm may be from 1: rounding to bfloat16 moves it by up to 0.004."""
+
+
+def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor, *, groups: Tensor | None = None) -> dict[str, Tensor]:
+    """L = 1/2 [CE(s f G^T) + CE(s g F^T)]: cross-entropy from images to texts and from texts to images.
+
+    Each rank compares its own n pairs with all N: n x N logits, never N x N. Half precision is raised to float32, under
+    autocast too.
+
+    Shapes: ``images`` and ``texts`` [n, d] of norm 1, row i one pair; ``log_scale`` []; ``groups`` int64 [n] -> scalars
+    ``loss`` (with its graph) and, detached, ``image_to_text``, ``text_to_image`` (the two cross-entropies), ``accuracy``
+    (share of images whose nearest text is right) and ``scale`` (s).
+    ``groups``: pairs of all ranks with the same number are each other's right answers, as where captions are equal; the
+    target is uniform over the group. None: only the own text is right.
+    Units: losses in nats, log N where all embeddings are alike.
+    Raises: ``ValueError`` for shapes that do not fit, rows whose norm is not 1, or ranks with different n, naming them;
+    ``FloatingPointError`` for embeddings or a scale that are not finite.
+    Source: CLIP, section 2.3 and Figure 3.
+    Differs: on several ranks ``loss`` is this rank's mean; averaging the ranks' gradients, as DDP does, gives the
+    gradient of one rank with the whole batch.
+    """
+    _check(images, texts, log_scale)
+    if groups is not None and groups.shape != images.shape[:1]:
+        raise ValueError(f"groups has shape {list(groups.shape)}; {len(images)} pairs take [{len(images)}].")
+    with torch.autocast(images.device.type, enabled=False):
+        f, g, a = (at_least_float32(x) for x in (images, texts, log_scale))
+        scale = a.exp()
+        to_texts = scale * f @ collectives.all_gather(g).T  # [n, N]
+        # on one rank the other direction is the transpose: half the products
+        alone = collectives.world_size() == 1
+        to_images = to_texts.T if alone else scale * g @ collectives.all_gather(f).T  # [n, N]
+        target = _own_columns(to_texts) if groups is None else _group_columns(groups, to_texts.dtype)
+        image_to_text, text_to_image = F.cross_entropy(to_texts, target), F.cross_entropy(to_images, target)
+        loss = (image_to_text + text_to_image) / 2
+    return {
+        "loss": loss,
+        "image_to_text": image_to_text.detach(),
+        "text_to_image": text_to_image.detach(),
+        "accuracy": _accuracy(to_texts.detach(), target),
+        "scale": scale.detach(),
+    }
+
+
+def siglip_loss(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """L = (1 / N) sum_ij log(1 + exp(-y_ij (s f_i g_j + b))), y = 1 for a pair and -1 otherwise: N^2 yes-no questions.
+
+    Each rank asks about its own n images and the texts of all ranks. Half precision is raised to float32, under
+    autocast too.
+
+    Shapes: ``images`` and ``texts`` [n, d] of norm 1, row i one pair; ``log_scale`` and ``bias`` [] -> scalars ``loss``
+    (with its graph) and, detached, ``accuracy`` (share of images whose nearest text is right), ``scale`` (s), ``bias``.
+    Raises: as :func:`clip_loss`.
+    Source: SigLIP, Eq. 1.
+    Differs: on several ranks as :func:`clip_loss`. The paper passes texts around a ring; here they are gathered.
+    """
+    _check(images, texts, log_scale)
+    with torch.autocast(images.device.type, enabled=False):
+        f, g, a, b = (at_least_float32(x) for x in (images, texts, log_scale, bias))
+        scale = a.exp()
+        logits = scale * f @ collectives.all_gather(g).T + b  # [n, N]
+        own = _own_columns(logits)
+        signs = torch.full_like(logits, -1).scatter_(1, own[:, None], 1)
+        loss = -F.logsigmoid(signs * logits).sum() / len(f)
+    accuracy = _accuracy(logits.detach(), own)
+    return {"loss": loss, "accuracy": accuracy, "scale": scale.detach(), "bias": b.detach()}
+
+
+def _own_columns(logits: Tensor) -> Tensor:
+    """Where, among the texts of all ranks, this rank's pairs stand: [n, N] -> int64 [n]."""
+    count = len(logits)
+    return torch.arange(count, device=logits.device) + collectives.rank() * count
+
+
+def _group_columns(groups: Tensor, dtype: torch.dtype) -> Tensor:
+    """The uniform distribution over each row's group: int64 [n] -> [n, N]."""
+    same = groups[:, None] == collectives.all_gather(groups)
+    return same.to(dtype) / same.sum(dim=1, keepdim=True)
+
+
+def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    """Share of rows whose largest logit is right: [n, N], int64 [n] or distributions [n, N] -> []."""
+    found = logits.argmax(dim=1)
+    right = found == target if target.dim() == 1 else target.gather(1, found[:, None]) > 0
+    return right.to(logits.dtype).mean()
+
+
+def _check(images: Tensor, texts: Tensor, log_scale: Tensor) -> None:
+    if images.shape != texts.shape or images.dim() != 2 or not len(images):
+        shapes = f"images {list(images.shape)} and texts {list(texts.shape)}"
+        raise ValueError(f"{shapes} are no pairs: both must be [n, d], row i of one the pair of row i of the other.")
+    if log_scale.dim():
+        raise ValueError(f"log_scale has shape {list(log_scale.shape)}; it must be a scalar, [].")
+    if not log_scale.isfinite():
+        raise FloatingPointError(
+            f"log_scale = {log_scale.item()}; training went wrong before: lower the learning rate."
+        )
+    for name, rows in (("images", images), ("texts", texts)):
+        norms = torch.linalg.vector_norm(at_least_float32(rows.detach()), dim=1)
+        if not norms.isfinite().all():
+            raise FloatingPointError(f"{name}[{int((~norms.isfinite()).nonzero()[0])}] holds NaN or Inf.")
+        if (norms - 1).abs().max() > NORM_TOLERANCE:
+            spread = f"from {norms.min():.4g} to {norms.max():.4g}"
+            raise ValueError(f"{name} have norms {spread}; normalise the embeddings first, to norm 1.")
+    # a gather of unequal parts hangs, or shifts every later pair: the numbers are compared first
+    counts = collectives.all_gather(torch.tensor([len(images)], device=images.device)).tolist()
+    if len(set(counts)) > 1:
+        raise ValueError(f"ranks hold {counts} pairs; each must hold equally many. Drop the last, smaller batch.")
