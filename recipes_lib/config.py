@@ -87,6 +87,8 @@ class OptimConfig:
     """Learning rate that the cosine ends in, after ``stretch`` times the run."""
     warmup_epochs: float = 15.0
     """Epochs of linear warm-up; may be fractional."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up; where it is given, ``warmup_epochs`` is not used."""
     weight_decay: float = 0.04
     """Decoupled weight decay at the start; weights only, neither biases nor norms nor prototypes."""
     weight_decay_final: float = 0.4
@@ -95,6 +97,10 @@ class OptimConfig:
     """The cosines are laid out over this many times the run, so they stop before their end."""
     first_count: Literal[0, 1] = 1
     """What the schedules count the first step as: 1 in MSN's code, 0 in PAWS's."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square; ``adamw`` only."""
+    eps: float = 1e-8
+    """Added to the root of the mean square; ``adamw`` only."""
     lr_in_momentum: bool = False
     """``lars`` only. The learning rate enters the momentum, as in PAWS; else it multiplies the momentum."""
     clip: float | None = 3.0
@@ -106,6 +112,10 @@ class OptimConfig:
         faults.need(0 <= self.lr_start <= self.lr, "optim.lr_start", self.lr_start, f"in [0, optim.lr = {self.lr}]")
         faults.need(0 <= self.lr_final <= self.lr, "optim.lr_final", self.lr_final, f"in [0, optim.lr = {self.lr}]")
         faults.need(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "of at least 0")
+        steps = self.warmup_steps
+        faults.need(steps is None or steps >= 0, "optim.warmup_steps", steps, "of at least 0")
+        faults.need(all(0 <= b < 1 for b in self.betas), "optim.betas", self.betas, "of two numbers in [0, 1)")
+        faults.need(self.eps > 0, "optim.eps", self.eps, "above 0")
         faults.need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "of at least 0")
         faults.need(self.weight_decay_final >= 0, "optim.weight_decay_final", self.weight_decay_final, "of at least 0")
         faults.need(self.stretch >= 1, "optim.stretch", self.stretch, "of at least 1", "The paper's code uses 1.25.")

@@ -39,6 +39,8 @@ class Batch:
     """int64 [batch]"""
     support: "Batch | None" = None
     """The labelled images that go with this micro-batch, in recipes that draw some (PAWS)."""
+    tokens: Tensor | None = None
+    """int64 [batch, context], of each image's text, in recipes that learn from texts (CLIP)."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
@@ -52,6 +54,7 @@ class Batch:
             images=move(self.images),
             crops=None if self.crops is None else [move(crop) for crop in self.crops],
             labels=move(self.labels),
+            tokens=move(self.tokens),
             support=None if self.support is None else self.support.to(device),
         )
 
@@ -90,6 +93,7 @@ class StepBatches(Dataset):
         classes_per_batch: int | None = None,
         crop: Crop | None = None,
         support: SupportSource | None = None,
+        encode: Callable[[list[str]], Tensor] | None = None,
     ) -> None:
         if len(dataset) < batch_size:
             raise DataError(
@@ -101,7 +105,7 @@ class StepBatches(Dataset):
                 f"train.batch_size = {batch_size} does not divide among {world_size} processes x {accumulate} "
                 f"micro-batches. Use a multiple of {accumulate * world_size}."
             )
-        self.dataset, self.seed, self.crop, self.support = dataset, seed, crop, support
+        self.dataset, self.seed, self.crop, self.support, self.encode = dataset, seed, crop, support, encode
         self.classes_per_batch = classes_per_batch
         self.accumulate, self.rank = accumulate, rank
         self.local_size = batch_size // (accumulate * world_size)
@@ -135,11 +139,12 @@ class StepBatches(Dataset):
 
     def _batch(self, indices: Tensor, epoch: int) -> Batch:
         labels = None if self.dataset.labels is None else self.dataset.labels[indices]
+        tokens = self.encode([self.dataset.text(index) for index in indices.tolist()]) if self.encode else None
         if isinstance(self.dataset, ImageSet):
-            return Batch(indices, epoch, self.dataset.images[indices], None, labels)
+            return Batch(indices, epoch, self.dataset.images[indices], None, labels, tokens=tokens)
         samples = [self.crop(self.dataset.open(index), index, epoch) for index in indices.tolist()]
         crops = [torch.stack(view) for view in zip(*samples, strict=True)]
-        return Batch(indices, epoch, None, crops, labels)
+        return Batch(indices, epoch, None, crops, labels, tokens=tokens)
 
     def stream(self, first_step: int, last_step: int, *, workers: int, device: torch.device) -> Iterator[Batch]:
         """The micro-batches of steps ``first_step`` up to, not including, ``last_step``, on ``device``.

@@ -26,6 +26,7 @@ class BackboneConfig:
         "vit_tiny",
         "vit_small",
         "vit_base",
+        "vit_large",
     ] = "resnet50"
     """convnet: four convolutions; the numbers of a wide ResNet are its depth and its width."""
     stem: Literal["imagenet", "cifar", "patch", "conv"] = "imagenet"
@@ -33,6 +34,8 @@ class BackboneConfig:
     convnet has none to choose."""
     patch_size: int = 16
     """Side of a Vision Transformer's patches in pixels; it divides the side of every view."""
+    pre_norm: bool = False
+    """A Vision Transformer with a LayerNorm before its first block and patches without bias, as CLIP's."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -53,7 +56,7 @@ class BackboneConfig:
 
     @property
     def _transformer(self) -> vit.ViTConfig:
-        return vit.ViTConfig(arch=self.arch, patch_size=self.patch_size, stem=self.stem)
+        return vit.ViTConfig(arch=self.arch, patch_size=self.patch_size, stem=self.stem, pre_norm=self.pre_norm)
 
 
 def _stems(arch: str) -> tuple[str, ...]:

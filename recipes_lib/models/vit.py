@@ -52,6 +52,9 @@ class ViTConfig:
     stem: Literal["patch", "conv"] = "patch"
     """patch: one linear map a patch, as in the paper; conv: stride-2 convolutions, which learn sooner in short runs."""
 
+    pre_norm: bool = False
+    """A LayerNorm before the first block and patches without bias, as in CLIP's Vision Transformers."""
+
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
         size = self.patch_size
@@ -76,7 +79,13 @@ def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
     config.check(faults)
     config.check_side(faults, "the image side", image_size)
     faults.raise_any()
-    return VisionTransformer(ARCHS[config.arch], image_size=image_size, patch_size=config.patch_size, stem=config.stem)
+    return VisionTransformer(
+        ARCHS[config.arch],
+        image_size=image_size,
+        patch_size=config.patch_size,
+        stem=config.stem,
+        pre_norm=config.pre_norm,
+    )
 
 
 class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
@@ -89,7 +98,9 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
     Source: Dosovitskiy et al., arXiv 2010.11929; initialisation of Assran et al., arXiv 2204.07141.
     """
 
-    def __init__(self, shape: Shape, *, image_size: int, patch_size: int, stem: Literal["patch", "conv"]) -> None:
+    def __init__(
+        self, shape: Shape, *, image_size: int, patch_size: int, stem: Literal["patch", "conv"], pre_norm: bool = False
+    ) -> None:
         super().__init__(
             img_size=image_size,
             patch_size=patch_size,
@@ -98,6 +109,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             depth=shape.depth,
             num_heads=shape.heads,
             qkv_bias=True,
+            pre_norm=pre_norm,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             weight_init="skip",
         )
@@ -121,6 +133,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             tokens = _kept(tokens, keep)  # [B, n, D]
         first = self.cls_token + self.pos_embed[:, :1]  # [1, 1, D]: never dropped, never counted in N
         x = torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1)  # [B, 1 + n, D]
+        x = self.norm_pre(x)
         for block in self.blocks[:-1]:
             x = block(x)
         return _class_token(self.blocks[-1], x)

@@ -19,7 +19,9 @@ def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opti
     match config.name:
         case "adamw":
             # fused: one pass over each tensor in place of a dozen, on CPUs too
-            return torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0, fused=True)
+            return torch.optim.AdamW(
+                groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True
+            )
         case "lars":
             return LARS(groups, lr=config.lr, lr_in_momentum=config.lr_in_momentum)
         case "sgd":
@@ -45,12 +47,15 @@ class Schedule:
     def at(self, step: int) -> dict[str, float]:
         """``lr`` and ``weight_decay`` of the update ``step``, counted from 0."""
         config, count = self.config, step + self.config.first_count
+        warmup = config.warmup_steps
+        if warmup is None:
+            warmup = round(config.warmup_epochs * self.steps_per_epoch)
         lr = warmup_cosine(
             count,
             start=config.lr_start,
             peak=config.lr,
             final=config.lr_final,
-            warmup_steps=round(config.warmup_epochs * self.steps_per_epoch),
+            warmup_steps=warmup,
             total_steps=self.steps,
             stretch=config.stretch,
         )

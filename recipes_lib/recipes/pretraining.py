@@ -6,13 +6,14 @@ of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (
 ``nn.Module`` with ``backbone`` and ``views``, ``embed`` where its head's output is what classifies, ``finetune_layer``
 where fine-tuning keeps a layer on top of the backbone) and its ``diagnostics``; of some, ``cautions`` (lines that a run
 opens with). A recipe that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support`` (the
-labelled images of each step).
+labelled images of each step). One that learns from images and texts has ``load`` (the pairs) and ``score`` in place of
+ours, and its method ``encode_texts``.
 """
 
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,19 +25,16 @@ from torch import nn
 
 from recipes_lib import randomness, recipes
 from recipes_lib.config import from_dict
-from recipes_lib.data.images import ImageFiles
+from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, load
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import ConfigError, RunError
-from recipes_lib.evaluation import baselines, finetune, probes
-from recipes_lib.evaluation.features import Features, extract
+from recipes_lib.evaluation import finetune, probes
 from recipes_lib.models import interchange
+from recipes_lib.recipes import scoring
+from recipes_lib.recipes.scoring import DATA_SEED
 from recipes_lib.training import checkpoint, folder, loop
-from recipes_lib.views.multicrop import MultiCrop
-
-DATA_SEED = 0
-"""Which images are drawn and held out does not change with ``train.seed``: runs of several seeds share a test set."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +105,16 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
 
 def load_data(recipe: ModuleType, config: Any, run: folder.RunFolder) -> Splits:
     """The images of a run, with the labels that the recipe may see."""
+    if hasattr(recipe, "load"):
+        return recipe.load(config, run.warn)
     splits = load(config.data, DATA_SEED, warn=run.warn)
     return recipe.hide_labels(config, splits) if hasattr(recipe, "hide_labels") else splits
 
 
 def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World) -> tuple[nn.Module, StepBatches, int]:
     """The method on its device, its batches, and the number of steps."""
-    probes.require_labels(splits, config.eval, config.data.labelled)  # now, not after hours of training
+    if not hasattr(recipe, "score"):
+        probes.require_labels(splits, config.eval, config.data.labelled)  # now, not after hours of training
     batches = StepBatches(
         splits.train,
         seed=config.train.seed,
@@ -127,54 +128,20 @@ def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World
         batches.support = recipe.support(config, splits.train, rank=place.rank, world_size=place.size)
     steps = config.train.total_steps(batches.steps_per_epoch)
     method = build(recipe, config, steps).to(place.device)
-    if isinstance(splits.train, ImageFiles):
+    if not isinstance(splits.train, ImageSet):
         batches.crop = method.crop_one
+    batches.encode = getattr(method, "encode_texts", None)
     return method, batches, steps
 
 
 def score(
     recipe: ModuleType, config: Any, method: nn.Module, splits: Splits, names: Sequence[str], *, with_baselines: bool
 ) -> dict[str, Any]:
-    """Probe scores of the trained method, and of the three baselines where they are asked for.
-
-    Returns ``scores`` (probe -> arm -> accuracy), ``spread`` (the same, standard deviation over low-shot splits), the
-    recipe's ``diagnostics``, and ``factors`` (arm -> factor -> score) where they are among the probes. Fine-tuning is not
-    among those run here, since all ranks take part in it.
-    """
-    names = [name for name in names if name != "finetune"]
-    needs_labels = bool(names) or hasattr(recipe, "support")
-    train = splits.train if "factors" in names else splits.labelled_train if needs_labels else splits.test
-    how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
-
-    def features_of(backbone: nn.Module, embed: Callable | None = None) -> tuple[Features, Features]:
-        return tuple(extract(backbone, images, embed=embed, **how) for images in (train, splits.test))
-
-    method.eval()
-    arms = {"method": features_of(method.backbone, method.embed if hasattr(method, "embed") else None)}
-    if with_baselines:
-        pixels = [baselines.raw_pixels(images, workers=config.data.workers) for images in (train, splits.test)]
-        arms |= _baseline_arms(recipe, config, method, splits, features_of) | {"raw_pixels": tuple(pixels)}
-    labelled = probes.labelled_indices(config.data.labelled, splits.labelled_train) if "lowshot" in names else None
-    report: dict[str, Any] = {"scores": {}, "spread": {}}
-    for arm, (train_features, test_features) in arms.items():
-        result = probes.run_probes(
-            replace(config.eval, probes=tuple(names)),
-            train_features,
-            train.labels,
-            test_features,
-            splits.test.labels,
-            seed=DATA_SEED,
-            labelled=labelled,
-            device=next(method.parameters()).device,
-        )
-        for name, value in result.scores.items():
-            report["scores"].setdefault(name, {})[arm] = value
-        report["spread"][arm] = result.spread
-        if "factors" in names:
-            found = probes.read_factors(train_features, train, test_features, splits.test)
-            report.setdefault("factors", {})[arm] = found
-    report["diagnostics"] = recipe.diagnostics(method, arms["method"], Splits(train, splits.test))
-    return report
+    """The recipe's own ``score`` where it has one, or the probes of :func:`scoring.score`."""
+    untrained = build(recipe, config, steps=1).to(next(method.parameters()).device) if with_baselines else None
+    if hasattr(recipe, "score"):
+        return recipe.score(config, method, splits, names, untrained)
+    return scoring.score(recipe, config, method, splits, names, untrained)
 
 
 def _finetuned(
@@ -186,34 +153,6 @@ def _finetuned(
     layer = method.finetune_layer if hasattr(method, "finetune_layer") else None
     where = {"folder": run / "finetune", "place": place, "go_on": go_on}
     return {"finetune": {"method": finetune.finetune(method.backbone, layer, splits, config, **where)}}
-
-
-def _baseline_arms(
-    recipe: ModuleType, config: Any, method: nn.Module, splits: Splits, features_of: Callable
-) -> dict[str, tuple[Features, Features]]:
-    """Features of the untrained net, and of one trained with labels for as many steps."""
-    device = next(method.parameters()).device
-    untrained = build(recipe, config, steps=1).to(device).backbone
-    arms = {"random_init": features_of(untrained)}
-    train = splits.labelled_train
-    crop = MultiCrop(replace(config.views, global_views=0, local_views=0), config.train.seed)  # the target's view alone
-    batches = StepBatches(
-        train,
-        seed=config.train.seed,
-        batch_size=min(config.train.batch_size, len(train)),
-        crop=crop.crop_one if isinstance(train, ImageFiles) else None,
-    )
-    steps = config.train.total_steps(batches.steps_per_epoch)
-    stream = batches.stream(0, steps, workers=config.data.workers, device=device)
-    baselines.supervised(
-        untrained.requires_grad_(True),
-        ((crop(batch)[0], batch.labels) for batch in stream),
-        width=untrained.num_features,
-        classes=len(train.class_names),
-        steps=steps,
-        seed=config.train.seed,
-    )
-    return arms | {"supervised": features_of(untrained)}
 
 
 def reopen(path: Path) -> tuple[ModuleType, Any, nn.Module]:
@@ -265,7 +204,7 @@ def resume(path: Path) -> Result:
     Raises: ``RunError`` where it is no run folder, or the run is finished.
     """
     recipe, config = _read_config(folder.RunFolder.open(path))
-    return pretrain(recipe, config, path)
+    return recipe.run(config, path)
 
 
 def evaluate(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -279,7 +218,8 @@ def evaluate(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     splits = load_data(recipe, config, folder.RunFolder.open(path))
-    probes.require_labels(splits, replace(config.eval, probes=tuple(names)), config.data.labelled)
+    if not hasattr(recipe, "score"):
+        probes.require_labels(splits, replace(config.eval, probes=tuple(names)), config.data.labelled)
     place = world.start(config.train.device)
     finetuned = _finetuned(config, method, splits, names, path, place, f"recipes evaluate {path} --probe finetune")
     report = score(recipe, config, method, splits, names, with_baselines=False)

@@ -63,10 +63,7 @@ class ViewsConfig:
             faults.need(getattr(self, name) >= 8, f"views.{name}", getattr(self, name), "of at least 8")
         faults.need(self.global_views >= 0, "views.global_views", self.global_views, "of at least 0")
         faults.need(self.local_views >= 0, "views.local_views", self.local_views, "of at least 0")
-        if self.global_views == self.local_views == 0:
-            faults.add(
-                "views.global_views = 0 and views.local_views = 0 leave the anchor no view: set one of them to at least 1."
-            )
+        self.check_anchors(faults)
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
             faults.need(0 < low <= high <= 1, f"views.{name}", (low, high), "pair with 0 < first <= second <= 1")
@@ -78,3 +75,10 @@ class ViewsConfig:
         faults.need(0 <= self.rotate <= 180, "views.rotate", self.rotate, "in [0, 180] degrees")
         low, high = self.blur_sigma
         faults.need(0 < low <= high, "views.blur_sigma", (low, high), "pair with 0 < first <= second")
+
+    def check_anchors(self, faults: Faults) -> None:
+        """Notes in ``faults`` that no view is left to compare with the target's."""
+        if self.global_views == self.local_views == 0:
+            faults.add(
+                "views.global_views = 0 and views.local_views = 0 leave the anchor no view: set one of them to at least 1."
+            )

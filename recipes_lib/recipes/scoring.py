@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good a pretrained backbone is: probes on its features, beside raw pixels, random weights and a supervised net."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from recipes_lib.data.images import ImageFiles
+from recipes_lib.data.load import Splits
+from recipes_lib.data.loader import StepBatches
+from recipes_lib.evaluation import baselines, probes
+from recipes_lib.evaluation.features import Features, extract
+from recipes_lib.views.multicrop import MultiCrop
+
+DATA_SEED = 0
+"""Which images are drawn and held out does not change with ``train.seed``: runs of several seeds share a test set."""
+
+
+def score(
+    recipe: ModuleType,
+    config: Any,
+    method: nn.Module,
+    splits: Splits,
+    names: Sequence[str],
+    untrained: nn.Module | None,
+) -> dict[str, Any]:
+    """Probe scores of the trained method; with an ``untrained`` one, also of it, of raw pixels and of a supervised net.
+
+    Returns ``scores`` (probe -> arm -> accuracy), ``spread`` (the same, standard deviation over low-shot splits), the
+    recipe's ``diagnostics``, and ``factors`` (arm -> factor -> score) where they are among the probes. Fine-tuning is not
+    among those run here, since all ranks take part in it.
+    """
+    names = [name for name in names if name != "finetune"]
+    needs_labels = bool(names) or hasattr(recipe, "support")
+    train = splits.train if "factors" in names else splits.labelled_train if needs_labels else splits.test
+    how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
+
+    def features_of(backbone: nn.Module, embed: Callable | None = None) -> tuple[Features, Features]:
+        return tuple(extract(backbone, images, embed=embed, **how) for images in (train, splits.test))
+
+    method.eval()
+    arms = {"method": features_of(method.backbone, method.embed if hasattr(method, "embed") else None)}
+    if untrained:
+        pixels = [baselines.raw_pixels(images, workers=config.data.workers) for images in (train, splits.test)]
+        arms |= _baseline_arms(config, untrained.backbone, splits, features_of) | {"raw_pixels": tuple(pixels)}
+    labelled = probes.labelled_indices(config.data.labelled, splits.labelled_train) if "lowshot" in names else None
+    report: dict[str, Any] = {"scores": {}, "spread": {}}
+    for arm, (train_features, test_features) in arms.items():
+        result = probes.run_probes(
+            replace(config.eval, probes=tuple(names)),
+            train_features,
+            train.labels,
+            test_features,
+            splits.test.labels,
+            seed=DATA_SEED,
+            labelled=labelled,
+            device=next(method.parameters()).device,
+        )
+        for name, value in result.scores.items():
+            report["scores"].setdefault(name, {})[arm] = value
+        report["spread"][arm] = result.spread
+        if "factors" in names:
+            found = probes.read_factors(train_features, train, test_features, splits.test)
+            report.setdefault("factors", {})[arm] = found
+    report["diagnostics"] = recipe.diagnostics(method, arms["method"], Splits(train, splits.test))
+    return report
+
+
+def _baseline_arms(
+    config: Any, untrained: nn.Module, splits: Splits, features_of: Callable
+) -> dict[str, tuple[Features, Features]]:
+    """Features of the untrained backbone, and then of the same one trained with labels for as many steps."""
+    device = next(untrained.parameters()).device
+    arms = {"random_init": features_of(untrained)}
+    train = splits.labelled_train
+    crop = MultiCrop(replace(config.views, global_views=0, local_views=0), config.train.seed)  # the target's view alone
+    batches = StepBatches(
+        train,
+        seed=config.train.seed,
+        batch_size=min(config.train.batch_size, len(train)),
+        crop=crop.crop_one if isinstance(train, ImageFiles) else None,
+    )
+    steps = config.train.total_steps(batches.steps_per_epoch)
+    stream = batches.stream(0, steps, workers=config.data.workers, device=device)
+    baselines.supervised(
+        untrained.requires_grad_(True),
+        ((crop(batch)[0], batch.labels) for batch in stream),
+        width=untrained.num_features,
+        classes=len(train.class_names),
+        steps=steps,
+        seed=config.train.seed,
+    )
+    return arms | {"supervised": features_of(untrained)}
