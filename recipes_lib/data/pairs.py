@@ -42,6 +42,14 @@ class PairSet(ImageSet):
             if len(part) != len(self.images):
                 raise ValueError(f"{len(part)} {name} for {len(self.images)} images")
 
+    def text(self, index: int) -> str:
+        """The text of the image at ``index``."""
+        return self.texts[index]
+
+    def uid(self, index: int) -> str:
+        """The uid of the pair at ``index``."""
+        return self.uids[index]
+
     def select(self, indices: Tensor) -> "PairSet":
         """The pairs at ``indices`` (int64 [n], in that order), with all that belongs to them."""
         plain = ImageSet(**{part.name: getattr(self, part.name) for part in fields(ImageSet)}).select(indices)

@@ -24,6 +24,7 @@ def test_selected_pairs_keep_all_that_belongs_to_them():
     assert chosen.factors["kind"].tolist() == [30, 10, 10]
     assert chosen.texts == ("text 3", "text 1", "text 1")
     assert chosen.uids == (f"{3:032x}", f"{1:032x}", f"{1:032x}")
+    assert (chosen.text(0), chosen.uid(0)) == ("text 3", f"{3:032x}")
 
 
 @pytest.mark.parametrize("part", ["texts", "uids"])
