@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts as rows of token ids: byte-pair encoding with a vocabulary of one's own, or with OpenAI's.
+
+Byte-level pairs spell any text, whatever its script, so there is no unknown token.
+
+Source: Sennrich et al., arXiv 1508.07909 (byte-pair encoding); Radford et al., arXiv 2103.00020 (start and end tokens).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from recipes_lib.errors import DataError
+
+PADDING, START, END = range(3)
+"""Ids of a trained tokenizer's special tokens; the ids of the pieces of words come after them."""
+SPECIAL, BYTES = 3, 256
+
+
+class Pieces(Protocol):
+    """A map between texts and ids without special tokens."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that the ids spell."""
+        ...
+
+    def state(self) -> object:
+        """What :func:`load` makes them again from; JSON."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Texts to rows of ids, start and end included: made by :func:`train`, :func:`load` or :func:`clip_vocabulary`.
+
+    No text, whatever it holds, can spell a trained tokenizer's special tokens.
+    """
+
+    pieces: Pieces
+    """The byte-pair encoding itself."""
+    vocabulary: int
+    """Number of ids, special tokens included."""
+    context: int
+    """Tokens of a row, start and end included."""
+    start: int
+    """Id of the first token of every row."""
+    end: int
+    """Id of the token after a text's last."""
+    padding: int = PADDING
+    """Id that fills a row after its end; OpenAI's vocabulary uses it for a piece too, so look for the end instead."""
+
+    def __post_init__(self) -> None:
+        if self.context < SPECIAL:
+            raise ValueError(f"context = {self.context} tokens leave none for the text; use at least {SPECIAL}.")
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Start, the text's ids, end, padding: int64 [n, context]. A longer text is cut; its row still ends in the end.
+
+        Raises: ``TypeError`` for one text that is not in a list.
+        """
+        rows = []
+        for ids in self._ids(texts):
+            row = [self.start, *ids[: self.context - 2], self.end]
+            rows.append(row + [self.padding] * (self.context - len(row)))
+        return torch.tensor(rows, dtype=torch.int64).view(len(texts), self.context)
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of one row, up to its first end, without the start."""
+        row = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        if self.end in row:
+            row = row[: row.index(self.end)]
+        return self.pieces.decode([token for token in row if token != self.start])
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many of the texts are too long for a row and would be cut."""
+        return sum(len(ids) > self.context - 2 for ids in self._ids(texts))
+
+    def save(self, path: Path) -> None:
+        """Writes the tokenizer to one JSON file, whole or not at all."""
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump({"context": self.context, "pieces": self.pieces.state()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if isinstance(texts, str):
+            raise TypeError(f"a list of texts is wanted, not the one text {texts[:40]!r}: put it in a list.")
+        return self.pieces.encode(texts)
+
+
+def train(texts: Iterable[str], vocabulary: int, context: int) -> Tokenizer:
+    """A vocabulary learned from ``texts``: of all pairs of pieces, the most frequent becomes one piece, and so on.
+
+    Letters are lower-cased and runs of white space become one space. The same texts, in any order, give the same
+    vocabulary. ``vocabulary`` is the most ids there may be; few texts fill fewer.
+
+    Raises: ``ValueError`` for a vocabulary that has no room for every byte; ``DataError`` where the package
+    ``tokenizers`` is absent.
+    """
+    if vocabulary < SPECIAL + BYTES:
+        raise ValueError(f"vocabulary = {vocabulary} has no room for {SPECIAL} special tokens and all {BYTES} bytes.")
+    package = _tokenizers()
+    bpe = package.Tokenizer(package.models.BPE())
+    spaces = package.normalizers.Replace(package.Regex(r"\s+"), " ")
+    steps = [package.normalizers.NFC(), package.normalizers.Lowercase(), spaces, package.normalizers.Strip()]
+    bpe.normalizer = package.normalizers.Sequence(steps)
+    bpe.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=True)  # one form of a word, first or not
+    bpe.decoder = package.decoders.ByteLevel()
+    trainer = package.trainers.BpeTrainer(
+        vocab_size=vocabulary - SPECIAL,
+        initial_alphabet=package.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((_valid(text) for text in texts), trainer)
+    return _trained(bpe, context)
+
+
+def load(path: Path) -> Tokenizer:
+    """The tokenizer that :meth:`Tokenizer.save` wrote.
+
+    Raises: ``DataError`` naming a file that is missing or damaged, or a package that is absent.
+    """
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        context, pieces = int(saved["context"]), saved["pieces"]
+    except OSError as error:
+        raise DataError(f"The tokenizer {path} cannot be read: {error.strerror}. Train it again.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no tokenizer of ours, or is damaged ({error}). Train it again.") from error
+    if pieces == _OpenAI.NAME:
+        return clip_vocabulary(context)
+    package = _tokenizers()
+    try:
+        bpe = package.Tokenizer.from_str(json.dumps(pieces))
+    except Exception as error:  # the package raises nothing narrower
+        raise DataError(f"{path} is no tokenizer of ours, or is damaged ({error}). Train it again.") from error
+    return _trained(bpe, context)
+
+
+def clip_vocabulary(context: int = 77) -> Tokenizer:
+    """OpenAI's vocabulary of 49,408 ids, by way of open_clip, which cleans the text as OpenAI did.
+
+    A text that holds the name of a special token spells that token, as in the original.
+
+    Raises: ``DataError`` where the package ``open_clip_torch`` is absent.
+    """
+    try:
+        from open_clip.tokenizer import SimpleTokenizer
+    except ImportError as error:
+        raise DataError(
+            "OpenAI's vocabulary needs the package open_clip_torch: pip install 'ssl-cookbook[text]'."
+        ) from error
+    peer = SimpleTokenizer()
+    return Tokenizer(_OpenAI(peer), peer.vocab_size, context, start=peer.sot_token_id, end=peer.eot_token_id)
+
+
+def _trained(bpe: Any, context: int) -> Tokenizer:
+    return Tokenizer(_Trained(bpe), bpe.get_vocab_size() + SPECIAL, context, start=START, end=END)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """Byte-level pairs of the package ``tokenizers``, whose ids are moved up to leave room for the special tokens."""
+
+    bpe: Any
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        found = self.bpe.encode_batch_fast([_valid(text) for text in texts])
+        return [[token + SPECIAL for token in text.ids] for text in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.bpe.decode([token - SPECIAL for token in ids if token >= SPECIAL]).strip()
+
+    def state(self) -> object:
+        return json.loads(self.bpe.to_str())
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenAI:
+    """open_clip's tokenizer."""
+
+    peer: Any
+
+    NAME = "openai"
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.peer.encode(_valid(text)) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.peer.decode(ids).strip()
+
+    def state(self) -> object:
+        return self.NAME
+
+
+def _valid(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which no encoding of text can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise DataError("Byte-pair encoding needs the package tokenizers: pip install 'ssl-cookbook[text]'.") from error
+    return tokenizers
