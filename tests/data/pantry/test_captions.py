@@ -45,7 +45,8 @@ def test_what_a_caption_tells_is_what_the_factors_say():
     )
     assert not {"beside", "next"} & words(captions(scene(objects=1), 0))
     both = captions(scene(objects=3, extra_label=(9, 10)), 0)
-    assert all("spoon" in text and "apple" in text for text in both)
+    assert all("spoon" in text for text in both)
+    assert 100 < sum("apple" in text for text in both) < 200  # left out where the caption would be too long
 
 
 @pytest.mark.parametrize("wording", WORDINGS)
