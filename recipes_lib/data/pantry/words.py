@@ -72,7 +72,7 @@ UNUSUAL = Lexicon(
     nouns={
         "mug": ("tankard", "stout handled cup", "something {} to drink cocoa from"),
         "bowl": ("basin", "deep round dish", "something {} to eat cereal from"),
-        "plate": ("platter", "flat dinner dish", "something {} to serve a roast on"),
+        "plate": ("platter", "flat dinner dish", "something {} that holds a dinner"),
         "bottle": ("flask", "narrow-necked vessel", "something {} to pour wine out of"),
         "jar": ("canister", "lidded tub for jam", "something {} to keep honey in"),
         "pot": ("casserole", "cauldron", "something {} to boil soup in"),
