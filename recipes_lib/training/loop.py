@@ -61,7 +61,7 @@ def fit(
     # drop path draws from torch's global generator: seeded by the step, and given back as it was
     with (
         torch.random.fork_rng(devices=[]),
-        _stop_on_signal() as stopped,
+        stop_on_signal() as stopped,
         RunLog(folder, steps, start, tensorboard=train.tensorboard) as log,
     ):
         folder.set_state("running", start)
@@ -164,7 +164,7 @@ def _save(method: nn.Module, optimizer: torch.optim.Optimizer, folder: RunFolder
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
+def stop_on_signal() -> Iterator[threading.Event]:
     """An event that SIGINT, SIGTERM (a scheduler's end) and SIGUSR1 (its early warning) set, in place of dying."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
