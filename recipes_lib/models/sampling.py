@@ -11,6 +11,8 @@ from torch import Tensor
 
 from recipes_lib.randomness import uniform
 
+_FEW = 64  # tokens that hold most nuclei of a trained network
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -53,15 +55,32 @@ def nucleus(logits: Tensor, top_p: float, draws: Tensor) -> Tensor:
     Shapes: ``logits`` [n, V] (-inf for what may not be drawn), ``draws`` [n] in [0, 1) -> int64 [n].
     Source: Holtzman et al., "The curious case of neural text degeneration", arXiv 1904.09751.
     """
-    ordered, ids = logits.float().sort(dim=1, descending=True, stable=True)
-    share = ordered.softmax(dim=1)
-    until = share.cumsum(dim=1)  # [n, V]: of a token and all likelier ones
+    logits = logits.float()
+    total = logits.logsumexp(dim=1, keepdim=True)
+    some, ids = logits.topk(min(_FEW, logits.shape[1]), dim=1)  # many times faster than sorting all
+    # where what is likelier than the last of them holds the share, nothing outside belongs to the nucleus
+    enough = ((some - total).exp() * (some > some[:, -1:])).sum(dim=1) >= top_p  # [n]
+    if enough.all():
+        return _drawn(some, ids, total, top_p, draws)
+    found = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    found[enough] = _drawn(some[enough], ids[enough], total[enough], top_p, draws[enough])
+    rest = logits[~enough]
+    ids = torch.arange(logits.shape[1], device=logits.device).expand_as(rest)
+    found[~enough] = _drawn(rest, ids, total[~enough], top_p, draws[~enough])
+    return found
+
+
+def _drawn(logits: Tensor, ids: Tensor, total: Tensor, top_p: float, draws: Tensor) -> Tensor:
+    """:func:`nucleus` where these tokens hold it: [n, k] logits and ids, [n, 1] logsumexp of all, [n] -> int64 [n]."""
+    ids, order = ids.sort(dim=1)  # before the stable sort: of equal logits the first counts as likelier
+    ordered, order = logits.gather(1, order).sort(dim=1, descending=True, stable=True)
+    share = (ordered - total).exp()
+    until = share.cumsum(dim=1)  # of a token and all likelier ones
     share = share.masked_fill(until - share >= top_p, 0.0)  # the likelier ones hold top_p without it
     until = share.cumsum(dim=1)
-    target = draws[:, None] * until[:, -1:]
-    place = torch.searchsorted(until, target, right=True)  # right: a token without a share is never drawn
+    place = torch.searchsorted(until, draws[:, None] * until[:, -1:], right=True)  # right: never one without a share
     last = (share > 0).sum(dim=1, keepdim=True) - 1  # where rounding takes the target to the very end
-    return ids.gather(1, place.minimum(last)).squeeze(1)
+    return ids.gather(1, order.gather(1, place.minimum(last))).squeeze(1)
 
 
 def repetition_penalty(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:

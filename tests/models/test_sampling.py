@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from recipes_lib.models import sampling
 from recipes_lib.models.sampling import Sampling, nucleus, repetition_penalty
 
 SHARES = torch.tensor([0.05, 0.5, 0.15, 0.3])  # in the order of likelihood: tokens 1, 3, 2, 0
@@ -36,6 +37,18 @@ def test_of_equal_logits_the_first_is_likelier():
     assert nucleus(torch.zeros(3, 5), 0.3, torch.tensor([0.0, 0.6, 0.99])).tolist() == [0, 1, 1]
 
 
+def test_a_nucleus_of_few_tokens_and_one_of_many_are_drawn_from_alike(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 400, generator=generator) * torch.linspace(0.1, 8, 300)[:, None]
+    logits = logits.round(decimals=1)  # many equal ones
+    draws = torch.rand(300, generator=generator)
+    together = [nucleus(logits, top_p, draws) for top_p in (0.01, 0.5, 0.9, 1.0)]
+    for few in (1, 400):
+        monkeypatch.setattr(sampling, "_FEW", few)
+        for top_p, found in zip((0.01, 0.5, 0.9, 1.0), together, strict=True):
+            assert torch.equal(nucleus(logits, top_p, draws), found)
+
+
 def test_a_huge_vocabulary_is_drawn_from_to_its_end():
     logits = torch.randn(4, 50000, generator=torch.Generator().manual_seed(0))
     ids = nucleus(logits, 1.0, torch.full((4,), 1 - 2**-24))
@@ -68,10 +81,10 @@ def test_logits_and_the_rule_are_those_of_transformers():
 
 
 def test_more_captions_leave_the_earlier_draws_as_they_are():
-    sampling, seeds = Sampling(), torch.tensor([3, -5, 2**62])
-    few, many = (sampling.draws(seeds, count).view(3, count, 16) for count in (2, 8))
+    defaults, seeds = Sampling(), torch.tensor([3, -5, 2**62])
+    few, many = (defaults.draws(seeds, count).view(3, count, 16) for count in (2, 8))
     assert torch.equal(few, many[:, :2])
-    assert torch.equal(sampling.draws(seeds[1:2], 8).view(8, 16), many[1])
+    assert torch.equal(defaults.draws(seeds[1:2], 8).view(8, 16), many[1])
     assert len(many.unique()) == many.numel()
 
 
