@@ -57,7 +57,12 @@ def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor, *, groups: Tenso
         alone = collectives.world_size() == 1
         to_images = to_texts.T if alone else scale * g @ collectives.all_gather(f).T  # [n, N]
         target = _own_columns(to_texts) if groups is None else _group_columns(groups, to_texts.dtype)
-        image_to_text, text_to_image = F.cross_entropy(to_texts, target), F.cross_entropy(to_images, target)
+        right_text = _mean_right(to_texts, target)
+        # a pair's logit is the same both ways; a group's members may be on other ranks
+        right_image = right_text if groups is None else _mean_right(to_images, target)
+        # log-sum-exp less the right logit: of the n x N values it keeps the logits alone for the backward pass
+        image_to_text = to_texts.logsumexp(dim=1).mean() - right_text
+        text_to_image = to_images.logsumexp(dim=1).mean() - right_image
         loss = (image_to_text + text_to_image) / 2
     return {
         "loss": loss,
@@ -102,6 +107,13 @@ def _group_columns(groups: Tensor, dtype: torch.dtype) -> Tensor:
     """The uniform distribution over each row's group: int64 [n] -> [n, N]."""
     same = groups[:, None] == collectives.all_gather(groups)
     return same.to(dtype) / same.sum(dim=1, keepdim=True)
+
+
+def _mean_right(logits: Tensor, target: Tensor) -> Tensor:
+    """The mean logit of what is right: [n, N], int64 [n] or distributions [n, N] -> []."""
+    if target.dim() == 1:
+        return logits.gather(1, target[:, None]).mean()
+    return (target * logits).sum(dim=1).mean()
 
 
 def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
