@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many shards as one data set to train on: pairs by number, opened when they are needed, in an order made as it is used.
+
+Where each image and text lies is noted in one pass a shard and kept on disk, 44 bytes a pair: 0.6 GB for 12.8 million.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from recipes_lib.data import samples
+from recipes_lib.data.pantry import cache
+from recipes_lib.data.shard_order import ShardOrder
+from recipes_lib.data.shards import OnDamage, complaint, remarks
+from recipes_lib.errors import DamagedImage, DataError
+
+_VERSION = 1
+"""Of the index, to be raised when :mod:`recipes_lib.data.samples` takes other samples for good."""
+_ROW = np.dtype([("high", "u8"), ("low", "u8"), ("image", "u8"), ("text", "u8"),
+                 ("image_bytes", "u4"), ("text_bytes", "u4"), ("shard", "u4")])  # fmt: skip
+_UID = np.dtype("u8,u8")  # of DataComp's subset files
+
+
+@dataclass(frozen=True)
+class ShardPairs:
+    """Pairs in shards, by number. Made by :meth:`index`."""
+
+    shards: tuple[Path, ...]
+    rows: np.ndarray
+    """[N] of uid, shard, and where image and text lie in it. An array, because a list's reference counts would copy its
+    memory into every loader process."""
+    counts: Counter = field(default_factory=Counter)
+    """What was passed over or remarked on, by reason."""
+    window: int = 16
+    """Shards whose pairs are shuffled among each other."""
+    labels: None = None
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def index(cls, shards: Iterable[Path], *, on_damage: OnDamage, window: int = 16) -> "ShardPairs":
+        """All pairs of the shards, in order. Texts and uids are looked at, images are not: see :meth:`damaged`.
+
+        Raises: ``DataError`` where no pair is left, a shard is missing or, with ``on_damage`` = stop, at the first fault.
+        """
+        shards, counts, tables = tuple(shards), Counter(), []
+        for number, path in enumerate(shards):
+            if not path.is_file():
+                raise DataError(f"Shard {path} is missing. Copy it again, or leave it out.")
+            table, found, first = _indexed(path)
+            if first and on_damage == "stop":
+                raise DataError(first)
+            table["shard"] = number
+            counts.update(found)
+            tables.append(table)
+        if not sum(map(len, tables)):
+            raise DataError(f"None of the {len(shards):,} shards holds a pair that can be read. Copy them again.")
+        return cls(shards, np.concatenate(tables), counts, window)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def open(self, index: int) -> Image.Image:
+        """The image at ``index``, decoded, in RGB.
+
+        Raises: ``DamagedImage`` naming the shard and the uid of one that cannot be read.
+        """
+        try:
+            return samples.decode(self._bytes(index, "image"), f"the pair with uid {self.uid(index)}")
+        except samples.FaultError as error:
+            raise DamagedImage(complaint(self._path(index), error.fault)) from None
+
+    def text(self, index: int) -> str:
+        """The text at ``index``."""
+        return self._bytes(index, "text").decode()
+
+    def uid(self, index: int) -> str:
+        """The uid at ``index``: 32 hexadecimal digits."""
+        return "{high:016x}{low:016x}".format(**{half: int(self.rows[half][index]) for half in ("high", "low")})
+
+    def select(self, indices: Tensor) -> "ShardPairs":
+        """The pairs at ``indices`` (int64 [n], in that order)."""
+        return replace(self, rows=self.rows[indices.numpy()])
+
+    def subset(self, path: Path) -> "ShardPairs":
+        """The pairs whose uid is in a subset file of DataComp: sorted ``u8,u8`` [n]. A uid that is there twice counts twice.
+
+        ``counts`` notes how many uids of the file are in none of the shards.
+
+        Raises: ``DataError`` for a file of another form, or one that has no pair in common with the shards.
+        """
+        wanted = _read_subset(path)
+        own = np.empty(len(self), _UID)
+        own["f0"], own["f1"] = self.rows["high"], self.rows["low"]
+        first, last = (np.searchsorted(wanted, own, side) for side in ("left", "right"))
+        rows = self.rows[np.repeat(np.arange(len(self)), last - first)]
+        if not len(rows):
+            raise DataError(f"None of the {len(wanted):,} uids in {path} is in the shards. It belongs to another pool.")
+        absent = len(wanted) - np.isin(wanted, own).sum()
+        counts = self.counts + Counter({"subset uid not in the shards": int(absent)})
+        return replace(self, rows=rows, counts=counts)
+
+    def order(self, seed: int, epoch: int) -> ShardOrder:
+        """The order of an epoch, of (seed, epoch) alone; ``order[a:b]`` gives int64 indices."""
+        return ShardOrder(self._runs, seed, epoch, self.window)
+
+    def damaged(self, threads: int) -> list[int]:
+        """The indices of the images that cannot be read, found by decoding every image once."""
+        block = 256
+
+        def among(first: int) -> list[int]:
+            return [index for index in range(first, min(first + block, len(self))) if not self._readable(index)]
+
+        # threads: Pillow decodes outside the interpreter's lock, and a process forked beside torch's threads may hang
+        with ThreadPoolExecutor(threads) as pool:
+            return [index for found in pool.map(among, range(0, len(self), block)) for index in found]
+
+    @cached_property
+    def _runs(self) -> np.ndarray:
+        """Where each run of pairs of one shard begins, and the end: int64 [runs + 1]."""
+        shard = self.rows["shard"]
+        return np.concatenate([[0], np.flatnonzero(shard[1:] != shard[:-1]) + 1, [len(shard)]])
+
+    def _readable(self, index: int) -> bool:
+        try:
+            self.open(index)
+        except DamagedImage:
+            return False
+        return True
+
+    def _path(self, index: int) -> Path:
+        return self.shards[self.rows["shard"][index]]
+
+    def _bytes(self, index: int, part: str) -> bytes:
+        with self._path(index).open(
+            "rb"
+        ) as file:  # anew each time: an open file's position is shared by forked workers
+            return samples.read(file, (int(self.rows[part][index]), int(self.rows[f"{part}_bytes"][index])))
+
+
+def _read_subset(path: Path) -> np.ndarray:
+    try:
+        wanted = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"Subset file {path} cannot be read ({type(error).__name__}). Write it again.") from None
+    if not isinstance(wanted, np.ndarray) or wanted.dtype != _UID or wanted.ndim != 1:
+        form = f"{wanted.dtype} {list(wanted.shape)}" if isinstance(wanted, np.ndarray) else type(wanted).__name__
+        raise DataError(f"Subset file {path} holds {form}, not u8,u8 [n]. Write it with --stage select.")
+    high, low = wanted["f0"], wanted["f1"]
+    falls = (high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] < low[:-1]))
+    if falls.any():  # a search in it would lose pairs without a word
+        raise DataError(f"Subset file {path} is not sorted (row {int(falls.argmax()) + 1}). Write it again, sorted.")
+    return wanted
+
+
+def _indexed(path: Path) -> tuple[np.ndarray, dict[str, int], str]:
+    """Rows of one shard, counts by reason, and its first complaint ("": none); from disk where an earlier call left them."""
+    state = path.stat()
+    name = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns, _VERSION])
+    kept = cache.folder() / f"shard-{hashlib.sha256(name.encode()).hexdigest()[:20]}.npz"
+    try:
+        with np.load(kept, allow_pickle=False) as file:
+            return file["rows"].astype(_ROW), *json.loads(bytes(file["faults"]))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except Exception as error:  # zipfile, zlib, json, numpy: each has its own words for a damaged file
+        warnings.warn(f"The index {kept} is damaged ({type(error).__name__}); making it again.", stacklevel=4)
+    rows, counts, first = _look_through(path)
+    try:
+        _keep(kept, rows, json.dumps([counts, first]))
+    except OSError as error:
+        warnings.warn(f"The index was not kept in {kept.parent} ({error}); set RECIPES_CACHE.", stacklevel=4)
+    return rows, counts, first
+
+
+def _look_through(path: Path) -> tuple[np.ndarray, dict[str, int], str]:
+    rows, counts, first = [], Counter(), ""
+    for entry in samples.entries(path):
+        if isinstance(entry, samples.Fault):
+            counts[entry.reason] += 1
+            first = first or complaint(path, entry)
+            continue
+        counts.update(remarks(entry.text))
+        (image, image_bytes), (text, text_bytes) = entry.places["image"], entry.places["txt"]
+        rows.append((int(entry.uid[:16], 16), int(entry.uid[16:], 16), image, text, image_bytes, text_bytes, 0))
+    return np.array(rows, _ROW), dict(counts), first
+
+
+def _keep(path: Path, rows: np.ndarray, faults: str) -> None:
+    """Written aside and moved into place, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".shard-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _save(file, rows, faults)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _save(file: BinaryIO, rows: np.ndarray, faults: str) -> None:
+    np.savez(file, rows=rows, faults=np.frombuffer(faults.encode(), np.uint8))
