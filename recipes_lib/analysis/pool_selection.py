@@ -36,7 +36,7 @@ from recipes_lib.errors import DataError
 
 _DIGIT = 16
 """Bits that a histogram tells apart."""
-_FEW = 1 << 20
+_FEW = 1 << 16
 """Rows that are sorted and not counted any finer."""
 
 
@@ -49,8 +49,8 @@ class Manifest:
     files: int
     pool: int
     """Pairs that have scores."""
-    passed_over: dict[str, int]
-    """Pairs that could not be read and have none: reason -> number."""
+    counts: dict[str, int]
+    """What the shards' reader counted: pairs that could not be read and have no scores, by reason, and notes on others."""
     fraction: float
     kept: int
     weights: dict[str, float]
@@ -89,7 +89,7 @@ def select(
         config_hash=pool.config_hash,
         files=len(files),
         pool=pool.rows,
-        passed_over=pool.passed_over,
+        counts=pool.counts,
         fraction=fraction,
         kept=count,
         weights=dict(weights),
@@ -104,8 +104,8 @@ def select(
 
 
 def _facts(files: Sequence[Path]) -> tuple[str, int, dict[str, int]]:
-    """The config that all files come from, their rows, and what was passed over."""
-    rows, passed_over = 0, Counter()
+    """The config that all files come from, their rows, and what was counted as the shards were read."""
+    rows, counts = 0, Counter()
     first: score_files.Facts | None = None
     for path in files:
         found = score_files.facts(path)
@@ -116,10 +116,10 @@ def _facts(files: Sequence[Path]) -> tuple[str, int, dict[str, int]]:
                 "files of one config."
             )
         rows += found.rows
-        passed_over.update(found.passed_over)
+        counts.update(found.counts)
     if first is None:
         raise DataError("There are no score files to select from. Score the pool first.")
-    return first.config_hash, rows, dict(sorted(passed_over.items()))
+    return first.config_hash, rows, dict(sorted(counts.items()))
 
 
 _ONES = 0xFFFF_FFFF_FFFF_FFFF
@@ -134,10 +134,10 @@ class _Pool:
         weights: Mapping[str, float],
         config_hash: str,
         rows: int,
-        passed_over: dict[str, int],
+        counts: dict[str, int],
     ) -> None:
         self.files, self.weights = files, weights
-        self.config_hash, self.rows, self.passed_over = config_hash, rows, passed_over
+        self.config_hash, self.rows, self.counts = config_hash, rows, counts
         self.ranges: dict[str, tuple[float, float]] = {}
 
     def measure(self) -> None:

@@ -3,7 +3,7 @@
 
 Columns: uid (32 hexadecimal digits), key (the pair's name in its shard), text, captions (list of strings), sieve
 (float32), and clip (float32) where a CLIP took part. The footer says which config made the file, how many rows it has
-and how many pairs of the shard were passed over, by reason. A file is written aside and moved into place: it is either
+and what was counted while its shard was read: pairs passed over, by reason, and what was noted of others. A file is written aside and moved into place: it is either
 whole or not there.
 """
 
@@ -62,13 +62,13 @@ class Facts:
 
     config_hash: str
     rows: int
-    passed_over: dict[str, int]
-    """Pairs of the shard that could not be read: reason -> number."""
+    counts: dict[str, int]
+    """What its shard's reader counted: pairs passed over, by reason, and what was noted of others."""
     signals: tuple[str, ...]
     """The columns of :data:`SIGNALS` that it has."""
 
 
-def write(path: Path, scores: Scores, *, config_hash: str, passed_over: Mapping[str, int]) -> None:
+def write(path: Path, scores: Scores, *, config_hash: str, counts: Mapping[str, int]) -> None:
     """Writes a file whole. Equal arguments give equal bytes.
 
     Raises: ``DataError`` for a malformed uid; ``ValueError`` for columns of different lengths.
@@ -84,7 +84,7 @@ def write(path: Path, scores: Scores, *, config_hash: str, passed_over: Mapping[
     }
     if scores.clip is not None:
         columns["clip"] = pa.array(np.asarray(scores.clip, np.float32))
-    facts = {"config_hash": config_hash, "rows": len(scores), "passed_over": dict(sorted(passed_over.items()))}
+    facts = {"config_hash": config_hash, "rows": len(scores), "counts": dict(sorted(counts.items()))}
     table = pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(facts, sort_keys=True)})
     with whole(path) as partial:
         # uids and scores hardly repeat: a dictionary of them is longer than themselves
@@ -104,7 +104,7 @@ def facts(path: Path) -> Facts:
             found = Facts(
                 said["config_hash"],
                 said["rows"],
-                said["passed_over"],
+                said["counts"],
                 tuple(name for name in SIGNALS if name in names),
             )
         except (KeyError, TypeError, ValueError):

@@ -30,6 +30,7 @@ from recipes_lib.analysis import score_files
 from recipes_lib.analysis.durable import whole
 from recipes_lib.analysis.phrases import PHRASES, remove_phrases
 from recipes_lib.analysis.score_files import Scores
+from recipes_lib.data import shards as shard_files
 from recipes_lib.data.pairs import Pair
 from recipes_lib.errors import DataError, Interrupted
 from recipes_lib.models.captioner import Captioner
@@ -48,10 +49,10 @@ class Clip(Protocol):
 
 
 class Reader(Protocol):
-    """What streams a shard's pairs, as :func:`recipes_lib.data.shards.read` does."""
+    """What streams a shard's pairs; :func:`recipes_lib.data.shards.read` does."""
 
     def __call__(self, path: Path, *, on_damage: Literal["stop", "skip"], counts: Counter[str]) -> Iterator[Pair]:
-        """The pairs in order; what is passed over is counted, by reason, in ``counts``."""
+        """The pairs in order; what is passed over or worth a note is counted in ``counts``."""
         ...
 
 
@@ -152,8 +153,8 @@ class Progress:
     """Of these, with a score file, whether from this run or from an earlier one."""
     pairs: int = 0
     """Pairs scored in this run."""
-    passed_over: Counter[str] = field(default_factory=Counter)
-    """Pairs of the shards done that could not be read: reason -> number."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """What the reader counted in the shards done: pairs passed over, by reason, and what it noted of others."""
 
 
 def score_file(shard: Path, folder: Path) -> Path:
@@ -166,12 +167,12 @@ def score_shards(
     scorer: SieveScorer,
     folder: Path,
     *,
-    read: Reader,
     batch_size: int,
     config_hash: str,
     rank: int = 0,
     world_size: int = 1,
     on_damage: Literal["stop", "skip"] = "stop",
+    read: Reader = shard_files.read,
     progress: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
@@ -192,7 +193,7 @@ def score_shards(
     for shard in own:
         path = score_file(shard, folder)
         if score_files.complete(path, config_hash):
-            passed_over = score_files.facts(path).passed_over
+            done.counts.update(score_files.facts(path).counts)
         else:
             counts: Counter[str] = Counter()
             parts = []
@@ -206,10 +207,9 @@ def score_shards(
                 done.pairs += len(batch)
                 progress(done)
             rows = score_files.join(parts, clip=scorer.clip is not None)
-            score_files.write(path, rows, config_hash=config_hash, passed_over=counts)
-            passed_over = counts
+            score_files.write(path, rows, config_hash=config_hash, counts=counts)
+            done.counts.update(counts)
         done.shards_done += 1
-        done.passed_over.update(passed_over)
         progress(done)
     return done
 

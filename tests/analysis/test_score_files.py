@@ -38,18 +38,18 @@ def assert_equal(left: Scores, right: Scores) -> None:
 @pytest.mark.parametrize("count", [0, 1, 300])
 def test_what_was_written_is_read(tmp_path, count, clip):
     written = scores(count, clip=clip)
-    score_files.write(tmp_path / "0.parquet", written, config_hash="abc", passed_over={"image": 2})
+    score_files.write(tmp_path / "0.parquet", written, config_hash="abc", counts={"image": 2})
     assert_equal(score_files.read(tmp_path / "0.parquet"), written)
     found = score_files.facts(tmp_path / "0.parquet")
     assert found.config_hash == "abc"
     assert found.rows == count
-    assert found.passed_over == {"image": 2}
+    assert found.counts == {"image": 2}
     assert found.signals == (("sieve", "clip") if clip else ("sieve",))
     assert [path.name for path in tmp_path.iterdir()] == ["0.parquet"]
 
 
 def test_any_parquet_reader_finds_the_columns(tmp_path):
-    score_files.write(tmp_path / "0.parquet", scores(3), config_hash="abc", passed_over={})
+    score_files.write(tmp_path / "0.parquet", scores(3), config_hash="abc", counts={})
     table = parquet.read_table(tmp_path / "0.parquet")
     types = {field.name: str(field.type) for field in table.schema}
     assert types["uid"] == types["key"] == types["text"] == "string"
@@ -60,15 +60,15 @@ def test_any_parquet_reader_finds_the_columns(tmp_path):
 
 def test_equal_scores_give_equal_bytes(tmp_path):
     for name, order in (("a", ["x", "y"]), ("b", ["y", "x"])):
-        passed_over = dict.fromkeys(order, 1)
-        score_files.write(tmp_path / name, scores(50), config_hash="abc", passed_over=passed_over)
+        counts = dict.fromkeys(order, 1)
+        score_files.write(tmp_path / name, scores(50), config_hash="abc", counts=counts)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_columns_come_in_batches_and_uids_as_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(score_files, "BATCH", 7)
     written = scores(40)
-    score_files.write(tmp_path / "0.parquet", written, config_hash="abc", passed_over={})
+    score_files.write(tmp_path / "0.parquet", written, config_hash="abc", counts={})
     batches = list(score_files.columns(tmp_path / "0.parquet", ["clip", "uid"]))
     assert max(len(batch["uid"]) for batch in batches) == 7
     assert [uid for batch in batches for uid in to_hex(batch["uid"])] == written.uids
@@ -77,7 +77,7 @@ def test_columns_come_in_batches_and_uids_as_numbers(tmp_path, monkeypatch):
 
 def test_a_file_that_another_tool_wrote_anew_is_read(tmp_path):
     path, written = tmp_path / "0.parquet", scores(40)
-    score_files.write(path, written, config_hash="abc", passed_over={})
+    score_files.write(path, written, config_hash="abc", counts={})
     table = parquet.read_table(path)
     table = table.set_column(0, "uid", table["uid"].cast(pa.large_string()))
     parquet.write_table(table, path)
@@ -93,7 +93,7 @@ def test_parts_are_joined_in_their_order():
 def test_a_complete_file_is_known_by_its_config(tmp_path):
     path = tmp_path / "0.parquet"
     assert not score_files.complete(path, "abc")
-    score_files.write(path, scores(3), config_hash="abc", passed_over={})
+    score_files.write(path, scores(3), config_hash="abc", counts={})
     assert score_files.complete(path, "abc")
     with pytest.raises(RunError, match=r"0\.parquet was scored with config abc, and this run's is def\. Score into"):
         score_files.complete(path, "def")
@@ -102,7 +102,7 @@ def test_a_complete_file_is_known_by_its_config(tmp_path):
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
 def test_a_truncated_file_is_named_and_never_taken_for_complete(tmp_path, share):
     path = tmp_path / "0.parquet"
-    score_files.write(path, scores(300), config_hash="abc", passed_over={})
+    score_files.write(path, scores(300), config_hash="abc", counts={})
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     for call in (
@@ -116,7 +116,7 @@ def test_a_truncated_file_is_named_and_never_taken_for_complete(tmp_path, share)
 
 def test_a_flipped_bit_is_noticed(tmp_path):
     path = tmp_path / "0.parquet"
-    score_files.write(path, scores(300), config_hash="abc", passed_over={})
+    score_files.write(path, scores(300), config_hash="abc", counts={})
     content = bytearray(path.read_bytes())
     column = parquet.ParquetFile(path).metadata.row_group(0).column(4)
     assert column.path_in_schema == "sieve"
@@ -137,7 +137,7 @@ def test_an_absent_file_and_an_absent_column_are_named(tmp_path):
     path = tmp_path / "0.parquet"
     with pytest.raises(DataError, match="is not there"):
         score_files.read(path)
-    score_files.write(path, scores(3, clip=False), config_hash="abc", passed_over={})
+    score_files.write(path, scores(3, clip=False), config_hash="abc", counts={})
     with pytest.raises(DataError, match=r"0\.parquet has no column 'clip'; it has: uid, key, text, captions, sieve"):
         list(score_files.columns(path, ["clip"]))
 
@@ -146,7 +146,7 @@ def test_a_malformed_uid_is_neither_written_nor_read(tmp_path):
     path, good = tmp_path / "0.parquet", scores(3)
     good.uids[1] = "tea"
     with pytest.raises(DataError, match="'tea'"):
-        score_files.write(path, good, config_hash="abc", passed_over={})
+        score_files.write(path, good, config_hash="abc", counts={})
     assert list(tmp_path.iterdir()) == []
     for bad in ("tea", None, "g" * 32):
         parquet.write_table(pa.table({"uid": pa.array(["0" * 32, bad])}), path)
@@ -158,4 +158,4 @@ def test_columns_of_different_lengths_are_refused(tmp_path):
     good = scores(3)
     good.keys.pop()
     with pytest.raises(ValueError, match="length"):
-        score_files.write(tmp_path / "0.parquet", good, config_hash="abc", passed_over={})
+        score_files.write(tmp_path / "0.parquet", good, config_hash="abc", counts={})
