@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many shards as one data set to train on: pairs by number, opened when they are needed, in an order made as it is used.
 
-Where each image and text lies is noted in one pass a shard and kept on disk, 44 bytes a pair: 0.6 GB for 12.8 million.
+Where each image and text lies is noted in one pass a shard and kept on disk, 44 bytes a pair: 0.6 GB for 12.8 million. That pass goes at some
+thousand pairs a second, so a large pool's first run begins with an hour of it, and every later one without.
 """
 
 import hashlib
@@ -102,14 +103,14 @@ class ShardPairs:
         Raises: ``DataError`` for a file of another form, or one that has no pair in common with the shards.
         """
         wanted = _read_subset(path)
-        own = np.empty(len(self), _UID)
-        own["f0"], own["f1"] = self.rows["high"], self.rows["low"]
+        own, wanted = _sortable(self.rows["high"], self.rows["low"]), _sortable(wanted["f0"], wanted["f1"])
         first, last = (np.searchsorted(wanted, own, side) for side in ("left", "right"))
-        rows = self.rows[np.repeat(np.arange(len(self)), last - first)]
+        copies = last - first
+        rows = self.rows[np.repeat(np.arange(len(self)), copies)]
         if not len(rows):
             raise DataError(f"None of the {len(wanted):,} uids in {path} is in the shards. It belongs to another pool.")
-        absent = len(wanted) - np.isin(wanted, own).sum()
-        counts = self.counts + Counter({"subset uid not in the shards": int(absent)})
+        present = copies[copies > 0][np.unique(first[copies > 0], return_index=True)[1]].sum()
+        counts = self.counts + Counter({"subset uid not in the shards": int(len(wanted) - present)})
         return replace(self, rows=rows, counts=counts)
 
     def order(self, seed: int, epoch: int) -> ShardOrder:
@@ -163,6 +164,11 @@ def _read_subset(path: Path) -> np.ndarray:
     if falls.any():  # a search in it would lose pairs without a word
         raise DataError(f"Subset file {path} is not sorted (row {int(falls.argmax()) + 1}). Write it again, sorted.")
     return wanted
+
+
+def _sortable(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Uids as text of 16 bytes, sorted as the numbers are: numpy searches these several times faster than ``u8,u8``."""
+    return np.ascontiguousarray(np.stack([high, low], 1), ">u8").view("S16")[:, 0]
 
 
 def _indexed(path: Path) -> tuple[np.ndarray, dict[str, int], str]:

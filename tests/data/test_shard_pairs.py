@@ -136,6 +136,17 @@ def test_a_uid_that_is_twice_in_a_subset_counts_twice(tmp_path):
     assert [kept.uid(i) for i in range(len(kept))] == [uid(4), uid(4), uid(9)]
 
 
+@pytest.mark.parametrize("edge", ["0" * 32, "0" * 31 + "1", "f" * 16 + "0" * 16, "0" * 16 + "f" * 16, "1" + "0" * 31])
+def test_uids_of_many_zeros_are_found_among_each_other(tmp_path, edge):
+    _, paths = pool(tmp_path / "pool")
+    change(paths[0], {"000000000.json": b'{"uid": "%s"}' % edge.encode()})
+    found = ShardPairs.index(paths, on_damage="stop")
+    others = ["0" * 32, "0" * 31 + "1", "f" * 16 + "0" * 16, "0" * 16 + "f" * 16, "1" + "0" * 31]
+    kept = found.subset(subset_file(tmp_path / "subset.npy", others))
+    assert [kept.uid(i) for i in range(len(kept))] == [edge]
+    assert kept.counts == {"subset uid not in the shards": 4}
+
+
 def test_subset_files_of_another_form_are_refused(tmp_path):
     _, paths = pool(tmp_path / "pool")
     found, path = ShardPairs.index(paths, on_damage="stop"), tmp_path / "subset.npy"
