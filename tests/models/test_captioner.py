@@ -82,6 +82,19 @@ def test_token_by_token_gives_what_all_tokens_at_once_give():
     assert len(tokens.unique(dim=0)) > 1
 
 
+def test_every_token_has_a_draw_of_its_own(monkeypatch):
+    model = captioner(min_length=4, max_length=4, top_p=1.0)
+    draws = (1 - 2**-24) * torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    monkeypatch.setattr(Sampling, "draws", lambda self, seeds, count: draws)
+    with torch.no_grad():
+        tokens = model._draw(model.grid(model.prepare(pictures(1))), 3, torch.tensor([0]))[:, 1:]
+    likeliest, second, fourth = tokens.tolist()
+    assert second[0] == likeliest[0]
+    assert second[1] != likeliest[1]
+    assert fourth[:3] == likeliest[:3]
+    assert fourth[3] != likeliest[3]
+
+
 def test_captions_follow_from_an_images_seed_and_not_from_its_batch():
     model, images, seeds = captioner(), pictures(7), torch.arange(7) * 1000 - 3
     together = model.generate(images, 4, seeds)

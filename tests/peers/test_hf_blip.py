@@ -88,6 +88,18 @@ def test_first_tokens_have_the_frequencies_of_the_nucleus(captioner):
     assert torch.equal(frequency > 0, expected > 0)
 
 
+def test_every_token_has_a_draw_of_its_own(captioner):
+    ours = captioner(min_length=4, max_length=4)
+    with torch.no_grad():
+        seen = ours.model.vision_model(pixel_values=pixels(ours, pictures(1))).last_hidden_state
+        draws = 0.99 * torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+        likeliest, second, fourth = ours._draw(seen.expand(3, -1, -1), draws)[:, 4:].tolist()
+    assert second[0] == likeliest[0]
+    assert second[1] != likeliest[1]
+    assert fourth[:3] == likeliest[:3]
+    assert fourth[3] != likeliest[3]
+
+
 def test_captions_follow_from_an_images_seed_and_not_from_its_batch(captioner):
     ours, images, seeds = captioner(), pictures(4), torch.tensor([5, -9, 0, 2**40])
     together = ours.generate(images, 3, seeds)
