@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A linear layer's forward and backward pass, in 8-bit integers against ``nn.Linear``, at CLIP's sizes.
+
+``python benchmarks/switchback.py``; one thread, process time, about two minutes. Quantising the weight is counted
+in every call, as in a training step without accumulation. "share of quantisation" is X, G and W to integers, timed alone,
+over the whole layer's time. A CPU without bf16 instructions multiplies bf16 so slowly that its ratios say little.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from side_by_side import Timing, show, side_by_side
+from torch import nn
+
+from recipes_lib.lowbit import Int8Linear, SwitchBackLinear, SwitchBackMLinear, SwitchBackQLinear, quantize
+
+KINDS = {
+    "SwitchBack": SwitchBackLinear,
+    "SwitchBackM": SwitchBackMLinear,
+    "SwitchBackQ": SwitchBackQLinear,
+    "int8": Int8Linear,
+}
+
+
+def measure(
+    tokens: int, width: int, out: int, dtype: torch.dtype, kinds: list[str], device: str, rounds: int
+) -> tuple[dict[str, Timing], float]:
+    """The timings of ``nn.Linear`` and of each kind, and SwitchBack's share of quantisation."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens, width, generator=generator).to(device, dtype).requires_grad_()
+    grad = torch.randn(tokens, out, generator=generator).to(device, dtype)
+    plain = nn.Linear(width, out, device=device, dtype=dtype)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def rival(layer: nn.Linear):
+        def call() -> None:
+            if layer is not plain:
+                layer.forget()
+            torch.autograd.grad(layer(x), (x, *layer.parameters()), grad)
+            wait()
+
+        return call
+
+    def quantise() -> None:
+        quantize.rows(x.detach())
+        quantize.rows(grad)
+        quantize.tensor(plain.weight.detach())
+        wait()
+
+    rivals = {"nn.Linear": rival(plain), "quantisation": quantise}
+    rivals |= {name: rival(KINDS[name](width, out, device=device, dtype=dtype)) for name in kinds}
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    timings = side_by_side(rivals, rounds=rounds, reference="nn.Linear", clock=clock)
+    return timings, timings.pop("quantisation").seconds / timings[kinds[0]].seconds
+
+
+def main() -> None:
+    """Prints a table of times, and lines of speed-ups."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[4096])
+    parser.add_argument("--widths", type=int, nargs="+", default=[768, 1280])
+    parser.add_argument("--expansion", type=int, default=4, help="the layer's output is this many times as wide")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--kinds", nargs="+", default=["SwitchBack"], choices=KINDS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    cases, shares = {}, {}
+    for tokens in asked.tokens:
+        for width in asked.widths:
+            for dtype in asked.dtypes:
+                out = width * asked.expansion
+                case = f"{tokens}x{width}x{out} {dtype}"
+                cases[case], shares[case] = measure(
+                    tokens, width, out, getattr(torch, dtype), asked.kinds, asked.device, asked.rounds
+                )
+    show("forward and backward of a linear layer", cases)
+    for case, timings in cases.items():
+        gains = ", ".join(f"{name} {1 / timings[name].ratio:.2f}" for name in asked.kinds)
+        Console(width=110).print(
+            f"{case}: times the speed of nn.Linear: {gains}; share of quantisation {shares[case]:.2f}"
+        )
+    if "bfloat16" in asked.dtypes and asked.device == "cpu" and not _has_bf16():
+        Console(width=110).print("This CPU has no bf16 instructions: its bfloat16 ratios do not carry over.")
+
+
+def _has_bf16() -> bool:
+    flags = Path("/proc/cpuinfo")
+    return not flags.exists() or "avx512_bf16" in flags.read_text() or "amx_bf16" in flags.read_text()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of matrices of 8-bit integers, and what they stand for; the back end that multiplies is chosen by name.
+
+All back ends add up exactly, in 32 bits, so they differ in speed only.
+"""
+
+import functools
+import warnings
+from types import ModuleType
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from recipes_lib.lowbit import quantize
+from recipes_lib.lowbit.quantize import LARGEST, Quantized
+
+Backend = Literal["int_mm", "bitsandbytes", "triton", "reference"]
+"""int_mm: torch's own int8 product (CPUs with VNNI or AMX, CUDA). triton: our kernels, which quantise and scale in the
+same pass (CUDA). bitsandbytes: its int8 product, where installed. reference: float64, anywhere and slowly."""
+HEIGHT = 256
+"""Rows of a product worked on at once on a CPU: few enough that the sums are scaled while they are in the cache, and
+enough that the other factor, which is laid out anew for every block, is no burden."""
+
+_CPU: list[bool] = []
+
+
+def default_backend(device: torch.device) -> Backend:
+    """The fastest back end that is right on ``device``."""
+    if device.type == "cuda":
+        return "int_mm"
+    return "int_mm" if int_mm_is_exact(device.type) else "reference"
+
+
+def check_backend(backend: str, device: torch.device) -> None:
+    """Raises ``ValueError`` where ``backend`` is none, or gives wrong sums on ``device``."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend = {backend!r}; there are {', '.join(get_args(Backend))}.")
+    if backend == "triton" and device.type != "cuda":
+        raise ValueError(f"backend = 'triton' runs on CUDA, not on {device.type}; use {default_backend(device)!r}.")
+    if backend == "int_mm" and not int_mm_is_exact(device.type):
+        raise ValueError(
+            f"backend = 'int_mm': torch's int8 product saturates at 16 bits on this {device.type} (it has no VNNI) and "
+            "gives wrong sums; use 'reference'."
+        )
+
+
+def product(
+    left: Tensor | Quantized,
+    right: Quantized,
+    *,
+    dtype: torch.dtype,
+    backend: Backend,
+    bias: Tensor | None = None,
+    name: str,
+) -> Tensor:
+    """What Q(left) Q(right) stands for, plus ``bias``: (s_left s_right / 127^2) (integers, added up exactly) + bias.
+
+    A float ``left`` is quantised by rows, block by block; ``name`` is its name in errors.
+
+    Shapes: ``left`` [n, k], ``right`` [k, m], ``bias`` [m] -> [n, m] of ``dtype``.
+    Raises: ``FloatingPointError`` as ``quantize.rows``; ``ValueError`` for inner sizes that differ.
+    """
+    (n, k), (inner, m) = (left.values if isinstance(left, Quantized) else left).shape, right.values.shape
+    if k != inner:
+        raise ValueError(f"a product of [{n}, {k}] with [{inner}, {m}]: the inner sizes differ.")
+    if n == 0:
+        return right.scale.new_empty(n, m, dtype=dtype)
+    if backend == "triton":
+        from recipes_lib.lowbit import triton_kernels
+
+        left = left if isinstance(left, Quantized) else triton_kernels.rows(left)
+        return triton_kernels.product(left, right, bias, dtype)
+    if right.values.device.type != "cpu" or torch.compiler.is_compiling():
+        left = left if isinstance(left, Quantized) else quantize.rows(left, name=name)
+        return _scaled(integers(left.values, right.values, backend), left.scale, right.scale, bias).to(dtype)
+    return _in_blocks(left, right, dtype, backend, bias, name)
+
+
+def _in_blocks(
+    left: Tensor | Quantized, right: Quantized, dtype: torch.dtype, backend: Backend, bias: Tensor | None, name: str
+) -> Tensor:
+    """The same, with each block of rows quantised, multiplied and scaled before the next, while it is in the cache."""
+    count = len(left.values if isinstance(left, Quantized) else left)
+    out = right.scale.new_empty(count, right.values.shape[1], dtype=dtype)
+    for i in range(0, count, HEIGHT):
+        block = slice(i, i + HEIGHT)
+        if isinstance(left, Quantized):
+            part = Quantized(left.values[block], left.scale[block] if len(left.scale) > 1 else left.scale)
+        else:
+            part = quantize.rows(left[block], name=name)
+        sums = integers(part.values, right.values, backend)
+        if dtype == part.scale.dtype:
+            _scaled(sums, part.scale, right.scale, bias, out[block])
+        else:
+            out[block] = _scaled(sums, part.scale, right.scale, bias)
+    return out
+
+
+def _scaled(sums: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """int32 [n, m] times the scales of rows [n, 1] and of columns [1, m], or of all [1, 1], plus the bias [m]."""
+    out = sums.to(left.dtype) if out is None else out.copy_(sums)
+    if right.numel() == 1:
+        out.mul_(left * right / LARGEST**2)
+    else:
+        out.mul_(left / LARGEST).mul_(right / LARGEST)
+    return out if bias is None else out.add_(bias)
+
+
+def integers(a: Tensor, b: Tensor, backend: Backend) -> Tensor:
+    """The exact product of int8 [n, k] and int8 [k, m]: int32 [n, m]; ``triton`` has a ``product`` of its own."""
+    match backend:
+        case "int_mm":
+            return _int_mm(a, b)
+        case "bitsandbytes":
+            return _bitsandbytes().int8_linear_matmul(a.contiguous(), b.T.contiguous())
+        case "reference":
+            return (a.double() @ b.double()).to(torch.int32)  # exact: sums below 2^53
+    raise ValueError(f"backend = {backend!r} multiplies no bare integers; use int_mm, bitsandbytes or reference.")
+
+
+def _int_mm(a: Tensor, b: Tensor) -> Tensor:
+    if a.device.type != "cuda":
+        return torch._int_mm(a, b)
+    (n, k), m = a.shape, b.shape[1]
+    rows, inner, across = max(0, 17 - n), -k % 8, -m % 8
+    if not (rows or inner or across):
+        return torch._int_mm(a, b)
+    _warn_of_padding(k, m)
+    return padded_int_mm(a, b, (rows, inner, across))
+
+
+def padded_int_mm(a: Tensor, b: Tensor, more: tuple[int, int, int]) -> Tensor:
+    """The product by way of larger matrices, with ``more`` rows, inner places and columns of zeros: as exact, slower."""
+    rows, inner, across = more
+    a = torch.nn.functional.pad(a, (0, inner, 0, rows))
+    b = torch.nn.functional.pad(b, (0, across, 0, inner))
+    return torch._int_mm(a, b)[: len(a) - rows, : b.shape[1] - across]
+
+
+@functools.cache
+def _warn_of_padding(inner: int, across: int) -> None:
+    warnings.warn(
+        f"CUDA's int8 product takes more than 16 rows and sizes that are multiples of 8; [n, {inner}] x [{inner}, "
+        f"{across}] is padded with zeros, exactly but with copies.",
+        stacklevel=2,
+    )
+
+
+def int_mm_is_exact(device: str) -> bool:
+    """Whether torch's int8 product adds up right there: on x86 without VNNI it saturates pairs of products at 16 bits."""
+    if device != "cpu":
+        return True
+    if not _CPU:  # a list rather than a cached function: torch.compile traces through a cache
+        a = torch.full((32, 64), LARGEST, dtype=torch.int8, device="cpu")
+        b = torch.full((64, 32), -LARGEST, dtype=torch.int8, device="cpu")
+        wanted = -(LARGEST**2) * 64
+        _CPU.append(all(bool((torch._int_mm(left, b) == sign * wanted).all()) for left, sign in ((a, 1), (-a, -1))))
+    return _CPU[0]
+
+
+@functools.cache
+def _bitsandbytes() -> ModuleType:
+    try:
+        from bitsandbytes import functional
+    except ImportError:
+        raise ValueError("backend = 'bitsandbytes' needs that package: pip install bitsandbytes.") from None
+    return functional
