@@ -46,6 +46,7 @@ def verify(name: str, *, jobs: int = 2, runs: Path = Path("runs"), progress: Pro
     for number, (arm, changes) in enumerate(facts.ARMS.items()):
         progress(0, 0, f"fingerprint of arm {arm}, {number + 1} of {len(facts.ARMS)}")
         marks[arm] = fingerprint(name, facts.PRESET, {**facts.BASE, **changes})
+    marks |= {arm: mark() for arm, mark in getattr(facts, "MARKS", {}).items()}
     todo = plan(name, marks, runs / f"verify-{name}")
     _run_all(name, todo, jobs, progress)
     return _store(name, todo, marks)

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from recipes_lib import randomness
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.imbalance import grouped_order
+from recipes_lib.data.shard_order import ShardOrder
+from recipes_lib.data.shard_pairs import ShardPairs
 from recipes_lib.errors import DataError, UserError
 
 Crop = Callable[..., list[Tensor]]
@@ -83,7 +85,7 @@ class StepBatches(Dataset):
 
     def __init__(
         self,
-        dataset: ImageSet | ImageFiles,
+        dataset: ImageSet | ImageFiles | ShardPairs,
         *,
         seed: int,
         batch_size: int,
@@ -121,7 +123,9 @@ class StepBatches(Dataset):
         self.__dict__.update(state)
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
-    def _epoch_order(self, epoch: int) -> Tensor:
+    def _epoch_order(self, epoch: int) -> Tensor | ShardOrder:
+        if isinstance(self.dataset, ShardPairs):
+            return self.dataset.order(self.seed, epoch)
         if self.classes_per_batch is None:
             return randomness.permutation(self.seed, epoch, len(self.dataset))
         return grouped_order(self.dataset.labels, self.batch_size, self.classes_per_batch, self.seed, epoch)

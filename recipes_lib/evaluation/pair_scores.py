@@ -97,44 +97,56 @@ class SieveScorer:
                 f"{type(self.captioner).__name__}: expected B*r={len(pairs)}*{self.count}={len(pairs) * self.count} "
                 f"captions, got {sum(found)} for {len(found)} images"
             )
-        sieve = self._nearest(self._cleaned(texts), [self._cleaned(of_one) for of_one in captions])
+        how = {"phrases": self.phrases, "boundary": self.boundary}
+        sieve = cosines(self.encoder, texts, captions, **how).amax(dim=1).cpu().numpy()
         clip = None if self.clip is None else self._similarity(images, texts)
         return Scores(uids, [pair.key for pair in pairs], texts, captions, sieve, clip)
-
-    def _cleaned(self, texts: Sequence[str]) -> list[str]:
-        return [remove_phrases(text, self.phrases, self.boundary).strip() for text in texts]
-
-    def _nearest(self, texts: list[str], captions: list[list[str]]) -> np.ndarray:
-        """Cosine of each text with the nearest of its captions: B texts, B x r captions -> float32 [B]."""
-        # each text once, and neighbours of like length: less padding
-        distinct = sorted(
-            {text for row in (texts, *captions) for text in row if text}, key=lambda text: (len(text), text)
-        )
-        if not distinct:
-            return np.zeros(len(texts), np.float32)
-        embedded = self._embedded(distinct)
-        table = torch.cat([embedded, embedded.new_zeros(1, embedded.shape[1])])  # the last row: the empty text
-        place = {text: row for row, text in enumerate(distinct)} | {"": len(distinct)}
-        of_texts = table[torch.tensor([place[text] for text in texts])]  # [B, d]
-        of_captions = table[torch.tensor([[place[text] for text in row] for row in captions])]  # [B, r, d]
-        return (of_captions @ of_texts[:, :, None])[:, :, 0].amax(dim=1).cpu().numpy()
-
-    def _embedded(self, texts: list[str]) -> Tensor:
-        """A unit vector for each text: float32 [n, d]. Raises: ``ValueError`` where they are none."""
-        found = self.encoder.encode(texts).float()
-        if found.dim() != 2 or len(found) != len(texts) or not ((found.norm(dim=1) - 1).abs() <= UNIT).all():
-            name, lengths = type(self.encoder).__name__, found.norm(dim=-1)
-            raise ValueError(
-                f"{name}: expected {len(texts)} unit vectors [n, d], got {list(found.shape)} with lengths from "
-                f"{lengths.min():.4g} to {lengths.max():.4g}"
-            )
-        return found
 
     def _similarity(self, images: list[Image.Image], texts: list[str]) -> np.ndarray:
         found = self.clip.similarity(images, texts)
         if found.shape != (len(texts),):
             raise ValueError(f"{type(self.clip).__name__}: expected {len(texts)} scores [n], got {list(found.shape)}")
         return found.float().cpu().numpy()
+
+
+@torch.no_grad()
+def cosines(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    *,
+    phrases: Sequence[str] = PHRASES,
+    boundary: Literal["word", "substring"] = "word",
+) -> Tensor:
+    """Cosine of each text with each of its captions, after ``phrases`` are removed: B texts, B x r captions -> float32 [B, r].
+
+    Sieve's score is the largest of a row. An empty text has cosine 0 with everything.
+
+    Raises: ``ValueError`` where the encoder does not return unit vectors.
+    """
+    texts, *rows = ([remove_phrases(text, phrases, boundary).strip() for text in row] for row in (texts, *captions))
+    # each text once, and neighbours of like length: less padding
+    distinct = sorted({text for row in (texts, *rows) for text in row if text}, key=lambda text: (len(text), text))
+    if not distinct:
+        return torch.zeros(len(texts), len(rows[0]) if rows else 0)
+    embedded = _embedded(encoder, distinct)
+    table = torch.cat([embedded, embedded.new_zeros(1, embedded.shape[1])])  # the last row: the empty text
+    place = {text: row for row, text in enumerate(distinct)} | {"": len(distinct)}
+    of_texts = table[torch.tensor([place[text] for text in texts])]  # [B, d]
+    of_captions = table[torch.tensor([[place[text] for text in row] for row in rows])]  # [B, r, d]
+    return (of_captions @ of_texts[:, :, None])[:, :, 0]
+
+
+def _embedded(encoder: TextEncoder, texts: list[str]) -> Tensor:
+    """A unit vector for each text: float32 [n, d]. Raises: ``ValueError`` where they are none."""
+    found = encoder.encode(texts).float()
+    if found.dim() != 2 or len(found) != len(texts) or not ((found.norm(dim=1) - 1).abs() <= UNIT).all():
+        name, lengths = type(encoder).__name__, found.norm(dim=-1)
+        raise ValueError(
+            f"{name}: expected {len(texts)} unit vectors [n, d], got {list(found.shape)} with lengths from "
+            f"{lengths.min():.4g} to {lengths.max():.4g}"
+        )
+    return found
 
 
 def caption_seeds(uids: Sequence[str], seed: int) -> Tensor:

@@ -67,6 +67,30 @@ MENU = {
             idea="Prototypes are chosen as often as a prior says, such as a power law, where MSN asks for equally often.",
             presets=("toy", "simmer", "laptop", "vits16_places365_lt", "vits16_inat18"),
         ),
+        Entry(
+            name="clip",
+            title="Contrastive Language-Image Pre-training",
+            paper="Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever: "
+            "Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv 2103.00020",
+            idea="An image must find its own text among those of the batch, and a text its own image.",
+            presets=(
+                "toy",
+                "simmer",
+                "laptop",
+                "datacomp_small",
+                "datacomp_medium",
+                "datacomp_large",
+                "datacomp_xlarge",
+            ),
+        ),
+        Entry(
+            name="sieve",
+            title="Sieve: pruning image-text data with captions",
+            paper="Mahmoud, Elhoushi, Abbas, Yang, Ardalani, Leather, Morcos: Sieve: Multimodal Dataset Pruning Using "
+            "Image Captioning Models, CVPR 2024, arXiv 2310.02110",
+            idea="Keep the pairs whose text says what an image captioner says of the image.",
+            presets=("toy", "simmer", "laptop", "datacomp_medium"),
+        ),
     )
 }
 

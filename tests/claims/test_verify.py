@@ -163,7 +163,11 @@ def test_a_chapters_figures_are_what_this_code_gives(name):
         pytest.skip(f"not verified yet: recipes verify {name}")
     facts = claims.module(name)
     stored = json.loads(path.read_text())["fingerprints"]
-    assert set(stored) == set(facts.ARMS)
+    marks = getattr(facts, "MARKS", {})
+    assert set(stored) == {*facts.ARMS, *marks}
+    for arm, mark in marks.items():
+        moved = compare(stored[arm], mark())
+        assert not moved, f"arm {arm}: {'; '.join(moved)}. Verify again: recipes verify {name}"
     for arm, changes in facts.ARMS.items():
         moved = compare(stored[arm], fingerprint(name, facts.PRESET, {**facts.BASE, **changes}))
         assert not moved, f"arm {arm}: {'; '.join(moved)}. Verify again: recipes verify {name}"

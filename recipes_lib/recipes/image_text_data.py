@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of images and texts for a recipe: the Pantry with captions or with a web's alt-texts, or shards from disk."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recipes_lib.analysis import uids
+from recipes_lib.config import DataConfig
+from recipes_lib.data import pantry, shards
+from recipes_lib.data.load import Splits
+from recipes_lib.data.pairs import PairSet
+from recipes_lib.data.pantry import alt_text, captions
+from recipes_lib.data.shard_pairs import ShardPairs
+from recipes_lib.errors import DataError, Faults
+from recipes_lib.views.config import ViewsConfig
+
+VOCABULARY_SEED = 1234
+"""Draws the texts that the Pantry's vocabulary is learned from; they are nobody's training or test texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairData(DataConfig):
+    """Which pairs of images and texts, from where."""
+
+    name: Literal["pantry", "shards"] = "shards"
+    """``pantry`` needs nothing else; ``shards`` are tar files in webdataset's layout, under ``root``."""
+    texts: Literal["captions", "web"] = "captions"
+    """``pantry`` only. captions: all true; web: alt-texts of every kind, about half of which say nothing of their image."""
+    draw: int = 0
+    """``pantry`` only. Which pictures and texts are drawn; another number gives others."""
+    subset: Path | None = None
+    """DataComp's uid file (``.npy``) of the pairs to train on; none: all of them. ``recipes run sieve`` writes one."""
+    test_root: Path | None = None
+    """``shards`` only. Shards that are held out, for retrieval."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        super().check(faults)
+        faults.need(self.draw >= 0, "data.draw", self.draw, "of at least 0")
+        if self.name == "pantry" and self.test_root is not None:
+            faults.add(f"data.test_root = {self.test_root} has no use here: data.name pantry draws its own test pairs.")
+        for name in ("tail", "holdout"):
+            faults.need(
+                getattr(self, name) == 0, f"data.{name}", getattr(self, name), "of 0: pairs have no such option"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairViews(ViewsConfig):
+    """One view of each image, hardly altered: its text must stay true of it. Defaults: open_clip's."""
+
+    global_views: int = 0
+    """No view but the one that is compared with the text, which ViewsConfig calls the target's."""
+    global_scale: tuple[float, float] = (0.9, 1.0)
+    """Range of the crop's share of the image's area."""
+    local_views: int = 0
+    flip: float = 0.0
+    """Probability of mirroring left and right; texts may speak of sides, and letters have one."""
+    jitter: float = 0.0
+    grayscale: float = 0.0
+    blur: float = 0.0
+
+    def check_anchors(self, faults: Faults) -> None:
+        """Notes in ``faults`` a second view, for which there is no text."""
+        for name in ("global_views", "local_views"):
+            faults.need(getattr(self, name) == 0, f"views.{name}", getattr(self, name), "of 0: a text has one image")
+
+
+def load(data: PairData, warn: Callable[[str], None]) -> Splits:
+    """The pairs to train on and those to be scored on; the latter have true captions where they are the Pantry's.
+
+    Without a ``test_root``, shards have nothing to be scored on, and both are the same.
+
+    Raises: ``DataError`` in one line where the data is missing, damaged or of the wrong kind.
+    """
+    if data.name == "pantry":
+        mix = alt_text.Mix() if data.texts == "web" else alt_text.CLEAN
+        train = alt_text.pool(data.train_size, size=data.image_size, seed=data.draw, mix=mix)
+        test = alt_text.pool(data.test_size, size=data.image_size, seed=data.draw, mix=alt_text.CLEAN, split="test")
+    else:
+        train = _read(data.root, data, warn)
+        test = _read(data.test_root, data, warn) if data.test_root else train
+    return Splits(train if data.subset is None else _kept(train, data.subset), test)
+
+
+def _read(root: Path, data: PairData, warn: Callable[[str], None]) -> ShardPairs:
+    pairs = ShardPairs.index(shards.find(root), on_damage=data.on_damage)
+    if data.on_damage == "skip":
+        warn(f"Opening each of the {len(pairs):,} images under {root} once, to leave out those that are damaged.")
+        damaged = pairs.damaged(threads=max(data.workers, os.cpu_count() or 1))
+        keep = torch.ones(len(pairs), dtype=torch.bool)
+        keep[damaged] = False
+        pairs = pairs.select(keep.nonzero()[:, 0])
+        pairs.counts.update({"damaged image": len(damaged)} if damaged else {})
+    for reason, number in sorted(pairs.counts.items()):
+        warn(f"{number:,} pairs under {root}: {reason}.")
+    return pairs
+
+
+def _kept(train: PairSet | ShardPairs, subset: Path) -> PairSet | ShardPairs:
+    """The pairs that the uid file names. Raises: ``DataError`` where that is none of them."""
+    if isinstance(train, ShardPairs):
+        return train.subset(subset)
+    copies = uids.times_kept(uids.verify_subset(subset), uids.to_u8(train.uids))
+    if not copies.any():
+        raise DataError(f"None of the uids in {subset} is in this pool. It belongs to another one.")
+    return train.select(torch.from_numpy(copies.nonzero()[0]))
+
+
+def vocabulary_texts() -> list[str]:
+    """Texts of every kind and wording that the Pantry knows."""
+    factors = pantry.sample_factors(3000, VOCABULARY_SEED)
+    texts, _, _ = alt_text.alt_texts(factors, VOCABULARY_SEED, alt_text.Mix())
+    plain, unusual = (captions.captions(factors, VOCABULARY_SEED, wording=way) for way in ("plain", "unusual"))
+    return [*texts, *plain, *unusual, *pantry.CLASSES]
+
+
+def equal_texts(tokens: Tensor) -> Tensor:
+    """A number for each text, equal for equal texts on every rank: int64 [n, context] -> int64 [n]."""
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    return ((tokens + 1) * (0x9E3779B97F4A7C1 * (2 * place + 1))).sum(dim=1)  # wraps around, as a hash may
