@@ -132,10 +132,30 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncConfig:
-    """How the processes of one run agree on the weights."""
+    """How the processes of one run agree on the weights: :mod:`recipes_lib.distributed.sync`."""
 
-    name: Literal["ddp"] = "ddp"
-    """ddp: gradients are averaged at every step."""
+    name: Literal["ddp", "local_sgd", "post_local_sgd", "slowmo"] = "ddp"
+    """ddp: gradients are averaged at every step. local_sgd: weights, every ``period`` steps. post_local_sgd: that from
+    step ``start`` on, ddp before. slowmo: as post_local_sgd, with a slow momentum every ``period`` steps."""
+    period: int = 48
+    """Steps from one averaging of the weights to the next; not used by ``ddp``."""
+    start: int = 0
+    """Steps in which gradients are still averaged; ``post_local_sgd`` and ``slowmo`` only."""
+    momentum: float = 0.5
+    """Slow momentum, in [0, 1); ``slowmo`` only. 0, at ``lr`` 1, is plain averaging."""
+    lr: float = 1.0
+    """Slow learning rate, a factor of the step that the workers' mean took; ``slowmo`` only."""
+    buffers: Literal["maintain", "reset", "average"] = "maintain"
+    """What becomes of the optimiser's running means when weights are averaged; ``average`` sends them too."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        faults.need(self.period >= 1, "sync.period", self.period, "of at least 1", "1 averages at every step.")
+        later = self.name in ("post_local_sgd", "slowmo")
+        allowed = "of at least 0" if later else f"of 0 with sync.name {self.name}"
+        faults.need(self.start >= 0 if later else self.start == 0, "sync.start", self.start, allowed)
+        faults.need(0 <= self.momentum < 1, "sync.momentum", self.momentum, "in [0, 1)")
+        faults.need(self.lr > 0, "sync.lr", self.lr, "above 0", "1 goes where the workers' mean went.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ losses, which is that of one process on the concatenated batch. A raw, in-place 
 invisible to autograd and loses exactly that sum.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 T = TypeVar("T")
+
+_BUCKET = 2**27  # bytes: what the flattened copies of in-place collectives may take at a time
 
 
 def world_size() -> int:
@@ -92,6 +94,59 @@ def all_gather(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _ConcatenateRanks.apply(x)
 
 
+@torch.no_grad()
+def average_in_place(tensors: Sequence[Tensor]) -> int:
+    """Replaces floating tensors by their mean over ranks, bitwise equal on all of them, without gradients.
+
+    Tensors of one dtype and device travel together. Returns the bytes that were averaged, 0 on one process.
+    """
+    if world_size() == 1:
+        return 0
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat)
+        _unflatten(flat.div_(world_size()), bucket)
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@torch.no_grad()
+def broadcast_in_place(tensors: Sequence[Tensor]) -> None:
+    """Replaces tensors by rank 0's."""
+    if world_size() == 1:
+        return
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.broadcast(flat, src=0)
+        _unflatten(flat, bucket)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors that are not empty, those of one dtype and device in groups of at most ``_BUCKET`` bytes."""
+    open_ones: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        bucket = open_ones.setdefault((tensor.dtype, tensor.device), [])
+        if bucket and sum(other.nbytes for other in bucket) + tensor.nbytes > _BUCKET:
+            yield list(bucket)
+            bucket.clear()
+        if tensor.numel():
+            bucket.append(tensor)
+    yield from filter(None, open_ones.values())
+
+
+def _unflatten(flat: Tensor, tensors: list[Tensor]) -> None:
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)])
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every rank's ``value`` (anything that pickles), rank 0's first, on every rank. Every rank must call it."""
+    if world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
 def broadcast_object(value: T) -> T:
     """Rank 0's ``value`` (anything that pickles) on every rank. Every rank must call it."""
     if world_size() == 1:
@@ -118,3 +173,20 @@ def from_main(function: Callable[[], T]) -> T:
     if problem is not None:
         raise problem
     return result
+
+
+def from_each(function: Callable[[], T]) -> list[T]:
+    """Calls ``function`` on every rank and returns all results, rank 0's first, on every rank.
+
+    Raises: on every rank what the first rank that failed raised.
+    """
+    outcome: tuple[Any, Exception | None]
+    try:
+        outcome = (function(), None)
+    except Exception as error:
+        outcome = (None, error)
+    outcomes = gather_objects(outcome)
+    for _, problem in outcomes:
+        if problem is not None:
+            raise problem
+    return [result for result, _ in outcomes]

@@ -117,7 +117,7 @@ class Config:
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of the groups, and of what they are together, in ``faults``."""
-        for group in (self.data, self.views, self.model, self.loss, self.optim, self.train, self.eval):
+        for group in (self.data, self.views, self.model, self.loss, self.optim, self.sync, self.train, self.eval):
             group.check(faults)
         sides = [self.views.image_size] + [self.views.local_size] * (self.views.local_views > 0)
         for name, side in zip(("views.image_size", "views.local_size"), sides, strict=False):

@@ -133,7 +133,7 @@ class Config:
     def validate(self) -> None:
         """Raises ``ConfigError`` with a line for each fault."""
         faults = Faults()
-        for group in (self.data, self.views, self.model, self.loss, self.optim, self.train, self.eval):
+        for group in (self.data, self.views, self.model, self.loss, self.optim, self.sync, self.train, self.eval):
             group.check(faults)
         sides = {"views.image_size": self.views.image_size, "data.image_size": self.data.image_size}
         small = {"views.local_size": self.views.local_size} if self.views.local_views else {}

@@ -72,7 +72,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             run.warn(line)
         splits = load_data(recipe, config, run)
         method, batches, steps = _prepare(recipe, config, splits, place)
-        loop.fit(
+        traffic = loop.fit(
             method,
             batches,
             method.views,
@@ -82,6 +82,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             optim_config=config.optim,
             world=place,
             workers=config.data.workers,
+            sync=config.sync,
         )
 
         finetuned = _finetuned(
@@ -95,6 +96,8 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             report["scores"] |= finetuned
             seconds = round(time.perf_counter() - began, 1)
             report |= {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
+            if place.size > 1:
+                report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)
 

@@ -3,7 +3,7 @@
 
 ``folder/step-000100/`` holds ``model.safetensors``, ``optimizer.safetensors`` and ``manifest.json`` with the size and
 SHA-256 of both, the step, and the facts that are no tensors. It is written under a hidden name beside its place, put
-on the disk, then renamed.
+on the disk, then renamed. Where ranks differ there are files more: :mod:`recipes_lib.training.shares`.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,35 +56,63 @@ def save(
 
     Raises: ``RunError`` where it cannot be written (a full disk), naming the last good one; nothing partial stays.
     """
-    path = folder / _name(step)
-    if not is_main():
-        return path
-    partial = folder / f".{path.name}.partial"
-    try:
+    if is_main():
+        begin(folder, step)
+        complete(folder, step, model, optimizer, facts, keep, {})
+    return folder / _name(step)
+
+
+def begin(folder: Path, step: int) -> None:
+    """First half of :func:`save`: makes the folder :func:`partial`, and sweeps away what killed processes left."""
+    with disk_errors(folder, step):
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        partial.mkdir()
-        for file, tensors in zip(_FILES, (model, optimizer), strict=True):
-            _write(partial / file, tensors)
-        durable.write_text(partial / "manifest.json", _manifest(partial, step, facts))
-        durable.sync(partial)
+        for path in folder.glob(".step-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        partial(folder, step).mkdir()
+
+
+def partial(folder: Path, step: int) -> Path:
+    """Where the files of a checkpoint are written before it is complete."""
+    return folder / f".{_name(step)}.partial"
+
+
+def complete(
+    folder: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    facts: dict,
+    keep: int,
+    others: Mapping[str, dict],
+) -> None:
+    """Second half of :func:`save`. ``others``: what :func:`write_file` said of further files in :func:`partial`."""
+    path, hidden = folder / _name(step), partial(folder, step)
+    with disk_errors(folder, step):
+        files = {file: write_file(hidden / file, kept) for file, kept in zip(_FILES, (model, optimizer), strict=True)}
+        durable.write_text(hidden / "manifest.json", _manifest(step, files | dict(others), facts))
+        durable.sync(hidden)
         _remove(path)  # a damaged one of the same step, or the same again
-        os.rename(partial, path)
+        os.rename(hidden, path)
         durable.sync(folder)
-        # Newer ones were found damaged, or training would have gone on from them.
+        # newer ones were found damaged, or training would have gone on from them
         older = [other for other in _steps(folder) if other <= step]
         for other in set(_steps(folder)) - set(older[-keep:]):
             _remove(folder / _name(other))
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path, step: int) -> Iterator[None]:
+    """Tells of a disk that fails in a user's words; nothing partial stays."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial(folder, step), ignore_errors=True)
         last = newest_step(folder)
         raise RunError(
             f"The checkpoint of step {step} could not be written to {folder}: {error}. "
             + (f"The last good one is {_name(last)}: " if last is not None else "There is none before it: ")
             + "free some space, then start again with `recipes resume`."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return path
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -94,16 +122,22 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
     Raises: ``RunError`` where all there are are damaged.
     """
+    step = find(folder, warn)
+    return None if step is None else read(folder, step)
+
+
+def find(folder: Path, warn: Callable[[str], None]) -> int | None:
+    """The step of what :func:`latest` returns."""
     damaged: list[str] = []
     for step in reversed(_steps(folder)):
         try:
-            found = _read(folder / _name(step), step)
+            _check(folder / _name(step), step)
         except _Damaged as fault:
             damaged.append(f"{_name(step)} ({fault})")
             continue
         for line in damaged:
-            warn(f"A checkpoint in {folder} is damaged and left out: {line}. Going on from {found.path.name}.")
-        return found
+            warn(f"A checkpoint in {folder} is damaged and left out: {line}. Going on from {_name(step)}.")
+        return step
     if damaged:
         raise RunError(
             f"Every checkpoint in {folder} is damaged: {'; '.join(damaged)}. "
@@ -112,11 +146,18 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+def read(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of ``step``, which :func:`find` found whole."""
+    path = folder / _name(step)
+    facts = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["facts"]
+    return Checkpoint(step, path, *(load_file(path / name) for name in _FILES), facts)
+
+
 def newest_step(folder: Path) -> int | None:
     """Step of the newest checkpoint whose checksums hold; None where there is none."""
     for step in reversed(_steps(folder)):
         with contextlib.suppress(_Damaged):
-            _read_facts(folder / _name(step), step)
+            _check(folder / _name(step), step)
             return step
     return None
 
@@ -171,7 +212,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises: ``RunError`` where the disk is full or the place cannot be written.
     """
     try:
-        _write(path, tensors)
+        write_file(path, tensors)
     except (OSError, SafetensorError) as error:
         raise RunError(f"The weights could not be written to {path}: {error}.") from error
 
@@ -207,12 +248,14 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    with durable.whole(path) as partial:
-        partial.touch()
-        mode = partial.stat().st_mode
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-        partial.chmod(mode)  # safetensors leaves a file that only its owner may read
+def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> dict:
+    """Writes or replaces a safetensors file; returns its size and checksum, as a manifest has them."""
+    with durable.whole(path) as hidden:
+        hidden.touch()
+        mode = hidden.stat().st_mode
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, hidden, metadata)
+        hidden.chmod(mode)  # safetensors leaves a file that only its owner may read
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
 
 
 def _digest(path: Path) -> str:
@@ -220,8 +263,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest(folder: Path, step: int, facts: dict) -> str:
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)} for name in _FILES}
+def _manifest(step: int, files: dict[str, dict], facts: dict) -> str:
     content = {"step": step, "files": files, "facts": facts}
     return json.dumps({**content, "sha256": _content_digest(content)}, indent=1)
 
@@ -231,30 +273,23 @@ def _content_digest(content: dict) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _read_facts(path: Path, step: int) -> dict[str, Any]:
-    """The facts of a checkpoint all of whose files are as they were written; otherwise raises ``_Damaged``."""
+def _check(path: Path, step: int) -> None:
+    """Returns where all files of a checkpoint are as they were written; otherwise raises ``_Damaged``."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         checksum = manifest.pop("sha256")
         if checksum != _content_digest(manifest) or manifest["step"] != step:
             raise _Damaged("manifest.json was altered")
-        for name in _FILES:
+        for name in {**dict.fromkeys(_FILES), **manifest["files"]}:
             wanted, size = manifest["files"][name], (path / name).stat().st_size
             if size != wanted["bytes"]:
                 raise _Damaged(f"{name} has {size:,} bytes of {wanted['bytes']:,}")
             if _digest(path / name) != wanted["sha256"]:
                 raise _Damaged(f"{name} was altered: its checksum differs")
-        return manifest["facts"]
     except OSError as error:
         raise _Damaged(f"{Path(error.filename or path).name}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _Damaged("manifest.json cannot be read") from None
-
-
-def _read(path: Path, step: int) -> Checkpoint:
-    facts = _read_facts(path, step)
-    model, optimizer = (load_file(path / name) for name in _FILES)
-    return Checkpoint(step, path, model, optimizer, facts)
 
 
 def _remove(path: Path) -> None:
@@ -263,9 +298,3 @@ def _remove(path: Path) -> None:
         doomed = path.with_name(f".{path.name}.doomed")
         os.rename(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what killed processes left."""
-    for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)

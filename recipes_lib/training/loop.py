@@ -6,31 +6,31 @@ A method is an ``nn.Module`` with ``forward(views) -> dict`` (scalar ``loss`` an
 step's number alone, so an interrupted run goes on bit for bit from its last checkpoint.
 """
 
-import contextlib
+import math
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from recipes_lib import randomness
-from recipes_lib.config import OptimConfig, TrainConfig
+from recipes_lib.config import OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.data.loader import Batch, StepBatches
-from recipes_lib.distributed import collectives
+from recipes_lib.distributed import collectives, slowmo
+from recipes_lib.distributed.sync import Strategy, Traffic
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import Diverged, Interrupted
-from recipes_lib.models import interchange
 from recipes_lib.optim import build as optim
-from recipes_lib.training import checkpoint
+from recipes_lib.training import checkpoint, shares
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.training.log import RunLog
 
 Views = dict[str, object]
 """What a method's ``forward`` takes: tensors, and lists of tensors, by name."""
+
+_DDP = SyncConfig()
 
 
 def fit(
@@ -44,20 +44,25 @@ def fit(
     optim_config: OptimConfig,
     world: World,
     workers: int = 0,
-) -> None:
+    sync: SyncConfig = _DDP,
+) -> Traffic:
     """Trains ``method`` for ``steps`` optimiser steps, going on from the folder's last good checkpoint if there is one.
 
-    ``make_views(batch, step)`` turns the images of a micro-batch into what the method's ``forward`` takes.
+    ``make_views(batch, step)`` turns the images of a micro-batch into what the method's ``forward`` takes. Returns what
+    the ranks averaged. Where they do so every few steps only, they also tell their figures, hear of a divergence and
+    answer signals only then.
 
     Raises: ``Diverged`` where the loss is not finite, ``Interrupted`` after SIGINT, SIGTERM or SIGUSR1; both leave
     a complete checkpoint to go on from.
     """
     optimizer = optim.build(optim_config, method.param_groups())
-    start = _restore(method, optimizer, folder)
+    strategy = _strategy(sync, world, folder)
+    model = strategy.wrap(method, optimizer)
+    start = shares.restore(folder, method, optimizer, strategy)
     schedule = optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
-    model = _spread(method) if world.size > 1 else method
     method.train()
     stream = batches.stream(start, steps, workers=workers, device=world.device)
+    untold: list[dict[str, Tensor | float]] = []
     # drop path draws from torch's global generator: seeded by the step, and given back as it was
     with (
         torch.random.fork_rng(devices=[]),
@@ -69,45 +74,65 @@ def fit(
             schedule.apply(optimizer, step)
             torch.manual_seed(randomness.step_key(train.seed, step, "layers"))
             try:
-                figures = _accumulate(model, stream, make_views, step, train)
+                figures = _accumulate(model, strategy, stream, make_views, step, train)
             except FloatingPointError as error:  # a loss that met values it cannot use
                 folder.set_state("failed", step)
                 raise Diverged(_advice(step, str(error), optim_config, folder)) from None
             norm = nn.utils.clip_grad_norm_(method.clipped_parameters(), optim_config.clip or float("inf"))
-            figures = _average({**figures, "grad_norm": norm})
-            if not all(map(_finite, (figures["loss"], figures["grad_norm"]))):
-                folder.set_state("failed", step)
-                what = f"the loss is {figures['loss']:g}, its gradient's norm {figures['grad_norm']:g}."
-                raise Diverged(_advice(step, what, optim_config, folder))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            strategy.after_step(step)
+            last, due = step + 1 == steps, (step + 1) % train.checkpoint_every == 0
+            if last:
+                strategy.finish(step)
             method.after_step(step)
-            log.step(step, {**figures, "lr": optimizer.param_groups[0]["lr"]})
+            sent = {"sync_bytes": strategy.traffic.bytes_sent} if world.size > 1 else {}
+            untold.append({**figures, "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"], **sent})
+            if not (last or due or strategy.meets(step)):
+                continue
+            _tell(untold, step, log, optim_config, folder)
             stop = _any_rank(stopped.is_set(), world)
-            if stop or (step + 1) % train.checkpoint_every == 0 or step + 1 == steps:
-                _save(method, optimizer, folder, step + 1, train.keep_checkpoints)
-            if stop and step + 1 < steps:
+            if stop or last or due:
+                alike = last or strategy.alike(step)
+                shares.save(folder, step + 1, train.keep_checkpoints, method, optimizer, strategy, alike=alike)
+            if stop and not last:
                 folder.set_state("interrupted", step + 1)
                 raise Interrupted(f"Interrupted after step {step + 1} of {steps}. Go on: recipes resume {folder.path}")
+    return strategy.traffic
 
 
-def _spread(method: nn.Module) -> nn.Module:
-    """``method`` with its gradients averaged over ranks."""
-    # of a 1x1 convolution's gradient alone: its two memory layouts are one and the same, the copy costs nothing
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    return DistributedDataParallel(method)
+def _strategy(config: SyncConfig, world: World, folder: RunFolder) -> Strategy:
+    if config.name != "ddp" and world.size == 1:
+        folder.warn(
+            f"sync.name is {config.name} and this is the only process: it averages with itself. Start several: "
+            "torchrun --nproc-per-node 2 -m recipes_lib run ..."
+        )
+    return slowmo.build(config)
+
+
+def _tell(untold: list[dict], step: int, log: RunLog, config: OptimConfig, folder: RunFolder) -> None:
+    """Logs the figures of the steps up to ``step``, averaged over ranks, and forgets them.
+
+    Raises: ``Diverged`` at the first of these steps whose loss or gradient is not finite.
+    """
+    rows = _average([{name: value for name, value in row.items() if isinstance(value, Tensor)} for row in untold])
+    for number, (own, row) in enumerate(zip(untold, rows, strict=True), start=step + 1 - len(untold)):
+        if not all(map(math.isfinite, (row["loss"], row["grad_norm"]))):
+            folder.set_state("failed", number)
+            what = f"the loss is {row['loss']:g}, its gradient's norm {row['grad_norm']:g}."
+            raise Diverged(_advice(number, what, config, folder))
+        log.step(number, {**own, **row})
+    untold.clear()
 
 
 def _accumulate(
-    model: nn.Module, stream: Iterator[Batch], make_views: Callable, step: int, train: TrainConfig
+    model: nn.Module, strategy: Strategy, stream: Iterator[Batch], make_views: Callable, step: int, train: TrainConfig
 ) -> dict[str, Tensor]:
     """Gradients of one optimiser step; returns the step's figures, averaged over its micro-batches."""
     totals: dict[str, Tensor] = {}
     for micro in range(train.accumulate):
-        last = micro + 1 == train.accumulate
-        hold = contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
         batch = next(stream)
-        with hold:
+        with strategy.hold(step, last=micro + 1 == train.accumulate):
             views = make_views(batch, step)
             with torch.autocast(batch.indices.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
                 out = model(views)
@@ -117,14 +142,10 @@ def _accumulate(
     return totals
 
 
-def _average(figures: dict[str, Tensor]) -> dict[str, float]:
-    """The figures as numbers, averaged over ranks: one transfer and one collective a step."""
-    values = torch.stack([value.float() for value in figures.values()])
-    return dict(zip(figures, collectives.all_reduce_mean(values).tolist(), strict=True))
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+def _average(rows: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """Figures as numbers, averaged over ranks: one transfer and one collective for all of them."""
+    values = torch.stack([torch.stack([value.float() for value in row.values()]) for row in rows])
+    return [dict(zip(rows[0], row, strict=True)) for row in collectives.all_reduce_mean(values).tolist()]
 
 
 def _any_rank(flag: bool, world: World) -> bool:
@@ -142,25 +163,6 @@ def _advice(step: int, what: str, config: OptimConfig, folder: RunFolder) -> str
         f"(now {config.lr:g}), a longer --optim.warmup-epochs (now {config.warmup_epochs:g}) or --optim.clip 1 "
         f"(now {config.clip})."
     )
-
-
-def _restore(method: nn.Module, optimizer: torch.optim.Optimizer, folder: RunFolder) -> int:
-    """Loads the newest checkpoint that is whole; the step to go on from."""
-    saved = checkpoint.latest(folder.checkpoints, folder.warn)
-    if saved is None:
-        return 0
-    interchange.fill(method, saved.model, f"the weights in {saved.path}")
-    checkpoint.restore_optimizer(optimizer, dict(method.named_parameters()), saved)
-    return saved.step
-
-
-def _save(method: nn.Module, optimizer: torch.optim.Optimizer, folder: RunFolder, step: int, keep: int) -> None:
-    def write() -> None:
-        tensors, facts = checkpoint.flatten_optimizer(optimizer, dict(method.named_parameters()))
-        checkpoint.save(folder.checkpoints, step, method.state_dict(), tensors, facts, keep)
-        folder.set_state("running", step)
-
-    collectives.from_main(write)  # a full disk stops all ranks, not one of them
 
 
 @contextmanager

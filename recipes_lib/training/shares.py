@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of ranks that differ, as they do inside a round of local SGD: each rank's weights and optimiser state.
+
+Beside rank 0's ``model.safetensors`` and ``optimizer.safetensors`` there is ``rank-K.safetensors`` for each further rank, and
+``sync.safetensors`` with what the strategy carries on, all in the manifest with their checksums: a checkpoint with one of
+them missing or altered is as damaged as any. All ranks must see the run folder. Where ranks are alike nothing of
+a rank is saved, and any number of processes may go on from there.
+"""
+
+import json
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from recipes_lib.distributed import collectives
+from recipes_lib.distributed.sync import Strategy
+from recipes_lib.errors import RunError
+from recipes_lib.models import interchange
+from recipes_lib.training import checkpoint
+from recipes_lib.training.checkpoint import Checkpoint
+from recipes_lib.training.folder import RunFolder
+
+
+def save(
+    folder: RunFolder,
+    step: int,
+    keep: int,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    strategy: Strategy,
+    *,
+    alike: bool,
+) -> None:
+    """Writes the checkpoint of ``step`` complete steps. All ranks call it; ``alike``: rank 0's state is every rank's.
+
+    Raises: ``RunError`` on every rank where one cannot write; see :func:`checkpoint.save`.
+    """
+    model, (tensors, facts) = method.state_dict(), checkpoint.flatten_optimizer(optimizer, _named(method))
+    size = 1 if alike else collectives.world_size()
+    traffic = strategy.traffic
+    facts["sync"] = {"ranks": size, "averaged": traffic.averaged, "rounds": traffic.rounds}
+    shared = strategy.state_dict()
+    records: dict[str, dict] = {}
+
+    def write_own() -> dict[str, dict]:
+        hidden, rank = checkpoint.partial(folder.checkpoints, step), collectives.rank()
+        with checkpoint.disk_errors(folder.checkpoints, step):
+            if rank == 0:
+                return (
+                    {"sync.safetensors": checkpoint.write_file(hidden / "sync.safetensors", shared)} if shared else {}
+                )
+            own = {f"model/{name}": value for name, value in model.items()}
+            own |= {f"optimizer/{name}": value for name, value in tensors.items()}
+            name = _file(rank)
+            return {name: checkpoint.write_file(hidden / name, own, {"values": json.dumps(facts["values"])})}
+
+    def complete() -> None:
+        checkpoint.complete(folder.checkpoints, step, model, tensors, facts, keep, records)
+        folder.set_state("running", step)
+
+    collectives.from_main(lambda: checkpoint.begin(folder.checkpoints, step))
+    for record in collectives.from_each(write_own) if size > 1 else [collectives.from_main(write_own)]:
+        records |= record
+    collectives.from_main(complete)  # a full disk stops all ranks, not one of them
+
+
+def restore(folder: RunFolder, method: nn.Module, optimizer: torch.optim.Optimizer, strategy: Strategy) -> int:
+    """Gives every rank its state of the newest checkpoint that is whole; the step to go on from, 0 without one.
+
+    Raises: ``RunError`` where all are damaged, belong to another model, or to another number of ranks that differ.
+    """
+    step = collectives.from_main(lambda: checkpoint.find(folder.checkpoints, folder.warn))
+    if step is None:
+        return 0
+    saved = checkpoint.read(folder.checkpoints, step)
+    # a checkpoint of before there were strategies is one of ranks that were alike
+    facts = saved.facts.get("sync", {"ranks": 1, "averaged": 0, "rounds": 0})
+    if facts["ranks"] > 1:
+        saved = _own_share(saved, facts["ranks"], collectives.world_size(), collectives.rank())
+    interchange.fill(method, saved.model, f"the weights in {saved.path}")
+    checkpoint.restore_optimizer(optimizer, _named(method), saved)
+    if strategy.state_dict():
+        strategy.load_state_dict(checkpoint.read_weights(saved.path / "sync.safetensors"))
+    strategy.traffic.averaged, strategy.traffic.rounds = facts["averaged"], facts["rounds"]
+    return step
+
+
+def _own_share(saved: Checkpoint, ranks: int, size: int, rank: int) -> Checkpoint:
+    if ranks != size:
+        raise RunError(
+            f"{saved.path} was written by {ranks} processes whose weights or momentum differ, and there are now {size}. "
+            f"Go on with {ranks}. (A checkpoint at the end of a round, with sync.buffers reset or average, serves any number.)"
+        )
+    if rank == 0:
+        return saved
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+    path = saved.path / _file(rank)
+    for key, value in checkpoint.read_weights(path).items():
+        part, name = key.split("/", 1)
+        parts[part][name] = value
+    with safe_open(path, "pt") as file:
+        facts: dict[str, Any] = {**saved.facts, "values": json.loads(file.metadata()["values"])}
+    return Checkpoint(saved.step, saved.path, parts["model"], parts["optimizer"], facts)
+
+
+def _file(rank: int) -> str:
+    return f"rank-{rank}.safetensors"
+
+
+def _named(method: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(method.named_parameters())
