@@ -110,7 +110,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             num_heads=shape.heads,
             qkv_bias=True,
             pre_norm=pre_norm,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            norm_layer=partial(nn.LayerNorm, eps=1e-5 if pre_norm else 1e-6),  # each as its family has it
             weight_init="skip",
         )
         self.image_size, self.patch_size, self.stem = image_size, patch_size, stem
