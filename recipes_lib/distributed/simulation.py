@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several workers in one process: their weights stacked, one step of all of them at once.
+
+The trajectory is that of as many gloo processes under :mod:`recipes_lib.distributed.sync`, without a network to wait for,
+so a notebook can sweep over periods and workers. Nothing is said about time: only bytes are counted.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.modules.batchnorm import _NormBase
+
+from recipes_lib.config import SyncConfig
+from recipes_lib.distributed.slowmo import slow_step
+from recipes_lib.distributed.sync import LocalSGD, ring_bytes, running_means
+from recipes_lib.errors import Faults
+
+Loss = Callable[..., Tensor]
+"""``loss(output, *rest) -> scalar``, of one worker's batch ``(input, *rest)``."""
+
+
+class Workers:
+    """``workers`` copies of ``model``, each on batches of its own, kept together by the strategy ``sync``.
+
+    ``optimizer`` makes a torch optimiser of the list of stacked weights, each [workers, ...]. It must work element by element
+    (SGD, AdamW): one that measures a tensor as a whole (LARS, StableAdamW) would measure all workers at once.
+
+    Raises: ``ConfigError`` for a bad ``sync``; ``ValueError`` for fewer than one worker, and for a batch norm in training
+    mode, whose running statistics cannot be stacked (put it in eval mode, or use another norm).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        workers: int,
+        sync: SyncConfig,
+        optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+    ) -> None:
+        faults = Faults()
+        sync.check(faults)
+        faults.raise_any()
+        if workers < 1:
+            raise ValueError(f"workers = {workers} is not allowed: use at least 1")
+        for name, layer in model.named_modules():
+            if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats:
+                raise ValueError(f"{name} is a batch norm in training mode: its running statistics cannot be stacked")
+        self.size, self.sync = workers, sync
+        self.averaged, self.rounds, self.done = 0, 0, 0
+        start = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+        fixed |= dict(model.named_buffers())
+        # the clone makes the copies real: expand alone would have all workers share one
+        self.weights = {name: p.expand(workers, *p.shape).clone() for name, p in start.items()}
+        self._anchor = {name: p.clone() for name, p in start.items()}
+        self._slow = {name: torch.zeros_like(p) for name, p in start.items()}
+        self.optimizer = optimizer(list(self.weights.values()))
+        never = sys.maxsize
+        begin = {"ddp": never, "local_sgd": 0, "post_local_sgd": sync.start, "slowmo": sync.start}[sync.name]
+        self._rule = LocalSGD(sync.period, start=begin, buffers=sync.buffers)
+
+        def one(weights: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
+            return loss(functional_call(model, {**fixed, **weights}, batch[0]), *batch[1:])
+
+        self._gradients = vmap(grad_and_value(one), randomness="different")
+
+    def step(self, batch: tuple[Tensor, ...], lr: float | None = None) -> Tensor:
+        """One step of every worker, and the averaging that is due after it; returns their losses, [workers].
+
+        ``batch``: tensors [workers, batch, ...]. ``lr``: of this step, where it is not the optimiser's own.
+        """
+        gradients, losses = self._gradients(self.weights, batch)
+        synchronous = self.done < self._rule.start
+        for name, weight in self.weights.items():
+            gradient = gradients[name]
+            weight.grad = gradient.mean(0).expand_as(gradient) if synchronous else gradient
+        if lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+        self.optimizer.step()
+        ends = self._rule.ends_round(self.done)
+        if synchronous:
+            self._count(self.weights.values())
+        elif ends:
+            self._average()
+        if ends and self.sync.name == "slowmo":
+            self._slow_step()
+        self.done += 1
+        return losses
+
+    def finish(self) -> None:
+        """Averages what a last, incomplete round left."""
+        last = self.done - 1
+        if self.size > 1 and last >= self._rule.start and not self._rule.ends_round(last):
+            self._average()
+            if self.sync.name == "slowmo":
+                self._slow_step()
+
+    def mean(self) -> dict[str, Tensor]:
+        """The workers' mean weights, for ``torch.func.functional_call``."""
+        return {name: weight.mean(0) for name, weight in self.weights.items()}
+
+    def drift(self) -> float:
+        """Consensus distance: root mean square over workers of the distance from their mean; 0 after averaging."""
+        apart = [(weight - weight.mean(0)).flatten(1) for weight in self.weights.values()]
+        return sum(piece.square().sum() for piece in apart).div(self.size).sqrt().item()
+
+    @property
+    def bytes_sent(self) -> float:
+        """Bytes that each worker would have sent, by the ring formula."""
+        return ring_bytes(self.averaged, self.size)
+
+    def _count(self, tensors: Iterable[Tensor]) -> None:
+        if self.size > 1:
+            self.averaged += sum(tensor.nbytes for tensor in tensors) // self.size
+            self.rounds += 1
+
+    def _average(self) -> None:
+        tensors = list(self.weights.values())
+        if self.sync.buffers == "average":
+            tensors += running_means(self.optimizer)
+        for tensor in tensors:
+            tensor.copy_((tensor.sum(0) / self.size).expand_as(tensor))
+        self._count(tensors)
+        if self.sync.buffers == "reset":
+            self.optimizer.state.clear()
+
+    def _slow_step(self) -> None:
+        names = {weight: name for name, weight in self.weights.items()}
+        for group in self.optimizer.param_groups:
+            places = [names[weight] for weight in group["params"]]
+            anchor, slow = [self._anchor[name] for name in places], [self._slow[name] for name in places]
+            means = [weight[0] for weight in group["params"]]  # the workers are level
+            slow_step(anchor, slow, means, float(group["lr"]), self.sync.momentum, self.sync.lr)
+            for weight, now in zip(group["params"], anchor, strict=True):
+                weight.copy_(now.expand_as(weight))
+
+
+@dataclass
+class Simulated:
+    """What a simulated run left."""
+
+    weights: dict[str, Tensor]
+    """The workers' mean."""
+    bytes_sent: float
+    """By each worker, by the ring formula."""
+    losses: list[float] = field(default_factory=list)
+    """Mean over workers, of each step."""
+    drift: list[float] = field(default_factory=list)
+    """Consensus distance after each step."""
+
+
+def simulate(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[tuple[Tensor, ...]],
+    *,
+    workers: int,
+    sync: SyncConfig,
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+    lr: Callable[[int], float] | None = None,
+    watch: Callable[[int, Workers], None] | None = None,
+) -> Simulated:
+    """A whole run of :class:`Workers`, one step a batch (tensors [workers, batch, ...]); ``model`` stays as it was.
+
+    ``lr(step)`` is the step's learning rate; ``watch(step, workers)`` is called after each step. A last, incomplete round
+    is averaged.
+    """
+    group = Workers(model, loss, workers=workers, sync=sync, optimizer=optimizer)
+    losses, drift = [], []
+    for step, batch in enumerate(batches):
+        losses.append(group.step(batch, None if lr is None else lr(step)).mean().item())
+        drift.append(group.drift())
+        if watch is not None:
+            watch(step, group)
+    group.finish()
+    return Simulated(group.mean(), group.bytes_sent, losses, drift)
