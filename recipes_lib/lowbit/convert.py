@@ -34,16 +34,16 @@ def convert(model: nn.Module, kind: Kind, *, skip: Sequence[str] = KEPT) -> int:
         raise ConfigError(f"kind = {kind!r} is no low-bit layer. {nearest(kind, get_args(Kind))}")
     made: dict[nn.Linear, nn.Linear] = {}  # a layer that stands in two places stays one layer
     kept = []
-    for parent_name, parent in list(model.named_modules()):
-        for child_name, child in parent.named_children():
-            name = f"{parent_name}.{child_name}".lstrip(".")
-            if type(child) is not nn.Linear:
-                continue
-            if _skipped(name, skip) or _has_hooks(child):
-                kept.append(name)
-                continue
-            made[child] = made.get(child) or _like(child, kind)
-            setattr(parent, child_name, made[child])
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if type(layer) is not nn.Linear or layer is model:
+            continue
+        if _skipped(name, skip) or _has_hooks(layer):
+            kept.append(name)
+            continue
+        if layer not in made:
+            made[layer] = _like(layer, kind)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, made[layer])
     if not made:
         found = f"its linear layers, all kept: {', '.join(kept)}" if kept else "it has no nn.Linear inside"
         raise ConfigError(f"convert(kind={kind!r}) replaces no layer of {type(model).__name__} ({found}); change skip.")

@@ -18,7 +18,7 @@ from recipes_lib.lowbit.quantize import LARGEST, Quantized
 Backend = Literal["int_mm", "bitsandbytes", "triton", "reference"]
 """int_mm: torch's own int8 product (CPUs with VNNI or AMX, CUDA). triton: our kernels, which quantise and scale in the
 same pass (CUDA). bitsandbytes: its int8 product, where installed. reference: float64, anywhere and slowly."""
-HEIGHT = 256
+HEIGHT = 512
 """Rows of a product worked on at once on a CPU: few enough that the sums are scaled while they are in the cache, and
 enough that the other factor, which is laid out anew for every block, is no burden."""
 
@@ -81,15 +81,17 @@ def _in_blocks(
     left: Tensor | Quantized, right: Quantized, dtype: torch.dtype, backend: Backend, bias: Tensor | None, name: str
 ) -> Tensor:
     """The same, with each block of rows quantised, multiplied and scaled before the next, while it is in the cache."""
-    count = len(left.values if isinstance(left, Quantized) else left)
-    out = right.scale.new_empty(count, right.values.shape[1], dtype=dtype)
+    count, across = len(left.values if isinstance(left, Quantized) else left), right.values.shape[1]
+    out = right.scale.new_empty(count, across, dtype=dtype)
+    # one buffer for all blocks: fresh memory costs the kernel more time than the sums themselves
+    buffer = torch.empty(min(HEIGHT, count), across, dtype=torch.int32)
     for i in range(0, count, HEIGHT):
         block = slice(i, i + HEIGHT)
         if isinstance(left, Quantized):
-            part = Quantized(left.values[block], left.scale[block] if len(left.scale) > 1 else left.scale)
+            part = Quantized(left.values[block], left.scale[block])
         else:
             part = quantize.rows(left[block], name=name)
-        sums = integers(part.values, right.values, backend)
+        sums = integers(part.values, right.values, backend, buffer[: len(part.values)])
         if dtype == part.scale.dtype:
             _scaled(sums, part.scale, right.scale, bias, out[block])
         else:
@@ -107,11 +109,14 @@ def _scaled(sums: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, out:
     return out if bias is None else out.add_(bias)
 
 
-def integers(a: Tensor, b: Tensor, backend: Backend) -> Tensor:
-    """The exact product of int8 [n, k] and int8 [k, m]: int32 [n, m]; ``triton`` has a ``product`` of its own."""
+def integers(a: Tensor, b: Tensor, backend: Backend, out: Tensor | None = None) -> Tensor:
+    """The exact product of int8 [n, k] and int8 [k, m]: int32 [n, m]; ``triton`` has a ``product`` of its own.
+
+    ``out`` is memory that a back end may use for the result.
+    """
     match backend:
         case "int_mm":
-            return _int_mm(a, b)
+            return _int_mm(a, b, out)
         case "bitsandbytes":
             return _bitsandbytes().int8_linear_matmul(a.contiguous(), b.T.contiguous())
         case "reference":
@@ -119,9 +124,9 @@ def integers(a: Tensor, b: Tensor, backend: Backend) -> Tensor:
     raise ValueError(f"backend = {backend!r} multiplies no bare integers; use int_mm, bitsandbytes or reference.")
 
 
-def _int_mm(a: Tensor, b: Tensor) -> Tensor:
+def _int_mm(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
     if a.device.type != "cuda":
-        return torch._int_mm(a, b)
+        return torch._int_mm(a, b) if out is None else torch._int_mm(a, b, out=out)
     (n, k), m = a.shape, b.shape[1]
     rows, inner, across = max(0, 17 - n), -k % 8, -m % 8
     if not (rows or inner or across):

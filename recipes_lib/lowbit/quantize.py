@@ -73,28 +73,28 @@ def _in_blocks(x: Tensor, dim: int | None, wide: torch.dtype, name: str) -> Quan
     values = torch.empty(x.shape, dtype=torch.int8)
     height = max(1, BLOCK // x.shape[1])
     buffer = torch.empty(min(height, len(x)), x.shape[1], dtype=wide)
-    parts = [(x[i : i + height], values[i : i + height]) for i in range(0, len(x), height)]
+    tops, parts = [], []
+    for i in range(0, len(x), height):
+        part, out = x[i : i + height], values[i : i + height]
+        held = buffer[: len(part)]
+        tops.append(torch.abs(part.to(wide), out=held).amax(dim=0 if dim is None else dim, keepdim=True))
+        parts.append((part, held, out))
+        if dim == 1:  # a row's scale is known at once: its integers come while it is in the cache
+            tops[-1] = _finite(tops[-1], x, name)
+            _codes(part, tops[-1], held, out)
     if dim == 1:
-        scales = []
-        for part, out in parts:
-            held = buffer[: len(part)].copy_(part) if part.dtype != wide else part
-            scales.append(_finite(held.abs().amax(dim=1, keepdim=True), x, name))
-            _codes(held, scales[-1], buffer[: len(part)], out)
-        return Quantized(values, torch.cat(scales))
-    tops = [part.abs().amax(dim=0, keepdim=True) for part, _ in parts]
-    top = torch.cat(tops).amax(dim=dim if dim is not None else (0, 1), keepdim=True)
-    scale = _finite(top.to(wide), x, name)
-    for part, out in parts:
-        held = buffer[: len(part)].copy_(part) if part.dtype != wide else part
-        _codes(held, scale, buffer[: len(part)], out)
+        return Quantized(values, torch.cat(tops))
+    scale = _finite(torch.cat(tops).amax(dim=(0, 1) if dim is None else dim, keepdim=True), x, name)
+    for part, held, out in parts:
+        _codes(part, scale, held, out)
     return Quantized(values, scale)
 
 
 def _codes(x: Tensor, scale: Tensor, buffer: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """round(127 x / s) in this order: x / (s / 127) is 63.49... for some x = s / 2, where 63.5 goes to 64."""
-    codes = torch.mul(x, LARGEST, out=buffer) if buffer is not None else x * LARGEST
-    codes = codes.div_(scale).round_()
-    return codes.to(torch.int8) if out is None else out.copy_(codes)
+    if buffer is None or out is None:
+        return (x * LARGEST / scale).round().to(torch.int8)
+    return out.copy_(torch.mul(x.to(buffer.dtype), LARGEST, out=buffer).div_(scale).round_())
 
 
 def _divisor(scale: Tensor) -> Tensor:
