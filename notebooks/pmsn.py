@@ -137,6 +137,7 @@ plt.show()
 # (`direction="forward"`, the default); lightly's `PMSNLoss` computes the other, $\mathrm{KL}(\pi \| \bar p)$, which `"reverse"`
 # gives. And *Sinkhorn*: as MSN has it, it balances the targets equally, which pulls against the prior, so it is off by default, or
 # balances to the prior (`sinkhorn="prior"`). We could not verify either in the paper, and print no result of it.
+# `loss.prior_warmup` lets the prior grow out of the uniform one over a share of the run; no paper's value is known to us.
 
 # %% [markdown]
 # ## By hand

@@ -23,6 +23,7 @@ from torch import Tensor
 from recipes_lib import recipes
 from recipes_lib.config import DataConfig
 from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data.loader import Batch
 from recipes_lib.errors import DataError, Faults
 from recipes_lib.evaluation.features import Features
 from recipes_lib.objectives import priors, prototypes
@@ -45,6 +46,8 @@ class LossConfig(msn.LossConfig):
     """a, of ``power_law``: prototype k is chosen in proportion to k ** -a; 0 is uniform. The paper's tau."""
     prior_file: Path | None = None
     """Text file with a number a prototype, or an ``.npy`` file: frequencies or counts, for ``prior`` file."""
+    prior_warmup: float = 0.0
+    """Share of the run over which the prior goes from uniform, where all starts, to the one above; 0: at once."""
     direction: Literal["forward", "reverse"] = "forward"
     """forward: KL(pbar || prior), which MSN's term is a case of; reverse: KL(prior || pbar), as lightly has it."""
     sinkhorn: Literal["off", "uniform", "prior"] = "off"
@@ -60,6 +63,8 @@ class LossConfig(msn.LossConfig):
         super().check(faults)
         hint = "0 is uniform; lightly's default is 0.25."
         faults.need(0 <= self.exponent < float("inf"), "loss.exponent", self.exponent, "of at least 0", hint)
+        share = self.prior_warmup
+        faults.need(0 <= share <= 1, "loss.prior_warmup", share, "in [0, 1]", "0 has the prior from the first step.")
         if (self.prior == "file") != (self.prior_file is not None):
             faults.add(
                 f"loss.prior = {self.prior} does not fit loss.prior_file = {self.prior_file}: give both "
@@ -93,11 +98,23 @@ class PMSN(msn.MSN):
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__(config, steps)
         self.register_buffer("prior", _prior(config.loss, config.model.prototypes).float())
+        self._now = self.prior
+
+    def views(self, batch: Batch, step: int) -> dict[str, object]:
+        """MSN's; and the prior of this step comes into force, from the step's number alone."""
+        length = self.config.loss.prior_warmup * self.steps
+        share = min(1.0, step / length) if length else 1.0
+        self._now = (
+            self.prior
+            if share == 1
+            else torch.lerp(torch.full_like(self.prior, 1 / len(self.prior)), self.prior, share)
+        )
+        return super().views(batch, step)
 
     def objective(self, anchors: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The loss of anchors [V * batch, dim], view-major, and targets [batch, dim], and its parts."""
         loss = self.config.loss
-        prior = None if loss.is_uniform else self.prior  # None: MSN's own term, to the last bit
+        prior = None if loss.is_uniform else self._now  # None: MSN's own term, to the last bit
         return prototypes.msn_loss(
             anchors,
             targets,

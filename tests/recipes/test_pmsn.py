@@ -68,6 +68,21 @@ def test_a_power_law_changes_the_loss_by_its_divergence():
     torch.testing.assert_close(steep["loss"] - plain["loss"], steep["me_max"] - plain["me_max"])
 
 
+def test_a_warmed_up_prior_goes_from_uniform_to_its_own_by_the_steps_number():
+    slow, own = method(override(TINY, {"loss.prior_warmup": 0.5})), method().prior
+    terms = {}
+    for when in (0, 2, 5, 9, 2):  # of 10 steps; back to 2, as a resumed run
+        with torch.no_grad():
+            terms.setdefault(when, []).append(slow(slow.views(batch(), when))["me_max"].item())
+    at_once = step(method())["me_max"].item()
+    uniform = step(method(override(TINY, {"loss.exponent": 0.0})))["me_max"].item()
+    assert terms[0] == pytest.approx([uniform], abs=1e-6)
+    assert terms[5] == terms[9] == [at_once]
+    assert terms[2][0] == terms[2][1]
+    assert uniform < terms[2][0] < at_once
+    assert torch.equal(slow.prior, own)  # what is saved is the prior itself
+
+
 def test_sinkhorn_is_off_uniform_or_matched_to_the_prior():
     matches = {
         kind: step(method(override(TINY, {"loss.sinkhorn": kind})))["cross_entropy"].item()
