@@ -161,6 +161,7 @@ def scores(axes: Sequence[Axes], found: Mapping[str, Mapping[str, float]], *, me
         raise ValueError(f"{len(found)} probes for {len(axes)} axes.")
     arms = {"method": method, "random_init": "untrained", "raw_pixels": "pixels", "supervised": "supervised"}
     titles = {"knn": "k-NN", "linear": "linear probe", "lowshot": "low-shot", "snn": "nearest neighbours"}
+    titles |= {"zero_shot": "zero-shot", "tr1": "TR@1", "tr5": "TR@5", "ir1": "IR@1", "ir5": "IR@5"}
     for ax, (probe, row) in zip(axes, found.items(), strict=True):
         bars(ax, {arms[arm]: [score] for arm, score in row.items()}, ylabel="accuracy" if ax is axes[0] else "")
         ax.set_title(titles.get(probe, probe))
