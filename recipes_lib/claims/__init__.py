@@ -14,7 +14,10 @@ from recipes_lib.errors import RunError
 
 
 def module(name: str) -> ModuleType:
-    """The claims file of recipe ``name``: ``PRESET``, ``SEEDS``, ``BASE``, ``ARMS``, ``SHOWN``, ``MEASUREMENTS``, ``CLAIMS``."""
+    """The claims file of recipe ``name``: ``PRESET``, ``SEEDS``, ``BASE``, ``ARMS``, ``SHOWN``, ``MEASUREMENTS``, ``CLAIMS``.
+
+    Some have ``MARKS`` (measurement -> what takes its fingerprint) and ``NEEDS_DATA`` (arms that ask for ``RECIPES_DATA``).
+    """
     return importlib.import_module(f"recipes_lib.claims.{name}")
 
 

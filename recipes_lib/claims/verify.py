@@ -53,10 +53,16 @@ def verify(name: str, *, jobs: int = 2, runs: Path = Path("runs"), progress: Pro
 
 
 def plan(name: str, marks: dict[str, Fingerprint], place: Path) -> list[Job]:
-    """Every arm and seed of recipe ``name``, arms in turn so that all seeds of one are there early."""
+    """Every arm and seed of recipe ``name``, arms in turn so that all seeds of one are there early.
+
+    Arms on data that may not be shipped are left out where ``RECIPES_DATA`` is not set.
+    """
     facts = claims.module(name)
+    absent = () if os.environ.get("RECIPES_DATA") else getattr(facts, "NEEDS_DATA", ())
     found = []
     for arm in (*facts.ARMS, *facts.MEASUREMENTS):
+        if arm in absent:
+            continue
         for seed in facts.SEEDS:
             text = to_yaml(name, arm_config(name, arm, seed)) if arm in facts.ARMS else arm
             found.append(Job(arm, seed, place / f"{arm}-seed{seed}-{digest(text, marks.get(arm))}"))
@@ -123,8 +129,13 @@ def _command(name: str, job: Job) -> list[str]:
 
 
 def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint]) -> Path:
-    measured = claims.module(name).MEASUREMENTS
-    figures: dict[str, dict[str, Any]] = {}
+    facts = claims.module(name)
+    measured = facts.MEASUREMENTS
+    path = storage() / "claims" / f"{name}.json"
+    before = json.loads(path.read_text())["figures"] if path.is_file() else {}
+    # what needs data that is not here stays as it was measured elsewhere
+    absent = set(getattr(facts, "NEEDS_DATA", ())) - {job.arm for job in todo}
+    figures: dict[str, dict[str, Any]] = {arm: before[arm] for arm in before if arm in absent}
     versions: dict[str, str] = {}
     for job in todo:
         report = report_of(job)
@@ -133,7 +144,6 @@ def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint]) -> Path:
         versions |= report.get("versions", {})
     seconds = round(sum(report["seconds"] for arm in figures.values() for report in arm.values()))
     content = {"recipe": name, "seconds": seconds, "versions": versions, "fingerprints": marks, "figures": figures}
-    path = storage() / "claims" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".partial")
     aside.write_text(json.dumps(content, indent=1) + "\n")

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +149,27 @@ def test_ctrl_c_waits_for_the_runs_in_flight_and_starts_no_other(fake, monkeypat
     with pytest.raises(Interrupted):
         verify("fake", jobs=2, runs=tmp_path / "runs")
     assert len(log.read_text()) <= 2
+
+
+def test_an_arm_on_data_that_is_not_here_is_left_out_and_what_was_stored_of_it_stays(fake, monkeypatch):
+    fake.facts.NEEDS_DATA, fake.facts.SEEDS = ("cost",), (0, 1, 2)
+    monkeypatch.setenv("RECIPES_DATA", "somewhere")
+    assert {job.arm for job in plan("fake", {}, Path("runs"))} == {"full", "slow", "cost"}
+    monkeypatch.delenv("RECIPES_DATA")
+    assert {job.arm for job in plan("fake", {}, Path("runs"))} == {"full", "slow"}
+    (fake.data / "claims").mkdir()
+    stored = {"figures": {"cost": {"0": {"cost": {"whole": 7.0}, "seconds": 1}}, "gone": {"0": {"seconds": 1}}}}
+    (fake.data / "claims" / "fake.json").write_text(json.dumps(stored))
+    figures = json.loads(trial._store("fake", [], {}).read_text())["figures"]
+    assert figures == {"cost": stored["figures"]["cost"]}
+
+
+def test_a_measurement_may_have_a_fingerprint_of_its_own(fake, monkeypatch):
+    fake.facts.MARKS, fake.facts.ARMS = {"cost": lambda: {"losses": [1.0], "knn": 0.5}}, {}
+    monkeypatch.setattr(trial, "_run_all", lambda *_: None)
+    monkeypatch.setattr(trial, "report_of", lambda job: {"cost": {"whole": 1.0}, "seconds": 0.0})
+    kept = json.loads(trial.verify("fake").read_text())
+    assert kept["fingerprints"] == {"cost": {"losses": [1.0], "knn": 0.5}}
 
 
 @pytest.mark.parametrize("name", recipes.MENU)
