@@ -99,9 +99,9 @@ boxes = {
     "text tower": (1, 0),
     "points on\na sphere": (2, 1),
     "points on\na sphere ": (2, 0),
-    "all cosines\nx learned scale": (3.1, 0.5),
-    "softmax over texts:\nown text is right": (4.5, 1),
-    "softmax over images:\nown image is right": (4.5, 0),
+    "all cosines,\nscaled": (3.1, 0.5),
+    "softmax\nover texts:\nits own": (4.5, 1),
+    "softmax\nover images:\nits own": (4.5, 0),
     "loss": (5.7, 0.5),
 }
 names_of = list(boxes)
