@@ -118,7 +118,7 @@ class Config:
     def validate(self) -> None:
         """Raises ``ConfigError`` with a line for each fault."""
         faults = Faults()
-        for group in (self.data, self.views, self.model, self.loss, self.optim, self.train, self.eval):
+        for group in (self.data, self.views, self.model, self.loss, self.optim, self.sync, self.train, self.eval):
             group.check(faults)
         sides = {"views.image_size": self.views.image_size}
         if self.data.image_size != self.views.image_size:
@@ -212,6 +212,8 @@ Method = CLIP
 
 def load(config: Config, warn: Any) -> Splits:
     """The pairs to train on, and those to be scored on."""
+    if config.eval.imagenet is not None:
+        image_text_scores.require_imagenet(config.eval.imagenet)  # now, not after hours of training
     return image_text_data.load(config.data, warn)
 
 
@@ -241,16 +243,8 @@ _TOY = Config(
         dim=64,
     ),
     loss=LossConfig(share_equal_texts=True),
-    optim=OptimConfig(
-        lr=3e-3,
-        lr_start=0.0,
-        lr_final=0.0,
-        warmup_steps=20,
-        weight_decay=0.02,
-        weight_decay_final=0.02,
-        stretch=1.0,
-        betas=(0.9, 0.98),
-        clip=1.0,
+    optim=replace(
+        Config().optim, lr=3e-3, warmup_steps=20, weight_decay=0.02, weight_decay_final=0.02, eps=1e-8, clip=1.0
     ),
     train=TrainConfig(epochs=None, steps=120, batch_size=256, threads=1, device="cpu", checkpoint_every=60),
     eval=PairEval(baselines="all", probes=("zero_shot", "retrieval")),

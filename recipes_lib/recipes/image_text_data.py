@@ -45,10 +45,10 @@ class PairData(DataConfig):
         faults.need(self.draw >= 0, "data.draw", self.draw, "of at least 0")
         if self.name == "pantry" and self.test_root is not None:
             faults.add(f"data.test_root = {self.test_root} has no use here: data.name pantry draws its own test pairs.")
-        for name in ("tail", "holdout"):
-            faults.need(
-                getattr(self, name) == 0, f"data.{name}", getattr(self, name), "of 0: pairs have no such option"
-            )
+        unused = {"tail": 0.0, "holdout": 0.0, "scenes": "natural", "classes_per_batch": None}
+        for name, only in unused.items():
+            found = getattr(self, name)
+            faults.need(found == only, f"data.{name}", found, f"of {only}: pairs have no such option")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def load(data: PairData, warn: Callable[[str], None]) -> Splits:
     else:
         train = _read(data.root, data, warn)
         test = _read(data.test_root, data, warn) if data.test_root else train
-    return Splits(train if data.subset is None else _kept(train, data.subset), test)
+    return Splits(train if data.subset is None else _kept(train, data.subset, warn), test)
 
 
 def _read(root: Path, data: PairData, warn: Callable[[str], None]) -> ShardPairs:
@@ -103,14 +103,21 @@ def _read(root: Path, data: PairData, warn: Callable[[str], None]) -> ShardPairs
     return pairs
 
 
-def _kept(train: PairSet | ShardPairs, subset: Path) -> PairSet | ShardPairs:
+def _kept(train: PairSet | ShardPairs, subset: Path, warn: Callable[[str], None]) -> PairSet | ShardPairs:
     """The pairs that the uid file names. Raises: ``DataError`` where that is none of them."""
     if isinstance(train, ShardPairs):
-        return train.subset(subset)
-    copies = uids.times_kept(uids.verify_subset(subset), uids.to_u8(train.uids))
-    if not copies.any():
-        raise DataError(f"None of the uids in {subset} is in this pool. It belongs to another one.")
-    return train.select(torch.from_numpy(copies.nonzero()[0]))
+        kept = train.subset(subset)
+        absent = (kept.counts - train.counts).total()
+    else:
+        wanted = uids.verify_subset(subset)
+        copies = uids.times_kept(wanted, uids.to_u8(train.uids))
+        if not copies.any():
+            raise DataError(f"None of the uids in {subset} is in this pool. It belongs to another one.")
+        kept = train.select(torch.from_numpy(copies.nonzero()[0]))
+        absent = len(wanted) - len(kept)
+    if absent:
+        warn(f"{absent:,} uids of {subset} are not in this pool.")
+    return kept
 
 
 def vocabulary_texts() -> list[str]:

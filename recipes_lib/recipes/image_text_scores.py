@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recipes_lib.config import EvalConfig
 from recipes_lib.data import torchvision_sets
 from recipes_lib.data.load import Images, Splits
-from recipes_lib.errors import Faults
+from recipes_lib.errors import DataError, Faults
 from recipes_lib.evaluation import zero_shot
 from recipes_lib.evaluation.features import extract
 from recipes_lib.evaluation.retrieval import recall
@@ -81,12 +81,11 @@ def score(
 
 def classify(towers: nn.Module, config: Any, splits: Splits) -> float:
     """Zero-shot accuracy on the test images' classes, or on ImageNet's where the config names its folder."""
-    images, prompts = (
-        splits.test,
-        {name: [way.format(name) for way in PANTRY_TEMPLATES] for name in splits.test.class_names},
-    )
     if config.eval.imagenet is not None:
         images, prompts = _imagenet(config.eval.imagenet)
+    else:
+        images, names = splits.test, splits.test.class_names
+        prompts = {name: [way.format(name) for way in PANTRY_TEMPLATES] for name in names}
     weights = zero_shot.class_weights(lambda texts: embed_texts(towers, texts), prompts)
     return zero_shot.accuracy(embed_images(towers, config, images), weights, images.labels).accuracy
 
@@ -106,11 +105,22 @@ def embed_texts(towers: nn.Module, texts: Sequence[str], chunk: int = 512) -> Te
     return torch.cat([towers.embed_tokens(towers.encode_texts(part).to(device)).cpu() for part in parts])
 
 
+def require_imagenet(root: Path) -> None:
+    """Raises: ``DataError`` where ``root`` has no validation images."""
+    if not (root / "val").is_dir():
+        raise DataError(
+            f"eval.imagenet = {root} has no folder val. Give the folder that holds ImageNet's train and val."
+        )
+
+
 def _imagenet(root: Path) -> tuple[Images, dict[str, list[str]]]:
     """ImageNet's validation images, and open_clip's sentences for each of its classes."""
     from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
     images = torchvision_sets.imagenet(root)[1]
+    if len(images.class_names) != len(IMAGENET_CLASSNAMES):
+        found, wanted = len(images.class_names), len(IMAGENET_CLASSNAMES)
+        raise DataError(f"{root} has {found:,} classes; the sentences are of ImageNet's {wanted:,}. Give all of it.")
     prompts = {
         f"{row}: {name}": [way(name) for way in OPENAI_IMAGENET_TEMPLATES]
         for row, name in enumerate(IMAGENET_CLASSNAMES)

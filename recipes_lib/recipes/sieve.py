@@ -33,7 +33,7 @@ from recipes_lib.analysis import pool_selection, score_files, uids
 from recipes_lib.analysis.phrases import PHRASES
 from recipes_lib.config import to_dict
 from recipes_lib.distributed import collectives, world
-from recipes_lib.errors import DataError, Faults
+from recipes_lib.errors import DamagedImage, DataError, Faults, Interrupted
 from recipes_lib.evaluation import pair_scores
 from recipes_lib.models.sentence import load_encoder
 from recipes_lib.recipes import pretraining, sieve_models, sieve_pool
@@ -134,7 +134,8 @@ def run(config: Config, out: Path | None = None) -> pretraining.Result:
     out = collectives.broadcast_object(out or folder.default_path("sieve"))
     with folder.RunFolder.create_or_continue(out, "sieve", config) as run:
         began = time.perf_counter()
-        files, report = _score(config, run, place)
+        with _kept(run):
+            files, report = _score(config, run, place)
 
         def conclude() -> None:
             if config.stage == "select":
@@ -171,16 +172,12 @@ def fingerprint(config: Config) -> dict[str, Any]:
 def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[list[Path], dict[str, Any]]:
     """The score files, and what there is to report of their making. All ranks call it."""
     if config.select.scores is not None:
-        files = sorted(config.select.scores.glob("*.parquet"))
-        if not files:
-            raise DataError(f"select.scores = {config.select.scores} holds no score file. Give a run's folder scores.")
-        return files, {}
-    if collectives.is_main():
-        (run.path / "metrics.jsonl").touch()  # from here on the folder holds work, and is kept whatever happens
+        return sieve_pool.scored_before(config.select.scores), {}
+    encoder = load_encoder(config.encoder.name)  # first: it is told at once where weights are absent
     pool = sieve_pool.shards_of(config.data, run)
     scorer = pair_scores.SieveScorer(
         sieve_models.captioner_of(config, run, place),
-        load_encoder(config.encoder.name),
+        encoder,
         sieve_models.clip_of(config, run, place),
         count=config.captioner.count,
         phrases=PHRASES if config.encoder.phrases == "sieve" else (),
@@ -188,7 +185,7 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
         seed=config.score.seed,
     )
     run.set_state("running", 0)
-    with _watched(run) as progress, loop.stop_on_signal() as stopped:
+    with _watched(run) as progress, loop.stop_on_signal() as stopped, _told(run):
         pair_scores.score_shards(
             pool,
             scorer,
@@ -216,20 +213,43 @@ def _digest(config: Config) -> str:
 
 
 @contextmanager
+def _kept(run: folder.RunFolder) -> Iterator[None]:
+    """Has a folder that holds work kept, whatever happens: it is one that has ``metrics.jsonl``."""
+    try:
+        yield
+    finally:
+        if collectives.is_main() and any(path.is_dir() for path in run.path.iterdir()):
+            (run.path / "metrics.jsonl").touch()
+
+
+@contextmanager
+def _told(run: folder.RunFolder) -> Iterator[None]:
+    """Says how a run that was stopped goes on, and on which process a shard was damaged: it is met by one alone."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(f"Scoring was stopped; complete shards are kept. Go on: recipes resume {run.path}") from None
+    except DataError as error:
+        raise DamagedImage(str(error)) from None
+
+
+@contextmanager
 def _watched(run: folder.RunFolder) -> Iterator[Any]:
     """Shows progress, and notes each shard as a line of ``metrics.jsonl``; on ranks above 0 nothing happens."""
     console = Console(stderr=True, quiet=not collectives.is_main())
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.fields[pairs]:,} pairs scored"))
-    began, told = time.perf_counter(), -1
+    began, told, pairs = time.perf_counter(), 0, 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, pairs=0)
 
         def progress(done: pair_scores.Progress) -> None:
-            nonlocal told
+            nonlocal told, pairs
             bar.update(task, completed=done.shards_done, total=done.shards, pairs=done.pairs)
-            if collectives.is_main() and done.shards_done > told:
-                told = done.shards_done
-                line = {"step": told, "pairs": done.pairs, "seconds": round(time.perf_counter() - began, 3)}
+            if done.shards_done == told:
+                return
+            new, told, pairs = done.pairs > pairs, done.shards_done, done.pairs
+            if collectives.is_main() and new:  # an earlier run has noted the shards that it scored
+                line = {"step": told, "pairs": pairs, "seconds": round(time.perf_counter() - began, 3)}
                 with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from recipes_lib.config import OptimConfig, TrainConfig
 from recipes_lib.data import tokenizer
 from recipes_lib.data.pantry import alt_text
 from recipes_lib.distributed.world import World
-from recipes_lib.errors import DataError, Faults, Interrupted
+from recipes_lib.errors import ConfigError, DataError, Faults, Interrupted
 from recipes_lib.evaluation.pair_scores import Clip
 from recipes_lib.models.blip import HFBlipCaptioner
 from recipes_lib.models.captioner import Captioner
@@ -65,8 +66,8 @@ class CaptionerConfig:
         faults.need(
             self.repetition_penalty >= 1, "captioner.repetition_penalty", self.repetition_penalty, "of at least 1"
         )
-        for name in ("images", "steps"):
-            faults.need(getattr(self, name) >= 1, f"captioner.{name}", getattr(self, name), "of at least 1")
+        faults.need(self.images >= 2, "captioner.images", self.images, "of at least 2")
+        faults.need(self.steps >= 1, "captioner.steps", self.steps, "of at least 1")
 
     @property
     def sampling(self) -> Sampling:
@@ -99,18 +100,21 @@ class ClipConfig:
             if (getattr(self, field) is not None) != needed:
                 fix = f"add --clip.{field}" if needed else "leave it out"
                 faults.add(f"clip.{field} = {getattr(self, field)} does not fit clip.name = {self.name}: {fix}.")
-        for name in ("images", "steps"):
-            faults.need(getattr(self, name) >= 1, f"clip.{name}", getattr(self, name), "of at least 1")
+        batch = clip.PRESETS["toy"].train.batch_size
+        faults.need(self.images >= batch, "clip.images", self.images, f"of at least {batch}, one batch")
+        faults.need(self.steps >= 1, "clip.steps", self.steps, "of at least 1")
 
 
 def captioner_of(config: Any, run: RunFolder, place: World) -> Captioner:
     """The captioner; ``toy`` trains in the run's folder ``captioner``, or is read from there. All ranks call it."""
     chosen = config.captioner
     if chosen.name == "blip":
-        return HFBlipCaptioner(chosen.weights, sampling=chosen.sampling, device=place.device)
+        try:
+            return HFBlipCaptioner(chosen.weights, sampling=chosen.sampling, device=place.device)
+        except ValueError as error:  # the network says how long a caption may be
+            raise ConfigError(f"captioner.max_length is not allowed: {error} Use a smaller one.") from None
     side, draw = config.data.image_size, sieve_pool.seed_of(config.data) + 1
     images = alt_text.pool(chosen.images, size=side, seed=draw, mix=alt_text.CLEAN)
-    words = tokenizer.train(image_text_data.vocabulary_texts(), 1024, CONTEXT)
     training = captioning.CaptioningConfig(
         images=chosen.images,
         draw=draw,
@@ -126,7 +130,13 @@ def captioner_of(config: Any, run: RunFolder, place: World) -> Captioner:
         ),
     )  # fmt: skip
     folder = run.path / "captioner"
-    return captioning.captioner_of(images, training, words, folder=folder, place=place, go_on=_go_on(run))
+    return captioning.captioner_of(images, training, _words(), folder=folder, place=place, go_on=_go_on(run))
+
+
+@lru_cache(maxsize=1)
+def _words() -> tokenizer.Tokenizer:
+    """What toy captions are made of; learned anew within a second, and the same each time."""
+    return tokenizer.train(image_text_data.vocabulary_texts(), 1024, CONTEXT)
 
 
 def clip_of(config: Any, run: RunFolder, place: World) -> Clip | None:
@@ -173,9 +183,10 @@ class Towers:
     @classmethod
     def reopen(cls, path: Path) -> "Towers":
         """The CLIP of a run folder. Raises: ``DataError`` where it is a run of another recipe."""
-        recipe, config, method = pretraining.reopen(path)
-        if not isinstance(method, clip.CLIP):
-            raise DataError(f"{path} is a run of {recipe.__name__.rpartition('.')[2]}, and no CLIP. Give one of clip.")
+        recipe = RunFolder.open(path).read_config()["recipe"]
+        if recipe != "clip":
+            raise DataError(f"{path} is a run of {recipe}, and no CLIP. Give one of recipe clip.")
+        _, config, method = pretraining.reopen(path)
         return cls(config, method)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pool that :mod:`recipes_lib.recipes.sieve` scores: shards from disk, or the Pantry's, whose truth is known."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from recipes_lib.data import shards
 from recipes_lib.data.pairs import PairSet
 from recipes_lib.data.pantry import alt_text
 from recipes_lib.distributed import collectives
-from recipes_lib.errors import Faults
+from recipes_lib.errors import DataError, Faults
 from recipes_lib.evaluation import separation
 from recipes_lib.training.folder import RunFolder
 
@@ -64,6 +65,21 @@ def scores_of(folder: Path, pool: PairSet, *, clip: bool = True) -> Scores:
     rows = [place[uid] for uid in pool.uids]
     texts = ([getattr(every, name)[row] for row in rows] for name in ("uids", "keys", "texts", "captions"))
     return Scores(*texts, sieve=every.sieve[rows], clip=every.clip[rows] if clip else None)
+
+
+def scored_before(folder: Path) -> list[Path]:
+    """The score files of an earlier run. Raises: ``DataError`` where there is none, or those of some shards are lacking."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise DataError(f"select.scores = {folder} holds no score file. Give a run's folder scores.")
+    noted, there = folder / "shards.json", {path.stem for path in files}
+    names = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else []
+    if lacking := [name for name in names if name not in there]:
+        raise DataError(
+            f"select.scores = {folder} has scores of {len(names) - len(lacking)} of {len(names)} shards; {lacking[0]} is the "
+            f"first without. Finish that run: recipes resume {folder.parent}"
+        )
+    return files
 
 
 def shards_of(data: PoolData, run: RunFolder) -> list[Path]:

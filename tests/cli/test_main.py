@@ -22,7 +22,7 @@ def fault_lines(capsys) -> list[str]:
     ("command", "line"),
     [
         ("rnu", "There is no command 'rnu'. Did you mean 'run'? There are: "),
-        ("show mns", "There is no recipe 'mns'. Did you mean 'msn'? There are: msn, paws, pmsn."),
+        ("show mns", f"There is no recipe 'mns'. Did you mean 'msn'? There are: {', '.join(MENU)}."),
         ("run mns --preset toy", "There is no recipe 'mns'. Did you mean 'msn'?"),
         ("cook mns", "There is no recipe 'mns'."),
         ("verify mns", "There is no recipe 'mns'."),

@@ -11,9 +11,10 @@ from recipes_lib.data.loader import StepBatches
 from recipes_lib.recipes import pretraining
 
 CPU = torch.device("cpu")
+TRAINED = [name for name in recipes.MENU if name != "sieve"]  # which scores a pool, and has no method of its own
 
 
-@pytest.fixture(scope="module", params=recipes.MENU)
+@pytest.fixture(scope="module", params=TRAINED)
 def recipe(request):
     return recipes.module(request.param)
 
@@ -24,19 +25,25 @@ def toy(recipe):
     changes = {"data.train_size": 192, "data.test_size": 8, "train.batch_size": 32, "train.steps": 2, "eval.probes": []}
     config = override(recipe.PRESETS["toy"], changes)
     config.validate()
-    splits = load(config.data, pretraining.DATA_SEED)
+    own = hasattr(recipe, "load")
+    splits = recipe.load(config, pytest.fail) if own else load(config.data, pretraining.DATA_SEED)
     if hasattr(recipe, "hide_labels"):
         splits = recipe.hide_labels(config, splits)
-    batches = StepBatches(splits.train, seed=0, batch_size=32)
+    method = pretraining.build(recipe, config, steps=2)
+    batches = StepBatches(splits.train, seed=0, batch_size=32, encode=getattr(method, "encode_texts", None))
     if hasattr(recipe, "support"):
         batches.support = recipe.support(config, splits.train, rank=0, world_size=1)
-    return config, pretraining.build(recipe, config, steps=2), list(batches.stream(0, 2, workers=0, device=CPU))
+    return config, method, list(batches.stream(0, 2, workers=0, device=CPU))
 
 
-def test_the_menu_lists_the_presets_that_the_module_has_in_their_order(recipe):
-    name = recipe.__name__.rpartition(".")[2]
+@pytest.mark.parametrize("name", recipes.MENU)
+def test_the_menu_lists_the_presets_that_the_module_has_in_their_order(name):
+    recipe = recipes.module(name)
     assert recipes.MENU[name].presets == tuple(recipe.PRESETS)
     assert recipes.MENU[name].presets[:2] == ("toy", "simmer")
+    assert hasattr(recipe, "Method") == (name in TRAINED)
+    assert callable(recipe.run)
+    assert all(isinstance(config, recipe.Config) for config in recipe.PRESETS.values())
 
 
 def test_two_steps_give_finite_losses_and_the_same_figures(toy):

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sieve's run, stopped anywhere, on two processes, and over damaged or real shards."""
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("pyarrow")
+
+from recipes_lib.analysis import score_files, uids
+from recipes_lib.config import override
+from recipes_lib.data import shards
+from recipes_lib.data.pairs import Pair
+from recipes_lib.distributed.local import run_ranks
+from recipes_lib.errors import DataError, Interrupted
+from recipes_lib.evaluation import pair_scores
+from recipes_lib.recipes import pretraining, sieve
+from recipes_lib.training.folder import RunFolder
+
+
+@pytest.fixture
+def pool(tmp_path, whole) -> Path:
+    """The same pool as shards of one's own."""
+    return Path(shutil.copytree(whole / "pool", tmp_path / "mine"))
+
+
+def of_shards(config: sieve.Config, pool: Path, **changes) -> sieve.Config:
+    return override(config, {"data.name": "shards", "data.root": pool, **changes})
+
+
+def unscored(whole: Path, folder: Path) -> Path:
+    """The run as it was when its captioner had just been trained."""
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("scores", "subset.*", "report.json", "state.json"))
+    return folder
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    files = [*(folder / "scores").iterdir(), folder / "subset.npy", folder / "subset.json"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+# stopped
+
+
+def _killed(config: sieve.Config, folder: Path, arrange: Callable[[], None]) -> int:
+    def work() -> None:
+        torch.set_num_threads(1)
+        arrange()
+        sieve.run(config, folder)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def _within(shard: int, batch: int) -> Callable[[], None]:
+    """Dies when it has scored so many batches of the shard."""
+
+    def arrange() -> None:
+        score, calls = pair_scores.SieveScorer.score, []
+
+        def score_then_die(self, pairs):
+            calls.append(pairs)
+            if len(calls) == 2 * shard + batch:  # 8 pairs are two batches
+                os.kill(os.getpid(), signal.SIGKILL)
+            return score(self, pairs)
+
+        pair_scores.SieveScorer.score = score_then_die
+
+    return arrange
+
+
+def test_killed_while_scoring_the_same_command_goes_on_to_the_same_bytes(tiny_sieve, whole, tmp_path):
+    folder = unscored(whole, tmp_path / "run")
+    (folder / "metrics.jsonl").write_text("")
+    assert _killed(tiny_sieve, folder, _within(shard=1, batch=2)) == -signal.SIGKILL
+    assert [path.name for path in (folder / "scores").glob("*.parquet")] == ["00000000.parquet"]
+    assert _killed(tiny_sieve, folder, _within(shard=0, batch=2)) == -signal.SIGKILL  # the second shard anew
+    report = pretraining.resume(folder).report
+    assert results(folder) == results(whole)
+    assert report["pairs"] == 24
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]  # a line a shard, however often it was started
+
+
+def test_a_signal_ends_between_batches_and_says_how_to_go_on(tiny_sieve, whole, tmp_path, monkeypatch):
+    folder = unscored(whole, tmp_path / "run")
+    score = pair_scores.SieveScorer.score
+
+    def score_then_ask(self, pairs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(self, pairs)
+
+    monkeypatch.setattr(pair_scores.SieveScorer, "score", score_then_ask)
+    with pytest.raises(Interrupted, match=rf"complete shards are kept\. Go on: recipes resume {folder}$"):
+        sieve.run(tiny_sieve, folder)
+    assert RunFolder.open(folder).state()["status"] == "interrupted"
+    monkeypatch.undo()
+    sieve.run(tiny_sieve, folder)
+    assert results(folder) == results(whole)
+
+
+def go_on(folder: str) -> int:
+    return pretraining.resume(Path(folder)).report["pairs"]
+
+
+@pytest.mark.distributed
+def test_two_ranks_write_the_files_of_one(whole, tmp_path):
+    folder = unscored(whole, tmp_path / "run")
+    assert run_ranks(go_on, 2, str(folder)) == [24, 24]
+    assert results(folder) == results(whole)
+
+
+# bad input
+
+
+def test_weights_or_shards_that_are_absent_leave_no_folder(tiny_sieve, tmp_path, pool, monkeypatch):
+    with pytest.raises(DataError, match=r"There is no shard .*nowhere"):
+        sieve.run(of_shards(tiny_sieve, tmp_path / "nowhere"), tmp_path / "run")
+
+    def absent(name: str) -> None:
+        raise DataError(f"{name} is not installed")
+
+    monkeypatch.setattr(sieve, "load_encoder", absent)
+    with pytest.raises(DataError, match="ngrams is not installed"):
+        sieve.run(of_shards(tiny_sieve, pool), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_shard_stops_by_name_and_the_run_goes_on_when_it_is_mended(tiny_sieve, tmp_path, pool, whole):
+    second = pool / "00000001.tar"
+    sound = second.read_bytes()
+    second.write_bytes(sound[: len(sound) // 2])
+    with pytest.raises(DataError, match=r"Shard .*00000001\.tar.*--data\.on-damage skip") as error:
+        sieve.run(of_shards(tiny_sieve, pool), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert RunFolder.open(tmp_path / "run").state()["status"] == "failed"
+    second.write_bytes(sound)
+    pretraining.resume(tmp_path / "run")
+    assert (tmp_path / "run" / "subset.npy").read_bytes() == (whole / "subset.npy").read_bytes()
+    third = pool / "00000002.tar"
+    third.unlink()
+    (tmp_path / "run" / "state.json").unlink()
+    with pytest.raises(DataError, match=r"1 shards that scoring into .* have gone, the first '00000002'"):
+        pretraining.resume(tmp_path / "run")
+
+
+def test_damage_that_is_skipped_is_counted_and_told(tiny_sieve, tmp_path, pool, capsys):
+    sound = list(shards.read(pool / "00000001.tar", on_damage="stop"))
+    odd = Pair(f"{1:032x}", "odd", " ", sound[0].image)
+    (path,) = shards.write([*sound, odd], tmp_path / "longer", 20)
+    with tarfile.open(path) as old, tarfile.open(pool / "00000001.tar", "w") as new:
+        for member in old:
+            if member.name != f"{sound[2].key}.txt":
+                new.addfile(member, old.extractfile(member))
+    report = sieve.run(of_shards(tiny_sieve, pool, **{"data.on_damage": "skip"}), tmp_path / "run").report
+    assert report["pairs"] == 24  # one is lost, one was added
+    assert report["counts"]["empty text"] == 1
+    (lost,) = [reason for reason in report["counts"] if reason != "empty text"]
+    said = capsys.readouterr().err
+    assert f"warning: 1 pairs: {lost}." in said
+    assert "warning: 1 pairs: empty text." in said
+    rows = score_files.read(tmp_path / "run" / "scores" / "00000001.parquet")
+    assert rows.sieve[rows.uids.index(odd.uid)] == 0
+    assert sound[2].uid not in rows.uids
+
+
+# real data
+
+
+def test_wikipedias_images_go_through_every_stage(tiny_sieve, tmp_path, recipes_data):
+    source = recipes_data / "wiki_alttext64"
+    rows = list(csv.DictReader((source / "texts.csv").open(encoding="utf-8", newline="")))[:30]
+    images = np.load(source / "images64.npz")["images"]
+    pairs = [Pair(f"{i:032x}", f"{i:06d}", row["alt_text"], Image.fromarray(images[i])) for i, row in enumerate(rows)]
+    shards.write(pairs, tmp_path / "pool", 12)
+    run = sieve.run(of_shards(tiny_sieve, tmp_path / "pool", **{"encoder.name": "minilm"}), tmp_path / "run")
+    assert run.report["pairs"] == 30
+    assert run.report["scores"] == {}  # nobody knows which of them are right
+    scores = [score_files.read(path) for path in sorted((run.folder / "scores").glob("*.parquet"))]
+    assert [text for part in scores for text in part.texts] == [pair.text for pair in pairs]
+    assert len(uids.verify_subset(run.folder / "subset.npy", uids.to_u8([pair.uid for pair in pairs]))) == 15
