@@ -115,10 +115,10 @@ boxes = {
     "captioner:\nr captions": (1.1, 1.3),
     "without\n'a photo of'": (2.2, 0.8),
     "sentence\nencoder": (3.2, 0.8),
-    "largest\ncosine": (4.1, 0.8),
+    "largest\ncosine": (4.2, 0.8),
     "CLIPScore": (2.2, -0.1),
-    "each to [0, 1],\nadded": (5.1, 0.4),
-    "best share:\nuid file": (6.2, 0.4),
+    "each to\n[0, 1], added": (5.3, 0.4),
+    "best share:\nuid file": (6.4, 0.4),
 }
 names_of = list(boxes)
 arrows = [(0, 2), (2, 3), (1, 3), (3, 4), (4, 5), (5, 7), (0, 6), (1, 6), (6, 7), (7, 8)]
@@ -246,7 +246,7 @@ def show_kinds(auc: dict[str, dict[str, list[float]]], title: str) -> None:
     ax.set_yticks(range(len(order)), [kind.replace("_", " ") for kind in order])
     ax.axvline(0.5, color=plots.BASELINE, linestyle="--", linewidth=1)
     ax.set(xlabel="AUC", title=title)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plt.show()
 
 

@@ -13,7 +13,15 @@ from PIL import Image
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 SECONDS = 90
-PAGES = ("book/index", "notebooks/msn", "notebooks/paws", "notebooks/pmsn", "notebooks/clip", "notebooks/sieve", "book/ledger")
+PAGES = (
+    "book/index",
+    "notebooks/msn",
+    "notebooks/paws",
+    "notebooks/pmsn",
+    "notebooks/clip",
+    "notebooks/sieve",
+    "book/ledger",
+)
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium: the pages are not opened in a browser")
 
