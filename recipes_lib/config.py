@@ -77,8 +77,9 @@ class DataConfig:
 class OptimConfig:
     """The optimiser and its schedules; the counter of a schedule is the optimiser step."""
 
-    name: Literal["adamw", "lars", "sgd"] = "adamw"
-    """sgd has Nesterov momentum 0.9; fine-tuning uses it."""
+    name: Literal["adamw", "lars", "sgd", "stable_adamw"] = "adamw"
+    """sgd has Nesterov momentum 0.9; fine-tuning uses it. stable_adamw takes smaller steps where gradients outgrow their
+    running mean square."""
     lr: float = 1e-3
     """Peak learning rate, absolute: it is not scaled with the batch."""
     lr_start: float = 2e-4
@@ -98,9 +99,9 @@ class OptimConfig:
     first_count: Literal[0, 1] = 1
     """What the schedules count the first step as: 1 in MSN's code, 0 in PAWS's."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square; ``adamw`` only."""
+    """Decay of the running means of the gradient and of its square; ``adamw`` and ``stable_adamw`` only."""
     eps: float = 1e-8
-    """Added to the root of the mean square; ``adamw`` only."""
+    """Added to the root of the mean square; ``adamw`` and ``stable_adamw`` only."""
     lr_in_momentum: bool = False
     """``lars`` only. The learning rate enters the momentum, as in PAWS; else it multiplies the momentum."""
     clip: float | None = 3.0

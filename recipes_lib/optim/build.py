@@ -9,6 +9,7 @@ import torch
 from recipes_lib.config import OptimConfig
 from recipes_lib.optim.lars import LARS
 from recipes_lib.optim.schedules import cosine, warmup_cosine
+from recipes_lib.optim.stable_adamw import StableAdamW
 
 
 def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -26,8 +27,10 @@ def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opti
             return LARS(groups, lr=config.lr, lr_in_momentum=config.lr_in_momentum)
         case "sgd":
             return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+        case "stable_adamw":
+            return StableAdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0)
         case unknown:
-            raise ValueError(f"there is no optimiser {unknown!r}; there are adamw, lars and sgd")
+            raise ValueError(f"there is no optimiser {unknown!r}; there are adamw, lars, sgd and stable_adamw")
 
 
 @dataclass(frozen=True, kw_only=True)

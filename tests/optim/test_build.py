@@ -9,6 +9,7 @@ from recipes_lib.config import OptimConfig
 from recipes_lib.optim.build import Schedule, build
 from recipes_lib.optim.groups import decay_groups
 from recipes_lib.optim.lars import LARS
+from recipes_lib.optim.stable_adamw import StableAdamW
 
 PAPER = Schedule(config=OptimConfig(), steps=1_000_800, steps_per_epoch=1251)
 
@@ -49,7 +50,10 @@ def test_the_form_of_lars_is_the_configs(lr_in_momentum):
     assert [group["lr_in_momentum"] for group in optimizer.param_groups] == [lr_in_momentum] * 3
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("lars", LARS), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("adamw", torch.optim.AdamW), ("lars", LARS), ("sgd", torch.optim.SGD), ("stable_adamw", StableAdamW)],
+)
 def test_only_groups_that_decay_get_weight_decay(name, kind):
     optimizer = build(OptimConfig(name=name), groups())
     PAPER.apply(optimizer, 500_399)
@@ -72,10 +76,17 @@ def test_adamw_step_is_the_one_of_the_papers():
         torch.testing.assert_close(group["params"][0].detach(), old * (1 - 1e-3 * wd) + 1e-3, rtol=1e-6, atol=1e-8)
 
 
+def test_stable_adamw_has_the_betas_and_the_eps_of_the_config():
+    optimizer = build(OptimConfig(name="stable_adamw", betas=(0.8, 0.95), eps=1e-5), groups())
+    assert {(group["betas"], group["eps"], group["clip_decay"]) for group in optimizer.param_groups} == {
+        ((0.8, 0.95), 1e-5, True)
+    }
+
+
 def test_unknown_names_are_refused():
     config = OptimConfig()
     object.__setattr__(config, "name", "adam")
-    with pytest.raises(ValueError, match="no optimiser 'adam'; there are adamw, lars and sgd"):
+    with pytest.raises(ValueError, match="no optimiser 'adam'; there are adamw, lars, sgd and stable_adamw"):
         build(config, groups())
 
 

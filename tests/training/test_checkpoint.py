@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recipes_lib.errors import RunError
 from recipes_lib.optim.lars import LARS
+from recipes_lib.optim.stable_adamw import StableAdamW
 from recipes_lib.training import checkpoint, durable
 
 WEIGHTS = {
@@ -198,7 +199,11 @@ def lars(groups: list) -> torch.optim.Optimizer:
     return LARS(groups, lr=0.5)
 
 
-@pytest.mark.parametrize("make", [sgd, adamw, fused_adamw, lars])
+def stable_adamw(groups: list) -> torch.optim.Optimizer:
+    return StableAdamW(groups, lr=0.01, betas=(0.8, 0.95))
+
+
+@pytest.mark.parametrize("make", [sgd, adamw, fused_adamw, lars, stable_adamw])
 def test_training_goes_on_bit_for_bit_through_a_checkpoint(tmp_path, make):
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
         net = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2))
