@@ -74,13 +74,14 @@ def fuse(signals: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.
 
 
 def number_kept(total: int, fraction: float) -> int:
-    """``int(total * fraction)`` with ``fraction`` taken as it is written: of 100 samples, 0.29 keeps 29 and not 28.
+    """``int(total * fraction)`` without the rounding of floats: of 100 samples 0.29 keeps 29, of 3 samples 1 / 3 keeps 1.
 
     Raises: ``ValueError`` for a fraction outside (0, 1]; ``DataError`` where it keeps nothing.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction = {fraction}; use a value in (0, 1].")
-    count = math.floor(Fraction(str(float(fraction))) * total)
+    # a float stands for the number as it is written, or for a ratio that no float is: within their rounding, both count
+    count = math.floor(Fraction(str(float(fraction))) * total * (1 + Fraction(1, 10**15)))
     if not count:
         raise DataError(f"fraction {fraction} keeps no sample of {total}. Use a larger fraction or a larger pool.")
     return count

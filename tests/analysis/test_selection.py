@@ -82,6 +82,11 @@ def test_what_is_kept_does_not_depend_on_the_order_of_the_pool(scores, fraction,
     assert kept.tolist() == sorted(by_hand)
 
 
+@pytest.mark.parametrize(("total", "fraction", "count"), [(100, 0.29, 29), (3, 1 / 3, 1), (7, 3 / 7, 3), (10, 0.19, 1)])
+def test_a_share_is_what_was_meant_and_not_what_a_float_rounds_it_to(total, fraction, count):
+    assert number_kept(total, fraction) == count
+
+
 def test_a_constant_signal_counts_one_half_and_decides_nothing():
     assert min_max(np.full(3, 0.7)).tolist() == [0.5, 0.5, 0.5]
     fused = fuse({"sieve": SIEVE, "clip": np.zeros(5)}, HALVES)
