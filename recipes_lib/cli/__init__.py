@@ -19,7 +19,7 @@ from recipes_lib import __version__
 from recipes_lib.cli import verbs
 from recipes_lib.errors import ConfigError, DamagedImage, Interrupted, UserError, nearest
 
-PROBES = ("knn", "linear", "lowshot", "snn", "factors", "finetune")
+PROBES = ("knn", "linear", "lowshot", "snn", "factors", "finetune", "zero_shot", "retrieval")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

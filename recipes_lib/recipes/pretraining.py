@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, load
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives, world
-from recipes_lib.errors import ConfigError, RunError
+from recipes_lib.errors import ConfigError, RunError, nearest
 from recipes_lib.evaluation import finetune, probes
 from recipes_lib.models import interchange
 from recipes_lib.recipes import scoring
@@ -165,6 +165,8 @@ def reopen(path: Path) -> tuple[ModuleType, Any, nn.Module]:
     """
     run = folder.RunFolder.open(path)
     recipe, config = _read_config(run)
+    if not hasattr(recipe, "Method"):
+        raise RunError(f"{path} is a run of a recipe that trains no backbone: there is nothing to evaluate or export.")
     final = run.path / "model.safetensors"
     if final.exists():
         weights = checkpoint.read_weights(final)
@@ -217,17 +219,27 @@ def evaluate(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
     reads what it found before.
     """
     recipe, config, method = reopen(path)
-    names = names or config.eval.probes
+    names = tuple(names or config.eval.probes)
+    _allow(config, names)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     splits = load_data(recipe, config, folder.RunFolder.open(path))
     if not hasattr(recipe, "score"):
-        probes.require_labels(splits, replace(config.eval, probes=tuple(names)), config.data.labelled)
+        probes.require_labels(splits, replace(config.eval, probes=names), config.data.labelled)
     place = world.start(config.train.device)
     finetuned = _finetuned(config, method, splits, names, path, place, f"recipes evaluate {path} --probe finetune")
     report = score(recipe, config, method, splits, names, with_baselines=False)
     report["scores"] |= finetuned
     return report
+
+
+def _allow(config: Any, names: tuple[str, ...]) -> None:
+    """Raises ``ConfigError`` naming a probe that this recipe has not, or that its data cannot serve."""
+    (choices, _) = get_args(get_type_hints(type(config.eval))["probes"])  # tuple[Literal[...], ...]
+    for name in names:
+        if name not in get_args(choices):
+            raise ConfigError(f"There is no probe {name!r} for this recipe. {nearest(name, get_args(choices))}")
+    replace(config, eval=replace(config.eval, probes=names)).validate()
 
 
 def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from recipes_lib.config import override
-from recipes_lib.errors import DataError, Interrupted, RunError
-from recipes_lib.recipes import msn, pretraining
+from recipes_lib.config import override, to_yaml
+from recipes_lib.errors import ConfigError, DataError, Interrupted, RunError
+from recipes_lib.recipes import clip, msn, pretraining, sieve
 from recipes_lib.training import checkpoint, log
 
 TINY = override(
@@ -141,3 +141,17 @@ def test_labels_that_are_missing_leave_no_folder(tmp_path):
     with pytest.raises(DataError, match=r"eval\.neighbours = 41"):
         msn.run(override(TINY, {"eval.probes": ["knn"], "eval.neighbours": 41}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_probe_of_another_recipe_is_refused():
+    pretraining._allow(clip.PRESETS["toy"], ("zero_shot", "knn"))
+    with pytest.raises(ConfigError, match="There is no probe 'zero_shot' for this recipe"):
+        pretraining._allow(msn.PRESETS["toy"], ("knn", "zero_shot"))
+    with pytest.raises(ConfigError, match=r"eval\.probes knn needs labels"):
+        pretraining._allow(override(clip.PRESETS["laptop"], {"data.root": "shards"}), ("knn",))
+
+
+def test_a_run_without_a_backbone_has_nothing_to_evaluate(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml("sieve", sieve.PRESETS["toy"]))
+    with pytest.raises(RunError, match="trains no backbone"):
+        pretraining.evaluate(tmp_path)
