@@ -289,9 +289,7 @@ def override(config: C, changes: dict[str, Any]) -> C:
         for group in groups:
             place = place.get(group, {})
         if field not in place:
-            known = [
-                f"{group}.{name}" for group, fields in values.items() if isinstance(fields, dict) for name in fields
-            ]
+            known = [f"{group}.{name}" for group, part in values.items() if isinstance(part, dict) for name in part]
             raise ConfigError(f"There is no field {dotted}. {nearest(dotted, known)}")
         place[field] = value
     return from_dict(type(config), values)
