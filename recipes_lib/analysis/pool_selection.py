@@ -30,8 +30,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from recipes_lib.analysis import score_files, selection
-from recipes_lib.analysis.durable import whole
 from recipes_lib.analysis.uids import DTYPE, as_bytes, from_bytes, to_hex
+from recipes_lib.durable import whole
 from recipes_lib.errors import DataError
 
 _DIGIT = 16

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from recipes_lib.analysis.durable import whole
 from recipes_lib.analysis.uids import DTYPE, from_digits, to_u8
+from recipes_lib.durable import whole
 from recipes_lib.errors import DataError, RunError
 
 SIGNALS = ("sieve", "clip")

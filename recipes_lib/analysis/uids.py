@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes_lib.analysis.durable import whole
+from recipes_lib.durable import whole
 from recipes_lib.errors import DataError
 
 DTYPE = np.dtype("u8,u8")

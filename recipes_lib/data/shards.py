@@ -16,6 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
+from recipes_lib import durable
 from recipes_lib.data import samples
 from recipes_lib.data.pairs import Pair, PairSet
 from recipes_lib.errors import DataError
@@ -118,9 +119,9 @@ def write(pairs: Iterable[Pair] | PairSet, folder: Path, per_shard: int) -> list
         _write_one(itertools.chain([first], itertools.islice(source, per_shard - 1)), partial / names[-1])
     if not names:
         raise ValueError("there are no pairs to write")
-    _sync(partial)
+    durable.sync(partial)
     os.replace(partial, folder)
-    _sync(folder.parent)
+    durable.sync(folder.parent)
     return [folder / name for name in names]
 
 
@@ -145,7 +146,7 @@ def _write_one(pairs: Iterable[Pair], path: Path) -> None:
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
             archive.members.clear()  # tarfile would keep all of them
-    _sync(path)
+    durable.sync(path)
 
 
 def _check(pair: Pair, keys: set[str], uids: set[str]) -> None:
@@ -158,12 +159,3 @@ def _check(pair: Pair, keys: set[str], uids: set[str]) -> None:
         raise ValueError(f"two pairs of a shard have key {pair.key!r} or uid {pair.uid}: give each its own")
     keys.add(pair.key)
     uids.add(pair.uid)
-
-
-def _sync(path: Path) -> None:
-    """Has the system put a file, or a folder's list of names, on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

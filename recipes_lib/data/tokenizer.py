@@ -7,7 +7,6 @@ Source: Sennrich et al., arXiv 1508.07909 (byte-pair encoding); Radford et al., 
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from recipes_lib import durable
 from recipes_lib.errors import DataError
 
 PADDING, START, END = range(3)
@@ -87,12 +87,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Writes the tokenizer to one JSON file, whole or not at all."""
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump({"context": self.context, "pieces": self.pieces.state()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        durable.write_text(path, json.dumps({"context": self.context, "pieces": self.pieces.state()}))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if isinstance(texts, str):

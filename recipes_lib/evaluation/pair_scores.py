@@ -27,11 +27,11 @@ from PIL import Image
 from torch import Tensor
 
 from recipes_lib.analysis import score_files
-from recipes_lib.analysis.durable import whole
 from recipes_lib.analysis.phrases import PHRASES, remove_phrases
 from recipes_lib.analysis.score_files import Scores
 from recipes_lib.data import shards as shard_files
 from recipes_lib.data.pairs import Pair
+from recipes_lib.durable import whole
 from recipes_lib.errors import DataError, Interrupted
 from recipes_lib.models.captioner import Captioner
 from recipes_lib.models.sentence import TextEncoder

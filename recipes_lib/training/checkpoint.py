@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recipes_lib import durable
 from recipes_lib.distributed.collectives import is_main
 from recipes_lib.errors import RunError
-from recipes_lib.training import durable
 
 _FILES = ("model.safetensors", "optimizer.safetensors")
 

@@ -18,10 +18,10 @@ from typing import Any, Literal, Self
 import yaml
 from rich.console import Console
 
+from recipes_lib import durable
 from recipes_lib.config import to_yaml
 from recipes_lib.distributed.collectives import from_main, is_main
 from recipes_lib.errors import Interrupted, RunError, UserError
-from recipes_lib.training import durable
 
 Status = Literal["running", "interrupted", "done", "failed"]
 

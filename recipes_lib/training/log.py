@@ -14,9 +14,9 @@ from typing import IO, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from recipes_lib import durable
 from recipes_lib.distributed.collectives import is_main
 from recipes_lib.errors import ConfigError, RunError
-from recipes_lib.training import durable
 from recipes_lib.training.folder import RunFolder
 
 _SILENCE = 300.0  # seconds between lines where no terminal shows a bar: a cluster's log should not look dead

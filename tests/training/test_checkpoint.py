@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from recipes_lib import durable
 from recipes_lib.errors import RunError
 from recipes_lib.optim.lars import LARS
 from recipes_lib.optim.stable_adamw import StableAdamW
-from recipes_lib.training import checkpoint, durable
+from recipes_lib.training import checkpoint
 
 WEIGHTS = {
     "layer.weight": torch.arange(6.0).reshape(2, 3),

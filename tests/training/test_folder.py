@@ -229,7 +229,7 @@ def test_a_disk_that_is_full_gives_one_line(run, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("recipes_lib.training.durable.write_text", full)
+    monkeypatch.setattr("recipes_lib.durable.write_text", full)
     with pytest.raises(RunError, match=r"state\.json could not be written: No space left on device"):
         RunFolder.open(run).set_state("running", 8)
 
