@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes_lib import claims, recipes
+from recipes_lib import claims, durable, recipes
 from recipes_lib.claims.cook import digest, finished, storage
 from recipes_lib.claims.fingerprint import Fingerprint, fingerprint
 from recipes_lib.config import override, to_yaml
@@ -145,9 +145,7 @@ def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint]) -> Path:
     seconds = round(sum(report["seconds"] for arm in figures.values() for report in arm.values()))
     content = {"recipe": name, "seconds": seconds, "versions": versions, "fingerprints": marks, "figures": figures}
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(aside, path)
+    durable.write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 
@@ -163,9 +161,7 @@ def _worker(name: str, arm: str, seed: int, folder: Path) -> int:
         start = time.perf_counter()
         report = {**facts.MEASUREMENTS[arm](seed), "seconds": time.perf_counter() - start}
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / ".report.partial"
-        aside.write_text(json.dumps(report))
-        os.replace(aside, folder / "report.json")
+        durable.write_text(folder / "report.json", json.dumps(report))
     except Interrupted:
         return Interrupted.exit_code
     return 0
