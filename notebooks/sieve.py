@@ -513,8 +513,8 @@ print("over the pool:", selection.min_max(np.concatenate([easy, hard])).round(2)
 #
 # Pitfalls that others met:
 #
-# - BLIP returns one caption a picture unless told otherwise ([salesforce/BLIP issue 64](https://github.com/salesforce/BLIP/issues/64)), and repeats itself on odd
-#   pictures without a penalty ([issue 99](https://github.com/salesforce/BLIP/issues/99));
+# - BLIP returns one caption a picture unless told otherwise ([salesforce/BLIP issue 64](https://github.com/salesforce/BLIP/issues/64)), and repeats itself when
+#   it is made to say more than it learned to ([issue 88](https://github.com/salesforce/BLIP/issues/88));
 # - a library's default of the 50 likeliest tokens may apply to nucleus sampling unasked;
 # - a uid file that is not sorted loses samples without a word; ours is checked as it is written and as it is read;
 # - a process that writes its scores at its very end loses all of them to one crash.

