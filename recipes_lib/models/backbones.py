@@ -11,25 +11,28 @@ from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.wide_resnet import WideResNet
 
+Arch = Literal[
+    "convnet",
+    "resnet18",
+    "resnet50",
+    "wide_resnet28_2",
+    "vit_pico",
+    "vit_nano",
+    "vit_tiny",
+    "vit_small",
+    "vit_base",
+    "vit_large",
+]
+Stem = Literal["imagenet", "cifar", "patch", "conv"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """The architecture of a ResNet, a wide ResNet or a Vision Transformer."""
 
-    arch: Literal[
-        "convnet",
-        "resnet18",
-        "resnet50",
-        "wide_resnet28_2",
-        "vit_pico",
-        "vit_nano",
-        "vit_tiny",
-        "vit_small",
-        "vit_base",
-        "vit_large",
-    ] = "resnet50"
+    arch: Arch = "resnet50"
     """convnet: four convolutions; the numbers of a wide ResNet are its depth and its width."""
-    stem: Literal["imagenet", "cifar", "patch", "conv"] = "imagenet"
+    stem: Stem = "imagenet"
     """imagenet or cifar (for 32 pixels) of a ResNet, cifar of a wide one; patch or conv of a Vision Transformer. A
     convnet has none to choose."""
     patch_size: int = 16

@@ -43,10 +43,8 @@ from recipes_lib.views.multicrop import MultiCrop
 class ModelConfig(backbones.BackboneConfig):
     """The two towers; the defaults are DataComp's ViT-B/32."""
 
-    arch: Literal[
-        "convnet", "resnet18", "resnet50", "vit_pico", "vit_nano", "vit_tiny", "vit_small", "vit_base", "vit_large"
-    ] = "vit_base"
-    stem: Literal["imagenet", "cifar", "patch", "conv"] = "patch"
+    arch: backbones.Arch = "vit_base"
+    stem: backbones.Stem = "patch"
     patch_size: int = 32
     pre_norm: bool = True
     tokenizer: Literal["clip", "pantry"] = "clip"

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("pyarrow")
 
 from recipes_lib.analysis import selection, uids
+from recipes_lib.cli import verbs
 from recipes_lib.config import from_dict, override, to_dict
 from recipes_lib.data import shards
 from recipes_lib.errors import ConfigError, DataError, RunError
@@ -140,3 +141,8 @@ def test_a_fingerprint_is_three_losses_and_a_mean_score(tiny_sieve):
     found = sieve.fingerprint(tiny_sieve)
     assert len(found["losses"]) == 3
     assert all(np.isfinite(value) for value in (*found["losses"], found["knn"]))
+
+
+def test_the_command_line_says_how_many_pairs_were_kept_and_where_they_are_named(whole, capsys):
+    verbs._finish(pretraining.Result(whole, json.loads((whole / "report.json").read_text())))
+    assert f"kept 12 of 24 pairs: {whole / 'subset.npy'}" in capsys.readouterr().out
