@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Factor annotations: which factors set each image apart from the typical ones of its class.
+
+ImageNet-X has sixteen of them, ticked by people for ImageNet's validation images and for some of its training images:
+``top`` is the one factor that a worker chose in words, ``multi`` all that were ticked. Any other data set with factors of
+other names is an :class:`Annotations` too. The official package's folder is read by :mod:`recipes_lib.analysis.imagenet_x_folder`.
+
+Source: Youbi Idrissi et al., "ImageNet-X: Understanding Model Mistakes with Factor of Variation Annotations", ICLR 2023,
+arXiv 2211.01866. The annotations are under CC BY-NC 4.0, so none come with this library.
+"""
+
+import csv
+import gzip
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from recipes_lib.errors import DataError
+
+FACTORS = (
+    "pose",
+    "background",
+    "pattern",
+    "color",
+    "smaller",
+    "shape",
+    "partial_view",
+    "subcategory",
+    "texture",
+    "larger",
+    "darker",
+    "object_blocking",
+    "person_blocking",
+    "style",
+    "brighter",
+    "multiple_objects",
+)
+"""ImageNet-X's factors, in the official toolkit's order."""
+CLASSES = 1000
+"""Of ImageNet."""
+OBTAIN = "Get version 0.0.7: pip install --no-deps imagenet-x==0.0.7, and name the folder imagenet_x/annotations that it made."
+_KEYS = ("label", "annotated", "prototype", "top_factor", "multi_factor_bits", "factor_names")
+
+
+class Version(NamedTuple):
+    """How many images there are, by which another version is told."""
+
+    images: int
+    """In ImageNet's validation set."""
+    annotated: int
+    prototypes: int
+    train: int
+    """Annotated training images."""
+
+
+VERSION = Version(images=50_000, annotated=48_868, prototypes=3_000, train=11_233)
+"""Of the official package 0.0.7."""
+
+
+@dataclass(frozen=True)
+class Reassessed:
+    """ReaL's labels: every class that is right for an image, or none where people agreed on none."""
+
+    labels: np.ndarray
+    """integers, all images' labels one after the other."""
+    offsets: np.ndarray
+    """integers [N + 1]: image i has ``labels[offsets[i]:offsets[i + 1]]``."""
+
+
+@dataclass(frozen=True)
+class Metaclasses:
+    """A coarser set of classes."""
+
+    names: tuple[str, ...]
+    of_class: np.ndarray
+    """integers [C]: each class's position in ``names``."""
+    rest: str = "other"
+    """The name under which unrelated classes are thrown together."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What is known of N images, in the order in which predictions are compared with them.
+
+    Raises: ``ValueError`` where the parts do not fit together.
+    """
+
+    names: np.ndarray
+    """str [N], file names without folders."""
+    labels: np.ndarray
+    """int16 [N] in [0, classes)."""
+    classes: int
+    factors: tuple[str, ...]
+    marks: Mapping[str, np.ndarray]
+    """A kind of mark (``top``, ``multi``) -> bool [N, F]: which factors an image has."""
+    left_out: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Why an image counts for nothing ("prototype") -> bool [N]."""
+    real: Reassessed | None = None
+    metaclasses: Metaclasses | None = None
+
+    def __post_init__(self) -> None:
+        count, shape = len(self.names), (len(self.names), len(self.factors))
+        for kind, marks in self.marks.items():
+            if marks.shape != shape or marks.dtype != bool:
+                raise ValueError(f"marks {kind!r} are {marks.dtype} {marks.shape}, not bool {shape}")
+        for name, part in {"labels": self.labels, **self.left_out}.items():
+            if len(part) != count:
+                raise ValueError(f"{len(part)} {name} for {count} images")
+        if self.real is not None and len(self.real.offsets) != count + 1:
+            raise ValueError(f"{len(self.real.offsets)} offsets of ReaL labels for {count} images")
+        if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
+            raise ValueError(f"labels from {self.labels.min()} to {self.labels.max()} with {self.classes} classes")
+
+    @property
+    def kept(self) -> np.ndarray:
+        """bool [N]: the images that count."""
+        kept = np.ones(len(self.names), bool)
+        for reason in self.left_out.values():
+            kept &= ~reason
+        return kept
+
+
+class Partitions(NamedTuple):
+    """The images that are predicted, and annotated training images where there are some."""
+
+    val: Annotations
+    train: Annotations | None
+
+
+def read(path: Path) -> Partitions:
+    """ImageNet-X's annotations: the official package's folder, or the compact ``imagenet_x_val.npz`` or its folder.
+
+    Beside the compact file, ``imagenet_x_train.csv.gz`` holds the training images.
+
+    Raises: ``DataError`` naming the file, where files are missing, damaged or of another version.
+    """
+    from recipes_lib.analysis import imagenet_x_folder  # it needs this module
+
+    if not path.exists():
+        raise DataError(f"annotations = {path} does not exist. {OBTAIN}")
+    compact = path / "imagenet_x_val.npz" if path.is_dir() else path
+    if path.is_dir() and not compact.is_file():
+        return imagenet_x_folder.read(path)
+    if compact.suffix != ".npz":
+        raise DataError(f"annotations = {path} is neither a folder nor an .npz file. {OBTAIN}")
+    train = compact.with_name("imagenet_x_train.csv.gz")
+    return Partitions(_compact(compact), _compact_train(train) if train.is_file() else None)
+
+
+def bits_to_marks(bits: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Bit k of each number says whether the image has factor ``names[k]``: integers [N] -> bool [N, 16], in our order."""
+    places = [names.index(name) for name in FACTORS]
+    return (bits.astype(np.int64)[:, None] >> np.array(places) & 1).astype(bool)
+
+
+def index_to_marks(index: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """The position in ``names`` of each image's one factor, or -1: integers [N] -> bool [N, 16], in our order."""
+    return index.astype(np.int64)[:, None] == np.array([names.index(name) for name in FACTORS])
+
+
+def refuse_factors(path: Path, names: tuple[str, ...]) -> None:
+    """Raises ``DataError`` unless ``names`` are ImageNet-X's sixteen factors, in any order."""
+    if sorted(names) != sorted(FACTORS):
+        lacking = ", ".join(name for name in FACTORS if name not in names) or "none"
+        more = ", ".join(name for name in names if name not in FACTORS) or "none"
+        raise DataError(
+            f"{path} is of another version: of the sixteen factors it lacks {lacking}; it has others: {more}. {OBTAIN}"
+        )
+
+
+def refuse_count(path: Path, what: str, found: int, expected: int) -> None:
+    """Raises ``DataError`` where a file holds another number of images than version 0.0.7."""
+    if found != expected:
+        raise DataError(
+            f"{path} is of another version, or not whole: {found:,} {what}, where there are {expected:,}. {OBTAIN}"
+        )
+
+
+def validation_names() -> np.ndarray:
+    """str [images]: ImageNet's validation files in the order of their numbers, which ReaL's labels have too."""
+    return np.array([f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, VERSION.images + 1)])
+
+
+def _compact(path: Path) -> Annotations:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            lacking = [key for key in _KEYS if key not in file]
+            if lacking:
+                raise DataError(f"{path} holds no annotations: {', '.join(lacking)} missing. {OBTAIN}")
+            parts = {key: file[key] for key in file if not key.startswith(("pred_", "prob_"))}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as an .npz file of arrays ({error}). Copy it again.") from None
+    names = tuple(map(str, parts["factor_names"]))
+    refuse_factors(path, names)
+    for key in _KEYS[:-1]:
+        refuse_count(path, f"rows of {key}", len(parts[key]), VERSION.images)
+    refuse_count(path, "annotated images", int(parts["annotated"].sum()), VERSION.annotated)
+    refuse_count(path, "prototypes", int(parts["prototype"].sum()), VERSION.prototypes)
+    optional = {}
+    if {"real_labels", "real_offsets"} <= parts.keys():
+        refuse_count(path, "rows of real_offsets", len(parts["real_offsets"]) - 1, VERSION.images)
+        optional["real"] = Reassessed(parts["real_labels"], parts["real_offsets"])
+    if {"metaclass_names", "metaclass_of_class"} <= parts.keys():
+        coarse = tuple(map(str, parts["metaclass_names"]))
+        optional["metaclasses"] = Metaclasses(coarse, parts["metaclass_of_class"])
+    annotated = parts["annotated"].astype(bool)
+    return Annotations(
+        names=validation_names(),
+        labels=_labels(path, parts["label"]),
+        classes=CLASSES,
+        factors=FACTORS,
+        marks={
+            "top": index_to_marks(parts["top_factor"], names),
+            "multi": bits_to_marks(parts["multi_factor_bits"], names),
+        },
+        left_out={"not annotated": ~annotated, "prototype": annotated & parts["prototype"].astype(bool)},
+        **optional,
+    )
+
+
+def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= CLASSES:
+        raise DataError(f"{path}: label is not all whole numbers from 0 to {CLASSES - 1}. {OBTAIN}")
+    return labels.astype(np.int16)
+
+
+def _compact_train(path: Path) -> Annotations:
+    try:
+        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        columns = {
+            name: [row[name] for row in rows] for name in ("file_name", "label", "top_factor", "multi_factor_bits")
+        }
+        label, top, multi = (np.array(columns[name], np.int64) for name in list(columns)[1:])
+    except (OSError, EOFError, KeyError, ValueError, TypeError) as error:
+        wanted = "file_name, label, top_factor, multi_factor_bits"
+        raise DataError(f"{path} is no table of {wanted} ({type(error).__name__}: {error}). Copy it again.") from None
+    refuse_count(path, "annotated training images", len(label), VERSION.train)
+    marks = {"top": index_to_marks(top, FACTORS), "multi": bits_to_marks(multi, FACTORS)}
+    return Annotations(np.array(columns["file_name"]), _labels(path, label), CLASSES, FACTORS, marks)
