@@ -2,12 +2,13 @@
 """A backbone of any kind by its name: for recipes that do not care what turns images into features."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from recipes_lib.errors import Faults
 from recipes_lib.models import vit
 from recipes_lib.models.convnet import ConvNet
+from recipes_lib.models.layers import LayersConfig
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.wide_resnet import WideResNet
 
@@ -22,12 +23,13 @@ Arch = Literal[
     "vit_small",
     "vit_base",
     "vit_large",
+    "vit_huge",
 ]
 Stem = Literal["imagenet", "cifar", "patch", "conv"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
+class BackboneConfig(LayersConfig):
     """The architecture of a ResNet, a wide ResNet or a Vision Transformer."""
 
     arch: Arch = "resnet50"
@@ -42,6 +44,7 @@ class BackboneConfig:
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
+        super().check(faults)
         stems = _stems(self.arch)
         faults.need(self.stem in stems, "model.stem", self.stem, f"of {' or '.join(stems)} with {self.arch}")
         if self._is_transformer:
@@ -54,12 +57,18 @@ class BackboneConfig:
                 self._transformer.check_side(faults, field, side)
 
     @property
+    def has_blocks(self) -> bool:
+        """Whether the backbone is a transformer."""
+        return self._is_transformer
+
+    @property
     def _is_transformer(self) -> bool:
         return self.arch.startswith("vit")
 
     @property
     def _transformer(self) -> vit.ViTConfig:
-        return vit.ViTConfig(arch=self.arch, patch_size=self.patch_size, stem=self.stem, pre_norm=self.pre_norm)
+        shared = {each.name: getattr(self, each.name) for each in fields(vit.ViTConfig)}
+        return vit.ViTConfig(**shared)
 
 
 def _stems(arch: str) -> tuple[str, ...]:

@@ -169,10 +169,15 @@ def _timm_config(backbone: VisionTransformer | ResNet, normalize: str) -> dict[s
     if isinstance(backbone, VisionTransformer):
         side, patch, blocks = backbone.image_size, backbone.patch_size, backbone.blocks
         shape = Shape(backbone.embed_dim, len(blocks), blocks[0].attn.num_heads)
+        pre_norm = not isinstance(backbone.norm_pre, nn.Identity)
+        layer_scale = not isinstance(blocks[0].ls1, nn.Identity)
         own = {"shape": shape, "image_size": side, "patch_size": patch, "stem": backbone.stem}
-        name = "vit_base_patch16_224" if backbone.stem == "patch" else None
+        own |= {"pre_norm": pre_norm, "layer_scale": layer_scale}
+        family = "vit_base_patch16_clip_224" if pre_norm else "vit_base_patch16_224"
+        name = family if backbone.stem == "patch" else None
         arguments = {"img_size": side, "patch_size": patch}
         arguments |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
+        arguments |= {"init_values": 1.0} if layer_scale else {}  # timm has the vectors then; their values are loaded
         preprocessing["input_size"] = [3, side, side]
     else:
         own = {"arch": backbone.arch, "stem": backbone.stem}

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 from recipes_lib.errors import ConfigError, Faults
+from recipes_lib.models.layers import LayersConfig, ZeroScale
 
 
 class Shape(NamedTuple):
@@ -36,17 +37,18 @@ ARCHS = {
     "vit_small": Shape(384, 12, 6),
     "vit_base": Shape(768, 12, 12),
     "vit_large": Shape(1024, 24, 16),
+    "vit_huge": Shape(1280, 32, 16),
 }
-Arch = Literal["vit_pico", "vit_nano", "vit_tiny", "vit_small", "vit_base", "vit_large"]
+Arch = Literal["vit_pico", "vit_nano", "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(LayersConfig):
     """The architecture of a Vision Transformer."""
 
     arch: Arch = "vit_small"
     """Width, depth, heads: pico 64, 2, 2; nano 96, 3, 3; tiny 192, 12, 3; small 384, 12, 6; base 768, 12, 12;
-    large 1024, 24, 16."""
+    large 1024, 24, 16; huge 1280, 32, 16."""
     patch_size: int = 16
     """Side of a patch in pixels; it divides the side of every view."""
     stem: Literal["patch", "conv"] = "patch"
@@ -57,6 +59,7 @@ class ViTConfig:
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
+        super().check(faults)
         size = self.patch_size
         faults.need(size >= 1, "model.patch_size", size, "of at least 1")
         if self.stem == "conv" and size >= 1:
@@ -85,6 +88,7 @@ def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
         patch_size=config.patch_size,
         stem=config.stem,
         pre_norm=config.pre_norm,
+        layer_scale=config.layer_scale,
     )
 
 
@@ -99,7 +103,14 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
     """
 
     def __init__(
-        self, shape: Shape, *, image_size: int, patch_size: int, stem: Literal["patch", "conv"], pre_norm: bool = False
+        self,
+        shape: Shape,
+        *,
+        image_size: int,
+        patch_size: int,
+        stem: Literal["patch", "conv"],
+        pre_norm: bool = False,
+        layer_scale: bool = False,
     ) -> None:
         super().__init__(
             img_size=image_size,
@@ -116,6 +127,9 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         self.image_size, self.patch_size, self.stem = image_size, patch_size, stem
         if stem == "conv":
             self.patch_embed = ConvStem(image_size, patch_size, shape.width)
+        if layer_scale:  # timm's own starts at a small number, and has no zero
+            for block in self.blocks:
+                block.ls1, block.ls2 = ZeroScale(shape.width), ZeroScale(shape.width)
         _initialise(self)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -236,8 +250,8 @@ def _class_token(block: nn.Module, x: Tensor) -> Tensor:
     qkv = attention.qkv(block.norm1(x)).view(batch, count, 3, attention.num_heads, -1)
     query, key, value = qkv.transpose(1, 3).unbind(2)  # [B, heads, 1 + n, D / heads] each
     mixed = F.scaled_dot_product_attention(query[:, :, :1], key, value)  # [B, heads, 1, D / heads]
-    x = x[:, 0] + attention.proj(mixed.reshape(batch, width))
-    return x + block.mlp(block.norm2(x))
+    x = x[:, 0] + block.ls1(attention.proj(mixed.reshape(batch, width)))
+    return x + block.ls2(block.mlp(block.norm2(x)))
 
 
 def _initialise(model: VisionTransformer) -> None:

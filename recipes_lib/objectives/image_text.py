@@ -28,17 +28,14 @@ NORM_TOLERANCE = 0.02
 """How far a norm may be from 1: rounding to bfloat16 moves it by up to 0.004."""
 
 
-def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor, *, groups: Tensor | None = None) -> dict[str, Tensor]:
+def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> dict[str, Tensor]:
     """L = 1/2 [CE(s f G^T) + CE(s g F^T)]: cross-entropy from images to texts and from texts to images.
 
     Each rank compares its own n pairs with all N: n x N logits, never N x N. Half precision is raised to float32, under
     autocast too.
 
-    Shapes: ``images`` and ``texts`` [n, d] of norm 1, row i one pair; ``log_scale`` []; ``groups`` int64 [n] -> scalars
-    ``loss`` (with its graph) and, detached, ``image_to_text``, ``text_to_image`` (the two cross-entropies), ``accuracy``
+    Shapes: ``images`` and ``texts`` [n, d] of norm 1, row i one pair; ``log_scale`` [] -> scalars ``loss`` (with its graph) and, detached, ``image_to_text``, ``text_to_image`` (the two cross-entropies), ``accuracy``
     (share of images whose nearest text is right) and ``scale`` (s).
-    ``groups``: pairs of all ranks with the same number are each other's right answers, as where captions are equal; the
-    target is uniform over the group. None: only the own text is right.
     Units: losses in nats, log N where all embeddings are alike.
     Raises: ``ValueError`` for shapes that do not fit, rows whose norm is not 1, or ranks with different n, naming them;
     ``FloatingPointError`` for embeddings or a scale that are not finite.
@@ -47,8 +44,6 @@ def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor, *, groups: Tenso
     gradient of one rank with the whole batch.
     """
     _check(images, texts, log_scale)
-    if groups is not None and groups.shape != images.shape[:1]:
-        raise ValueError(f"groups has shape {list(groups.shape)}; {len(images)} pairs take [{len(images)}].")
     with torch.autocast(images.device.type, enabled=False):
         f, g, a = (at_least_float32(x) for x in (images, texts, log_scale))
         scale = a.exp()
@@ -56,19 +51,18 @@ def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor, *, groups: Tenso
         # on one rank the other direction is the transpose: half the products
         alone = collectives.world_size() == 1
         to_images = to_texts.T if alone else scale * g @ collectives.all_gather(f).T  # [n, N]
-        target = _own_columns(to_texts) if groups is None else _group_columns(groups, to_texts.dtype)
-        right_text = _mean_right(to_texts, target)
-        # a pair's logit is the same both ways; a group's members may be on other ranks
-        right_image = right_text if groups is None else _mean_right(to_images, target)
+        own = _own_columns(to_texts)
+        # a pair's logit is the same both ways
+        right = to_texts.gather(1, own[:, None]).mean()
         # log-sum-exp less the right logit: of the n x N values it keeps the logits alone for the backward pass
-        image_to_text = to_texts.logsumexp(dim=1).mean() - right_text
-        text_to_image = to_images.logsumexp(dim=1).mean() - right_image
+        image_to_text = to_texts.logsumexp(dim=1).mean() - right
+        text_to_image = to_images.logsumexp(dim=1).mean() - right
         loss = (image_to_text + text_to_image) / 2
     return {
         "loss": loss,
         "image_to_text": image_to_text.detach(),
         "text_to_image": text_to_image.detach(),
-        "accuracy": _accuracy(to_texts.detach(), target),
+        "accuracy": _accuracy(to_texts.detach(), own),
         "scale": scale.detach(),
     }
 
@@ -103,24 +97,9 @@ def _own_columns(logits: Tensor) -> Tensor:
     return torch.arange(count, device=logits.device) + collectives.rank() * count
 
 
-def _group_columns(groups: Tensor, dtype: torch.dtype) -> Tensor:
-    """The uniform distribution over each row's group: int64 [n] -> [n, N]."""
-    same = groups[:, None] == collectives.all_gather(groups)
-    return same.to(dtype) / same.sum(dim=1, keepdim=True)
-
-
-def _mean_right(logits: Tensor, target: Tensor) -> Tensor:
-    """The mean logit of what is right: [n, N], int64 [n] or distributions [n, N] -> []."""
-    if target.dim() == 1:
-        return logits.gather(1, target[:, None]).mean()
-    return (target * logits).sum(dim=1).mean()
-
-
-def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    """Share of rows whose largest logit is right: [n, N], int64 [n] or distributions [n, N] -> []."""
-    found = logits.argmax(dim=1)
-    right = found == target if target.dim() == 1 else target.gather(1, found[:, None]) > 0
-    return right.to(logits.dtype).mean()
+def _accuracy(logits: Tensor, own: Tensor) -> Tensor:
+    """Share of rows whose largest logit is right: [n, N], int64 [n] -> []."""
+    return (logits.argmax(dim=1) == own).to(logits.dtype).mean()
 
 
 def _check(images: Tensor, texts: Tensor, log_scale: Tensor) -> None:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes_lib import recipes
+from recipes_lib import randomness, recipes
 from recipes_lib.config import OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.data import tokenizer
 from recipes_lib.data.load import Splits
@@ -36,6 +36,7 @@ from recipes_lib.optim import groups
 from recipes_lib.recipes import image_text_data, image_text_scores, pretraining
 from recipes_lib.recipes.image_text_data import PairData, PairViews
 from recipes_lib.recipes.image_text_scores import PairEval
+from recipes_lib.views import masking
 from recipes_lib.views.multicrop import MultiCrop
 
 
@@ -69,6 +70,11 @@ class ModelConfig(backbones.BackboneConfig):
         if heads >= 1 and self.text_width % heads:
             faults.add(f"model.text_heads = {heads} does not divide model.text_width = {self.text_width}.")
 
+    @property
+    def has_blocks(self) -> bool:
+        """True: the text tower is a transformer, whatever the image tower is."""
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -76,13 +82,6 @@ class LossConfig:
 
     objective: Literal["clip", "siglip"] = "clip"
     """clip: a softmax over the texts of the batch; siglip: a yes or no to each pair of image and text."""
-    share_equal_texts: bool = False
-    """Pairs whose texts are equal are each other's right answers; else equal texts of a batch count as wrong ones."""
-
-    def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
-        if self.objective == "siglip" and self.share_equal_texts:
-            faults.add("loss.share_equal_texts = True has no form with loss.objective siglip: leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +115,15 @@ class Config:
     def validate(self) -> None:
         """Raises ``ConfigError`` with a line for each fault."""
         faults = Faults()
-        for group in (self.data, self.views, self.model, self.loss, self.optim, self.sync, self.train, self.eval):
+        for group in (self.data, self.views, self.model, self.optim, self.sync, self.train, self.eval):
             group.check(faults)
         sides = {"views.image_size": self.views.image_size}
         if self.data.image_size != self.views.image_size:
             sides["data.image_size"] = self.data.image_size
         self.model.check_sides(faults, sides)
+        dropped, arch = self.views.patch_dropout, self.model.arch
+        if 0 < dropped < 1 and not arch.startswith("vit"):
+            faults.add(f"views.patch_dropout = {dropped} has no patches to drop: model.arch is {arch}. Choose a vit.")
         if self.data.name == "shards":
             self.eval.check_shards(faults, held_out=self.data.test_root is not None)
         faults.raise_any()
@@ -154,6 +156,7 @@ class CLIP(nn.Module):
             heads=model.text_heads,
             dim=model.dim,
             end=self._tokenizer.end,
+            layer_scale=model.layer_scale,
         )
         sigmoid = config.loss.objective == "siglip"
         start = image_text.INITIAL_SIGLIP_LOG_SCALE if sigmoid else image_text.INITIAL_LOG_SCALE
@@ -179,16 +182,20 @@ class CLIP(nn.Module):
         return F.normalize(self.text(tokens).float(), dim=-1)
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
-        """The view of each image, float32 [batch, 3, side, side], and the tokens of its text."""
-        return {"images": self._crop(batch)[0], "tokens": batch.tokens}
+        """The view of each image, float32 [batch, 3, side, side], the patches it keeps, and the tokens of its text."""
+        views = {"images": self._crop(batch)[0], "tokens": batch.tokens}
+        if dropped := self.config.views.patch_dropout:
+            keys = randomness.sample_keys(self.config.train.seed, batch.epoch, batch.indices)
+            views["keep"] = masking.random_keep(self.backbone.patch_embed.num_patches, dropped, keys=keys)
+        return views
 
     def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts; the shapes are those of :meth:`views`."""
-        images, texts = self.embed(self.backbone(views["images"])), self.embed_tokens(views["tokens"])
+        kept = (views["keep"],) if "keep" in views else ()  # a convnet takes images alone
+        images, texts = self.embed(self.backbone(views["images"], *kept)), self.embed_tokens(views["tokens"])
         if self.config.loss.objective == "siglip":
             return image_text.siglip_loss(images, texts, self.log_scale, self.bias)
-        equal = image_text_data.equal_texts(views["tokens"]) if self.config.loss.share_equal_texts else None
-        return image_text.clip_loss(images, texts, self.log_scale, groups=equal)
+        return image_text.clip_loss(images, texts, self.log_scale)
 
     def param_groups(self) -> list[dict]:
         """Weights with decay; biases, norms and the temperature without."""
@@ -240,7 +247,6 @@ _TOY = Config(
         text_heads=2,
         dim=64,
     ),
-    loss=LossConfig(share_equal_texts=True),
     optim=replace(
         Config().optim, lr=3e-3, warmup_steps=20, weight_decay=0.02, weight_decay_final=0.02, eps=1e-8, clip=1.0
     ),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from recipes_lib.analysis import uids
 from recipes_lib.config import DataConfig
@@ -65,6 +64,13 @@ class PairViews(ViewsConfig):
     jitter: float = 0.0
     grayscale: float = 0.0
     blur: float = 0.0
+    patch_dropout: float = 0.0
+    """Share of an image's patches that a Vision Transformer leaves out in training, in [0, 1); others are drawn each time."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        super().check(faults)
+        faults.need(0 <= self.patch_dropout < 1, "views.patch_dropout", self.patch_dropout, "in [0, 1)")
 
     def check_anchors(self, faults: Faults) -> None:
         """Notes in ``faults`` a second view, for which there is no text."""
@@ -126,12 +132,3 @@ def vocabulary_texts() -> list[str]:
     texts, _, _ = alt_text.alt_texts(factors, VOCABULARY_SEED, alt_text.Mix())
     plain, unusual = (captions.captions(factors, VOCABULARY_SEED, wording=way) for way in ("plain", "unusual"))
     return [*texts, *plain, *unusual, *pantry.CLASSES]
-
-
-def equal_texts(tokens: Tensor) -> Tensor:
-    """A number for each text, equal for equal texts on every rank: int64 [n, context] -> int64 [n].
-
-    A weighted sum, so different texts may share one: about two pairs of the 256 texts of a toy batch do.
-    """
-    place = torch.arange(tokens.shape[1], device=tokens.device)
-    return ((tokens + 1) * (0x9E3779B97F4A7C1 * (2 * place + 1))).sum(dim=1)  # wraps around, as a hash may

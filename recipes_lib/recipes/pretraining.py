@@ -7,7 +7,7 @@ of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (
 where fine-tuning keeps a layer on top of the backbone) and its ``diagnostics``; of some, ``cautions`` (lines that a run
 opens with). A recipe that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support`` (the
 labelled images of each step). One that learns from images and texts has ``load`` (the pairs) and ``score`` in place of
-ours, and its method ``encode_texts``.
+ours, and its method ``encode_texts``. One whose workers may be simulated has ``fit`` in place of the loop's.
 """
 
 import platform
@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from torch import nn
 
-from recipes_lib import randomness, recipes
+from recipes_lib import lowbit, randomness, recipes
 from recipes_lib.config import from_dict
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, load
@@ -50,7 +50,10 @@ def build(recipe: ModuleType, config: Any, steps: int) -> nn.Module:
     """The method as every run of this config and seed starts; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.step_key(config.train.seed, 0, "initial weights"))
-        return recipe.Method(config, steps)
+        method = recipe.Method(config, steps)
+    if config.model.linear != "full":
+        lowbit.convert(method, config.model.linear)
+    return method
 
 
 def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
@@ -72,7 +75,8 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             run.warn(line)
         splits = load_data(recipe, config, run)
         method, batches, steps = _prepare(recipe, config, splits, place)
-        traffic = loop.fit(
+        fit = recipe.fit if hasattr(recipe, "fit") else loop.fit
+        traffic = fit(
             method,
             batches,
             method.views,
@@ -96,7 +100,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             report["scores"] |= finetuned
             seconds = round(time.perf_counter() - began, 1)
             report |= {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
-            if place.size > 1:
+            if traffic.rounds:
                 report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)

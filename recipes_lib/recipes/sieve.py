@@ -154,19 +154,20 @@ def run(config: Config, out: Path | None = None) -> pretraining.Result:
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What tells that the numerics moved: three losses of the captioner, and the mean score of sixteen pairs."""
+    """What tells that the numerics moved: three losses of each toy model, and the mean score of sixteen pairs."""
     short = replace(
         config,
         stage="score",
         data=replace(config.data, pool_size=16, per_shard=16),
         captioner=replace(config.captioner, images=64, steps=3, count=2),
-        clip=replace(config.clip, name="none"),
+        clip=replace(config.clip, images=256, steps=3),
     )
     with TemporaryDirectory() as place:
         path = run(short, Path(place) / "run").folder
-        lines = (path / "captioner" / "metrics.jsonl").read_text().splitlines()
-        mean = float(score_files.read(next((path / "scores").glob("*.parquet"))).sieve.mean())
-        return {"losses": [json.loads(line)["loss"] for line in lines], "knn": mean}
+        logs = [path / "captioner" / "metrics.jsonl"] + [path / "clip" / "metrics.jsonl"] * (config.clip.name == "toy")
+        lines = [line for log in logs for line in log.read_text().splitlines()]
+        scores = score_files.read(next((path / "scores").glob("*.parquet")))
+        return {"losses": [json.loads(line)["loss"] for line in lines], "knn": float(scores.sieve.mean())}
 
 
 def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[list[Path], dict[str, Any]]:

@@ -14,9 +14,19 @@ from recipes_lib.models import interchange, vit
 from recipes_lib.models.resnet import ResNet
 
 
-def network(stem: str = "patch", width: int = 32) -> vit.VisionTransformer:
+def network(stem: str = "patch", width: int = 32, **options: bool) -> vit.VisionTransformer:
     torch.manual_seed(0)
-    return vit.VisionTransformer(vit.Shape(width, 2, width // 16), image_size=16, patch_size=4, stem=stem).eval()
+    shape = vit.Shape(width, 2, width // 16)
+    return vit.VisionTransformer(shape, image_size=16, patch_size=4, stem=stem, **options).eval()
+
+
+def clips() -> vit.VisionTransformer:
+    """An image tower of CLIP's, with layer-scale vectors that are no longer zero."""
+    model = network(pre_norm=True, layer_scale=True)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            torch.nn.init.normal_(parameter)
+    return model
 
 
 def pictures() -> torch.Tensor:
@@ -28,6 +38,7 @@ def pictures() -> torch.Tensor:
     [
         (network, "timm"),
         (network, "hf"),
+        (clips, "timm"),
         (lambda: network("conv"), "timm"),
         (lambda: ResNet("resnet18", stem="cifar").eval(), "timm"),
     ],
@@ -40,7 +51,7 @@ def test_an_exported_network_comes_back_bit_for_bit(tmp_path, make, layout):
     assert torch.equal(again(pictures()), model(pictures()))
 
 
-@pytest.mark.parametrize("make", [network, lambda: ResNet("resnet18", stem="imagenet").eval()])
+@pytest.mark.parametrize("make", [network, clips, lambda: ResNet("resnet18", stem="imagenet").eval()])
 def test_timm_builds_and_fills_an_exported_network_itself(tmp_path, make):
     model = make()
     interchange.export(model, tmp_path / "out", "timm")

@@ -83,38 +83,26 @@ def test_the_scale_starts_at_the_inverse_of_the_papers_temperature():
 # equal captions
 
 
-def test_a_group_of_equal_captions_is_a_uniform_target():
+def test_equal_captions_need_no_target_of_their_own():
+    """Equal texts have equal logits: a target spread over them gives the same value and gradient."""
     images, texts = draw(0, count=4)
-    groups = torch.tensor([7, 3, 7, 7])
+    texts = texts[[0, 1, 0, 0]].requires_grad_()
     logits = 3 * images @ texts.T
     target = number([[1 / 3, 0, 1 / 3, 1 / 3], [0, 1, 0, 0], [1 / 3, 0, 1 / 3, 1 / 3], [1 / 3, 0, 1 / 3, 1 / 3]])
-    parts = clip_loss(images, texts, log(3), groups=groups)
-    close(parts["image_to_text"], -(target * logits.log_softmax(dim=1)).sum(dim=1).mean(), atol=1e-12)
-    close(parts["text_to_image"], -(target * logits.T.log_softmax(dim=1)).sum(dim=1).mean(), atol=1e-12)
-
-
-def test_groups_of_one_change_nothing():
-    images, texts = draw(1)
-    alone = clip_loss(images, texts, log(9))
-    grouped = clip_loss(images, texts, log(9), groups=torch.tensor([5, 2, 9, 0, -4, 1]))
-    for name, value in alone.items():
-        close(grouped[name], value, atol=1e-12)
-
-
-def test_finding_another_of_an_equal_caption_is_right():
-    images, _ = draw(2, count=4)
-    texts = images[[1, 0, 3, 2]]  # each image's nearest text is its neighbour's
-    assert clip_loss(images, texts, log(9))["accuracy"] == 0
-    assert clip_loss(images, texts, log(9), groups=torch.tensor([0, 0, 1, 1]))["accuracy"] == 1
+    spread = -(target * (logits.log_softmax(dim=1) + logits.T.log_softmax(dim=1))).sum() / 8
+    loss = clip_loss(images, texts, log(3))["loss"]
+    close(loss, spread, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(value, texts, retain_graph=True)[0] for value in (loss, spread))
+    # one text is embedded three times: what reaches the tower is the sum over its copies
+    close(ours[[0, 2, 3]].sum(dim=0), theirs[[0, 2, 3]].sum(dim=0), atol=1e-12)
 
 
 # gradients
 
 
-@pytest.mark.parametrize("groups", [None, torch.tensor([0, 1, 0])])
-def test_clip_gradients_are_those_of_finite_differences(groups):
+def test_clip_gradients_are_those_of_finite_differences():
     inputs = [x.requires_grad_() for x in (*draw(3, count=3, dim=3), log(4))]
-    assert torch.autograd.gradcheck(lambda *x: clip_loss(*x, groups=groups)["loss"], inputs)
+    assert torch.autograd.gradcheck(lambda *x: clip_loss(*x)["loss"], inputs)
 
 
 def test_siglip_gradients_are_those_of_finite_differences():
@@ -197,11 +185,9 @@ def test_values_that_are_not_finite_are_named():
         clip_loss(IMAGES, TEXTS, number(math.nan))
 
 
-def test_scale_and_groups_of_another_shape_are_named():
+def test_a_scale_of_another_shape_is_named():
     with pytest.raises(ValueError, match=r"log_scale has shape \[1\]"):
         clip_loss(IMAGES, TEXTS, log(1)[None])
-    with pytest.raises(ValueError, match=r"groups has shape \[2\]; 3 pairs take \[3\]"):
-        clip_loss(IMAGES, TEXTS, log(1), groups=torch.tensor([0, 1]))
 
 
 # ranks
@@ -213,14 +199,10 @@ def step_of_a_share(kind: str) -> dict[str, Tensor]:
     towers = nn.ModuleDict({"image": nn.Linear(6, 4), "text": nn.Linear(5, 4)}).double()
     a, b = nn.Parameter(log(7)), nn.Parameter(number(-1))
     images, texts = torch.randn(8, 6, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
-    groups = torch.tensor([0, 1, 2, 3, 1, 5, 0, 0])  # equal captions on both ranks
     ranks, rank = collectives.world_size(), collectives.rank()
     share = slice(rank * 8 // ranks, (rank + 1) * 8 // ranks)
     f, g = F.normalize(towers["image"](images[share]), dim=1), F.normalize(towers["text"](texts[share]), dim=1)
-    if kind == "siglip":
-        parts = siglip_loss(f, g, a, b)
-    else:
-        parts = clip_loss(f, g, a, groups=groups[share] if kind == "groups" else None)
+    parts = siglip_loss(f, g, a, b) if kind == "siglip" else clip_loss(f, g, a)
     parts["loss"].backward()
     results = {name: value.detach() for name, value in parts.items()}
     results |= {f"gradient of {name}": p.grad for name, p in towers.named_parameters()}
@@ -238,7 +220,7 @@ def unequal_shares() -> str:
     return "nothing was raised"
 
 
-KINDS = ("clip", "groups", "siglip")
+KINDS = ("clip", "siglip")
 
 
 def everything() -> tuple[dict[str, dict[str, Tensor]], str]:

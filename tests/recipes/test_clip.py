@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from recipes_lib.analysis import uids
 from recipes_lib.config import from_dict, override, to_dict
@@ -17,6 +18,7 @@ from recipes_lib.data.pantry import alt_text
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError, DataError
+from recipes_lib.lowbit import Int8Linear
 from recipes_lib.recipes import clip, pretraining
 
 TINY = override(
@@ -68,13 +70,28 @@ def test_a_step_compares_the_views_of_the_images_with_the_tokens_of_their_texts(
     torch.testing.assert_close(parts["loss"], loss, rtol=1e-5, atol=1e-5)
 
 
-def test_sharing_the_answers_of_equal_texts_changes_no_gradient_for_equal_texts_are_one_point():
-    gradients = []
-    for share in (True, False):
-        model = method(override(TINY, {"loss.share_equal_texts": share}))
-        model(model.views(batch(model), step=0))["loss"].backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+def test_patches_are_left_out_in_training_by_image_and_epoch_alone():
+    vit = {"model.arch": "vit_pico", "model.stem": "patch", "model.patch_size": 8, "views.patch_dropout": 0.5}
+    model = method(override(TINY, vit))
+    views = model.views(batch(model), step=0)
+    assert views["keep"].shape == (4, 8)  # half of 4 x 4
+    assert torch.equal(views["keep"], model.views(batch(model), step=9)["keep"])
+    assert not torch.equal(views["keep"], model.views(replace(batch(model), epoch=1), step=0)["keep"])
+    seen = model(views)["loss"]
+    del views["keep"]
+    assert model(views)["loss"] != seen
+
+
+@pytest.mark.parametrize(("arch", "layers"), [("convnet", 4), ("vit_pico", 4 + 2 * 4)])
+def test_low_bit_layers_stand_in_the_blocks_of_both_towers_and_nowhere_else(arch, layers):
+    stem = "patch" if arch == "vit_pico" else "imagenet"
+    config = override(TINY, {"model.arch": arch, "model.stem": stem, "model.patch_size": 8, "model.linear": "int8"})
+    model, plain = method(config), method(override(config, {"model.linear": "full"}))
+    assert sum(isinstance(layer, Int8Linear) for layer in model.modules()) == layers
+    assert type(model.image_projection) is nn.Linear
+    for (name, ours), (same, theirs) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        assert name == same
+        assert torch.equal(ours, theirs)  # the same draw of weights, whatever the layers
 
 
 def test_the_temperature_is_learned_without_decay_and_clamped_after_a_step():
@@ -89,7 +106,7 @@ def test_the_temperature_is_learned_without_decay_and_clamped_after_a_step():
 
 
 def test_siglip_has_a_bias_and_a_scale_of_its_own_and_clip_has_no_bias():
-    model = method(override(TINY, {"loss.objective": "siglip", "loss.share_equal_texts": False}))
+    model = method(override(TINY, {"loss.objective": "siglip"}))
     assert model.log_scale.exp().item() == pytest.approx(10)
     assert model.bias.item() == -10
     model(model.views(batch(model), step=0))["loss"].backward()
@@ -142,7 +159,7 @@ def losses_of_two_steps(place: str) -> dict[str, list[float]]:
     """A run of two steps by objective; every rank returns what was logged."""
     found = {}
     for objective in ("clip", "siglip"):
-        changes = {"loss.objective": objective, "loss.share_equal_texts": objective == "clip", "eval.probes": []}
+        changes = {"loss.objective": objective, "eval.probes": []}
         out = Path(place) / f"{objective}-{collectives.world_size()}"
         clip.run(override(TINY, changes), out)
         found[objective] = [line["loss"] for line in lines(out)]
@@ -202,8 +219,9 @@ def test_datacomps_presets_see_as_many_samples_as_their_pool_has_pairs(scale, se
         ({"model.text_layers": 0}, r"model\.text_layers = 0 .*at least 1"),
         ({"model.text_heads": 3}, r"model\.text_heads = 3 does not divide model\.text_width = 32"),
         ({"model.dim": 1}, r"model\.dim = 1 .*at least 2"),
-        ({"loss.objective": "siglip"}, r"loss\.share_equal_texts = True has no form with loss\.objective siglip"),
         ({"data.image_size": 4}, r"data\.image_size = 4 .*at least 8"),
+        ({"views.patch_dropout": 0.5}, r"views\.patch_dropout = 0\.5 has no patches to drop: model\.arch is convnet"),
+        ({"views.patch_dropout": 1.0}, r"views\.patch_dropout = 1\.0 .*in \[0, 1\)"),
         ({"sync.period": 0}, r"sync\.period = 0 .*at least 1"),
         ({"optim.lr": 0.0, "optim.lr_start": 0.0}, r"optim\.lr = 0\.0 .*above 0"),
     ],

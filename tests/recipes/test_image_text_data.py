@@ -125,14 +125,3 @@ def test_the_vocabulary_comes_from_texts_of_every_kind_and_is_the_same_each_time
     assert texts == image_text_data.vocabulary_texts()
     assert set(pantry.CLASSES) <= set(texts)
     assert any(text.lower().endswith((".jpg", ".png")) for text in texts)
-
-
-def test_equal_texts_have_equal_numbers_whatever_stands_beside_them():
-    tokens = torch.randint(0, 1024, (8, 24), generator=torch.Generator().manual_seed(0))
-    tokens[1] = tokens[0]
-    tokens[2] = tokens[0].flip(0)  # the same tokens in another order
-    numbers = image_text_data.equal_texts(tokens)
-    assert numbers.dtype == torch.int64
-    assert numbers[0] == numbers[1]
-    assert len(numbers.unique()) == 7
-    assert torch.equal(image_text_data.equal_texts(tokens[:3]), numbers[:3])

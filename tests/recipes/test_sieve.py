@@ -137,7 +137,7 @@ def test_a_value_that_is_not_allowed_is_one_line(tiny_sieve, changes, words):
     assert "\n" not in str(error.value)
 
 
-def test_a_fingerprint_is_three_losses_and_a_mean_score(tiny_sieve):
+def test_a_fingerprint_is_three_losses_of_each_model_and_a_mean_score(tiny_sieve):
     found = sieve.fingerprint(tiny_sieve)
     assert len(found["losses"]) == 3
     assert all(np.isfinite(value) for value in (*found["losses"], found["knn"]))
