@@ -46,7 +46,8 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
 
 def step_key(seed: int, step: int, purpose: str) -> int:
     """A non-negative 63-bit seed for what a whole step shares (a mask, a dropout pattern)."""
-    state = _absorb(_absorb(torch.zeros((), dtype=torch.int64), seed), step)
+    start = torch.zeros((), dtype=torch.int64, device="cpu")  # a default device may hold no numbers, as "meta" does
+    state = _absorb(_absorb(start, seed), step)
     return int(_absorb(state, zlib.crc32(purpose.encode()))) & ((1 << 63) - 1)
 
 

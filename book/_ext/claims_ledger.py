@@ -142,7 +142,8 @@ def _chapter_link(record: Record, text: str) -> addnodes.pending_xref:
 def _cells(record: Record) -> list[list[nodes.Node]]:
     """The cells of a claim, in the order of ``HEADINGS``."""
     values = record.values
-    rule = f"{values['metric']}; {values['better']} is better, margin {values['margin']:g}"
+    margin = "no worse by more than" if values.get("no_worse") else "margin"
+    rule = f"{values['metric']}; {values['better']} is better, {margin} {values['margin']:g}"
     colour = {HOLDS: "success", DOES_NOT_HOLD: "danger"}.get(values["verdict"], "secondary")
     verdict = nodes.inline(values["verdict"], values["verdict"], classes=["claim-verdict", f"claim-{colour}"])
     return [

@@ -2,8 +2,9 @@
 """A paper's claim as a check that can fail, the rule that decides it, and how a notebook shows the verdict.
 
 A claim compares two figures, seed by seed: ours, and that of a control arm. It holds at toy scale where the mean
-difference reaches a margin that was fixed before the run, and no seed points the other way. There are no p-values
-here: three to five runs do not carry one.
+difference reaches a margin that was fixed before the run, and no seed points the other way. A claim that something costs
+nothing holds where the mean shortfall stays within the margin, and that of no seed reaches twice as much. There are no
+p-values here: three to five runs do not carry one.
 """
 
 import dataclasses
@@ -61,6 +62,8 @@ class Claim:
     """``{"value": number or None, "where": table or section}``."""
     full_scale: str
     """The command that puts the claim to the test at the paper's scale."""
+    no_worse: bool = False
+    """Ours need not be better: the margin is what its mean may fall short of the control's."""
     not_testable: str = ""
     """Why no run at this scale can decide it; empty for a claim that is checked."""
     version: int = 1
@@ -85,7 +88,7 @@ class Verdict:
     """Wall-clock of the runs that gave the figures."""
     outcome: str
     beyond: int
-    """Seeds whose difference reaches the margin."""
+    """Seeds whose difference reaches the margin; where ours need only be no worse, those whose shortfall stays within."""
     arms: tuple[str, str] = field(default=("ours", "control"))
 
     @property
@@ -93,7 +96,8 @@ class Verdict:
         """The stable line: no trained float in it, so a notebook's check can compare it."""
         if self.claim.not_testable:
             return f"claim {self.claim.id}: {self.outcome} ({self.claim.not_testable})"
-        return f"claim {self.claim.id}: {self.outcome} ({self.beyond} of {len(self.seeds)} seeds beyond the margin)"
+        where = "within" if self.claim.no_worse else "beyond"
+        return f"claim {self.claim.id}: {self.outcome} ({self.beyond} of {len(self.seeds)} seeds {where} the margin)"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -101,6 +105,7 @@ class Verdict:
         shared = ("id", "version", "statement", "metric", "better", "margin", "control_arm", "full_scale")
         return {
             **{name: getattr(self.claim, name) for name in shared},
+            **({"no_worse": True} if self.claim.no_worse else {}),
             "paper": dict(self.claim.paper),
             "seeds": list(self.seeds),
             "ours": list(self.ours),
@@ -116,7 +121,8 @@ def verdict(
 ) -> Verdict:
     """What the rule says of ``ours`` against ``control``, paired by seed. ``seeds`` defaults to 0, 1, 2, ...
 
-    Holds where mean(difference) >= margin and every difference has the claimed sign; a difference of 0 has none.
+    Holds where mean(difference) >= margin and every difference has the claimed sign; a difference of 0 has none. Where
+    ours need only be no worse: where mean(difference) >= -margin, and every difference is above -2 margin.
 
     Raises: ``ValueError`` for unpaired, missing, too many or non-finite figures.
     """
@@ -132,7 +138,8 @@ def verdict(
             raise ValueError(f"claim {claim.id}: {name} = {list(figures)} has a figure that is not finite.")
     sign = 1 if claim.better == "higher" else -1
     differences = [sign * (a - b) for a, b in zip(ours, control, strict=True)]
-    holds = sum(differences) / len(differences) >= claim.margin and all(d > 0 for d in differences)
+    least, floor = (-claim.margin, -2 * claim.margin) if claim.no_worse else (claim.margin, 0.0)
+    holds = sum(differences) / len(differences) >= least and all(d > floor for d in differences)
     return Verdict(
         claim=claim,
         ours=tuple(ours),
@@ -140,7 +147,7 @@ def verdict(
         seeds=seeds,
         seconds=seconds,
         outcome=HOLDS if holds else DOES_NOT_HOLD,
-        beyond=sum(d >= claim.margin for d in differences),
+        beyond=sum(d >= least for d in differences),
         arms=(claim.ours.arm, claim.control.arm),
     )
 
@@ -161,7 +168,7 @@ def decide(claim: Claim, figures: Mapping[str, Mapping[str, Mapping[str, Any]]],
 
 
 def swapped(claim: Claim) -> Claim:
-    """The claim with its two sides exchanged: a check that holds must not hold for this one."""
+    """The claim with its two sides exchanged: a check that something is better and holds must not hold for this one."""
     return dataclasses.replace(claim, ours=claim.control, control=claim.ours)
 
 

@@ -48,6 +48,7 @@ def card_facts(entry: Entry) -> dict[str, Any]:
             "metric": claim.metric,
             "better": claim.better,
             "margin": claim.margin,
+            "no_worse": claim.no_worse,
             "control_arm": claim.control_arm,
             "not_testable": claim.not_testable,
             "full_scale": claim.full_scale,

@@ -68,6 +68,39 @@ MENU = {
             presets=("toy", "simmer", "laptop", "vits16_places365_lt", "vits16_inat18"),
         ),
         Entry(
+            name="local_sgd",
+            title="Local SGD and SlowMo",
+            paper="Ortiz, Frankle, Rabbat, Morcos, Ballas: Trade-offs of Local SGD at Scale: An Empirical Study, 2021, "
+            "arXiv 2110.08133; Wang, Tantia, Ballas, Rabbat: SlowMo, ICLR 2020, arXiv 1910.00643",
+            idea="Workers step alone and average their weights every so often: fewer bytes, at a price in accuracy.",
+            presets=(
+                "toy",
+                "simmer",
+                "laptop",
+                "resnet50_imagenet",
+                "resnet50_imagenet_local",
+                "resnet50_imagenet_post_local",
+                "resnet50_imagenet_slowmo",
+            ),
+        ),
+        Entry(
+            name="switchback",
+            title="SwitchBack and StableAdamW",
+            paper="Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt: Stable and low-precision training for "
+            "large-scale vision-language models, NeurIPS 2023, arXiv 2304.13013",
+            idea="Two of a linear layer's three products need 8 bits only; the third, and the optimiser, need care.",
+            presets=("toy", "simmer", "laptop", "vitb32_laion2b", "vitl14_laion2b", "vith14_laion2b"),
+        ),
+        Entry(
+            name="imagenet_x",
+            title="ImageNet-X: why a model fails",
+            paper="Youbi Idrissi, Bouchacourt, Balestriero, Evtimov, Hazirbas, Ballas, Vincent, Drozdzal, Lopez-Paz, "
+            "Ibrahim: ImageNet-X: Understanding Model Mistakes with Factor of Variation Annotations, ICLR 2023, "
+            "arXiv 2211.01866",
+            idea="Compare a model's errors on images with an odd pose, background or texture with its errors on all.",
+            presets=("toy", "simmer", "score", "report"),
+        ),
+        Entry(
             name="clip",
             title="Contrastive Language-Image Pre-training",
             paper="Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever: "

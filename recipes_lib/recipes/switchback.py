@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SwitchBack and StableAdamW: CLIP trained with 8-bit products, by an optimiser that takes no spikes.
+
+Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt, "Stable and low-precision training for large-scale
+vision-language models", NeurIPS 2023, arXiv 2304.13013. Chapter: ``notebooks/switchback.py``.
+
+1. Three matrix products make a linear layer's step: the output, the input's gradient and the weight's gradient.
+2. The first two add up as many terms as the layer is wide; SwitchBack makes them in 8-bit integers, twice as fast.
+3. The third adds up a term for each token of the batch. Its rounding error would drown it, so it stays in 16 bits.
+4. Loss spikes follow steps in which AdamW's running mean square lags behind the gradients; StableAdamW divides such a
+   step by how much they outgrew it.
+5. In 8-bit floats even one scale a matrix does, where features are kept small: each block starts as the identity.
+
+What is trained is :mod:`recipes_lib.recipes.clip`; ``model.linear``, ``model.layer_scale`` and ``optim.name`` are options of
+every recipe.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from recipes_lib import recipes
+from recipes_lib.recipes import clip, pretraining
+
+Config = clip.Config
+Method = clip.CLIP
+load = clip.load
+score = clip.score
+diagnostics = clip.diagnostics
+
+_STABLE = {"name": "stable_adamw", "betas": (0.9, 0.99), "eps": 1e-6, "clip": None}
+
+# CLIP's toy with a transformer as image tower too: its blocks are what SwitchBack is for. Half a minute of one core.
+_TOY = replace(
+    clip.PRESETS["toy"],
+    model=replace(
+        clip.PRESETS["toy"].model, arch="vit_pico", stem="conv", patch_size=8, pre_norm=False, linear="switchback"
+    ),
+    optim=replace(clip.PRESETS["toy"].optim, **_STABLE),
+)
+_LAPTOP = clip.PRESETS["laptop"]
+
+
+def _laion(arch: str, patch_size: int, text_width: int, text_heads: int, text_layers: int, dim: int) -> Config:
+    """A CLIP of the paper's. Learning rate, weight decay, betas and epsilon are defaults of its authors' optimiser.
+
+    Batch, steps, warm-up and the share of patches dropped could not be checked against the paper.
+    """
+    base = Config()
+    return replace(
+        base,
+        views=replace(base.views, patch_dropout=0.5),
+        model=replace(
+            base.model,
+            arch=arch,
+            patch_size=patch_size,
+            text_width=text_width,
+            text_heads=text_heads,
+            text_layers=text_layers,
+            dim=dim,
+            linear="switchback",
+        ),
+        optim=replace(base.optim, lr=2e-3, warmup_steps=5000, **_STABLE),
+        train=replace(base.train, steps=20_000, batch_size=16_384),
+    )
+
+
+PRESETS: dict[str, Config] = {
+    "toy": _TOY,
+    # More pictures and steps: what `recipes cook switchback` stores.
+    "simmer": replace(
+        _TOY,
+        data=replace(_TOY.data, train_size=12000, test_size=1000),
+        train=replace(_TOY.train, steps=1200, checkpoint_every=400),
+    ),
+    # Shards of your own images and texts at 64 pixels, about an hour of a laptop.
+    "laptop": replace(
+        _LAPTOP,
+        model=replace(_LAPTOP.model, linear="switchback"),
+        optim=replace(_LAPTOP.optim, **_STABLE),
+    ),
+    "vitb32_laion2b": _laion("vit_base", 32, 512, 8, 12, 512),
+    "vitl14_laion2b": _laion("vit_large", 14, 768, 12, 12, 768),
+    "vith14_laion2b": _laion("vit_huge", 14, 1024, 16, 24, 1024),
+}
+
+
+def run(config: Config, out: Path | None = None) -> pretraining.Result:
+    """Trains, evaluates and reports; ``out`` is the run folder (default ``runs/switchback-DATE``).
+
+    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
+    """
+    return pretraining.pretrain(recipes.module("switchback"), config, out)
