@@ -13,6 +13,7 @@ Source: the question is that of Wortsman et al., arXiv 2304.13013; both tasks ar
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -103,7 +104,8 @@ def one_jump(arm: Arm, lr: float, seed: int) -> dict[str, float]:
 def several_jumps(arm: Arm, seed: int) -> dict[str, float]:
     """How many spikes there are, and how many loss spikes come 1-8 steps after an RMS spike.
 
-    ``spikes``, ``rms_spikes``, ``followed``: numbers; ``chance`` and ``p_value`` as in :func:`spikes.followed`;
+    ``spikes``, ``rms_spikes``, ``followed``: numbers; ``fraction`` (0 where there are no spikes), ``chance`` and
+    ``p_value`` as in :func:`spikes.followed`;
     ``peak``: largest loss after the first jump; ``end``: mean loss of the last 20 steps.
 
     The design was settled on seeds 100 and 101, before any other was run. Tasks without a factor had no spikes with an
@@ -124,6 +126,7 @@ def several_jumps(arm: Arm, seed: int) -> dict[str, float]:
         "spikes": found.spikes,
         "rms_spikes": sum(step >= start for step in sizes),
         "followed": round(found.fraction * found.spikes) if found.spikes else 0,
+        "fraction": found.fraction if found.spikes else 0.0,
         "chance": found.chance,
         "p_value": found.p_value,
         "peak": max(series.losses[times[0] :]),
@@ -174,7 +177,7 @@ def _network(seed: int) -> nn.Sequential:
     sizes = [INSIDE, HIDDEN, HIDDEN, 1]
     layers: list[nn.Module] = []
     generator = randomness.generator(seed, 0, "network")
-    for inside, outside in zip(sizes, sizes[1:], strict=False):
+    for inside, outside in pairwise(sizes):
         layer = nn.Linear(inside, outside)
         for weight in layer.parameters():
             nn.init.uniform_(weight, -1 / math.sqrt(inside), 1 / math.sqrt(inside), generator=generator)
