@@ -73,9 +73,21 @@ def convert(module: nn.Module) -> nn.Module:
         return module
     if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         raise TypeError(f"{type(module).__name__} does more than batch norm and cannot be made cross-rank")
-    twin = CrossRankBatchNorm(
-        module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-    )
+    return _twin(module, CrossRankBatchNorm)
+
+
+def separate(module: nn.Module) -> nn.Module:
+    """Gives each rank batch statistics of its own in the two-dimensional batch norms of ``module``: nothing is exchanged.
+
+    In place, sharing parameters and running statistics; returns the module. For ranks that step alone, as in local SGD.
+    """
+    for name, child in module.named_children():
+        setattr(module, name, separate(child))
+    return _twin(module, nn.BatchNorm2d) if isinstance(module, CrossRankBatchNorm) else module
+
+
+def _twin(module: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:
+    twin = kind(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
     twin.weight, twin.bias = module.weight, module.bias
     twin.running_mean, twin.running_var = module.running_mean, module.running_var
     twin.num_batches_tracked = module.num_batches_tracked

@@ -6,28 +6,48 @@ so a notebook can sweep over periods and workers. Nothing is said about time: on
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
 from recipes_lib.config import SyncConfig
 from recipes_lib.distributed.slowmo import slow_step
-from recipes_lib.distributed.sync import LocalSGD, ring_bytes, running_means
+from recipes_lib.distributed.sync import LocalSGD, Traffic, ring_bytes, running_means
 from recipes_lib.errors import Faults
 
-Loss = Callable[..., Tensor]
-"""``loss(output, *rest) -> scalar``, of one worker's batch ``(input, *rest)``."""
+Loss = Callable[..., Tensor | Mapping[str, Tensor]]
+"""``loss(output, *rest)``, of one worker's batch ``(input, *rest)``: a scalar, or scalars by name, ``loss`` among them."""
+
+
+@dataclass
+class SimulatedTraffic(Traffic):
+    """What simulated workers would have sent."""
+
+    workers: int = 1
+
+    def add(self, count: int) -> None:
+        """Notes one averaging of ``count`` bytes; none of one worker."""
+        if self.workers > 1:
+            self.averaged, self.rounds = self.averaged + count, self.rounds + 1
+
+    @property
+    def bytes_sent(self) -> float:
+        """Bytes that each worker would have sent, by the ring formula."""
+        return ring_bytes(self.averaged, self.workers)
 
 
 class Workers:
     """``workers`` copies of ``model``, each on batches of its own, kept together by the strategy ``sync``.
 
     ``optimizer`` makes a torch optimiser of the list of stacked weights, each [workers, ...]. It must work element by element
-    (SGD, AdamW): one that measures a tensor as a whole (LARS, StableAdamW) would measure all workers at once.
+    (SGD, AdamW): one that measures a tensor as a whole (LARS, StableAdamW) would measure all workers at once. ``clip``:
+    the largest norm that each worker's gradient may have; none: any.
 
     Raises: ``ConfigError`` for a bad ``sync``; ``ValueError`` for fewer than one worker, and for a batch norm in training
     mode, whose running statistics cannot be stacked (put it in eval mode, or use another norm).
@@ -41,6 +61,7 @@ class Workers:
         workers: int,
         sync: SyncConfig,
         optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+        clip: float | None = None,
     ) -> None:
         faults = Faults()
         sync.check(faults)
@@ -50,8 +71,9 @@ class Workers:
         for name, layer in model.named_modules():
             if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats:
                 raise ValueError(f"{name} is a batch norm in training mode: its running statistics cannot be stacked")
-        self.size, self.sync = workers, sync
-        self.averaged, self.rounds, self.done = 0, 0, 0
+        self.size, self.sync, self.clip = workers, sync, clip
+        self.traffic, self.done = SimulatedTraffic(workers=workers), 0
+        self.figures: dict[str, Tensor] = {}
         start = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
         fixed |= dict(model.named_buffers())
@@ -64,21 +86,29 @@ class Workers:
         begin = {"ddp": never, "local_sgd": 0, "post_local_sgd": sync.start, "slowmo": sync.start}[sync.name]
         self._rule = LocalSGD(sync.period, start=begin, buffers=sync.buffers)
 
-        def one(weights: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
-            return loss(functional_call(model, {**fixed, **weights}, batch[0]), *batch[1:])
+        def one(weights: dict[str, Tensor], batch: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+            found = loss(functional_call(model, {**fixed, **weights}, (batch[0],)), *batch[1:])
+            return (found["loss"], dict(found)) if isinstance(found, Mapping) else (found, {"loss": found})
 
-        self._gradients = vmap(grad_and_value(one), randomness="different")
+        self._gradients = vmap(grad_and_value(one, has_aux=True), randomness="different")
 
-    def step(self, batch: tuple[Tensor, ...], lr: float | None = None) -> Tensor:
+    def step(self, batch: tuple[Any, ...], lr: float | None = None) -> Tensor:
         """One step of every worker, and the averaging that is due after it; returns their losses, [workers].
 
-        ``batch``: tensors [workers, batch, ...]. ``lr``: of this step, where it is not the optimiser's own.
+        ``batch``: tensors [workers, batch, ...], or dicts and lists of them. ``lr``: of this step, where it is not the
+        optimiser's own. ``figures`` then holds what the loss gave by name, and ``grad_norm``, [workers] each.
         """
-        gradients, losses = self._gradients(self.weights, batch)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for stacked weights
+            gradients, (losses, figures) = self._gradients(self.weights, batch)
         synchronous = self.done < self._rule.start
+        if synchronous:
+            gradients = {name: g.mean(0).expand_as(g) for name, g in gradients.items()}
+        norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
+        self.figures = {name: value.detach() for name, value in figures.items()} | {"grad_norm": norms}
+        shrink = None if self.clip is None else (self.clip / (norms + 1e-6)).clamp_max(1)  # as clip_grad_norm_
         for name, weight in self.weights.items():
-            gradient = gradients[name]
-            weight.grad = gradient.mean(0).expand_as(gradient) if synchronous else gradient
+            g = gradients[name]
+            weight.grad = g if shrink is None else g * shrink.view(-1, *[1] * (g.dim() - 1))
         if lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -110,15 +140,23 @@ class Workers:
         apart = [(weight - weight.mean(0)).flatten(1) for weight in self.weights.values()]
         return sum(piece.square().sum() for piece in apart).div(self.size).sqrt().item()
 
-    @property
-    def bytes_sent(self) -> float:
-        """Bytes that each worker would have sent, by the ring formula."""
-        return ring_bytes(self.averaged, self.size)
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights of every worker, ``weights/NAME`` [workers, ...], and SlowMo's ``anchor/NAME``, ``slow_momentum/NAME``.
+
+        The optimiser's state is its own to save, and ``done`` and ``traffic`` are numbers.
+        """
+        parts = {"weights": self.weights}
+        if self.sync.name == "slowmo":
+            parts |= {"anchor": self._anchor, "slow_momentum": self._slow}
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what :meth:`state_dict` gave. Raises: ``KeyError`` where a weight has no entry."""
+        for key, tensor in self.state_dict().items():
+            tensor.copy_(state[key])
 
     def _count(self, tensors: Iterable[Tensor]) -> None:
-        if self.size > 1:
-            self.averaged += sum(tensor.nbytes for tensor in tensors) // self.size
-            self.rounds += 1
+        self.traffic.add(sum(tensor.nbytes for tensor in tensors) // self.size)
 
     def _average(self) -> None:
         tensors = list(self.weights.values())
@@ -179,4 +217,4 @@ def simulate(
         if watch is not None:
             watch(step, group)
     group.finish()
-    return Simulated(group.mean(), group.bytes_sent, losses, drift)
+    return Simulated(group.mean(), group.traffic.bytes_sent, losses, drift)

@@ -77,7 +77,7 @@ def fit(
                 figures = _accumulate(model, strategy, stream, make_views, step, train)
             except FloatingPointError as error:  # a loss that met values it cannot use
                 folder.set_state("failed", step)
-                raise Diverged(_advice(step, str(error), optim_config, folder)) from None
+                raise Diverged(advice(step, str(error), optim_config, folder)) from None
             norm = nn.utils.clip_grad_norm_(method.clipped_parameters(), optim_config.clip or float("inf"))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -120,7 +120,7 @@ def _tell(untold: list[dict], step: int, log: RunLog, config: OptimConfig, folde
         if not all(map(math.isfinite, (row["loss"], row["grad_norm"]))):
             folder.set_state("failed", number)
             what = f"the loss is {row['loss']:g}, its gradient's norm {row['grad_norm']:g}."
-            raise Diverged(_advice(number, what, config, folder))
+            raise Diverged(advice(number, what, config, folder))
         log.step(number, {**own, **row})
     untold.clear()
 
@@ -155,7 +155,8 @@ def _any_rank(flag: bool, world: World) -> bool:
     return bool(collectives.all_reduce_sum(torch.tensor(float(flag), device=world.device)) > 0)
 
 
-def _advice(step: int, what: str, config: OptimConfig, folder: RunFolder) -> str:
+def advice(step: int, what: str, config: OptimConfig, folder: RunFolder) -> str:
+    """What to tell of a run that diverged at ``step``, and what to try."""
     good = checkpoint.newest_step(folder.checkpoints)
     kept = f"The last good checkpoint is of step {good}." if good else "No checkpoint was written yet."
     return (

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recipes_lib.distributed import collectives
-from recipes_lib.distributed.batch_norm import CrossRankBatchNorm, convert
+from recipes_lib.distributed.batch_norm import CrossRankBatchNorm, convert, separate
 from recipes_lib.distributed.local import run_ranks
 
 SHARES = {"flat": (4, 4), "uneven": (3, 5), "image": (4, 4), "far": (4, 4), "average": (4, 4)}
@@ -103,6 +103,19 @@ def test_convert_keeps_weights_statistics_and_mode():
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(net(x), before(x))
     assert isinstance(convert(nn.BatchNorm1d(2)), CrossRankBatchNorm)
+
+
+def test_separate_is_the_way_back():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(CrossRankBatchNorm(4, momentum=0.3), nn.ReLU())).train()
+    before, x = {name: value.clone() for name, value in net.state_dict().items()}, torch.randn(5, 3, 2, 2)
+    expected, weight = net(x), net[1][0].weight
+    net.load_state_dict(before)
+    assert separate(net) is net
+    assert type(net[1][0]) is nn.BatchNorm2d
+    assert net[1][0].weight is weight
+    assert net[1][0].momentum == 0.3
+    assert torch.equal(net(x), expected)
 
 
 def test_convert_refuses_a_batch_norm_that_does_more():

@@ -98,7 +98,7 @@ def simulated(name: str, make: str, dtype: torch.dtype, workers: int = 3) -> tup
         group.step(parts, lr(step))
         path.append({key: value.clone() for key, value in group.weights.items()})
     group.finish()
-    return [*path, group.weights], group.bytes_sent
+    return [*path, group.weights], group.traffic.bytes_sent
 
 
 def furthest(ranks: list[dict], key: str, path: list[dict]) -> float:

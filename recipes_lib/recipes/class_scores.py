@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good a classifier is that was trained with labels: its own accuracy, and all recipes' probes of its features."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from recipes_lib.config import EvalConfig
+from recipes_lib.data.load import Images, Splits
+from recipes_lib.data.load import load as load_images
+from recipes_lib.errors import DataError
+from recipes_lib.evaluation import probes
+from recipes_lib.evaluation.features import read_chunks
+from recipes_lib.recipes import scoring
+from recipes_lib.views.multicrop import eval_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassEval(EvalConfig):
+    """The classifier's own accuracy, and the probes of all recipes on its features."""
+
+    probes: tuple[Literal["accuracy", "knn", "linear", "lowshot", "snn", "factors", "finetune"], ...] = ("accuracy",)
+    """accuracy: the share of test images whose class the head finds."""
+
+
+def load(config: Any, warn: Callable[[str], None]) -> Splits:
+    """The images to learn from and to be scored on, all with labels.
+
+    Raises: ``DataError`` where a label is absent that is needed, or is beyond ``config.model.classes``.
+    """
+    splits = load_images(config.data, scoring.DATA_SEED, warn=warn)
+    splits = replace(splits, train=splits.labelled_train)
+    if config.eval.probes:
+        others = tuple(name for name in config.eval.probes if name != "accuracy")
+        probes.require_labels(splits, replace(config.eval, probes=others or ("linear",)), config.data.labelled)
+    found, allowed = int(splits.train.labels.max()) + 1, config.model.classes
+    if found > allowed:
+        raise DataError(
+            f"The images are of {found} classes, but model.classes = {allowed}. Add --model.classes {found}."
+        )
+    return splits
+
+
+def score(
+    recipe: ModuleType,
+    config: Any,
+    method: nn.Module,
+    splits: Splits,
+    names: Sequence[str],
+    untrained: nn.Module | None,
+) -> dict[str, Any]:
+    """``accuracy`` of the trained classifier, beside the ``untrained`` one's; the rest is as in :func:`scoring.score`."""
+    others = [name for name in names if name != "accuracy"]
+    found = {}
+    if "accuracy" in names:  # before the probes: their baselines train the untrained one
+        arms = {"method": method, "random_init": untrained}
+        found["accuracy"] = {arm: accuracy(each, config, splits.test) for arm, each in arms.items() if each is not None}
+    report: dict[str, Any] = {"scores": {}, "spread": {}, "diagnostics": {}}
+    if others:
+        report = scoring.score(recipe, config, method, splits, others, untrained)
+    report["scores"] = found | report["scores"]
+    return report
+
+
+@torch.no_grad()
+def accuracy(method: nn.Module, config: Any, images: Images) -> float:
+    """The share of ``images`` whose class the method finds by ``classify``, without augmentation."""
+    method.eval()
+    device = next(method.parameters()).device
+    chunks = read_chunks(images, config.data.image_size, 256, config.data.workers)
+    views = (eval_view(chunk.to(device), config.data.image_size, config.views.normalize) for chunk in chunks)
+    found = torch.cat([method.classify(view).argmax(dim=1).cpu() for view in views])
+    return (found == images.labels).double().mean().item()
