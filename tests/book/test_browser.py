@@ -18,6 +18,7 @@ PAGES = (
     "notebooks/msn",
     "notebooks/paws",
     "notebooks/pmsn",
+    "notebooks/switchback",
     "notebooks/clip",
     "notebooks/sieve",
     "book/ledger",
