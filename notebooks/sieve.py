@@ -447,6 +447,9 @@ check.show(verdicts["sieve.sieve_beats_clip"])
 check.table(verdicts["sieve.sieve_beats_clip"])
 
 # %% [markdown]
+# With a word drawn into the picture, Sieve was ahead in two pools by more than the margin and level in the third, so that claim fails: the rule
+# asks that no pool points the other way.
+#
 # What these verdicts rest on: captioner and pool are of one world, drawn by one renderer, and the captioner's clean set has the pool's own
 # vocabulary, which favours Sieve; the kinds of noise and their shares are ours. The paper's result, an average over 38 tasks, is about another scale.
 
