@@ -115,7 +115,7 @@ def _groups(report: FactorReport, column: str, table: Table) -> dict[str, Any]:
     return {
         factor: {
             "means": {group: plain(mean) for group, mean in test.means.items()},
-            "models": test.models,
+            "models": {group: len(ratios) for group, ratios in test.ratios.items()},
             "p": plain(test.p),
             "holm": plain(adjusted[place]),
         }

@@ -175,11 +175,15 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 class GroupTest:
     """Error ratios of one factor in several groups of models."""
 
-    means: dict[str, float]
-    """Group -> mean over its models."""
-    models: dict[str, int]
+    ratios: dict[str, np.ndarray]
+    """Group -> float64 [its models that have a ratio]."""
     p: float
     """Of "all groups have the same mean", by Alexander and Govern's test, which lets variances differ."""
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Group -> mean over its models, NaN of none."""
+        return {name: float(ratios.mean()) if len(ratios) else float("nan") for name, ratios in self.ratios.items()}
 
 
 def compare_groups(ratios: np.ndarray, groups: Sequence[str]) -> list[GroupTest]:
@@ -190,16 +194,13 @@ def compare_groups(ratios: np.ndarray, groups: Sequence[str]) -> list[GroupTest]
     Source: Alexander, Govern, "A new and simpler approximation for ANOVA under variance heterogeneity", 1994; so does the
     official toolkit.
     """
+    members = {name: np.array([own == name for own in groups], dtype=bool) for name in dict.fromkeys(groups)}
     found = []
     for column in ratios.T:
-        values = {
-            name: np.array([ratio for ratio, own in zip(column, groups, strict=True) if own == name and ratio == ratio])
-            for name in dict.fromkeys(groups)
-        }
+        values = {name: column[rows & ~np.isnan(column)] for name, rows in members.items()}
         tested = [group for group in values.values() if len(group) > 1 and np.ptp(group) > 0]
         p = float(stats.alexandergovern(*tested).pvalue) if len(tested) > 1 else float("nan")
-        means = {name: float(group.mean()) if len(group) else float("nan") for name, group in values.items()}
-        found.append(GroupTest(means, {name: len(group) for name, group in values.items()}, p))
+        found.append(GroupTest(values, p))
     return found
 
 

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ImageNet-X: why a model fails, by what is odd about the images on which it does.
+
+Youbi Idrissi, Bouchacourt, Balestriero, Evtimov, Hazirbas, Ballas, Vincent, Drozdzal, Lopez-Paz, Ibrahim, "ImageNet-X:
+Understanding Model Mistakes with Factor of Variation Annotations", ICLR 2023, arXiv 2211.01866. Chapter:
+``notebooks/imagenet_x.py``.
+
+1. People compared each validation image of ImageNet with three typical ones of its class, and ticked which of sixteen
+   factors set it apart: pose, background, texture, ...
+2. A model's error ratio of a factor is its error rate where the factor is present, over its error rate overall.
+3. Ratios of one model rank its weaknesses; those of many say which weaknesses all share.
+4. Rare factors have few images, so every ratio comes with an interval, and every claim with an adjusted p-value.
+
+Nothing is trained: stage ``score`` makes the predictions of a model, stage ``report`` looks into those of any number.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from recipes_lib.analysis import annotations, predictions
+from recipes_lib.analysis.factor_json import as_json
+from recipes_lib.analysis.factor_report import FactorReport, factor_report
+from recipes_lib.distributed import collectives, world
+from recipes_lib.errors import Faults
+from recipes_lib.recipes import imagenet_x_drawn, imagenet_x_report, imagenet_x_score, pretraining
+from recipes_lib.recipes.imagenet_x_score import ScoreConfig
+from recipes_lib.training import folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorData:
+    """Where images, or what is known of them, come from."""
+
+    name: Literal["files", "drawn"] = "files"
+    """files: those that are named; drawn: annotations and answers made by chance, whose true effects are known."""
+    root: Path | None = None
+    """Stage ``score``: ImageNet's folder, of which val/CLASS/*.JPEG are scored."""
+    images: int = 4000
+    """``drawn`` only: images."""
+    workers: int = 0
+    """Stage ``score``: processes that load images, per rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """How certain the figures are said to be, and what counts."""
+
+    interval: Literal["bootstrap", "wilson"] = "bootstrap"
+    """Of the error ratios in ``report.json``; ``factors.csv`` has Wilson's in any case."""
+    level: float = 0.95
+    """How often an interval is to hold the true ratio, in (0, 1)."""
+    resamples: int = 1000
+    """Of the bootstrap."""
+    scope: Literal["toolkit", "decided"] = "toolkit"
+    """toolkit: images without ReaL labels count as wrong, and classes outside the sixteen metaclasses as one, as in the
+    official toolkit; decided: such images do not count."""
+    seed: int = 0
+    """Of the bootstrap, of the shuffles, and of what is ``drawn``."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        faults.need(0 < self.level < 1, "report.level", self.level, "in (0, 1)", "0.95 is usual.")
+        faults.need(self.resamples >= 100, "report.resamples", self.resamples, "of at least 100")
+        faults.need(0 <= self.seed < 2**63, "report.seed", self.seed, "of at least 0 and below 2**63")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """ImageNet-X's config."""
+
+    stage: Literal["report", "score"] = "report"
+    """report: look into predictions; score: make them."""
+    predictions: tuple[Path, ...] = ()
+    """CSV files (file_name, predicted_class, predicted_probability) or .npz files, one or more models each."""
+    annotations: Path | None = None
+    """The folder of the official package's annotations, or the compact ``imagenet_x_val.npz``."""
+    groups: Path | None = None
+    """CSV file: model, and columns such as architecture, paradigm, procedure, by which models are compared."""
+    model: str | None = None
+    """Stage ``score``: timm:NAME, torchvision:NAME, or a run folder of a recipe that trains a backbone."""
+    data: FactorData = field(default_factory=FactorData)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+    def validate(self) -> None:
+        """Raises ``ConfigError`` with a line for each fault."""
+        faults, drawn, scores = Faults(), self.data.name == "drawn", self.stage == "score"
+        self.report.check(faults)
+        self.score.check(faults)
+        faults.need(self.data.images >= 10, "data.images", self.data.images, "of at least 10")
+        faults.need(self.data.workers >= 0, "data.workers", self.data.workers, "of at least 0")
+        if scores and drawn:
+            faults.add("data.name = drawn has no images to score: leave it out, or choose stage = report.")
+        obtain = "--annotations FOLDER (pip install --no-deps imagenet-x==0.0.7 has it: imagenet_x/annotations)"
+        for name, value, wanted, fix in (
+            ("predictions", self.predictions, not scores and not drawn, "--predictions A.csv B.npz"),
+            ("annotations", self.annotations, not scores and not drawn, obtain),
+            ("model", self.model, scores, "--model timm:NAME"),
+            ("data.root", self.data.root, scores, "--data.root IMAGENET"),
+        ):
+            if wanted and not value:
+                faults.add(f"{name} is missing: stage {self.stage} needs it. Add {fix}.")
+            elif value and not wanted:
+                said = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+                what = "data.name = drawn" if drawn else f"stage = {self.stage}"
+                faults.add(f"{name} = {said} has no use with {what}: leave it out.")
+        if self.groups and (scores or drawn):
+            faults.add(f"groups = {self.groups} has no use here: it compares the models of a report on files.")
+        if self.model and scores:
+            imagenet_x_score.check_name(self.model, self.score.weights, faults)
+        faults.raise_any()
+
+
+def run(config: Config, out: Path | None = None) -> pretraining.Result:
+    """Makes predictions, or reports on them; ``out`` is the run folder (default ``runs/imagenet_x-DATE``).
+
+    A report is ``report.json``, CSV tables, ``plots/`` and ``index.html``. Scoring ends with one CSV file, which a report
+    reads; stopped, or killed, it goes on after the last finished batch. Under torchrun each rank scores its share.
+
+    Raises: ``ConfigError``, ``DataError``, ``RunError`` or ``Interrupted``, each in whole lines.
+    """
+    config.validate()
+    if config.score.threads:
+        torch.set_num_threads(config.score.threads)
+    place = world.start(config.score.device)
+    out = collectives.broadcast_object(out or folder.default_path("imagenet_x"))
+    with folder.RunFolder.create_or_continue(out, "imagenet_x", config) as run:
+        began = time.perf_counter()
+        scored = imagenet_x_score.score(config, run, place) if config.stage == "score" else None
+
+        def conclude() -> None:
+            report = _report(config, run) if scored is None else scored
+            seconds = round(time.perf_counter() - began, 1)
+            facts = {"recipe": "imagenet_x", "scores": {}, "seconds": seconds, "steps": 0, "seed": config.report.seed}
+            run.write_report({**facts, **report, **pretraining.provenance()})
+
+        collectives.from_main(conclude)
+        report = run.read_report()
+        run.set_state("done", report["steps"])
+        return pretraining.Result(run.path, report)
+
+
+def analyse(config: Config) -> FactorReport:
+    """The report of a config's files, or of what it draws, without writing anything."""
+    options = config.report
+    how = {"scope": options.scope, "interval": options.interval, "level": options.level}
+    how |= {"resamples": options.resamples, "seed": options.seed}
+    if config.data.name == "drawn":
+        drawn = imagenet_x_drawn.draw(config.data.images, options.seed)
+        (val, train), given, groups = drawn.annotations, drawn.predictions, drawn.groups
+    else:
+        val, train = annotations.read(config.annotations)
+        given = predictions.read(config.predictions, val)
+        groups = imagenet_x_report.read_groups(config.groups, given.models) if config.groups else None
+    return factor_report(val, given, train=train, groups=groups, **how)
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """What tells that the numerics moved: error ratios and their bounds, and an accuracy, of a short report."""
+    short = replace(config, data=replace(config.data, images=500))
+    with TemporaryDirectory() as place:
+        report = run(short, Path(place) / "run").report
+    model = next(iter(report["models"]))
+    cells = report["models"][model]["multi"]["class"].values()
+    return {
+        "losses": [cell[key] for cell in cells for key in ("low", "error_ratio", "high")],
+        "knn": report["average"][model]["class"],
+    }
+
+
+def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
+    found = analyse(config)
+    plain = as_json(found)
+    page = imagenet_x_report.write(found, plain, run.path)
+    for note in found.notes:
+        run.warn(note)
+    Console(stderr=True).print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+    return plain
+
+
+# Drawn factors with known effects, six models: what a report looks like. Seconds.
+_TOY = Config(data=FactorData(name="drawn"), score=ScoreConfig(threads=1, device="cpu"))
+
+PRESETS: dict[str, Config] = {
+    "toy": _TOY,
+    # More images: intervals are narrow.
+    "simmer": replace(_TOY, data=replace(_TOY.data, images=40_000)),
+    # Predictions of a model over ImageNet's validation set: --model timm:NAME --data.root IMAGENET
+    "score": Config(stage="score"),
+    # The paper's analysis: --predictions A.csv B.npz --annotations FOLDER
+    "report": Config(),
+}

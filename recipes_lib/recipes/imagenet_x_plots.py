@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of a factor report, each with the words that stand in for it where it cannot be seen."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from recipes_lib import plots
+from recipes_lib.analysis import factor_stats
+from recipes_lib.analysis.factor_report import FEW, FactorReport, Prevalence, Table
+
+MOST_ARMS = len(plots.PALETTE)
+"""Models that can be told apart by colour and marker; of more, their spread is drawn."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure for the page."""
+
+    name: str
+    """Of its file, without the ending."""
+    png: bytes
+    alt: str
+    caption: str
+
+
+def pictures(report: FactorReport) -> list[Picture]:
+    """Error ratios and prevalence by kind of mark, for the correctness ``class``, and groups where there are some."""
+    found = []
+    for which, by_kind in report.tables.items():
+        table = by_kind["class"]
+        found.append(_ratios(report, table, which))
+        found.append(_prevalence(report, which))
+        for column in table.groups:
+            found.append(_groups(report, table, which, column))
+    return found
+
+
+def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
+    """Each factor's error ratio with its interval, a marker a model; of many models the spread. The worst is on top.
+
+    Names of factors with few images are grey.
+    """
+    order = _order(table)
+    heights = np.arange(len(order))
+    if len(report.models) <= MOST_ARMS:
+        offsets = np.linspace(-0.3, 0.3, len(report.models)) if len(report.models) > 1 else [0.0]
+        for place, (model, offset) in enumerate(zip(report.models, offsets, strict=True)):
+            look, ratios = plots.style(place), table.counts.error_ratio[place, order]
+            ax.hlines(
+                heights + offset, table.low[place, order], table.high[place, order], color=look["color"], linewidth=1
+            )
+            ax.plot(ratios, heights + offset, linestyle="none", **look, markersize=4, label=model)
+        if len(report.models) > 1:
+            ax.legend(frameon=False, fontsize="small")
+    else:
+        spread, look = factor_stats.spread(table.counts.error_ratio[:, order]), plots.style(0)
+        ax.hlines(heights, spread["min"], spread["max"], color=look["color"], linewidth=1, label="all models")
+        ax.hlines(heights, spread["q1"], spread["q3"], color=look["color"], linewidth=5, alpha=0.5, label="middle half")
+        ax.plot(spread["median"], heights, linestyle="none", **look, markersize=4, label="median")
+        ax.legend(frameon=False, fontsize="small")
+    ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
+    return _named(ax, report, table, order, xlabel="error ratio (1: as many errors as on average)")
+
+
+def prevalence(ax: Axes, report: FactorReport, table: Table, found: Prevalence) -> Axes:
+    """The share of the images that have each factor: validation, and training where it is known."""
+    order = _order(table)
+    heights = np.arange(len(order))
+    sides = {"validation": found.val} | ({} if found.train is None else {"training": found.train})
+    for place, (name, shares) in enumerate(sides.items()):
+        ax.plot(100 * shares[order], heights, linestyle="none", **plots.style(place), markersize=5, label=name)
+    if any((shares[order] > 0).any() for shares in sides.values()):
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(frameon=False, fontsize="small")
+    return _named(ax, report, table, order, xlabel="share of the images (%)")
+
+
+def groups(ax: Axes, report: FactorReport, table: Table, column: str) -> Axes:
+    """Every model's error ratio, small, and the mean of its group, large; a factor in which groups differ bears a star."""
+    order, tests = _order(table), table.groups[column]
+    adjusted = factor_stats.holm(np.array([test.p for test in tests]))
+    heights, names = np.arange(len(order)), list(tests[0].means)
+    for place, name in enumerate(names):
+        means = [tests[factor].means[name] for factor in order]
+        own = [(ratio, height) for height, factor in enumerate(order) for ratio in tests[factor].ratios[name]]
+        ax.plot(*np.array(own).reshape(-1, 2).T, linestyle="none", **plots.style(place), markersize=3, alpha=0.35)
+        ax.plot(means, heights, linestyle="none", **plots.style(place), markersize=7, label=f"{column}: {name}")
+    ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
+    ax.legend(frameon=False, fontsize="small")
+    stars = {factor: "* " for factor in range(len(tests)) if adjusted[factor] < 0.05}
+    return _named(
+        ax, report, table, order, xlabel="error ratio (small: a model; large: the mean of its group)", before=stars
+    )
+
+
+def _order(table: Table) -> list[int]:
+    """Factors by their mean error ratio, the worst last, which is on top; those without any first."""
+    ratios = table.counts.error_ratio
+    known = ~np.isnan(ratios)
+    means = np.where(known, ratios, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.argsort(means, kind="stable").tolist()
+
+
+def _named(
+    ax: Axes, report: FactorReport, table: Table, order: list[int], *, xlabel: str, before: dict[int, str] | None = None
+) -> Axes:
+    ax.figure.set_facecolor("white")
+    ax.set_facecolor("white")
+    ax.spines[["top", "right"]].set_visible(False)
+    labels = [f"{(before or {}).get(place, '')}{report.factors[place]}" for place in order]
+    ax.set_yticks(range(len(order)), labels, fontsize="small")
+    for label, place in zip(ax.get_yticklabels(), order, strict=True):
+        if table.counts.with_factor[place] < FEW:
+            label.set_color("#767676")
+    ax.set_ylim(-0.7, len(order) - 0.3)
+    ax.set_xlabel(xlabel)
+    return ax
+
+
+def _figure(report: FactorReport) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, 1.4 + 0.34 * len(report.factors)), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _picture(name: str, figure: Figure, alt: str, caption: str) -> Picture:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return Picture(name, file.getvalue(), alt, caption)
+
+
+def _ratios(report: FactorReport, table: Table, which: str) -> Picture:
+    figure, ax = _figure(report)
+    error_ratios(ax, report, table)
+    order = [place for place in _order(table)[::-1] if not np.isnan(table.counts.error_ratio[:, place]).all()]
+    means = np.nanmean(table.counts.error_ratio[:, order], axis=0) if order else []
+    listed = ", ".join(f"{report.factors[place]} {mean:.2f}" for place, mean in zip(order, means, strict=True))
+    whose = report.models[0] if len(report.models) == 1 else f"mean of {len(report.models)} models"
+    alt = f"Error ratio of each factor ({which}), {whose}, from the worst on: {listed or 'none is defined'}."
+    caption = (
+        f"Error ratios, factors marked {which}. Lines are intervals; factors in grey have fewer than {FEW} images."
+    )
+    if len(report.models) > MOST_ARMS:
+        caption = (
+            f"Error ratios over {len(report.models):,} models, factors marked {which}. Grey: fewer than {FEW} images."
+        )
+    return _picture(f"error_ratio_{which}", figure, alt, caption)
+
+
+def _prevalence(report: FactorReport, which: str) -> Picture:
+    figure, ax = _figure(report)
+    found, table = report.prevalence[which], report.tables[which]["class"]
+    prevalence(ax, report, table, found)
+    listed = ", ".join(
+        f"{name} {100 * found.val[place]:.2g}" + ("" if found.train is None else f" ({100 * found.train[place]:.2g})")
+        for place, name in enumerate(report.factors)
+    )
+    also = "" if found.train is None else ", in brackets of the training images"
+    alt = f"Share in percent of the images that have each factor ({which}){also}: {listed}."
+    return _picture(f"prevalence_{which}", figure, alt, f"How frequent each factor is, marked {which}.")
+
+
+def _groups(report: FactorReport, table: Table, which: str, column: str) -> Picture:
+    figure, ax = _figure(report)
+    groups(ax, report, table, column)
+    tests = table.groups[column]
+    listed = "; ".join(
+        f"{name}: " + ", ".join(f"{group} {mean:.2f}" for group, mean in test.means.items())
+        for name, test in zip(report.factors, tests, strict=True)
+    )
+    alt = f"Mean error ratio of each group of models by {column} ({which}). {listed}."
+    caption = f"Models by {column}, factors marked {which}. A star: groups differ (Alexander-Govern, Holm, p < .05)."
+    return _picture(f"groups_{column}_{which}", figure, alt, caption)

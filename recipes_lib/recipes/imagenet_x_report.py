@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A factor report on disk: tables as CSV files, figures as PNG files, and one HTML page that needs nothing beside it."""
+
+import base64
+import csv
+import html
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes_lib import durable
+from recipes_lib.analysis.factor_report import FEW, FactorReport
+from recipes_lib.errors import DataError
+from recipes_lib.recipes.imagenet_x_plots import Picture, pictures
+
+MOST_ROWS = 50
+"""Models that the page's tables list; the CSV files have all of them."""
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; background: white; }
+figcaption, .aside { font-size: .9rem; opacity: .8; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
+th:first-child, td:first-child { text-align: left; }
+"""
+
+
+def read_groups(path: Path, models: Sequence[str]) -> dict[str, dict[str, str]]:
+    """A CSV file's table of groups: the column ``model``, and columns such as architecture, paradigm and procedure.
+
+    Returns model -> column -> group, of ``models`` alone. Raises: ``DataError`` naming what is missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), [name for name in reader.fieldnames or () if name != "model"]
+            given = "model" in (reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"groups = {path} cannot be read as a CSV file ({error}).") from None
+    if not given or not columns:
+        raise DataError(f"groups = {path} needs a column model and at least one more, such as architecture.")
+    found = {row["model"]: {name: row[name] for name in columns} for row in rows}
+    if lacking := [name for name in models if name not in found]:
+        raise DataError(f"groups = {path} has no line for {len(lacking):,} models: {', '.join(lacking[:5])}. Add them.")
+    if odd := next((name for name in models if not all(found[name].values())), None):
+        raise DataError(f"groups = {path} leaves a column of {odd} empty. Name its group.")
+    return {name: found[name] for name in models}
+
+
+def write(report: FactorReport, plain: Mapping[str, Any], out: Path) -> Path:
+    """Writes tables, figures and ``index.html`` into the folder ``out``; returns the page.
+
+    ``plain`` is the same report as plain values.
+    """
+    for name, rows in _tables(report, plain).items():
+        durable.write_text(out / f"{name}.csv", _csv(rows))
+    shown = pictures(report)
+    (out / "plots").mkdir(exist_ok=True)
+    for picture in shown:
+        with durable.whole(out / "plots" / f"{picture.name}.png") as partial:
+            partial.write_bytes(picture.png)
+    durable.write_text(out / "index.html", page(report, plain, shown))
+    return out / "index.html"
+
+
+def _tables(report: FactorReport, plain: Mapping[str, Any]) -> dict[str, Iterable[Sequence[Any]]]:
+    tables: dict[str, Iterable[Sequence[Any]]] = {"factors": _factor_rows(report), "models": _model_rows(plain)}
+    for name, columns in (("prevalence", ("which",)), ("spread", ("which", "correctness"))):
+        if name in plain:
+            tables[name] = _nested_rows(plain[name], (*columns, "factor"))
+    if "consistency" in plain:
+        tables["consistency"] = [
+            ("which", "correctness", "models", "factors", "mean_rank_correlation", "p"),
+            *(
+                (which, kind, row["models"], row["factors"], row["mean_rank_correlation"], row["p"])
+                for which, by_kind in plain["consistency"].items()
+                for kind, row in by_kind.items()
+            ),
+        ]
+    if "groups" in plain:
+        tables["groups"] = _group_rows(plain["groups"])
+    return tables
+
+
+def _factor_rows(report: FactorReport) -> Iterable[Sequence[Any]]:
+    arrays = ("accuracy", "error_ratio", "low", "high", "wilson_low", "wilson_high", "p", "holm", "benjamini_hochberg")
+    yield ("model", "which", "correctness", "factor", "n", *arrays)
+    for which, by_kind in report.tables.items():
+        for kind, table in by_kind.items():
+            columns = [table.counts.accuracy, table.counts.error_ratio, table.low, table.high]
+            columns += [table.wilson_low, table.wilson_high, table.p, table.holm, table.fdr]
+            n = table.counts.with_factor.tolist()
+            for model, name in enumerate(report.models):
+                values = zip(*(column[model].tolist() for column in columns), strict=True)
+                for factor, images, row in zip(report.factors, n, values, strict=True):
+                    yield (name, which, kind, factor, images, *row)
+
+
+def _model_rows(plain: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
+    yield ("model", "which", "correctness", "average", "worst_factor", "worst_error_ratio")
+    for which, by_kind in plain["ranking"].items():
+        for kind, by_model in by_kind.items():
+            for name, ranking in by_model.items():
+                worst = ranking[0] if ranking else ""
+                ratio = plain["models"][name][which][kind][worst]["error_ratio"] if worst else None
+                yield (name, which, kind, plain["average"][name][kind], worst, ratio)
+
+
+def _nested_rows(values: Mapping[str, Any], columns: Sequence[str]) -> list[Sequence[Any]]:
+    """Rows of figures at the bottom of nested mappings; ``columns`` names the levels above them."""
+
+    def walk(level: Mapping[str, Any], before: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Mapping[str, Any]]]:
+        for key, value in level.items():
+            path = (*before, key)
+            yield from walk(value, path) if len(path) < len(columns) else [(path, value)]
+
+    rows = list(walk(values, ()))
+    return [(*columns, *rows[0][1]), *((*path, *figures.values()) for path, figures in rows)]
+
+
+def _group_rows(groups: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
+    yield ("which", "correctness", "column", "factor", "group", "models", "mean_error_ratio", "p", "holm")
+    for which, by_kind in groups.items():
+        for kind, by_column in by_kind.items():
+            for column, by_factor in by_column.items():
+                for factor, test in by_factor.items():
+                    for group, mean in test["means"].items():
+                        figures = (test["models"][group], mean, test["p"], test["holm"])
+                        yield (which, kind, column, factor, group, *figures)
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Figures in full; what is not defined is empty."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for row in rows:
+        writer.writerow("" if isinstance(value, float) and math.isnan(value) else value for value in row)
+    return file.getvalue()
+
+
+def page(report: FactorReport, plain: Mapping[str, Any], shown: Sequence[Picture]) -> str:
+    """The page: one HTML text with its figures inside, readable on light and on dark screens, without scripts."""
+    parts = [
+        "<h1>Why do these models fail?</h1>",
+        f"<p>{html.escape(_summary(plain))}</p>",
+        "<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in plain["notes"]) + "</ul>",
+        "<h2>Accuracy</h2>",
+        _accuracies(plain),
+        "<h2>Worst factors</h2>",
+        *(_worst(plain, which) for which in report.tables),
+        "<h2>Figures</h2>",
+        *map(_figure, shown),
+        *_shared(plain),
+        f"<p class='aside'>{_HOW}</p>",
+    ]
+    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+    head += f"<title>Factor report</title><style>{STYLE}</style>"
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+
+
+_HOW = (
+    "An error ratio is a model's error rate on the images with a factor over its error rate on all images: 1 says that "
+    "the factor makes no difference. Tables with every figure, Wilson intervals and adjusted p-values lie beside this page "
+    "as CSV files; report.json holds the same for programs. Method: Youbi Idrissi et al., ImageNet-X, ICLR 2023, "
+    "arXiv 2211.01866. ImageNet-X annotations: CC BY-NC 4.0."
+)
+
+
+def _summary(plain: Mapping[str, Any]) -> str:
+    images, interval = plain["images"], plain["interval"]
+    counted = ", ".join(f"{number:,} for {kind}" for kind, number in images["counted"].items())
+    rule = {
+        "toolkit": "Images that cannot be decided count as in the official toolkit: without ReaL labels they are wrong, and "
+        "all classes outside the named metaclasses are one.",
+        "decided": "Images without ReaL labels, or of a class outside the named metaclasses, do not count there.",
+    }[plain["scope"]]
+    drawn = f" of {interval['resamples']:,} resamples" if "resamples" in interval else ""
+    return (
+        f"Models: {len(plain['models']):,}. Images: {images['all']:,}, of which count {counted}. Intervals: "
+        f"{interval['level']:.0%}, {interval['method']}{drawn}. {rule}"
+    )
+
+
+def _accuracies(plain: Mapping[str, Any]) -> str:
+    kinds = list(next(iter(plain["average"].values())))
+    rows = [(name, *(_figured(row[kind]) for kind in kinds)) for name, row in plain["average"].items()]
+    return _table(("model", *kinds), rows)
+
+
+def _worst(plain: Mapping[str, Any], which: str) -> str:
+    """The three worst factors of each model, and those with enough images to be sure of."""
+    rows = []
+    for name, ranking in plain["ranking"][which]["class"].items():
+        cells = plain["models"][name][which]["class"]
+        said = [
+            f"{factor} {_figured(cells[factor]['error_ratio'], 2)}" + ("*" if cells[factor]["n"] < FEW else "")
+            for factor in ranking[:3]
+        ]
+        rows.append((name, *said, *[""] * (3 - len(said))))
+    note = f"<p class='aside'>Marked {html.escape(which)}. * fewer than {FEW} images.</p>"
+    return note + _table(("model", "worst", "second", "third"), rows)
+
+
+def _shared(plain: Mapping[str, Any]) -> list[str]:
+    if "consistency" not in plain:
+        return []
+    rows = [
+        (which, kind, _figured(row["mean_rank_correlation"], 3), f"{row['p']:.2g}")
+        for which, by_kind in plain["consistency"].items()
+        for kind, row in by_kind.items()
+    ]
+    said = "<p>Mean rank correlation of the error ratios over all pairs of models; p: of one as high, were factors shuffled.</p>"
+    return ["<h2>Do models share their worst factors?</h2>", said, _table(("marked", "right by", "mean", "p"), rows)]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    more = f"<p class='aside'>The first {MOST_ROWS} of {len(rows):,}.</p>" if len(rows) > MOST_ROWS else ""
+    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row) + "</tr>" for row in rows[:MOST_ROWS]
+    )
+    return f"{more}<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _figure(picture: Picture) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
+    image = f"<img src='{source}' alt='{html.escape(picture.alt, quote=True)}'>"
+    return f"<figure>{image}<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
+
+
+def _figured(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
