@@ -100,6 +100,7 @@ def test_several_jumps_are_counted_by_the_spikes_of_the_series(monkeypatch):
     found = spike_study.several_jumps(SWEEP["adamw"], 0)
     assert (found["rms_spikes"], found["peak"]) == (5, 10.0)
     assert found["spikes"] == found["followed"] >= 4  # one soon after another lies within its history
+    assert found["fraction"] == 1
     assert found["p_value"] < 0.01
     assert seen[-1] == 1.0
     assert seen[0] == pytest.approx(spike_study.JUMP**-5)
@@ -110,7 +111,7 @@ def test_without_spikes_nothing_follows(monkeypatch):
     flat = spike_study.Series([1.0] * spike_study.LONG, [1.0] * spike_study.LONG)
     monkeypatch.setattr(spike_study, "train", lambda *_: flat)
     found = spike_study.several_jumps(SWEEP["adamw"], 0)
-    assert (found["spikes"], found["followed"], found["rms_spikes"]) == (0, 0, 0)
+    assert (found["spikes"], found["followed"], found["fraction"], found["rms_spikes"]) == (0, 0, 0, 0)
 
 
 def test_a_seeds_report_has_every_figure(monkeypatch):
@@ -121,7 +122,7 @@ def test_a_seeds_report_has_every_figure(monkeypatch):
     assert set(report["one_jump"]["high"]) == set(ARMS)
     assert set(report["several_jumps"]) == set(SWEEP)
     assert set(report["several_jumps"]["adamw"]) == {
-        "spikes", "rms_spikes", "followed", "chance", "p_value", "peak", "end",
+        "spikes", "rms_spikes", "followed", "fraction", "chance", "p_value", "peak", "end",
     }  # fmt: skip
 
 
