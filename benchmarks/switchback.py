@@ -3,7 +3,8 @@
 
 ``python benchmarks/switchback.py``; one thread, process time, about two minutes. Quantising the weight is counted
 in every call, as in a training step without accumulation. "share of quantisation" is X, G and W to integers, timed alone,
-over the whole layer's time. A CPU without bf16 instructions multiplies bf16 so slowly that its ratios say little.
+over the whole layer's time. Where torchao is installed, ``--kinds torchao torchao-int8`` adds its int8 layer: without and
+with dW in integers, which are SwitchBackQ and int8. A CPU without bf16 instructions multiplies bf16 so slowly that its ratios say little.
 """
 
 import argparse
@@ -23,6 +24,8 @@ KINDS = {
     "SwitchBackQ": SwitchBackQLinear,
     "int8": Int8Linear,
 }
+PEERS = {"torchao": False, "torchao-int8": True}
+"""torchao's layer by whether dW is made in integers too."""
 
 
 def measure(
@@ -37,7 +40,7 @@ def measure(
 
     def rival(layer: nn.Linear):
         def call() -> None:
-            if layer is not plain:
+            if hasattr(layer, "forget"):
                 layer.forget()
             torch.autograd.grad(layer(x), (x, *layer.parameters()), grad)
             wait()
@@ -51,10 +54,23 @@ def measure(
         wait()
 
     rivals = {"nn.Linear": rival(plain), "quantisation": quantise}
-    rivals |= {name: rival(KINDS[name](width, out, device=device, dtype=dtype)) for name in kinds}
+    for name in kinds:
+        layer = nn.Linear(width, out, device=device, dtype=dtype) if name in PEERS else None
+        made = _torchao(layer, PEERS[name]) if layer else KINDS[name](width, out, device=device, dtype=dtype)
+        rivals[name] = rival(made)
     clock = time.perf_counter if device == "cuda" else time.process_time
     timings = side_by_side(rivals, rounds=rounds, reference="nn.Linear", clock=clock)
     return timings, timings.pop("quantisation").seconds / timings[kinds[0]].seconds
+
+
+def _torchao(layer: nn.Linear, grad_weight: bool) -> nn.Module:
+    """torchao's layer in the place of ``layer``. By ``module_swap``: by its other way 0.18 stays in full precision."""
+    from torchao import quantize_
+    from torchao.prototype.quantized_training import Int8MixedPrecisionTrainingConfig
+
+    model = nn.Sequential(layer)
+    quantize_(model, Int8MixedPrecisionTrainingConfig(grad_weight=grad_weight, module_swap=True))
+    return model[0]
 
 
 def main() -> None:
@@ -64,7 +80,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[768, 1280])
     parser.add_argument("--expansion", type=int, default=4, help="the layer's output is this many times as wide")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--kinds", nargs="+", default=["SwitchBack"], choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=["SwitchBack"], choices=[*KINDS, *PEERS])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
