@@ -113,7 +113,7 @@ def several_jumps(arm: Arm, seed: int) -> dict[str, float]:
     addition modulo 23. Nor had a factor that walks at random, at two speeds, or switches up and down: u remembers a
     thousand steps, so after the first rise it is large enough for the next ones. So here the factor only rises. Jumps
     of 10 gave spikes too, but AdamW's RMS reached 2.3 no earlier than the loss rose: no lag. Jumps of 30 give a lag of
-    one step. Learning rates of .01 and .02 gave as many.
+    one or two steps. Learning rates of .01 and .02 gave as many.
     """
     times = jumps(seed)
     scales = [JUMP ** (sum(step >= time for time in times) - JUMPS) for step in range(LONG)]
