@@ -108,7 +108,7 @@ def several_jumps(arm: Arm, seed: int) -> dict[str, float]:
     ``p_value`` as in :func:`spikes.followed`;
     ``peak``: largest loss after the first jump; ``end``: mean loss of the last 20 steps.
 
-    The design was settled on seeds 100 and 101, before any other was run. Tasks without a factor had no spikes with an
+    The design was settled on seed 100 with AdamW, before any other was run. Tasks without a factor had no spikes with an
     RMS spike before them: digits, whole and in batches; this function; inputs whose scale walks at random; rare tokens;
     addition modulo 23. Nor had a factor that walks at random, at two speeds, or switches up and down: u remembers a
     thousand steps, so after the first rise it is large enough for the next ones. So here the factor only rises. Jumps
