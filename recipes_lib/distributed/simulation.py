@@ -74,6 +74,7 @@ class Workers:
         self.size, self.sync, self.clip = workers, sync, clip
         self.traffic, self.done = SimulatedTraffic(workers=workers), 0
         self.figures: dict[str, Tensor] = {}
+        self._norms: Tensor | None = None
         start = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
         fixed |= dict(model.named_buffers())
@@ -96,19 +97,21 @@ class Workers:
         """One step of every worker, and the averaging that is due after it; returns their losses, [workers].
 
         ``batch``: tensors [workers, batch, ...], or dicts and lists of them. ``lr``: of this step, where it is not the
-        optimiser's own. ``figures`` then holds what the loss gave by name, and ``grad_norm``, [workers] each.
+        optimiser's own. ``figures`` then holds what the loss gave by name, [workers] each.
         """
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for stacked weights
             gradients, (losses, figures) = self._gradients(self.weights, batch)
         synchronous = self.done < self._rule.start
         if synchronous:
             gradients = {name: g.mean(0).expand_as(g) for name, g in gradients.items()}
-        norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
-        self.figures = {name: value.detach() for name, value in figures.items()} | {"grad_norm": norms}
-        shrink = None if self.clip is None else (self.clip / (norms + 1e-6)).clamp_max(1)  # as clip_grad_norm_
+        self.figures = {name: value.detach() for name, value in figures.items()}
         for name, weight in self.weights.items():
-            g = gradients[name]
-            weight.grad = g if shrink is None else g * shrink.view(-1, *[1] * (g.dim() - 1))
+            weight.grad = gradients[name]
+        self._norms = None if self.clip is None else self._measured()
+        if self.clip is not None:
+            shrink = (self.clip / (self._norms + 1e-6)).clamp_max(1)  # as clip_grad_norm_
+            for weight in self.weights.values():
+                weight.grad = weight.grad * shrink.view(-1, *[1] * (weight.dim() - 1))
         if lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -135,6 +138,11 @@ class Workers:
         """The workers' mean weights, for ``torch.func.functional_call``."""
         return {name: weight.mean(0) for name, weight in self.weights.items()}
 
+    @property
+    def grad_norm(self) -> Tensor:
+        """Norm of each worker's last gradient, before it was clipped, [workers]."""
+        return self._measured() if self._norms is None else self._norms
+
     def drift(self) -> float:
         """Consensus distance: root mean square over workers of the distance from their mean; 0 after averaging."""
         apart = [(weight - weight.mean(0)).flatten(1) for weight in self.weights.values()]
@@ -154,6 +162,9 @@ class Workers:
         """Takes what :meth:`state_dict` gave. Raises: ``KeyError`` where a weight has no entry."""
         for key, tensor in self.state_dict().items():
             tensor.copy_(state[key])
+
+    def _measured(self) -> Tensor:
+        return torch.stack([weight.grad.flatten(1).square().sum(1) for weight in self.weights.values()]).sum(0).sqrt()
 
     def _count(self, tensors: Iterable[Tensor]) -> None:
         self.traffic.add(sum(tensor.nbytes for tensor in tensors) // self.size)

@@ -61,7 +61,8 @@ def fit(
             last, due, stop = step + 1 == steps, (step + 1) % train.checkpoint_every == 0, stopped.is_set()
             if last:
                 group.finish()
-            figures = {name: value.mean().item() for name, value in group.figures.items()}
+            figures = {**group.figures, "grad_norm": group.grad_norm}
+            figures = {name: value.mean().item() for name, value in figures.items()}
             if not all(map(math.isfinite, (figures["loss"], figures["grad_norm"]))):
                 folder.set_state("failed", step)
                 what = f"the loss is {figures['loss']:g}, its gradient's norm {figures['grad_norm']:g}."
