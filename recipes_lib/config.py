@@ -135,11 +135,11 @@ class OptimConfig:
 class SyncConfig:
     """How the processes of one run agree on the weights: :mod:`recipes_lib.distributed.sync`."""
 
-    name: Literal["ddp", "local_sgd", "post_local_sgd", "slowmo"] = "ddp"
-    """ddp: gradients are averaged at every step. local_sgd: weights, every ``period`` steps. post_local_sgd: that from
-    step ``start`` on, ddp before. slowmo: as post_local_sgd, with a slow momentum every ``period`` steps."""
+    name: Literal["ddp", "fsdp", "local_sgd", "post_local_sgd", "slowmo"] = "ddp"
+    """ddp: gradients are averaged at every step. fsdp: likewise, each rank keeping a share of the weights. local_sgd: weights
+    are, every ``period`` steps. post_local_sgd: so from step ``start`` on, ddp before. slowmo: that, with a slow momentum."""
     period: int = 48
-    """Steps from one averaging of the weights to the next; not used by ``ddp``."""
+    """Steps from one averaging of the weights to the next; not used by ``ddp`` and ``fsdp``."""
     start: int = 0
     """Steps in which gradients are still averaged; ``post_local_sgd`` and ``slowmo`` only."""
     momentum: float = 0.5

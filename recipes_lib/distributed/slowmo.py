@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes_lib.config import SyncConfig
+from recipes_lib.distributed.fsdp import FSDP
 from recipes_lib.distributed.sync import DDP, Buffers, LocalSGD, Strategy, Traffic
 
 _NO_STEP = 1e-30  # a learning rate below it leaves float32 in the quotient
@@ -97,6 +98,9 @@ class SlowMo:
         for key, tensor in self.state_dict().items():
             tensor.copy_(state[key])
 
+    def unwrap(self) -> None:
+        """As :meth:`LocalSGD.unwrap`."""
+
     @torch.no_grad()
     def _step(self) -> None:
         for group in self._optimizer.param_groups:
@@ -129,6 +133,8 @@ def build(config: SyncConfig) -> Strategy:
     match config.name:
         case "ddp":
             return DDP()
+        case "fsdp":
+            return FSDP()
         case "local_sgd":
             return LocalSGD(config.period, buffers=config.buffers)
         case "post_local_sgd":
@@ -137,4 +143,6 @@ def build(config: SyncConfig) -> Strategy:
             how = {"momentum": config.momentum, "lr": config.lr, "start": config.start, "buffers": config.buffers}
             return SlowMo(config.period, **how)
         case unknown:
-            raise ValueError(f"there is no strategy {unknown!r}; there are ddp, local_sgd, post_local_sgd and slowmo")
+            raise ValueError(
+                f"there is no strategy {unknown!r}; there are ddp, fsdp, local_sgd, post_local_sgd and slowmo"
+            )

@@ -46,7 +46,7 @@ class Traffic:
     """What was averaged over ranks so far."""
 
     averaged: int = 0
-    """Bytes that went into all-reduces, on one rank."""
+    """Bytes that went into all-reduces, on one rank; what is only gathered, or only reduced and scattered, counts half."""
     rounds: int = 0
     """How many times ranks averaged."""
 
@@ -99,6 +99,9 @@ class Strategy(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes what :meth:`state_dict` gave."""
 
+    def unwrap(self) -> None:
+        """To be called when training has ended, last of all: ``method`` is whole and its own on every rank."""
+
 
 class DDP:
     """Gradients are averaged over ranks at every step, while the backward pass still runs."""
@@ -144,6 +147,9 @@ class DDP:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Nothing."""
 
+    def unwrap(self) -> None:
+        """Nothing: it is."""
+
 
 class LocalSGD:
     """Every rank steps alone; every ``period`` steps their weights become their mean. Before ``start``: as :class:`DDP`.
@@ -175,7 +181,7 @@ class LocalSGD:
 
         Raises: ``RunError`` on every rank where the ranks' models differ in a name, shape or dtype.
         """
-        _refuse_other_models(method)
+        refuse_other_models(method)
         collectives.broadcast_in_place([*method.parameters(), *method.buffers()])
         self._method, self._optimizer = method, optimizer
         self._ddp = DDP()
@@ -224,6 +230,9 @@ class LocalSGD:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Nothing."""
 
+    def unwrap(self) -> None:
+        """Nothing: it is."""
+
     @torch.no_grad()
     def _average(self) -> None:
         statistics = _running_statistics(self._method)
@@ -255,7 +264,8 @@ def running_means(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     ]
 
 
-def _refuse_other_models(method: nn.Module) -> None:
+def refuse_other_models(method: nn.Module) -> None:
+    """Raises ``RunError`` on every rank where the ranks' models differ in a name, shape or dtype."""
     state = [*method.named_parameters(), *method.named_buffers()]
     ours = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in state]
     first, *others = collectives.gather_objects(ours)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recipes_lib import randomness
 from recipes_lib.config import OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.data.loader import Batch, StepBatches
-from recipes_lib.distributed import collectives, slowmo
+from recipes_lib.distributed import collectives, fsdp, slowmo
 from recipes_lib.distributed.sync import Strategy, Traffic
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import Diverged, Interrupted
@@ -78,7 +78,7 @@ def fit(
             except FloatingPointError as error:  # a loss that met values it cannot use
                 folder.set_state("failed", step)
                 raise Diverged(advice(step, str(error), optim_config, folder)) from None
-            norm = nn.utils.clip_grad_norm_(method.clipped_parameters(), optim_config.clip or float("inf"))
+            norm = fsdp.clip_grad_norm(method.clipped_parameters(), optim_config.clip or float("inf"))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             strategy.after_step(step)
@@ -98,6 +98,7 @@ def fit(
             if stop and not last:
                 folder.set_state("interrupted", step + 1)
                 raise Interrupted(f"Interrupted after step {step + 1} of {steps}. Go on: recipes resume {folder.path}")
+    strategy.unwrap()
     return strategy.traffic
 
 

@@ -8,13 +8,14 @@ a rank is saved, and any number of processes may go on from there.
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from recipes_lib.distributed import collectives
+from recipes_lib.distributed import collectives, fsdp
 from recipes_lib.distributed.sync import Strategy
 from recipes_lib.errors import RunError
 from recipes_lib.models import interchange
@@ -37,7 +38,8 @@ def save(
 
     Raises: ``RunError`` on every rank where one cannot write; see :func:`checkpoint.save`.
     """
-    model, (tensors, facts) = method.state_dict(), checkpoint.flatten_optimizer(optimizer, _named(method))
+    tensors, facts = checkpoint.flatten_optimizer(optimizer, _named(method))
+    model, tensors = fsdp.gather(method.state_dict()), fsdp.gather(tensors)
     size = 1 if alike else collectives.world_size()
     traffic = strategy.traffic
     facts["sync"] = {"ranks": size, "averaged": traffic.averaged, "rounds": traffic.rounds}
@@ -79,6 +81,7 @@ def restore(folder: RunFolder, method: nn.Module, optimizer: torch.optim.Optimiz
     facts = saved.facts.get("sync", {"ranks": 1, "averaged": 0, "rounds": 0})
     if facts["ranks"] > 1:
         saved = _own_share(saved, facts["ranks"], collectives.world_size(), collectives.rank())
+    saved = replace(saved, model=fsdp.cut(saved.model, method), optimizer=fsdp.cut(saved.optimizer, method))
     interchange.fill(method, saved.model, f"the weights in {saved.path}")
     checkpoint.restore_optimizer(optimizer, _named(method), saved)
     if strategy.state_dict():
