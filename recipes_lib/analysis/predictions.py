@@ -119,11 +119,23 @@ def _models_of(path: Path, annotations: Annotations, place: Mapping[str, int]) -
     found = {}
     for model, values in columns.items():
         whole = _whole(path, values, annotations)
-        if rows is not None:
+        if rows is None:
+            _refuse_folder_order(path, model, whole, annotations.labels)
+        else:
             whole, given = np.empty_like(whole), whole
             whole[rows] = given
         found[model] = whole
     return found
+
+
+def _refuse_folder_order(path: Path, model: str, classes: np.ndarray, labels: np.ndarray) -> None:
+    """Raises ``DataError`` where rows without names are right as those of class folders, one after the other."""
+    right, in_folders = float((classes == labels).mean()), float((classes == np.sort(labels)).mean())
+    if in_folders > 2 * right + 0.05:
+        raise DataError(
+            f"{path}: the rows of {model} are in the order of class folders: {right:.1%} of them are right in the order of file "
+            f"names, {in_folders:.1%} in that one. Add file_name, or sort them by file name."
+        )
 
 
 def _read_csv(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:

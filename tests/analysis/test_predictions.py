@@ -112,6 +112,7 @@ def test_a_csv_file_that_cannot_be_right_is_told_in_one_line(known, tmp_path, gi
         ({"predicted_class": np.stack([GUESSES] * 2)}, "2 rows for 1 models"),
         ({"logits": GUESSES}, "holds no predictions: give predicted_class"),
         ({"predicted_class": np.full(IMAGES, np.nan)}, "the value nan .*Predict these images again"),
+        ({"predicted_class": np.sort(LABELS)}, r"rows of net are in the order of class folders: .* Add file_name"),
         ({"predicted_class": NAMES}, "predicted classes are <U28; give whole numbers"),
     ],
 )
