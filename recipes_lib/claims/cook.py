@@ -2,7 +2,8 @@
 """``recipes cook NAME``: the longer run that a chapter shows as *one cooked earlier*, stored small in ``data/cooked``.
 
 The folder is a run folder without checkpoints: ``config.yaml``, ``model.safetensors`` (half precision),
-``report.json``, ``metrics.jsonl`` (thinned), and ``fingerprint.json``, by which a test sees when it has gone stale.
+``report.json``, ``metrics.jsonl`` (thinned), and ``fingerprint.json``, by which a test sees when it has gone stale. A recipe
+that analyses has neither weights nor metrics.
 """
 
 import hashlib
@@ -75,16 +76,16 @@ def store(folder: Path, destination: Path, mark: Fingerprint) -> None:
     aside = destination.with_name(f".{destination.name}-partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    weights = checkpoint.read_weights(folder / "model.safetensors")
-    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
-    checkpoint.write_weights(aside / "model.safetensors", half)
-    size = (aside / "model.safetensors").stat().st_size
-    if size > MOST_BYTES:
-        shutil.rmtree(aside)
-        raise RunError(f"{folder}: weights of {size:,} bytes at half precision; a chapter may store {MOST_BYTES:,}.")
+    if (folder / "model.safetensors").is_file():  # a recipe that analyses has neither weights nor a curve
+        size = _store_weights(folder, aside)
+        if size > MOST_BYTES:
+            shutil.rmtree(aside)
+            raise RunError(
+                f"{folder}: weights of {size:,} bytes at half precision; a chapter may store {MOST_BYTES:,}."
+            )
+        (aside / "metrics.jsonl").write_text(thinned((folder / "metrics.jsonl").read_text()))
     for kept in ("config.yaml", "report.json"):
         shutil.copyfile(folder / kept, aside / kept)
-    (aside / "metrics.jsonl").write_text(thinned((folder / "metrics.jsonl").read_text()))
     (aside / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n")
     before = destination.with_name(f".{destination.name}-before")
     shutil.rmtree(before, ignore_errors=True)
@@ -92,6 +93,14 @@ def store(folder: Path, destination: Path, mark: Fingerprint) -> None:
         os.replace(destination, before)
     os.replace(aside, destination)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def _store_weights(folder: Path, aside: Path) -> int:
+    """Writes the run's weights in half precision; returns their bytes."""
+    weights = checkpoint.read_weights(folder / "model.safetensors")
+    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    checkpoint.write_weights(aside / "model.safetensors", half)
+    return (aside / "model.safetensors").stat().st_size
 
 
 def thinned(text: str, points: int = CURVE_POINTS) -> str:

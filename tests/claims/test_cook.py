@@ -31,6 +31,17 @@ def test_cooking_stores_a_small_run_folder_at_half_precision(fake, tmp_path):
     assert [path.name for path in place.parent.iterdir()] == ["fake"]  # nothing left aside
 
 
+def test_a_recipe_that_analyses_is_stored_without_weights_and_metrics(fake, tmp_path):
+    def analysed(config, out, run=fake.recipe.run):
+        result = run(config, out)
+        (out / "model.safetensors").unlink()
+        return result
+
+    fake.recipe.run = analysed
+    place = cook("fake", runs=tmp_path / "runs")
+    assert {path.name for path in place.iterdir()} == {"config.yaml", "fingerprint.json", "report.json"}
+
+
 def test_a_finished_run_is_not_cooked_twice_but_is_when_the_numerics_moved(fake, tmp_path):
     lengths = []
 

@@ -11,7 +11,7 @@ from recipes_lib.data.loader import StepBatches
 from recipes_lib.recipes import pretraining
 
 CPU = torch.device("cpu")
-TRAINED = [name for name in recipes.MENU if name != "sieve"]  # which scores a pool, and has no method of its own
+TRAINED = [name for name in recipes.MENU if name not in ("sieve", "imagenet_x")]  # these score and analyse
 
 
 @pytest.fixture(scope="module", params=TRAINED)
