@@ -10,7 +10,8 @@ touches was written down (:data:`TOUCHES`) before any run; the change on every o
 *Rarity*: four nets and four factors in a Latin square. Net k learns from pictures in which factor j is odd in share
 ``SHARES[(j + k) % 4]``. So each net has one factor at each share, and each factor has been at all of them.
 
-The design was settled on seeds 100 and 101, before any other was run.
+The design was settled on seed 100, before any other was run. At first ``darker`` was a weak light alone, which cost a net next to
+nothing (ratio 1.08); so dusk was added. 800 steps in place of 400 made 61 % right in place of 60 %, so 300 are taken.
 """
 
 from collections.abc import Iterator, Mapping
