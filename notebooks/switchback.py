@@ -60,25 +60,25 @@ notebook.start(chapter="switchback", seconds=90, threads=1)
 # %% [markdown]
 # ## The method in one picture
 
-# %% mystnb={"image": {"alt": "Diagram. Forward: the input X and the weight W are rounded to 8 bits and multiplied to the output Y. Backward: the output's gradient G, rounded, times the same rounded W gives the input's gradient; G and X in 16 bits give the weight's gradient, which the optimiser takes."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Diagram. Forward: the input X and the weight W are rounded to 8 bits and multiplied to the output Y. Backward: the output's gradient G, rounded, times the same rounded W gives the gradient of X; G and X as they are give the gradient of W, in 16 bits."}} tags=["hide-input"]
 import matplotlib.pyplot as plt
 
 from recipes_lib import plots
 
 boxes = {
-    "input X": (0, 1.2),
-    "weight W": (0, 0),
-    "8 bits,\nby row": (1.2, 1.2),
-    "8 bits,\none scale": (1.2, 0),
-    "output Y": (2.5, 1.2),
-    "gradient G\nof Y": (2.5, 0),
-    "8 bits,\nby row ": (3.8, 0),
-    "gradient\nof X": (5.1, 0),
-    "gradient\nof W": (5.1, 1.2),
+    "gradient of W,\n16 bits": (0, 1.2),
+    "gradient G\nof Y": (1.4, 2.4),
+    "weight W": (1.4, 1.2),
+    "input X": (1.4, 0),
+    "8 bits,\nby row": (2.8, 2.4),
+    "8 bits,\none scale": (2.8, 1.2),
+    "8 bits,\nby row ": (2.8, 0),
+    "gradient of X": (4.2, 1.8),
+    "output Y": (4.2, 0.6),
 }
 names_of = list(boxes)
-arrows = [(0, 2), (1, 3), (2, 4), (3, 4), (5, 6), (6, 7), (3, 5), (5, 8)]
-figure, ax = plt.subplots(figsize=(9, 2.8))
+arrows = [(1, 0), (3, 0), (1, 4), (2, 5), (3, 6), (4, 7), (5, 7), (5, 8), (6, 8)]
+figure, ax = plt.subplots(figsize=(8, 3.6))
 plots.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
 plt.show()
 
