@@ -65,6 +65,8 @@ class Workers:
     ) -> None:
         faults = Faults()
         sync.check(faults)
+        if sync.name == "fsdp":
+            faults.add("sync.name = fsdp cannot be simulated: simulated workers hold whole models. Use another.")
         faults.raise_any()
         if workers < 1:
             raise ValueError(f"workers = {workers} is not allowed: use at least 1")

@@ -185,3 +185,5 @@ def test_what_cannot_be_simulated_is_refused():
         Workers(nn.Linear(2, 2), F.mse_loss, **{**how, "workers": 0})
     with pytest.raises(ConfigError, match=r"sync\.period = 0"):
         Workers(nn.Linear(2, 2), F.mse_loss, **{**how, "sync": SyncConfig(name="local_sgd", period=0)})
+    with pytest.raises(ConfigError, match=r"sync\.name = fsdp cannot be simulated"):
+        Workers(nn.Linear(2, 2), F.mse_loss, **{**how, "sync": SyncConfig(name="fsdp")})
