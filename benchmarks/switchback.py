@@ -40,8 +40,6 @@ def measure(
 
     def rival(layer: nn.Linear):
         def call() -> None:
-            if hasattr(layer, "forget"):
-                layer.forget()
             torch.autograd.grad(layer(x), (x, *layer.parameters()), grad)
             wait()
 

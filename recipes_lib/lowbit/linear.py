@@ -6,7 +6,6 @@ leading dimensions together. Y = X W^T + b and dX = G W add up d and m products;
 The variance of a quantised sum's error grows with its length, so SwitchBack leaves dW alone.
 """
 
-import weakref
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -153,40 +152,18 @@ class _IntegerLinear(nn.Linear):
         if self.backend is not None:
             check_backend(self.backend, x.device)
 
-    def _quantized_weight(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Q(W) for Y, and Q(W) for dX where that differs; what an earlier call made is used while the weight is the same and unchanged.
-
-        An optimiser's step changes the weight's version; edits through ``.data`` go unnoticed: end them with
-        ``forget()``.
-        """
-        if torch.compiler.is_compiling():  # versions are not for a compiled graph to ask
-            return self._quantise_weight()
-        key = (self.weight._version, self.weight.data_ptr(), self.weight.dtype)
-        held = self.__dict__.get("_held")
-        if held is None or held[0]() is not self.weight or held[1] != key:
-            held = (weakref.ref(self.weight), key, self._quantise_weight())
-            self.__dict__["_held"] = held
-        return held[2]
-
     @torch.no_grad()
-    def _quantise_weight(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def _quantized_weight(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Q(W) for Y, and Q(W) for dX where that differs; made anew in every call.
+
+        Nothing tells a layer that its weight is still the same: torch's fused optimisers change weights in place and
+        leave their version as it was.
+        """
         name = f"the weight of {type(self).__name__}({self.in_features}, {self.out_features})"
         if self.weight_scale == "tensor":  # the same for W and its transpose
             whole = quantize.tensor(self.weight, name=name)
             return (*whole, None, None)
         return (*quantize.rows(self.weight, name=name), *quantize.columns(self.weight, name=name))
-
-    def forget(self) -> None:
-        """Drops the weight's integers, so that the next call makes them anew."""
-        self.__dict__.pop("_held", None)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight":  # fully_shard refills a weight without a new version, but sets it each time
-            self.forget()
-        super().__setattr__(name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_held"}
 
     def extra_repr(self) -> str:
         """``nn.Linear``'s, with the back end where one is set."""

@@ -146,17 +146,15 @@ def test_a_changed_weight_is_quantised_anew(kind):
     layer, _ = pair(kind)
     x = draw(4, 24)
     before = layer(x)
-    held = layer._held
-    layer(x)
-    assert layer._held is held  # micro-batches of one step
     with torch.no_grad():
         layer.weight.mul_(2)
     torch.testing.assert_close(layer(x) - layer.bias, 2 * (before - layer.bias))
     layer.weight = nn.Parameter(torch.zeros(16, 24))
     assert torch.equal(layer(x), layer.bias.expand(4, 16))
-    layer.weight.data.fill_(1.0)  # goes unnoticed, as documented
-    assert torch.equal(layer(x), layer.bias.expand(4, 16))
-    layer.forget()
+    version = layer.weight._version
+    layer.weight.grad = torch.ones(16, 24)
+    torch.optim.AdamW([layer.weight], lr=0.1, fused=True).step()
+    assert layer.weight._version == version  # why no version is asked whether the integers still fit
     assert not torch.equal(layer(x), layer.bias.expand(4, 16))
 
 
@@ -170,11 +168,10 @@ def test_a_weight_edited_before_backward_is_an_error(kind):
         y.sum().backward()
 
 
-def test_copies_and_pickles_leave_the_integers_behind():
+def test_copies_and_pickles_give_the_same():
     layer, _ = pair(SwitchBackQLinear)
     want = layer(draw(4, 24))
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert "_held" not in twin.__dict__
         assert torch.equal(twin(draw(4, 24)), want)
 
 
