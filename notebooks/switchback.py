@@ -554,7 +554,8 @@ print(
 #
 # - bitsandbytes had SwitchBack layers up to version 0.49.2 and dropped them; open_clip's option for them imports what is gone;
 # - scaled by $127 / s$ or divided by $s / 127$: the order decides ties, and with them one integer in a few hundred;
-# - an optimiser that changes weights past autograd's version counter leaves stale integers behind; `layer.forget()` drops them;
+# - torch's fused optimisers change weights past autograd's version counter, so a layer that keeps its weight's integers from step to step trains with stale
+#   ones; here they are made anew in every call, which costs a few hundredths of the layer's time;
 # - the authors' public code of StableAdamW decays weights with the unclipped learning rate, two other libraries with the clipped one, as here by default.
 #
 # Read on: {doc}`clip`, and {cite:t}`balestriero2023cookbook` for the map.
