@@ -18,6 +18,7 @@ PAGES = (
     "notebooks/msn",
     "notebooks/paws",
     "notebooks/pmsn",
+    "notebooks/local_sgd",
     "notebooks/switchback",
     "notebooks/clip",
     "notebooks/sieve",
