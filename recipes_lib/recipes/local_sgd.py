@@ -250,9 +250,9 @@ _TOY = Config(
 )
 
 
-# Source: the method card. Task, model, linear scaling, warm-up, weight decay and momentum are those of its table, which says
-# "memory" of them: not verified to be the paper's. Nor known to us: its workers, batch (here 16 x 256), epochs and
-# periods. Differs: a cosine in place of step decay; Nesterov's form of the momentum; no decay of biases and norms.
+# Task, model, linear scaling of the rate, warm-up, weight decay and momentum are usual for ResNet-50 on ImageNet; none of it could
+# be checked against the paper. Nor are its workers, batch (here 16 x 256), epochs and periods known to us. Differs from what
+# is usual: a cosine in place of step decay; Nesterov's form of the momentum; no decay of biases and norms.
 _PAPER = {
     "resnet50_imagenet": Config(),
     # Period 48 and slow momentum 0.5 are the defaults of fairscale's SlowMo; the paper's are not known to us.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Factor accuracies and error ratios: the card's figures by hand and in full, and what must not change them."""
+"""Factor accuracies and error ratios: figures by hand, and the published tables in full, and what must not change them."""
 
 import csv
 from dataclasses import replace

@@ -114,6 +114,6 @@ def test_the_real_subset_of_cifar_10_is_read(recipes_data):
     assert (len(train), len(test)) == (5000, 1000)
     assert train.labels.bincount().tolist() == [500] * 10
     assert train.class_names[:2] == ("airplane", "automobile")
-    # the card's channel means
+    # channel means measured once, apart from this code
     means = train.images.double().mean(dim=(0, 2, 3)).tolist()
     assert means == pytest.approx([125.23, 122.60, 113.32], abs=0.01)

@@ -16,7 +16,7 @@ from recipes_lib.errors import RunError
 pytestmark = pytest.mark.distributed
 
 CURVATURE, GOAL = (1.0, 3.0), (1.0, -1.0)
-"""Of each rank's parabola in the card's example."""
+"""Of each rank's parabola in the worked example."""
 
 
 def parabolas(sync: Strategy) -> list[float]:

@@ -117,7 +117,7 @@ def test_dropped_patches_cost_nothing_in_the_blocks(ratio):
         model = VisionTransformer(shape, image_size=224, patch_size=16, stem="patch")
         images, kept = torch.empty(2, 3, 224, 224), keep_count(196, ratio)
         n, width = 1 + kept, shape.width
-        block = 12 * n * width**2 + 2 * n**2 * width  # multiply-adds of an image, as the card counts them
+        block = 12 * n * width**2 + 2 * n**2 * width  # multiply-adds of an image
         last = 3 * n * width**2 + 9 * width**2 + 2 * n * width  # one query, one token in the MLP
         embed = 196 * 3 * 16**2 * width
         assert vit.forward_flops(model, images, torch.zeros(kept, dtype=torch.int64)) == 2 * 2 * (

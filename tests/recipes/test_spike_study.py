@@ -13,7 +13,7 @@ JUMPING = [spike_study.BEFORE] * 30 + [1.0] * 8
 
 
 def test_rms_of_adamw_is_that_of_stable_adamw():
-    """Learning rates of 0, so that both see the same gradients; StableAdamW's own figure is held to the card elsewhere."""
+    """Learning rates of 0, so that both see the same gradients; StableAdamW's own figures are held to golden values elsewhere."""
     start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
     same = {"lr": 0.0, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.0}
