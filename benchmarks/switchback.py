@@ -4,7 +4,8 @@
 ``python benchmarks/switchback.py``; one thread, process time, about two minutes. Quantising the weight is counted
 in every call, as in a training step without accumulation. "share of quantisation" is X, G and W to integers, timed alone,
 over the whole layer's time. Where torchao is installed, ``--kinds torchao torchao-int8`` adds its int8 layer: without and
-with dW in integers, which are SwitchBackQ and int8. A CPU without bf16 instructions multiplies bf16 so slowly that its ratios say little.
+with dW in integers, which are SwitchBackQ and int8. ``--step 4``: a ViT-B/16's whole training step on four images. A CPU
+without bf16 instructions multiplies bf16 so slowly that its ratios say little.
 """
 
 import argparse
@@ -16,7 +17,16 @@ from rich.console import Console
 from side_by_side import Timing, show, side_by_side
 from torch import nn
 
-from recipes_lib.lowbit import Int8Linear, SwitchBackLinear, SwitchBackMLinear, SwitchBackQLinear, quantize
+from recipes_lib.lowbit import (
+    Int8Linear,
+    SwitchBackLinear,
+    SwitchBackMLinear,
+    SwitchBackQLinear,
+    convert,
+    quantize,
+)
+from recipes_lib.models import vit
+from recipes_lib.optim import StableAdamW
 
 KINDS = {
     "SwitchBack": SwitchBackLinear,
@@ -71,6 +81,30 @@ def _torchao(layer: nn.Linear, grad_weight: bool) -> nn.Module:
     return model[0]
 
 
+def training_step(kind: str, images: int, device: str, rounds: int) -> dict[str, Timing]:
+    """The timings of a ViT-B/16's whole step (forward, backward, StableAdamW) in float32, with ``nn.Linear`` and with ``kind``."""
+    pictures = torch.randn(images, 3, 224, 224, device=device)
+
+    def rival(low_bit: bool):
+        model = vit.build(vit.ViTConfig(arch="vit_base"), image_size=224).to(device)
+        if low_bit:
+            convert(model, kind)
+        optimizer = StableAdamW(model.parameters(), lr=1e-4)
+
+        def call() -> None:
+            model(pictures).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return call
+
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    rivals = {"nn.Linear": rival(False), kind: rival(True)}
+    return side_by_side(rivals, rounds=rounds, reference="nn.Linear", clock=clock)
+
+
 def main() -> None:
     """Prints a table of times, and lines of speed-ups."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,8 +115,13 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["SwitchBack"], choices=[*KINDS, *PEERS])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--step", type=int, metavar="IMAGES", help="a ViT-B/16's whole training step instead")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.step:
+        timings = training_step("switchback", asked.step, asked.device, asked.rounds)
+        show("a training step", {f"ViT-B/16, {asked.step} images": timings})
+        return
     cases, shares = {}, {}
     for tokens in asked.tokens:
         for width in asked.widths:
