@@ -150,7 +150,11 @@ import timm
 from recipes_lib import lowbit
 
 model = timm.create_model("vit_tiny_patch16_224")
-print(lowbit.convert(model, "switchback"), "layers replaced; kept:", [n for n, m in model.named_modules() if type(m) is nn.Linear])
+print(
+    lowbit.convert(model, "switchback"),
+    "layers replaced; kept:",
+    [n for n, m in model.named_modules() if type(m) is nn.Linear],
+)
 
 # %% [markdown]
 # ## Why the third product is left alone
@@ -494,7 +498,9 @@ for name in ("vitb32_laion2b", "vitl14_laion2b", "vith14_laion2b"):
         towers = pretraining.build(switchback, switchback.PRESETS[name], steps=1)
     inside = [layer.weight.numel() for layer in towers.modules() if isinstance(layer, SwitchBackLinear)]
     total = sum(parameter.numel() for parameter in towers.parameters())
-    print(f"{name}: {total / 1e6:.0f} million parameters, {sum(inside) / total:.0%} of them in {len(inside)} SwitchBack layers")
+    print(
+        f"{name}: {total / 1e6:.0f} million parameters, {sum(inside) / total:.0%} of them in {len(inside)} SwitchBack layers"
+    )
 
 # %% tags=["hide-input"]
 fields = {
