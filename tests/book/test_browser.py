@@ -20,6 +20,7 @@ PAGES = (
     "notebooks/pmsn",
     "notebooks/local_sgd",
     "notebooks/switchback",
+    "notebooks/imagenet_x",
     "notebooks/clip",
     "notebooks/sieve",
     "book/ledger",

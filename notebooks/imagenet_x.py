@@ -1,0 +1,562 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # ImageNet-X: why a model fails
+#
+# *Accuracy says how often a model errs. Look at what is odd about the images on which it does, and you know what to mend, and what you broke
+# while mending something else.*
+#
+# Paper: {cite:t}`idrissi2023imagenetx`. Implementation: `recipes_lib/recipes/imagenet_x.py` and `recipes_lib/analysis/`, the same code from this
+# page to two thousand models.
+# You need: nothing but a classifier's answers.
+
+# %% tags=["hide-input"]
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and not importlib.util.find_spec(
+    "recipes_lib"
+):  # Colab has torch; add only the cookbook
+    source = "ssl-cookbook @ git+https://github.com/ssl-cookbook/ssl-cookbook@v0.1.0"
+    light = ["timm", "lightly", "tyro", "rich", "safetensors", "pyyaml", "dacite"]
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, *light])
+
+from recipes_lib import notebook
+
+notebook.start(chapter="imagenet_x", seconds=60, threads=1)
+
+# %% [markdown]
+# ## The question
+#
+# Here is one mug, as a net meets mugs in training, and then with one thing odd about it at a time:
+
+# %% mystnb={"image": {"alt": "Fifteen pictures of one mug: an ordinary one, and fourteen in each of which one factor is odd, such as its pose, background, colour, size, light or style."}} tags=["hide-input"]
+import json
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from recipes_lib import plots
+from recipes_lib.data import embedded, pantry
+from recipes_lib.recipes import factor_study, imagenet_x, pantry_x, pantry_x_study
+
+mug = int((pantry_x.scenes(24, 2, "test", {}).label == pantry.CLASSES.index("mug")).nonzero()[0])
+figure, axes = plt.subplots(3, 5, figsize=(8, 5.2), layout="constrained")
+for ax, name in zip(axes.flat, ["ordinary", *pantry_x.FACTORS], strict=True):
+    shares = {} if name == "ordinary" else {name: 1.0}
+    picture = pantry_x.scenes(24, 2, "test", shares).select(torch.tensor([mug]))
+    plots.image_grid(ax, pantry.render(picture, 64), title=name)
+plt.show()
+
+# %% [markdown]
+# Two nets that find as many objects can differ in all of these. Which one would you put on a robot that works at night?
+#
+# ImageNet-X asked people. For each validation image of ImageNet they were shown three typical images of its class, and ticked
+# which of sixteen {term}`factors of variation <factor of variation>` set it apart (marks `multi`); the one that they named in words is the mark
+# `top`. On {term}`Pantry-X`, fourteen of the sixteen are *set*: we know what is odd, since we drew it. Two have no twin there: the Pantry's classes
+# have no subcategories, and nobody stands in front of the objects.
+
+# %% [markdown]
+# :::{admonition} What this chapter puts to the test
+# :class: important
+# Each claim was written down with its margin before the runs that decide it, and has a control. On the real annotations, three disjoint
+# thirds of images and of published runs take the place of seeds; on the Pantry, each seed is a training set, a test set and nets of its
+# own. The verdicts come at the end, and from there go to the {doc}`/book/ledger`.
+#
+# On real annotations:
+#
+# - `imagenet_x.shared`: a ViT, a ResNet-50, DINO and SimCLR share their worst factors.
+# - `imagenet_x.pose_easier`, `imagenet_x.texture_harder`: odd poses cost none of them anything, odd textures cost each of them much.
+# - `imagenet_x.crop_smaller`: strong random crops come with a higher error ratio of small objects.
+# - `imagenet_x.jitter_darker`, `imagenet_x.jitter_pose`: colour jitter helps in the dark, and spills over to odd poses.
+# - `imagenet_x.rarity_real`: factors that are rarer in training have higher error ratios.
+#
+# On the Pantry, where causes are set:
+#
+# - `imagenet_x.pantry_jitter`, `imagenet_x.pantry_jitter_gain`: colour jitter lowers the error ratio of dark pictures, and a net then
+#   recognises more of them.
+# - `imagenet_x.pantry_jitter_spill`: it raises the error ratio of odd shapes, which it does not touch.
+# - `imagenet_x.pantry_crop`, `imagenet_x.pantry_crop_smaller`: crops help with objects that the border cuts off, and raise the error ratio of small ones.
+# - `imagenet_x.pantry_rarity`: the rarer a factor is made in training, the higher its error ratio.
+# :::
+
+# %% [markdown]
+# ## The method in one picture
+
+# %% mystnb={"image": {"alt": "Diagram. Each image and three typical ones of its class go to people, who mark its factors. The image goes to a model, whose answer is right or wrong. Marks and answers are counted, and give an error ratio with an interval for each factor."}} tags=["hide-input"]
+boxes = {
+    "image": (0, 0.5),
+    "3 typical ones\nof its class": (0, 1.3),
+    "people:\n16 factors": (1.2, 1.0),
+    "model": (1.2, 0),
+    "marks": (2.3, 1.0),
+    "right or\nwrong": (2.3, 0),
+    "counts": (3.4, 0.5),
+    "error ratio,\ninterval": (4.5, 0.5),
+}
+names = list(boxes)
+arrows = [(0, 2), (1, 2), (0, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 7)]
+figure, ax = plt.subplots(figsize=(8, 2.6))
+plots.flow(ax, boxes, [(names[start], names[end]) for start, end in arrows])
+plt.show()
+
+# %% [markdown]
+# ## The equations
+#
+# Let $c_i \in \{0, 1\}$ say whether image $i$ of $N$ is classified rightly, and $M_{if}$ whether it has factor $f$. With accuracy $a$ over all images
+# and $a_f$ over those with the factor,
+#
+# $$a = \frac{1}{N} \sum_i c_i, \qquad a_f = \frac{\sum_i M_{if}\, c_i}{\sum_i M_{if}}, \qquad e_f = \frac{1 - a_f}{1 - a}$$ (imagenet-x-ratio)
+#
+# The {term}`error ratio` $e_f$ is 1 where the factor makes no difference, and 2 where errors are twice as frequent. Where every image has one mark
+# ($n_f$ images with factor $f$),
+#
+# $$\frac{1}{N} \sum_f n_f\, e_f = 1$$ (imagenet-x-identity)
+#
+# so **not all ratios can fall**: what a model gains on one factor must show as a rise on another. Keep this in mind.
+#
+# | symbol | in the code | meaning |
+# |---|---|---|
+# | $c$ | `factors.right(...)` | bool [models, images] |
+# | $M$ | `annotations.marks["multi"]` | bool [images, factors] |
+# | $a$, $a_f$, $e_f$ | `counts.average`, `.accuracy`, `.error_ratio` | [models], [models, factors] |
+
+# %% [markdown]
+# ## By hand
+#
+# Eight images. Factor A is on the first four, B on the next two; the last two have none.
+
+# %% tags=["nbval-check-output"]
+right = np.array([1, 0, 1, 1, 0, 1, 1, 0])
+marked = np.array([[1, 0]] * 4 + [[0, 1]] * 2 + [[0, 0]] * 2)
+a = right.mean()
+a_f = right @ marked / marked.sum(axis=0)
+print("a =", a, " a_f =", a_f.tolist(), " e_f =", ((1 - a_f) / (1 - a)).round(6).tolist())
+
+# %% [markdown]
+# How sure is that? Draw eight images with replacement, again and again, and look at the spread (the bootstrap):
+
+# %%
+generator = np.random.default_rng(0)
+rows = generator.integers(8, size=(4000, 8))
+with np.errstate(invalid="ignore", divide="ignore"):
+    wrong = 1 - right[rows]
+    drawn = (wrong * marked[rows, 0]).sum(1) / marked[rows, 0].sum(1) / wrong.mean(1)
+print("95 % of the ratios of A lie in", np.nanquantile(drawn[np.isfinite(drawn)], [0.025, 0.975]).round(2).tolist())
+
+# %% [markdown]
+# From four images we have learned nothing about A. The rarest factors of ImageNet-X have about forty: no ratio without an interval.
+
+# %% [markdown]
+# ## The same numbers
+#
+# The library counts all models at once: right answers [models, images] times marks [images, factors] is one matrix product.
+
+# %% tags=["nbval-check-output"]
+from recipes_lib.analysis.annotations import Annotations
+from recipes_lib.analysis.factor_report import factor_report
+from recipes_lib.analysis.predictions import Predictions
+
+files = np.array([f"{number}.png" for number in range(8)])
+images = Annotations(files, np.zeros(8, np.int16), 2, ("A", "B"), {"multi": marked.astype(bool)})
+answers = Predictions(("net",), (1 - right)[None].astype(np.int16))  # class 0 is right everywhere
+table = factor_report(images, answers).tables["multi"]["class"]
+np.testing.assert_allclose(table.counts.error_ratio[0], (1 - a_f) / (1 - a))
+print(dict(zip("AB", table.counts.error_ratio[0].round(6).tolist(), strict=True)))
+
+# %% [markdown]
+# And the whole report, as the command line makes it: preset `toy` draws images and answers by chance with effects that are known, so you can see
+# that they are found.
+
+# %%
+from IPython.utils.capture import capture_output
+
+with capture_output():  # it says where the page is
+    result = imagenet_x.run(imagenet_x.PRESETS["toy"], Path(mkdtemp()) / "run")
+print(result.report["notes"][0])
+print(sorted(path.name for path in result.folder.iterdir() if not path.name.startswith(".")))
+cell = result.report["models"]["plain-1"]["multi"]["class"]["darker"]
+print({key: round(value, 2) for key, value in cell.items()})
+
+# %% [markdown]
+# ## Live on the Pantry
+#
+# A small net learns twelve kitchen objects from 2,400 pictures, in which each factor is odd in 3 % of the images (about 20 seconds). It is
+# asked 2,400 others, in which each is odd in 12 %.
+
+# %%
+study = pantry_x_study
+shares = dict.fromkeys(pantry_x.FACTORS, study.TEST_SHARE)
+train = pantry_x.image_set(study.TRAIN, 7, "train", study.usual_shares())
+test = pantry_x.image_set(study.TEST, 7, "test", shares)
+net = study.train(train, study.PLAIN, 7)
+report = study.report({"plain": net}, test)
+print("right on", round(100 * report.tables["multi"]["class"].counts.average[0]), "% of the pictures")
+
+# %% mystnb={"image": {"alt": "Error ratio with interval of each factor of one net on Pantry-X, sorted."}} tags=["hide-input"]
+from recipes_lib.recipes import imagenet_x_plots
+
+figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+imagenet_x_plots.error_ratios(ax, report, report.tables["multi"]["class"])
+plt.show()
+
+# %% [markdown]
+# On real images the story would end here: dark images have more errors, but are dark images perhaps also blurred ones? On the Pantry we ask again, with
+# **the same pictures and the light turned on**:
+
+# %%
+factors = pantry.Factors(**test.factors)
+dark = torch.from_numpy(pantry_x.annotations(test).marks["multi"][:, pantry_x.FACTORS.index("darker")])
+those = factors.select(dark.nonzero()[:, 0])
+for name, strength in (("dark", those.light_strength), ("lit", 1.0)):
+    lit = pantry.fix(those, light_strength=strength)
+    pictures = replace(test.select(dark.nonzero()[:, 0]), images=pantry.render(lit, pantry_x.SIZE))
+    right = study.answers(net, pictures) == pictures.labels.numpy()
+    print(f"{name:5} {len(right)} pictures, errors on {1 - right.mean():.0%}")
+
+# %% [markdown]
+# ## What real models fail on
+#
+# ImageNet-X's annotations are under CC BY-NC 4.0, so this book does not ship them. You can have them from the authors' own package:
+#
+# ```sh
+# pip install --no-deps imagenet-x==0.0.7    # its folder imagenet_x/annotations is what --annotations takes
+# ```
+#
+# What follows are aggregates, computed by `recipes verify imagenet_x` from the annotations, four models' predictions and tables that
+# {cite:t}`idrissi2023imagenetx` published: one point a factor and model, of 46,110 images.
+
+# %% mystnb={"image": {"alt": "Error ratios with intervals of DINO, ResNet-50, SimCLR and ViT for the sixteen factors of ImageNet-X. Texture and subcategory are about twice as hard as the average, pose and pattern are easier, for all four."}} tags=["hide-input"]
+figures = json.loads(embedded.path("claims/imagenet_x.json").read_text())["figures"]
+thirds, seeds = list(figures["real"].values()), list(figures["pantry"].values())
+whole = thirds[0]["whole"]
+order = sorted(factor_study.FACTORS, key=lambda name: np.mean([whole[model][name]["error_ratio"] for model in whole]))
+figure, ax = plt.subplots(figsize=(6.8, 4.8), layout="constrained")
+for index, model in enumerate(whole):
+    cells, heights = [whole[model][name] for name in order], np.arange(len(order)) + 0.18 * (index - 1.5)
+    look = plots.style(index)
+    ax.hlines(heights, [c["low"] for c in cells], [c["high"] for c in cells], color=look["color"], linewidth=1)
+    ax.plot([c["error_ratio"] for c in cells], heights, linestyle="none", **look, markersize=4, label=model)
+ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1)
+ax.set_yticks(range(len(order)), [f"{name} ({whole['ViT'][name]['n']:,})" for name in order])
+ax.set(xlabel="error ratio, marks top (number of images)")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Supervised or not, convolution or attention: the order is nearly the same. A permutation null says how much of that chance would give:
+
+# %% tags=["hide-input"]
+for kind in ("top", "multi"):
+    rows = [third["shared"][kind] for third in thirds]
+    print(f"{kind:6} mean rank correlation", [round(row["mean_rank_correlation"], 2) for row in rows], end="  ")
+    print("95 % of shuffles are below", [round(row["null_95"], 2) for row in rows])
+
+# %% [markdown]
+# ## Spill-over
+#
+# An augmentation is meant to help with what it varies. The authors trained ResNet-50s with crops (1,272 runs) and colour jitter (664 runs) of every
+# strength. What happens to the other factors is the {term}`spill-over`:
+
+# %% mystnb={"image": {"alt": "Four panels over the strength of an augmentation in published runs. With stronger crops the error ratio of small objects rises; their accuracy hardly moves, while the average rises. With stronger colour jitter the error ratio of dark images falls and that of odd poses rises slightly."}} tags=["hide-input"]
+
+
+def show_sweep(axes: np.ndarray, name: str, shown: list[str], xlabel: str) -> None:
+    x = [point["strength"] for point in thirds[0]["sweep"][name]["curve"]]
+    for ax, key in zip(axes, ("ratio", "accuracy"), strict=True):
+        lines = {f: [[p[key][f] for p in third["sweep"][name]["curve"]] for third in thirds] for f in shown}
+        if key == "accuracy":
+            lines["all images"] = [[p["average"] for p in third["sweep"][name]["curve"]] for third in thirds]
+        plots.curve(ax, x, lines, xlabel=xlabel, ylabel={"ratio": "error ratio"}.get(key, key))
+        ax.get_legend().remove()
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))  # of both panels
+
+
+figure, axes = plt.subplots(2, 2, figsize=(8.8, 6), layout="constrained")
+show_sweep(axes[0], "crop", ["smaller", "larger", "pose"], "smallest crop, % of the area (left: strong)")
+show_sweep(axes[1], "colorjitter", ["darker", "color", "pose"], "colour jitter (right: strong)")
+plt.show()
+
+# %% [markdown]
+# Read the left and the right panels together. On the left, strong crops seem to harm small objects. On the right, small objects are recognised
+# about as well as before; all the *others* gained, and equation {eq}`imagenet-x-identity` does the rest. With colour jitter it is another
+# matter: there the accuracy on odd poses falls with that on all images. A ratio ranks a model's weaknesses; whether you *lost* anything, accuracy says.
+#
+# The same on the Pantry, for three augmentations, one point a seed; marked are the factors that the augmentation varies:
+
+# %% mystnb={"image": {"alt": "Three panels, one an augmentation: colour jitter, crop and blur. Each shows for fourteen factors the change of the error ratio against the plain net, a point a seed; factors that the augmentation varies are in a second colour."}} tags=["hide-input"]
+figure, axes = plt.subplots(1, 3, figsize=(9, 4), sharey=True, layout="constrained")
+for ax, (name, own) in zip(axes, study.TOUCHES.items(), strict=True):
+    for height, factor in enumerate(pantry_x.FACTORS):
+        look = plots.style(1 if factor in own else 0)
+        points = [seed["change"][name][factor] for seed in seeds]
+        ax.plot(points, [height] * len(points), linestyle="none", **look, markersize=4, alpha=0.6)
+        ax.plot(np.mean(points), height, linestyle="none", **look, markersize=8)
+    ax.axvline(0, color=plots.BASELINE, linestyle="--", linewidth=1)
+    ax.set(title=name, xlabel="change of the ratio")
+axes[0].set_yticks(range(len(pantry_x.FACTORS)), pantry_x.FACTORS)
+plt.show()
+
+# %% tags=["hide-input"]
+for name in study.AUGMENTATIONS:
+    average = np.mean([seed["average"][name] for seed in seeds])
+    print(f"{name:10} accuracy {average:.2f}", end="")
+    for key in ("touched", "untouched") if name != "plain" else ():
+        print(f"   {key} {np.mean([seed[key][name] for seed in seeds]):+.2f}", end="")
+    print()
+
+# %% [markdown]
+# Jitter and crops lower the ratios of the factors that they vary, as they should; blur does little to pictures of 32 pixels. What else moves is to be
+# read with care, for two reasons. In three hundred steps an augmented net learns less, so its average is lower; and the more errors there are, the
+# nearer all ratios come to 1, since none can exceed $1 / (1 - a)$. So what was hard gets a lower ratio, and what was easy a higher one, whatever was
+# varied. Small objects are such a case: crops come with a *lower* ratio here, against what the published runs show.
+
+# %% [markdown]
+# ## Rarity
+#
+# Are these factors hard because they are rare in training? On the real annotations one can only compare factors with each other:
+
+# %% tags=["hide-input"]
+for kind in ("top", "multi"):
+    rows = [third["rarity"][kind] for third in thirds]
+    print(
+        f"{kind:6} rank correlation with the share in training",
+        [round(r["rank_correlation"], 2) for r in rows],
+        end="  ",
+    )
+    print("5 % of shuffles are below", [round(r["null_5"], 2) for r in rows])
+
+# %% [markdown]
+# But a rare factor may be hard for other reasons. On the Pantry we set the share ourselves. Four nets and four factors make a Latin square: each net
+# meets one of the four in 1 %, one in 5 %, one in 20 %, one in 50 % of its training pictures. All are asked the same pictures.
+
+# %% mystnb={"image": {"alt": "Error ratio over the share of the training pictures, from 1 to 50 percent, one line each for dark, small, blocked and oddly posed objects."}} tags=["hide-input"]
+levels = [f"{100 * share:g}" for share in study.SHARES]
+lines = {name: [[seed["rarity"][name][level] for level in levels] for seed in seeds] for name in study.RARE}
+figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
+plots.curve(ax, 100 * np.array(study.SHARES), lines, xlabel="share of the training pictures, %", ylabel="error ratio")
+ax.set_xscale("log")
+ax.set_xticks(100 * np.array(study.SHARES), levels)
+plt.show()
+
+# %% [markdown]
+# The share is set by us, and the other three factors take turns at every share; so on the Pantry rarity *is* a cause. It is not the only one: met in
+# half of all training pictures, small objects still have more than their part of the errors. And a card before the object does so little that being
+# used to it changes nothing.
+
+# %% [markdown]
+# ## Knobs
+#
+# In a live kernel: learn from pictures in which one factor is as frequent as you like, for a few seconds.
+
+# %% tags=["remove-output", "hide-input"]
+from ipywidgets import Dropdown, FloatSlider, interact_manual
+
+
+def try_out(factor: str = "darker", share: float = 0.3) -> None:
+    pictures = pantry_x.image_set(1500, 8, "train", study.usual_shares() | {factor: share})
+    found = study.report({"net": study.train(pictures, study.PLAIN, 8, steps=200)}, test)
+    print(dict(zip(found.factors, found.tables["multi"]["class"].counts.error_ratio[0].round(2), strict=True)))
+
+
+interact_manual(try_out, factor=Dropdown(options=pantry_x.FACTORS), share=FloatSlider(0.3, min=0, max=1, step=0.05))
+
+# %% [markdown]
+# ## Break it
+#
+# The commonest way to a wrong report is a prediction file that is not what it seems. Shift all class ids by one, then lose an image:
+
+# %% tags=["nbval-check-output"]
+from recipes_lib.analysis import predictions
+from recipes_lib.errors import DataError
+
+labelled = pantry_x.annotations(test)
+good, place = study.answers(net, test), Path(mkdtemp())
+sure = np.ones(len(good), np.float32)
+predictions.write(place / "shifted.csv", labelled.names, np.minimum(labelled.labels + 1, 11), sure)
+predictions.write(place / "short.csv", labelled.names[1:], good[1:], sure[1:])
+for name in ("shifted.csv", "short.csv"):
+    try:
+        predictions.read([place / name], labelled)
+    except DataError as error:
+        print(str(error).replace(f"{place}/", ""))
+
+# %% [markdown]
+# Names may come in any order and with folders before them: images are joined by name. The official toolkit compares row by row, and needs its own order.
+
+# %% [markdown]
+# ## Verdicts
+#
+# What follows was computed by `recipes verify imagenet_x`, and is compared with margins fixed before.
+
+# %%
+from recipes_lib import claims
+from recipes_lib.claims import check
+
+verdicts = claims.stored("imagenet_x")
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.shared"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.shared"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.pose_easier"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.pose_easier"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.texture_harder"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.texture_harder"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.crop_smaller"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.crop_smaller"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.jitter_darker"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.jitter_darker"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.jitter_pose"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.jitter_pose"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.rarity_real"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.rarity_real"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.pantry_jitter"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.pantry_jitter"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.pantry_jitter_gain"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.pantry_jitter_gain"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.pantry_jitter_spill"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.pantry_jitter_spill"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.pantry_crop"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.pantry_crop"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.pantry_crop_smaller"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.pantry_crop_smaller"])
+
+# %% tags=["nbval-check-output"]
+check.show(verdicts["imagenet_x.pantry_rarity"])
+
+# %% tags=["hide-input"]
+check.table(verdicts["imagenet_x.pantry_rarity"])
+
+# %% [markdown]
+# Three do not hold. *Odd shapes under jitter*: in the pilot this was the largest rise of all factors that jitter does not touch, which is how it
+# became a claim; with other seeds it is gone. Whoever looks at eleven changes finds a large one, and that is what new seeds are for. (In the
+# three seeds here it is *larger* that rises each time. Now you know what to think of it.)
+# *Small objects under crops*: with these nets it is the other way round than in the published runs, as the pilot had shown. *Rarity of the real
+# factors*: the sign is as expected in every third, but of sixteen factors chance gives as much too often; the Pantry, where the share is set, can say more.
+#
+# What the others rest on: the published runs are of one architecture, and thirds of them are no new experiments, so that three of three says only that their
+# tables are not noise. The Pantry's nets are small and learn for a minute, and give about half of all answers wrong.
+
+# %% [markdown]
+# ## Scale it up
+#
+# ```sh
+# recipes run imagenet_x --preset score --model timm:vit_base_patch16_224 --data.root IMAGENET --out scored
+# recipes run imagenet_x --preset report --predictions scored/*.csv other.csv --annotations imagenet_x/annotations --groups groups.csv --out report
+# ```
+#
+# The first makes one CSV file of predictions for any timm or torchvision model, or any backbone of this book; it is batched and goes on where it was
+# stopped. The second reads CSV files as the official toolkit takes them, and ends in tables, plots and `index.html`. `groups.csv` names each model's
+# architecture, paradigm and so on; groups are compared by the Alexander-Govern test, as in the paper, here adjusted for the number of tests.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. Predict, then run.** A model becomes perfect on dark images and stays as it was on all others. What happens to its other error ratios?
+
+# %% tags=["solution", "hide-cell"]
+before, dark_rows = np.array([0.3, 0.6]), 0.2  # errors without and with the factor, and the factor's share
+for errors in (before, np.array([0.3, 0.0])):
+    average = (1 - dark_rows) * errors[0] + dark_rows * errors[1]
+    print("ratios without and with:", (errors / average).round(2).tolist())
+print("Those of the others rise, though not one answer changed there: the average fell.")
+
+# %% [markdown]
+# **2. Check an identity.** Equation {eq}`imagenet-x-identity` needs one mark an image. Give each image of `test` the one mark that is rarest, and none other,
+# leave out those without any, and check it.
+
+# %% tags=["solution", "hide-cell"]
+multi = pantry_x.annotations(test).marks["multi"]
+first = np.where(multi, multi.sum(axis=0), len(multi) + 1).argmin(axis=1)
+top = (first[:, None] == np.arange(multi.shape[1])) & multi
+wrong = (study.answers(net, test) != test.labels.numpy())[top.any(axis=1)].astype(int)
+top = top[top.any(axis=1)]
+n = top.sum(axis=0)
+print("1 =", round(float(n @ (wrong @ top / n / wrong.mean()) / n.sum()), 12))
+
+# %% [markdown]
+# **3. Find the bug.** Somebody counts every image without marks as correct "by definition". Which figures change, and which do not?
+
+# %% tags=["solution", "hide-cell"]
+print("The accuracies a_f stay: no such image has a factor. The average rises, so every error ratio rises with it.")
+
+# %% [markdown]
+# **4. A small research question.** Take the cooked encoder of {doc}`msn`, put a linear probe on it, and compare its worst factors on Pantry-X with those of the
+# supervised net above. You are on the way if you can say how much of their rank correlation chance would give.
+
+# %% [markdown]
+# ## Close
+#
+# Pitfalls that others met:
+#
+# - the toolkit's predictions must come in its own row order; sorted by name they raise an error about labels that differ, which says nothing of order;
+# - prototypes, the typical images that people compared with, were chosen by a model, and must not be scored: the stored ResNet-50 is right on all 3,000;
+# - with `real_class`, images on whose label people could not agree count as wrong in the toolkit, which no model can help (`report.scope = decided` leaves them out);
+# - with `metaclass`, 278 unrelated classes are one metaclass, "other";
+# - the package says BSD in its metadata and CC BY-NC 4.0 in its licence file; take the stricter.
+#
+# Read on: {cite:t}`balestriero2023cookbook` for the map, and {doc}`sieve` for choosing data in place of models.
+#
+# This chapter as a script: [imagenet_x.py](https://github.com/ssl-cookbook/ssl-cookbook/blob/main/notebooks/imagenet_x.py).
