@@ -30,11 +30,13 @@ class World:
     """What this process computes on."""
 
 
-def start(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
+def start(device: Literal["auto", "cpu", "cuda"] = "auto", *, patience: timedelta | None = None) -> World:
     """Joins the run's other processes: gloo on CPUs, NCCL on GPUs (gloo beside it, for what stays in main memory).
 
     Without torchrun's variables in the environment this is the only process, and nothing is set up. A second call
-    finds the processes joined.
+    finds the processes joined. ``patience``: how long a process waits for another before it gives up, half an hour
+    where it is not given; torchrun ends all of them at once where one dies, so a long one only delays the news of one
+    that hangs.
 
     Raises: ``RunError`` where only some of the variables are set, one is no number, a GPU is missing, or the
     processes do not find each other.
@@ -49,7 +51,7 @@ def start(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     rank, size, local_rank = (_number(name) for name in _VARIABLES[:3]) if found else (0, 1, 0)
     here = _device(device, local_rank)
     if size > 1 and not dist.is_initialized():
-        _join(here, rank, size, f"{found['MASTER_ADDR']}:{found['MASTER_PORT']}")
+        _join(here, rank, size, f"{found['MASTER_ADDR']}:{found['MASTER_PORT']}", patience or _PATIENCE)
     return World(rank, size, here)
 
 
@@ -80,14 +82,14 @@ def _device(wanted: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _join(device: torch.device, rank: int, size: int, address: str) -> None:
+def _join(device: torch.device, rank: int, size: int, address: str, patience: timedelta) -> None:
     on_gpu = device.type == "cuda"
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             rank=rank,
             world_size=size,
-            timeout=_PATIENCE,
+            timeout=patience,
             device_id=device if on_gpu else None,
         )
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError

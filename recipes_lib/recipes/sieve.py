@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -130,7 +131,7 @@ def run(config: Config, out: Path | None = None) -> pretraining.Result:
     config.validate()
     if config.score.threads:
         torch.set_num_threads(config.score.threads)
-    place = world.start(config.score.device)
+    place = world.start(config.score.device, patience=timedelta(days=2))  # shards take ranks unequally long
     out = collectives.broadcast_object(out or folder.default_path("sieve"))
     with folder.RunFolder.create_or_continue(out, "sieve", config) as run:
         began = time.perf_counter()

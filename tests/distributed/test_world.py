@@ -69,6 +69,15 @@ def test_processes_that_are_not_found_are_an_error_and_never_a_run_alone(environ
     assert not dist.is_initialized()
 
 
+def test_processes_wait_for_each_other_as_long_as_asked(environment, monkeypatch):
+    environment(**VARIABLES)
+    waited = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, timeout, **__: waited.append(timeout))
+    world.start("cpu")
+    world.start("cpu", patience=timedelta(days=2))
+    assert waited == [timedelta(seconds=1), timedelta(days=2)]  # the fixture's, in place of half an hour
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
 def test_a_missing_gpu_is_named(environment):
     environment()
