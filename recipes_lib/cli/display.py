@@ -59,13 +59,13 @@ def card_facts(entry: Entry) -> dict[str, Any]:
 
 
 def commands(entry: Entry) -> list[str]:
-    """What to type next."""
-    name, small, large = entry.name, entry.presets[0], entry.presets[-1]
+    """What to type next; the last is the first claim's test at full scale."""
+    name, small = entry.name, entry.presets[0]
     return [
         f"recipes run {name} --preset {small}",
         f"recipes run {name} --preset {small} --help",
         f"recipes verify {name}",
-        f"torchrun --nproc-per-node 8 -m recipes_lib run {name} --preset {large}",
+        claims.module(name).CLAIMS[0].full_scale,
     ]
 
 
