@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from selection import peak_mb
 
-from recipes_lib.analysis import annotations, factor_stats, factors, predictions
+from recipes_lib.analysis import factor_stats, factors, imagenet_x_files, predictions
 from recipes_lib.analysis.annotations import Annotations
 from recipes_lib.analysis.predictions import Predictions
 
@@ -33,7 +33,7 @@ COLUMNS = ("is_correct", "is_correct_real", "is_metaclass_correct")
 
 
 def known() -> Annotations:
-    return annotations.read(Path(toolkit.__file__).parent).val
+    return imagenet_x_files.read(Path(toolkit.__file__).parent).val
 
 
 def drawn(labels: np.ndarray, models: int) -> Predictions:

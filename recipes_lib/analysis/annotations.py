@@ -3,15 +3,12 @@
 
 ImageNet-X has sixteen of them, ticked by people for ImageNet's validation images and for some of its training images:
 ``top`` is the one factor that a worker chose in words, ``multi`` all that were ticked. Any other data set with factors of
-other names is an :class:`Annotations` too. The official package's folder is read by :mod:`recipes_lib.analysis.imagenet_x_folder`.
+other names is an :class:`Annotations` too. ImageNet-X's files are read by :mod:`recipes_lib.analysis.imagenet_x_files`.
 
 Source: Youbi Idrissi et al., "ImageNet-X: Understanding Model Mistakes with Factor of Variation Annotations", ICLR 2023,
 arXiv 2211.01866. The annotations are under CC BY-NC 4.0, so none come with this library.
 """
 
-import csv
-import gzip
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +40,6 @@ FACTORS = (
 CLASSES = 1000
 """Of ImageNet."""
 OBTAIN = "Get version 0.0.7: pip install --no-deps imagenet-x==0.0.7, and name the folder imagenet_x/annotations that it made."
-_KEYS = ("label", "annotated", "prototype", "top_factor", "multi_factor_bits", "factor_names")
 
 
 class Version(NamedTuple):
@@ -131,26 +127,6 @@ class Partitions(NamedTuple):
     train: Annotations | None
 
 
-def read(path: Path) -> Partitions:
-    """ImageNet-X's annotations: the official package's folder, or the compact ``imagenet_x_val.npz`` or its folder.
-
-    Beside the compact file, ``imagenet_x_train.csv.gz`` holds the training images.
-
-    Raises: ``DataError`` naming the file, where files are missing, damaged or of another version.
-    """
-    from recipes_lib.analysis import imagenet_x_folder  # it needs this module
-
-    if not path.exists():
-        raise DataError(f"annotations = {path} does not exist. {OBTAIN}")
-    compact = path / "imagenet_x_val.npz" if path.is_dir() else path
-    if path.is_dir() and not compact.is_file():
-        return imagenet_x_folder.read(path)
-    if compact.suffix != ".npz":
-        raise DataError(f"annotations = {path} is neither a folder nor an .npz file. {OBTAIN}")
-    train = compact.with_name("imagenet_x_train.csv.gz")
-    return Partitions(_compact(compact), _compact_train(train) if train.is_file() else None)
-
-
 def bits_to_marks(bits: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """Bit k of each number says whether the image has factor ``names[k]``: integers [N] -> bool [N, 16], in our order."""
     places = [names.index(name) for name in FACTORS]
@@ -183,62 +159,3 @@ def refuse_count(path: Path, what: str, found: int, expected: int) -> None:
 def validation_names() -> np.ndarray:
     """str [images]: ImageNet's validation files in the order of their numbers, which ReaL's labels have too."""
     return np.array([f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, VERSION.images + 1)])
-
-
-def _compact(path: Path) -> Annotations:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            lacking = [key for key in _KEYS if key not in file]
-            if lacking:
-                raise DataError(f"{path} holds no annotations: {', '.join(lacking)} missing. {OBTAIN}")
-            parts = {key: file[key] for key in file if not key.startswith(("pred_", "prob_"))}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as an .npz file of arrays ({error}). Copy it again.") from None
-    names = tuple(map(str, parts["factor_names"]))
-    refuse_factors(path, names)
-    for key in _KEYS[:-1]:
-        refuse_count(path, f"rows of {key}", len(parts[key]), VERSION.images)
-    refuse_count(path, "annotated images", int(parts["annotated"].sum()), VERSION.annotated)
-    refuse_count(path, "prototypes", int(parts["prototype"].sum()), VERSION.prototypes)
-    optional = {}
-    if {"real_labels", "real_offsets"} <= parts.keys():
-        refuse_count(path, "rows of real_offsets", len(parts["real_offsets"]) - 1, VERSION.images)
-        optional["real"] = Reassessed(parts["real_labels"], parts["real_offsets"])
-    if {"metaclass_names", "metaclass_of_class"} <= parts.keys():
-        coarse = tuple(map(str, parts["metaclass_names"]))
-        optional["metaclasses"] = Metaclasses(coarse, parts["metaclass_of_class"])
-    annotated = parts["annotated"].astype(bool)
-    return Annotations(
-        names=validation_names(),
-        labels=_labels(path, parts["label"]),
-        classes=CLASSES,
-        factors=FACTORS,
-        marks={
-            "top": index_to_marks(parts["top_factor"], names),
-            "multi": bits_to_marks(parts["multi_factor_bits"], names),
-        },
-        left_out={"not annotated": ~annotated, "prototype": annotated & parts["prototype"].astype(bool)},
-        **optional,
-    )
-
-
-def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= CLASSES:
-        raise DataError(f"{path}: label is not all whole numbers from 0 to {CLASSES - 1}. {OBTAIN}")
-    return labels.astype(np.int16)
-
-
-def _compact_train(path: Path) -> Annotations:
-    try:
-        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        columns = {
-            name: [row[name] for row in rows] for name in ("file_name", "label", "top_factor", "multi_factor_bits")
-        }
-        label, top, multi = (np.array(columns[name], np.int64) for name in list(columns)[1:])
-    except (OSError, EOFError, KeyError, ValueError, TypeError) as error:
-        wanted = "file_name, label, top_factor, multi_factor_bits"
-        raise DataError(f"{path} is no table of {wanted} ({type(error).__name__}: {error}). Copy it again.") from None
-    refuse_count(path, "annotated training images", len(label), VERSION.train)
-    marks = {"top": index_to_marks(top, FACTORS), "multi": bits_to_marks(multi, FACTORS)}
-    return Annotations(np.array(columns["file_name"]), _labels(path, label), CLASSES, FACTORS, marks)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from recipes_lib.analysis import annotations, factor_stats, factors, predictions
+from recipes_lib.analysis import annotations, factor_stats, factors, imagenet_x_files, predictions
 from recipes_lib.analysis.factor_json import as_json
 from recipes_lib.analysis.factor_report import factor_report
 from recipes_lib.errors import DataError
@@ -47,7 +47,7 @@ def measure(part: int) -> dict[str, Any]:
     Raises: ``DataError`` without the data.
     """
     folder = _folder()
-    val, train = annotations.read(folder)
+    val, train = imagenet_x_files.read(folder)
     given = predictions.read([folder / "imagenet_x_val.npz"], val)
     own = np.arange(len(val.names)) % PARTS == part
     counts = factors.count(given, val, rows=factors.counting(val, "class") & own)

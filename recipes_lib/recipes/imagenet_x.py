@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
-from recipes_lib.analysis import annotations, predictions
+from recipes_lib.analysis import imagenet_x_files, predictions
 from recipes_lib.analysis.factor_json import as_json
 from recipes_lib.analysis.factor_report import FactorReport, factor_report
 from recipes_lib.distributed import collectives, world
@@ -155,7 +155,7 @@ def analyse(config: Config) -> FactorReport:
         drawn = imagenet_x_drawn.draw(config.data.images, options.seed)
         (val, train), given, groups = drawn.annotations, drawn.predictions, drawn.groups
     else:
-        val, train = annotations.read(config.annotations)
+        val, train = imagenet_x_files.read(config.annotations)
         given = predictions.read(config.predictions, val)
         groups = imagenet_x_report.read_groups(config.groups, given.models) if config.groups else None
     return factor_report(val, given, train=train, groups=groups, **how)

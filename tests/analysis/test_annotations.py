@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes_lib.analysis import annotations, imagenet_x_folder
+from recipes_lib.analysis import annotations, imagenet_x_files, imagenet_x_folder
 from recipes_lib.errors import DataError
 
 
@@ -25,8 +25,8 @@ def coarse_names(found) -> list[str]:
 
 
 def test_both_layouts_give_the_same_annotations(compact, official):
-    ours, train = annotations.read(compact)
-    theirs, _ = annotations.read(official)
+    ours, train = imagenet_x_files.read(compact)
+    theirs, _ = imagenet_x_files.read(official)
     assert train is None
     for part in ("names", "labels"):
         np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
@@ -40,7 +40,7 @@ def test_both_layouts_give_the_same_annotations(compact, official):
 
 
 def test_only_annotated_images_that_are_no_prototypes_count(compact, drawn):
-    found, _ = annotations.read(compact)
+    found, _ = imagenet_x_files.read(compact)
     np.testing.assert_array_equal(found.kept, drawn["annotated"] & ~drawn["prototype"])
     assert found.left_out["not annotated"].sum() == 20
     assert not (found.left_out["not annotated"] & found.left_out["prototype"]).any()
@@ -48,7 +48,7 @@ def test_only_annotated_images_that_are_no_prototypes_count(compact, drawn):
 
 def test_a_folder_may_be_the_package_or_that_of_the_compact_file(compact, official):
     for folder in (compact.parent, official.parent):
-        assert len(annotations.read(folder).val.names) == 500
+        assert len(imagenet_x_files.read(folder).val.names) == 500
 
 
 def test_factors_are_found_by_name_in_whatever_order_a_file_has_them(drawn, compact, tmp_path):
@@ -57,8 +57,8 @@ def test_factors_are_found_by_name_in_whatever_order_a_file_has_them(drawn, comp
     names[order] = drawn["factor_names"]
     bits = sum(((drawn["multi_factor_bits"].astype(int) >> k) & 1) << order[k] for k in range(16))
     top = np.where(drawn["top_factor"] < 0, -1, order[drawn["top_factor"]])
-    found, _ = annotations.read(saved(tmp_path, drawn, factor_names=names, multi_factor_bits=bits, top_factor=top))
-    expected, _ = annotations.read(compact)
+    found, _ = imagenet_x_files.read(saved(tmp_path, drawn, factor_names=names, multi_factor_bits=bits, top_factor=top))
+    expected, _ = imagenet_x_files.read(compact)
     for kind in ("top", "multi"):
         np.testing.assert_array_equal(found.marks[kind], expected.marks[kind])
 
@@ -68,7 +68,7 @@ def test_training_images_lie_beside_the_compact_file(drawn, tmp_path):
     rows = "".join(f"n0_{row}.JPEG,{row % 1000},{row % 16},{1 << row % 16}\n" for row in range(110))
     with gzip.open(tmp_path / "imagenet_x_train.csv.gz", "wt") as file:
         file.write("file_name,label,top_factor,multi_factor_bits\n" + rows)
-    train = annotations.read(path).train
+    train = imagenet_x_files.read(path).train
     assert train.kept.sum() == 110
     np.testing.assert_array_equal(train.marks["top"], train.marks["multi"])
     np.testing.assert_array_equal(train.marks["top"][:16], np.eye(16, dtype=bool))
@@ -88,7 +88,7 @@ def test_training_images_lie_beside_the_compact_file(drawn, tmp_path):
 def test_a_compact_file_of_another_version_is_told_in_one_line(drawn, tmp_path, changes, words):
     path = saved(tmp_path, drawn, **changes)
     with pytest.raises(DataError, match=words) as error:
-        annotations.read(path)
+        imagenet_x_files.read(path)
     assert str(path) in str(error.value)
     assert "pip install --no-deps imagenet-x==0.0.7" in str(error.value)
     assert "\n" not in str(error.value)
@@ -104,7 +104,7 @@ def test_a_place_without_annotations_says_how_to_get_them(tmp_path):
         (tmp_path / "x.npz", "cannot be read as an .npz file"),
     ):
         with pytest.raises(DataError, match=words) as error:
-            annotations.read(path)
+            imagenet_x_files.read(path)
         assert "\n" not in str(error.value)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes_lib.analysis import annotations, factors, predictions
+from recipes_lib.analysis import factors, imagenet_x_files, predictions
 from recipes_lib.analysis.annotations import Annotations, Metaclasses, Reassessed
 from recipes_lib.analysis.predictions import Predictions
 
@@ -146,7 +146,7 @@ def test_what_does_not_fit_together_is_refused(eight):
 @pytest.fixture(scope="module")
 def real(recipes_data):
     path = recipes_data / "imagenet_x" / "imagenet_x_val.npz"
-    known = annotations.read(path).val
+    known = imagenet_x_files.read(path).val
     return known, predictions.read([path], known)
 
 

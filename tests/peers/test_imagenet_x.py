@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes_lib.analysis import annotations, factors, predictions
+from recipes_lib.analysis import annotations, factors, imagenet_x_files, predictions
 from recipes_lib.analysis.predictions import Predictions
 
 peer = pytest.importorskip("imagenet_x", reason="imagenet-x is not installed: pip install '.[dev]'")
@@ -20,7 +20,7 @@ peer = pytest.importorskip("imagenet_x", reason="imagenet-x is not installed: pi
 
 @pytest.fixture(scope="module")
 def known():
-    return annotations.read(Path(peer.__file__).parent)
+    return imagenet_x_files.read(Path(peer.__file__).parent)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_its_training_images_are_read(known):
 
 
 def test_the_compact_file_says_the_same(known, recipes_data):
-    compact = annotations.read(recipes_data / "imagenet_x")
+    compact = imagenet_x_files.read(recipes_data / "imagenet_x")
     for ours, theirs in zip(known, compact, strict=True):
         for kind in ("top", "multi"):
             np.testing.assert_array_equal(ours.marks[kind], theirs.marks[kind])
