@@ -92,7 +92,7 @@ plt.show()
 # Round to 127 steps a side: $Q(x) = \mathrm{round}(127\, x / s)$ with $s$ the largest magnitude of the row (of $X$ and $G$) or of the whole matrix (of $W$).
 # SwitchBack makes the first two products from integers and *switches back* for the third:
 #
-# $$Y = \frac{s_X s_W}{127^2}\, Q(X)\, Q(W)^\top, \qquad \dot X = \frac{s_G s_W}{127^2}\, Q(G)\, Q(W), \qquad \dot W = G^\top X$$ (switchback)
+# $$\begin{aligned} Y &= \frac{s_X s_W}{127^2}\, Q(X)\, Q(W)^\top \\ \dot X &= \frac{s_G s_W}{127^2}\, Q(G)\, Q(W) \\ \dot W &= G^\top X \end{aligned}$$ (switchback)
 #
 # | symbol | in the code | shape | meaning |
 # |---|---|---|---|
