@@ -39,8 +39,8 @@ notebook.start(chapter="switchback", seconds=90, threads=1)
 # %% [markdown]
 # ## The question
 #
-# Most of a large model's time goes into the matrix products of its linear layers. Processors multiply 8-bit integers about twice as fast as
-# 16-bit floats. Which products bear that? And why do large models' losses jump up from time to time, and what can be done about it?
+# Most of a large model's time goes into the matrix products of its linear layers. Many processors multiply 8-bit integers faster than
+# floats. Which products bear that? And why do large models' losses jump up from time to time, and what can be done about it?
 
 # %% [markdown]
 # :::{admonition} What this chapter puts to the test
@@ -200,7 +200,7 @@ plt.show()
 # ## Cook
 #
 # Preset `toy`: {doc}`clip`'s two towers with a small Vision Transformer for the pictures, SwitchBack in the blocks of both, StableAdamW. At these widths
-# integers save no time: rounding costs more than it gains below a few hundred features (`benchmarks/README.md`). Here we ask whether it learns.
+# integers save no time, since rounding costs more than the products gain. Here we ask whether it learns.
 
 # %%
 from pathlib import Path
@@ -515,7 +515,7 @@ print(notebook.settings({"toy": toy, **large}, fields))
 # %% [markdown]
 # Learning rate, weight decay, betas and epsilon are the defaults of the authors' public optimiser. Batch, steps, warm-up and the share of patches dropped could not be
 # checked against the paper. We have not run these presets, and no GPU: the CUDA kernels were only run in Triton's interpreter. On a CPU, a SwitchBack layer takes
-# less time than `nn.Linear` in float32 from a few hundred features on; the ratios are in `benchmarks/README.md`.
+# less time than `nn.Linear` in float32 at the widths that were measured, 768 and 1,280; the ratios are in `benchmarks/README.md`.
 
 # %% [markdown]
 # ## Exercises
@@ -559,9 +559,9 @@ print(
 # Pitfalls that others met:
 #
 # - bitsandbytes had SwitchBack layers up to version 0.49.2 and dropped them; open_clip's option for them imports what is gone;
-# - scaled by $127 / s$ or divided by $s / 127$: the order decides ties, and with them one integer in a few hundred;
+# - scaled by $127 / s$ or divided by $s / 127$: the order decides ties;
 # - torch's fused optimisers change weights past autograd's version counter, so a layer that keeps its weight's integers from step to step trains with stale
-#   ones; here they are made anew in every call, which costs a few hundredths of the layer's time;
+#   ones; here they are made anew in every call, as the benchmark counts it;
 # - the authors' public code of StableAdamW decays weights with the unclipped learning rate, two other libraries with the clipped one, as here by default.
 #
 # Read on: {doc}`clip`, and {cite:t}`balestriero2023cookbook` for the map.

@@ -5,8 +5,8 @@ Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt, "Stable and low-preci
 vision-language models", NeurIPS 2023, arXiv 2304.13013. Chapter: ``notebooks/switchback.py``.
 
 1. Three matrix products make a linear layer's step: the output, the input's gradient and the weight's gradient.
-2. The first two add up as many terms as the layer is wide; SwitchBack makes them in 8-bit integers, twice as fast.
-3. The third adds up a term for each token of the batch. Its rounding error would drown it, so it stays in 16 bits.
+2. The first two add up as many terms as the layer is wide; SwitchBack makes them in 8-bit integers.
+3. The third adds up a term for each token of the batch. Rounding would add an error for each, so it stays in 16 bits.
 4. Loss spikes follow steps in which AdamW's running mean square lags behind the gradients; StableAdamW divides such a
    step by how much they outgrew it.
 5. In 8-bit floats even one scale a matrix does, where features are kept small: each block starts as the identity.
