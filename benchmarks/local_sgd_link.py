@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local SGD and SlowMo against DDP over links of a set rate and delay: step time, bytes on the wire, time to accuracy.
 
-``python benchmarks/local_sgd_link.py`` as root, on Linux; four minutes. Gloo processes, one thread each, in network
+``python benchmarks/local_sgd_link.py`` as root, on Linux; minutes. Gloo processes, one thread each, in network
 namespaces joined by slow links (``links.py``); where those are not allowed the script says why and ends. In every round
 the strategies are timed one after the other, each for whole periods; medians of the rounds. "bytes a step" is what
 ``traffic`` counts, "wire" what the kernel saw leave, headers included, mean over ranks.
