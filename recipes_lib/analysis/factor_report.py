@@ -23,11 +23,13 @@ import numpy as np
 
 from recipes_lib.analysis import factor_stats, factors
 from recipes_lib.analysis.annotations import Annotations
-from recipes_lib.analysis.factors import Correctness, Counts, Scope
+from recipes_lib.analysis.factors import Correctness, Counts, Scope, Split
 from recipes_lib.analysis.predictions import Predictions
 
 FEW = 100
 """Images below which a factor's error ratio is to be read with care: of 44 images, one moves the accuracy by 2.3 points."""
+WORST = 100
+"""Classes of lowest accuracy over which the official toolkit takes a mean; there may be fewer."""
 Interval = Literal["bootstrap", "wilson"]
 
 
@@ -52,11 +54,11 @@ class Table:
     groups: dict[str, list[factor_stats.GroupTest]]
     """A column of the table of groups -> a test for each factor."""
 
-    def ranking(self, model: int) -> list[int]:
-        """The factors from the worst on; those without a ratio are left out."""
-        ratios = self.counts.error_ratio[model]
-        order = np.argsort(-ratios, kind="stable")  # NaN comes last
-        return order[: int((~np.isnan(ratios)).sum())].tolist()
+    def rankings(self) -> list[list[int]]:
+        """Each model's factors from the worst on; those without a ratio are left out."""
+        ratios = self.counts.error_ratio
+        orders = np.argsort(-ratios, axis=1, kind="stable")  # NaN comes last
+        return [order[:known].tolist() for order, known in zip(orders, (~np.isnan(ratios)).sum(axis=1), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,18 @@ class FactorReport:
     factors: tuple[str, ...]
     tables: dict[str, dict[Correctness, Table]]
     """Kind of mark (``top``, ``multi``) -> kind of correctness -> figures."""
+    splits: dict[Correctness, Split]
+    """Kind of correctness -> the same answers by metaclass and by class."""
     prevalence: dict[str, Prevalence]
     """Kind of mark -> shares."""
     facts: dict[str, Any]
     """How it was made: images, interval, scope."""
     notes: list[str]
     """What a reader must know, a line each."""
+
+    def by_metaclass(self, which: str, correctness: Correctness) -> dict[str, Counts]:
+        """Metaclass -> counts of its images alone; empty where there are no metaclasses."""
+        return {name: parts[which] for name, parts in self.splits[correctness].metaclasses.items()}
 
 
 def factor_report(
@@ -99,7 +107,7 @@ def factor_report(
     resamples: int = 1000,
     seed: int = 0,
 ) -> FactorReport:
-    """Error ratios with intervals and tests, rankings, prevalence, and what models and groups of them share.
+    """Error ratios with intervals and tests, rankings, prevalence, what models and groups share, and parts by class.
 
     ``train``: annotated training images with the same factors; ``groups``: model -> column (architecture, paradigm, ...)
     -> group. A model's interval depends on ``seed`` and its name, and not on what other models there are.
@@ -111,11 +119,12 @@ def factor_report(
     if groups is not None and (unknown := [name for name in predictions.models if name not in groups]):
         raise ValueError(f"models without a group: {unknown}")
     tables: dict[str, dict[Correctness, Table]] = {which: {} for which in annotations.marks}
-    counted = {}
-    for kind in factors.allowed(annotations):
-        rows = factors.counting(annotations, kind, scope)
-        counted[kind] = int(rows.sum())
-        for which, counts in factors.count(predictions, annotations, kind, rows=rows).items():
+    splits = {
+        kind: factors.split(predictions, annotations, kind, rows=factors.counting(annotations, kind, scope))
+        for kind in factors.allowed(annotations)
+    }
+    for kind, found in splits.items():
+        for which, counts in found.whole.items():
             bounds = factor_stats.wilson_ratio(counts, level)
             low, high = bounds
             if interval == "bootstrap":
@@ -127,7 +136,7 @@ def factor_report(
         "images": {
             "all": len(annotations.names),
             "left_out": {reason: int(rows.sum()) for reason, rows in annotations.left_out.items()},
-            "counted": counted,
+            "counted": {kind: int(found.classes.images.sum()) for kind, found in splits.items()},
         },
         "interval": {"of": "error_ratio", "method": interval, "level": level}
         | ({"resamples": resamples, "seed": seed} if interval == "bootstrap" else {}),
@@ -135,7 +144,7 @@ def factor_report(
     }
     prevalence = {which: _prevalence_of(which, by_kind["class"].counts, train) for which, by_kind in tables.items()}
     notes = _notes(annotations, predictions, tables)
-    return FactorReport(predictions.models, annotations.factors, tables, prevalence, facts, notes)
+    return FactorReport(predictions.models, annotations.factors, tables, splits, prevalence, facts, notes)
 
 
 def _table(

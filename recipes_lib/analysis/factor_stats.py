@@ -204,6 +204,14 @@ def compare_groups(ratios: np.ndarray, groups: Sequence[str]) -> list[GroupTest]
     return found
 
 
+def mean_over_models(values: np.ndarray) -> np.ndarray:
+    """The mean over the models whose figure is defined, NaN of none: float64 [M, ...] -> float64 [...]."""
+    known = ~np.isnan(values)
+    number = known.sum(axis=0)
+    total = np.where(known, values, 0).sum(axis=0)
+    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+
+
 def spread(ratios: np.ndarray) -> dict[str, np.ndarray]:
     """What error ratios look like over models, those that are defined: float64 [M, F] -> name -> float64 [F].
 

@@ -5,15 +5,21 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from recipes_lib import plots
 from recipes_lib.analysis import factor_stats
 from recipes_lib.analysis.factor_report import FEW, FactorReport, Prevalence, Table
+from recipes_lib.analysis.factors import Counts
 
 MOST_ARMS = len(plots.PALETTE)
 """Models that can be told apart by colour and marker; of more, their spread is drawn."""
+
+METACLASSES = "metaclasses"
+"""Name of the picture of metaclasses."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Picture:
 
 
 def pictures(report: FactorReport) -> list[Picture]:
-    """Error ratios and prevalence by kind of mark, for the correctness ``class``, and groups where there are some."""
+    """Error ratios and prevalence by kind of mark, for the correctness ``class``; groups and metaclasses where there are."""
     found = []
     for which, by_kind in report.tables.items():
         table = by_kind["class"]
@@ -36,6 +42,8 @@ def pictures(report: FactorReport) -> list[Picture]:
         found.append(_prevalence(report, which))
         for column in table.groups:
             found.append(_groups(report, table, which, column))
+    if report.splits["class"].metaclasses:
+        found.append(_metaclasses(report))
     return found
 
 
@@ -98,11 +106,52 @@ def groups(ax: Axes, report: FactorReport, table: Table, column: str) -> Axes:
     )
 
 
+def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
+    """Metaclasses x factors: each factor's error ratio among a metaclass's images alone, the mean over models.
+
+    Red is worse than the metaclass's average, blue better. Cells of few images are grey, those of none empty. The
+    metaclass of lowest accuracy is on top, the worst factor on the left.
+    """
+    parts = by_accuracy(report, which)
+    columns = _order(report.tables[which]["class"])[::-1]
+    ratios = np.stack([factor_stats.mean_over_models(counts.error_ratio)[columns] for counts in parts.values()])
+    n = np.stack([counts.with_factor[columns] for counts in parts.values()])
+    ax.figure.set_facecolor("white")
+    ax.set_facecolor("white")
+    look = colormaps["RdBu_r"].with_extremes(bad="#00000000")
+    sure = np.where(n >= FEW, ratios, np.nan)
+    # in logarithms, half the errors are as far from white as twice the errors
+    shown = ax.imshow(np.log2(sure), cmap=look, norm=Normalize(-2, 2, clip=True), aspect="auto")
+    few = (n < FEW) & ~np.isnan(ratios)
+    ax.imshow(np.where(few, 0, np.nan), cmap=ListedColormap(["#e4e4e4"]), aspect="auto")
+    for row, column in np.argwhere(~np.isnan(ratios)):
+        dark = abs(np.log2(max(ratios[row, column], 1e-9))) > 1.2 and n[row, column] >= FEW
+        colour = "white" if dark else "#595959" if few[row, column] else "black"
+        said = f"{ratios[row, column]:.1f}"
+        ax.text(column, row, said, ha="center", va="center", fontsize=6.5, color=colour)
+    ax.set_xticks(range(len(columns)), [report.factors[place] for place in columns], rotation=45, ha="right")
+    ax.set_yticks(range(len(parts)), list(parts))
+    ax.tick_params(labelsize="small", length=0)
+    ax.spines[:].set_visible(False)
+    bar = ax.figure.colorbar(shown, ax=ax, ticks=[-2, -1, 0, 1, 2], shrink=0.6, label="error ratio in the metaclass")
+    bar.ax.set_yticklabels(["1/4", "1/2", "1", "2", "4"])
+    return ax
+
+
+def by_accuracy(report: FactorReport, which: str) -> dict[str, Counts]:
+    """Metaclass -> counts, those of the lowest mean accuracy first; those without images last."""
+    parts = report.by_metaclass(which, "class")
+    return dict(sorted(parts.items(), key=lambda item: np.nan_to_num(item[1].average.mean(), nan=2)))
+
+
+def fullest(report: FactorReport) -> str:
+    """The kind of mark that images bear most of: its cells of metaclass and factor have most images."""
+    return max(report.tables, key=lambda which: report.tables[which]["class"].counts.with_factor.sum())
+
+
 def _order(table: Table) -> list[int]:
     """Factors by their mean error ratio, the worst last, which is on top; those without any first."""
-    ratios = table.counts.error_ratio
-    known = ~np.isnan(ratios)
-    means = np.where(known, ratios, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    means = np.nan_to_num(factor_stats.mean_over_models(table.counts.error_ratio))
     return np.argsort(means, kind="stable").tolist()
 
 
@@ -175,3 +224,28 @@ def _groups(report: FactorReport, table: Table, which: str, column: str) -> Pict
     alt = f"Mean error ratio of each group of models by {column} ({which}). {listed}."
     caption = f"Models by {column}, factors marked {which}. A star: groups differ (Alexander-Govern, Holm, p < .05)."
     return _picture(f"groups_{column}_{which}", figure, alt, caption)
+
+
+def _metaclasses(report: FactorReport) -> Picture:
+    which = fullest(report)
+    parts = by_accuracy(report, which)
+    width, height = 3.0 + 0.38 * len(report.factors), 1.9 + 0.3 * len(parts)
+    figure = Figure(figsize=(max(width, 7.2), height), layout="constrained")
+    metaclasses(figure.add_subplot(), report, which)
+    whose = "of the model" if len(report.models) == 1 else f"mean of {len(report.models):,} models"
+    ratios = {
+        (name, factor): ratio
+        for name, counts in parts.items()
+        for factor, n, ratio in zip(
+            report.factors, counts.with_factor, factor_stats.mean_over_models(counts.error_ratio), strict=True
+        )
+        if n >= FEW and not np.isnan(ratio)
+    }
+    worst = sorted(ratios, key=ratios.get, reverse=True)[:10]
+    listed = ", ".join(f"{factor} of {name} {ratios[name, factor]:.2f}" for name, factor in worst)
+    alt = f"Error ratio of each factor within each metaclass ({which}), {whose}. The highest: {listed or 'none'}."
+    caption = (
+        f"Error ratios within each metaclass, factors marked {which}, {whose}: 2 says twice the errors of that metaclass. "
+        f"Grey: fewer than {FEW} images."
+    )
+    return _picture(METACLASSES, figure, alt, caption)

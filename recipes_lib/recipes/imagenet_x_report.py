@@ -4,16 +4,18 @@
 import base64
 import csv
 import html
-import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recipes_lib import durable
-from recipes_lib.analysis.factor_report import FEW, FactorReport
+from recipes_lib.analysis import factor_json, factor_stats
+from recipes_lib.analysis.factor_report import FEW, WORST, FactorReport
 from recipes_lib.errors import DataError
-from recipes_lib.recipes.imagenet_x_plots import Picture, pictures
+from recipes_lib.recipes.imagenet_x_plots import METACLASSES, Picture, by_accuracy, fullest, pictures
+from recipes_lib.recipes.imagenet_x_tables import as_csv, class_names, tables
 
 MOST_ROWS = 50
 """Models that the page's tables list; the CSV files have all of them."""
@@ -25,7 +27,7 @@ figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; backgro
 figcaption, .aside { font-size: .9rem; opacity: .8; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .words :is(th, td):last-child { text-align: left; }
 """
 
 
@@ -56,8 +58,8 @@ def write(report: FactorReport, plain: Mapping[str, Any], out: Path) -> Path:
 
     ``plain`` is the same report as plain values.
     """
-    for name, rows in _tables(report, plain).items():
-        durable.write_text(out / f"{name}.csv", _csv(rows))
+    for name, rows in tables(report, plain).items():
+        durable.write_text(out / f"{name}.csv", as_csv(rows))
     shown = pictures(report)
     (out / "plots").mkdir(exist_ok=True)
     for picture in shown:
@@ -65,81 +67,6 @@ def write(report: FactorReport, plain: Mapping[str, Any], out: Path) -> Path:
             partial.write_bytes(picture.png)
     durable.write_text(out / "index.html", page(report, plain, shown))
     return out / "index.html"
-
-
-def _tables(report: FactorReport, plain: Mapping[str, Any]) -> dict[str, Iterable[Sequence[Any]]]:
-    tables: dict[str, Iterable[Sequence[Any]]] = {"factors": _factor_rows(report), "models": _model_rows(plain)}
-    for name, columns in (("prevalence", ("which",)), ("spread", ("which", "correctness"))):
-        if name in plain:
-            tables[name] = _nested_rows(plain[name], (*columns, "factor"))
-    if "consistency" in plain:
-        tables["consistency"] = [
-            ("which", "correctness", "models", "factors", "mean_rank_correlation", "p"),
-            *(
-                (which, kind, row["models"], row["factors"], row["mean_rank_correlation"], row["p"])
-                for which, by_kind in plain["consistency"].items()
-                for kind, row in by_kind.items()
-            ),
-        ]
-    if "groups" in plain:
-        tables["groups"] = _group_rows(plain["groups"])
-    return tables
-
-
-def _factor_rows(report: FactorReport) -> Iterable[Sequence[Any]]:
-    arrays = ("accuracy", "error_ratio", "low", "high", "wilson_low", "wilson_high", "p", "holm", "benjamini_hochberg")
-    yield ("model", "which", "correctness", "factor", "n", *arrays)
-    for which, by_kind in report.tables.items():
-        for kind, table in by_kind.items():
-            columns = [table.counts.accuracy, table.counts.error_ratio, table.low, table.high]
-            columns += [table.wilson_low, table.wilson_high, table.p, table.holm, table.fdr]
-            n = table.counts.with_factor.tolist()
-            for model, name in enumerate(report.models):
-                values = zip(*(column[model].tolist() for column in columns), strict=True)
-                for factor, images, row in zip(report.factors, n, values, strict=True):
-                    yield (name, which, kind, factor, images, *row)
-
-
-def _model_rows(plain: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
-    yield ("model", "which", "correctness", "average", "worst_factor", "worst_error_ratio")
-    for which, by_kind in plain["ranking"].items():
-        for kind, by_model in by_kind.items():
-            for name, ranking in by_model.items():
-                worst = ranking[0] if ranking else ""
-                ratio = plain["models"][name][which][kind][worst]["error_ratio"] if worst else None
-                yield (name, which, kind, plain["average"][name][kind], worst, ratio)
-
-
-def _nested_rows(values: Mapping[str, Any], columns: Sequence[str]) -> list[Sequence[Any]]:
-    """Rows of figures at the bottom of nested mappings; ``columns`` names the levels above them."""
-
-    def walk(level: Mapping[str, Any], before: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Mapping[str, Any]]]:
-        for key, value in level.items():
-            path = (*before, key)
-            yield from walk(value, path) if len(path) < len(columns) else [(path, value)]
-
-    rows = list(walk(values, ()))
-    return [(*columns, *rows[0][1]), *((*path, *figures.values()) for path, figures in rows)]
-
-
-def _group_rows(groups: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
-    yield ("which", "correctness", "column", "factor", "group", "models", "mean_error_ratio", "p", "holm")
-    for which, by_kind in groups.items():
-        for kind, by_column in by_kind.items():
-            for column, by_factor in by_column.items():
-                for factor, test in by_factor.items():
-                    for group, mean in test["means"].items():
-                        figures = (test["models"][group], mean, test["p"], test["holm"])
-                        yield (which, kind, column, factor, group, *figures)
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
-    """Figures in full; what is not defined is empty."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    for row in rows:
-        writer.writerow("" if isinstance(value, float) and math.isnan(value) else value for value in row)
-    return file.getvalue()
 
 
 def page(report: FactorReport, plain: Mapping[str, Any], shown: Sequence[Picture]) -> str:
@@ -153,8 +80,11 @@ def page(report: FactorReport, plain: Mapping[str, Any], shown: Sequence[Picture
         "<h2>Worst factors</h2>",
         *(_worst(plain, which) for which in report.tables),
         "<h2>Figures</h2>",
-        *map(_figure, shown),
+        *(_figure(picture) for picture in shown if picture.name != METACLASSES),
         *_shared(plain),
+        *_metaclasses(report, shown),
+        "<h2>Worst classes</h2>",
+        *_worst_classes(report, plain),
         f"<p class='aside'>{_HOW}</p>",
     ]
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -217,13 +147,61 @@ def _shared(plain: Mapping[str, Any]) -> list[str]:
     return ["<h2>Do models share their worst factors?</h2>", said, _table(("marked", "right by", "mean", "p"), rows)]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _metaclasses(report: FactorReport, shown: Sequence[Picture]) -> list[str]:
+    """The figure, and a line for each metaclass, the lowest accuracy first."""
+    which = fullest(report)
+    if not (parts := by_accuracy(report, which)):
+        return []
+    rows = []
+    for name, counts in parts.items():
+        ratios = np.where(counts.with_factor < FEW, np.nan, factor_stats.mean_over_models(counts.error_ratio))
+        highest = np.argsort(-ratios, kind="stable")[: min(3, np.count_nonzero(~np.isnan(ratios)))]
+        said = [f"{report.factors[place]} {ratios[place]:.2f} ({counts.with_factor[place]:,})" for place in highest]
+        average = factor_json.plain(counts.average.mean())
+        rows.append((name, f"{counts.images:,}", _figured(average), ", ".join(said)))
+    note = (
+        f"<p class='aside'>Right by class, factors marked {html.escape(which)}; means over models. Of factors with at "
+        f"least {FEW} images in a metaclass (how many: in brackets), the three of the highest error ratio there.</p>"
+    )
+    figures = (_figure(picture) for picture in shown if picture.name == METACLASSES)
+    table = _table(("metaclass", "images", "accuracy", "highest error ratios"), rows, words=True)
+    return ["<h2>Metaclasses</h2>", *figures, note, table]
+
+
+def _worst_classes(report: FactorReport, plain: Mapping[str, Any]) -> list[str]:
+    """Each model's accuracy over its worst classes, and the first of these; then those that most models share."""
+    classes, names, models = report.splits["class"].classes, class_names(report), len(report.models)
+    chosen, accuracy = classes.worst(WORST), classes.accuracy
+    used, there = chosen.shape[1], np.count_nonzero(classes.images)
+    rows = []
+    for place, name in enumerate(report.models):
+        said = [f"{names[label]} {accuracy[place, label]:.2f}" for label in chosen[place, :5]]
+        figures = plain["worst_classes"][name]["class"]
+        rows.append((name, _figured(figures["accuracy"]), f"{figures['n']:,}", ", ".join(said)))
+    note = (
+        f"<p class='aside'>Accuracy over all images of the {used:,} classes, of {there:,} that have images, on which a "
+        "model is worst; the first five with their own. They are chosen by the same images, so that on others they would "
+        "seem a little better.</p>"
+    )
+    parts = [note, _table(("model", "accuracy", "images", "lowest"), rows, words=True)]
+    if "worst_classes_shared" in plain and used < there:
+        shared = plain["worst_classes_shared"]["class"]
+        every = sum(figures["models"] == models for figures in shared.values())
+        first = [f"{names[int(label)]} ({figures['models']:,})" for label, figures in list(shared.items())[:20]]
+        said = f"{every:,} classes are among the worst of all {models:,} models. The most shared: {', '.join(first)}."
+        parts.append(f"<p>{html.escape(said)}</p>")
+    return parts
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
+    """``words``: the last column is text, and not figures."""
     more = f"<p class='aside'>The first {MOST_ROWS} of {len(rows):,}.</p>" if len(rows) > MOST_ROWS else ""
     head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row) + "</tr>" for row in rows[:MOST_ROWS]
     )
-    return f"{more}<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    look = " class='words'" if words else ""
+    return f"{more}<div class='wide'><table{look}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _figure(picture: Picture) -> str:

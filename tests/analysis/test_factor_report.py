@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes_lib.analysis.annotations import Annotations
-from recipes_lib.analysis.factor_json import as_json
+from recipes_lib.analysis import factors
+from recipes_lib.analysis.annotations import Annotations, Metaclasses
+from recipes_lib.analysis.factor_json import MOST_TABLES, as_json
 from recipes_lib.analysis.factor_report import factor_report
 from recipes_lib.analysis.predictions import Predictions
 
@@ -106,3 +107,71 @@ def test_few_images_are_noted(known, answers):
     few = replace(known, marks={"multi": known.marks["multi"] & (np.arange(4000) < 500)[:, None]})
     notes = factor_report(few, answers).notes
     assert any("fewer than 100 images (multi), to be read with care: small (" in note for note in notes)
+
+
+# metaclasses and classes
+
+
+@pytest.fixture
+def coarse(known) -> Annotations:
+    return replace(known, metaclasses=Metaclasses(("dog", "other"), np.array([0] * 4 + [1] * 6)))
+
+
+def test_figures_within_a_metaclass_are_those_of_its_images_alone(coarse, answers):
+    found = json.loads(json.dumps(as_json(factor_report(coarse, answers)), allow_nan=False))
+    without = as_json(factor_report(replace(coarse, metaclasses=None), answers))
+    assert all(found["models"][name]["multi"]["class"] == without["models"][name]["multi"]["class"] for name in MODELS)
+    dogs = coarse.kept & (coarse.labels < 4)
+    counts = factors.count(answers, coarse, rows=dogs)["multi"]
+    cell = found["metaclasses"]["b"]["multi"]["class"]["dog"]
+    assert list(cell) == list(FACTORS)
+    assert cell["dark"] == {
+        "n": (dogs & coarse.marks["multi"][:, 0]).sum(),
+        "accuracy": counts.accuracy[1, 0],
+        "error_ratio": counts.error_ratio[1, 0],
+    }
+    assert cell["rare"] == {"n": 0, "accuracy": None, "error_ratio": None}
+    assert found["metaclass_average"]["b"]["class"]["dog"] == counts.average[1]
+    mean = found["metaclass_means"]["multi"]["class"]["dog"]["dark"]
+    assert mean["n"] == cell["dark"]["n"]
+    assert mean["error_ratio"] == pytest.approx(counts.error_ratio[:, 0].mean())
+
+
+def test_annotations_without_metaclasses_have_no_figures_of_them(known, answers):
+    assert not [name for name in as_json(factor_report(known, answers)) if name.startswith("metaclass")]
+
+
+def test_the_worst_classes_are_named_and_no_more_than_there_are(known, answers):
+    classes = np.arange(3900) % 130  # of 30 images, of which the first classes miss all, then half
+    labels = np.concatenate([np.zeros(100, np.int16), classes]).astype(np.int16)
+    many = replace(known, labels=labels, classes=200)
+    wrong = np.concatenate([np.ones(100, bool), (classes < 40) | ((classes < 90) & (np.arange(3900) // 130 % 2 == 0))])
+    given = replace(answers, models=("a",), classes=((labels + wrong) % 200)[None])
+    worst = as_json(factor_report(many, given))["worst_classes"]["a"]["class"]
+    assert (worst["classes"], worst["n"]) == (100, 3000)
+    assert worst["accuracy"] == (50 * 15 + 10 * 30) / 3000
+    assert list(worst["listed"])[:41] == [str(label) for label in range(41)]
+    assert worst["listed"]["39"] == {"n": 30, "accuracy": 0}
+    assert worst["listed"]["40"] == {"n": 30, "accuracy": 0.5}
+    few = as_json(factor_report(known, answers))
+    assert few["worst_classes"]["b"]["class"]["classes"] == 10
+    assert few["worst_classes"]["b"]["class"]["accuracy"] == few["average"]["b"]["class"]
+    assert {cell["models"] for cell in few["worst_classes_shared"]["class"].values()} == {3}
+
+
+def test_of_many_models_means_and_what_they_share_are_told(coarse, answers):
+    def report(models: int) -> dict:
+        names = tuple(f"net-{number}" for number in range(models))
+        many = replace(answers, models=names, classes=np.repeat(answers.classes[:1], models, axis=0))
+        return as_json(factor_report(coarse, many, interval="wilson"))
+
+    few, many = report(MOST_TABLES), report(MOST_TABLES + 1)
+    assert "metaclasses" in few
+    assert "metaclasses" not in many
+    assert many["metaclass_means"]["multi"]["class"]["dog"]["dark"] == pytest.approx(
+        few["metaclasses"]["net-0"]["multi"]["class"]["dog"]["dark"]
+    )
+    assert len(many["metaclass_average"]) == len(many["worst_classes"]) == MOST_TABLES + 1
+    assert "listed" in few["worst_classes"]["net-0"]["class"]
+    assert "listed" not in many["worst_classes"]["net-0"]["class"]
+    assert {cell["models"] for cell in many["worst_classes_shared"]["class"].values()} == {MOST_TABLES + 1}

@@ -154,3 +154,8 @@ def test_spread_is_over_the_models_that_have_a_ratio():
     assert found["above_1"][:2].tolist() == [2 / 3, 2 / 3]
     assert found["worst"].tolist() == [0.5, 0.25, 0]
     assert np.isnan(found["mean"][2])
+
+
+def test_a_mean_over_models_is_of_those_that_have_the_figure():
+    found = factor_stats.mean_over_models(np.array([[1.0, np.nan, 4], [3, np.nan, np.nan]]))
+    np.testing.assert_array_equal(found, [2, np.nan, 4])

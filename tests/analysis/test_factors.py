@@ -121,14 +121,46 @@ def test_decided_images_alone_count_where_that_is_asked_for():
         np.testing.assert_array_equal(factors.counting(known, kind), known.kept)
 
 
-def test_metaclasses_share_the_images_among_them():
+@pytest.mark.parametrize("correctness", ["class", "real_class", "metaclass"])
+def test_a_split_counts_each_metaclass_and_each_class_as_if_it_were_alone(correctness):
     known, guesses = random_set()
-    parts = factors.by_metaclass(guesses, known, "class")
-    assert list(parts) == ["x", "y", "other"]
-    whole = factors.count(guesses, known)["multi"]
-    np.testing.assert_array_equal(
-        sum(part["multi"].right_with_factor for part in parts.values()), whole.right_with_factor
-    )
+    for kept in (factors.counting(known, correctness, "decided"), known.kept):
+        found = factors.split(guesses, known, correctness, rows=kept)
+        right = factors.right(guesses.classes, known, correctness)
+        assert list(found.metaclasses) == ["x", "y", "other"]
+        for place, parts in enumerate(found.metaclasses.values()):
+            rows = kept & (known.metaclasses.of_class[known.labels] == place)
+            same(parts, factors.count(guesses, known, correctness, rows=rows))
+        same(found.whole, factors.count(guesses, known, correctness, rows=kept))
+        for label in range(known.classes):
+            rows = kept & (known.labels == label)
+            assert found.classes.images[label] == rows.sum()
+            np.testing.assert_array_equal(found.classes.right[:, label], right[:, rows].sum(axis=1))
+
+
+def same(one: dict[str, factors.Counts], other: dict[str, factors.Counts]) -> None:
+    assert one.keys() == other.keys()
+    for kind, counts in one.items():
+        for name in ("images", "with_factor", "right", "right_with_factor"):
+            np.testing.assert_array_equal(getattr(counts, name), getattr(other[kind], name))
+
+
+def test_without_metaclasses_or_images_a_split_has_none_of_them(eight):
+    found = factors.split(NET, eight)
+    assert found.metaclasses == {}
+    same(found.whole, factors.count(NET, eight))
+    nothing = factors.split(NET, eight, rows=np.zeros(8, bool))
+    assert np.isnan(nothing.whole["multi"].average).all()
+    assert nothing.classes.images.sum() == nothing.classes.right.sum() == nothing.classes.worst(3).size == 0
+    assert np.isnan(nothing.classes.accuracy_over(nothing.classes.worst(3))).all()
+
+
+def test_the_worst_classes_are_of_those_that_have_images_and_large_ones_weigh_more():
+    classes = factors.ClassCounts(np.array([10, 0, 4, 20, 2]), np.array([[5, 0, 1, 10, 2], [0, 0, 4, 20, 0]]))
+    np.testing.assert_array_equal(classes.worst(3), [[2, 0, 3], [0, 4, 2]])
+    assert classes.accuracy_over(classes.worst(2)).tolist() == [6 / 14, 0]
+    assert classes.worst(100).shape == (2, 4)
+    np.testing.assert_array_equal(classes.accuracy_over(classes.worst(100)), [18 / 36, 24 / 36])
 
 
 def test_what_does_not_fit_together_is_refused(eight):
@@ -136,8 +168,8 @@ def test_what_does_not_fit_together_is_refused(eight):
         factors.count(Predictions(("net",), np.zeros((1, 7), np.int16)), eight)
     with pytest.raises(ValueError, match="'metaclass'; these annotations tell: class"):
         factors.count(NET, eight, "metaclass")
-    with pytest.raises(ValueError, match="no metaclasses"):
-        factors.by_metaclass(NET, eight, "class")
+    with pytest.raises(ValueError, match="7 images for 8 annotated"):
+        factors.split(Predictions(("net",), np.zeros((1, 7), np.int16)), eight)
 
 
 # real data

@@ -15,6 +15,7 @@ import pytest
 from recipes_lib.analysis import annotations, factors, imagenet_x_files, predictions
 from recipes_lib.analysis.predictions import Predictions
 
+pd = pytest.importorskip("pandas", reason="the toolkit's tables are pandas'")
 peer = pytest.importorskip("imagenet_x", reason="imagenet-x is not installed: pip install '.[dev]'")
 
 
@@ -45,21 +46,54 @@ def files(known, answers, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("which", ["top", "multi"])
-def test_accuracies_averages_and_error_ratios_are_the_toolkits_to_the_bit(known, answers, files, which):
+COLUMNS = {"class": "is_correct", "real_class": "is_correct_real", "metaclass": "is_metaclass_correct"}
+
+
+@pytest.fixture(scope="module", params=["top", "multi"])
+def judged(files, request) -> tuple[str, pd.DataFrame]:
+    """A kind of mark, and the toolkit's table: a row for each model and image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         models, _ = peer.load_model_predictions(str(files))
-        rows = peer.augment_model_predictions(peer.load_annotations(which_factor=which), models)
-        columns = {"class": "is_correct", "real_class": "is_correct_real", "metaclass": "is_metaclass_correct"}
-        theirs = {kind: peer.compute_factor_accuracies(rows, peer.FACTORS, column) for kind, column in columns.items()}
+        return request.param, peer.augment_model_predictions(peer.load_annotations(which_factor=request.param), models)
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_accuracies_averages_and_error_ratios_are_the_toolkits_to_the_bit(known, answers, judged, kind):
+    which, rows = judged
     assert tuple(peer.FACTORS) == known.val.factors
-    for kind, table in theirs.items():
-        ours = factors.count(answers, known.val, kind)[which]
-        table = table.loc[list(answers.models)]
-        np.testing.assert_array_equal(ours.accuracy, table[peer.FACTORS].to_numpy())
-        np.testing.assert_array_equal(ours.average, table["average"].to_numpy())
-        np.testing.assert_array_equal(ours.error_ratio, peer.error_ratio(table).to_numpy())
+    ours = factors.count(answers, known.val, kind)[which]
+    table = peer.compute_factor_accuracies(rows, peer.FACTORS, COLUMNS[kind]).loc[list(answers.models)]
+    np.testing.assert_array_equal(ours.accuracy, table[peer.FACTORS].to_numpy())
+    np.testing.assert_array_equal(ours.average, table["average"].to_numpy())
+    np.testing.assert_array_equal(ours.error_ratio, peer.error_ratio(table).to_numpy())
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_accuracies_within_each_metaclass_are_the_toolkits_to_the_bit(known, answers, judged, kind):
+    which, rows = judged
+    found = factors.split(answers, known.val, kind).metaclasses
+    assert sorted(found) == sorted(peer.METACLASSES)
+    table = peer.aggregate.compute_factor_metaclass_accuracies(rows, peer.FACTORS, COLUMNS[kind], peer.METACLASSES)
+    for name, parts in found.items():
+        theirs = table.xs(name, level="metaclass").loc[list(answers.models)]
+        np.testing.assert_array_equal(parts[which].accuracy, theirs[peer.FACTORS].to_numpy())
+        np.testing.assert_array_equal(parts[which].average, theirs["average"].to_numpy())
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_the_mean_over_the_worst_classes_is_the_toolkits(known, answers, judged, kind):
+    """Where the last of them is worse than the next class: among equal ones the toolkit's sort takes any."""
+    _, rows = judged
+    classes = factors.split(answers, known.val, kind).classes
+    ordered = np.take_along_axis(classes.accuracy, classes.worst(1000), axis=1)
+    for place, model in enumerate(answers.models):
+        wide = np.flatnonzero(np.diff(ordered[place]) > 0) + 1  # numbers of classes that are chosen beyond doubt
+        for number in (wide[wide <= 100][-1], wide[wide >= 100][0]):
+            own = rows[rows["model"] == model]
+            theirs = peer.aggregate.worst_k_class_acc(own, k=int(number), error_type=COLUMNS[kind])
+            ours = classes.accuracy_over(classes.worst(number))[place]
+            assert ours == pytest.approx(theirs[model], abs=1e-12)
 
 
 def test_its_training_images_are_read(known):
