@@ -9,6 +9,9 @@ On Pantry-X (``pantry``) a seed is a training set, a test set and nets of its ow
 ratio of dark pictures from 1.32 to 1.02 and the accuracy on them from .41 to .49, and the ratio of odd shapes, which it does
 not touch, from .84 to .97; crops took that of cut-off objects from 1.79 to 1.37 and, against the paper, that of small ones
 from 1.67 to 1.49; over the four factors of the Latin square it was 1.42 at 1 % of the training pictures, 1.10 at 50 %.
+
+What taught a net (``captions``) has seeds of the same kind. Its pilot, with seed 100 too: error ratios of nets by labels, by
+captions and the cooked MSN had rank correlations of .85, .78 and .68; jitter took CLIP's accuracy from .38 to .20.
 """
 
 from recipes_lib.claims.check import Claim, Figure
@@ -35,7 +38,14 @@ def pantry(seed: int) -> dict[str, dict]:
     return pantry_x_study.measure(seed)
 
 
-MEASUREMENTS = {"pantry": pantry, "real": real}
+def captions(seed: int) -> dict[str, dict]:
+    """CLIPs by augmentation on Pantry-X, and what they share with a net with labels and with MSN."""
+    from recipes_lib.recipes import pantry_x_study
+
+    return pantry_x_study.measure_captions(seed)
+
+
+MEASUREMENTS = {"pantry": pantry, "captions": captions, "real": real}
 """Arms that measure in place of training: a function of the seed that returns a report."""
 NEEDS_DATA = ("real",)
 """Arms on data that may not be shipped: run where ``RECIPES_DATA`` is set; only aggregates are stored."""
@@ -47,7 +57,13 @@ def _mark() -> dict:
     return pantry_x_study.fingerprint()
 
 
-MARKS = {"pantry": _mark}
+def _mark_captions() -> dict:
+    from recipes_lib.recipes import pantry_x_study
+
+    return pantry_x_study.fingerprint_captions()
+
+
+MARKS = {"pantry": _mark, "captions": _mark_captions}
 """The fingerprint of each measurement."""
 
 _FULL_SCALE = "recipes run imagenet_x --preset report --predictions A.csv B.csv --annotations imagenet_x/annotations --groups GROUPS.csv"
@@ -121,4 +137,9 @@ CLAIMS = (
     _ratio("pantry_rarity", "A factor that is set in 1 % of the training pictures has a higher error ratio than in 50 %.", "higher",
            0.15, "rarity.mean.1", "rarity.mean.50", "the same four factors in 50 % of the training pictures",
            metric="error ratio, mean of four factors in a Latin square", where="not varied there"),
+    _ratio("pantry_shared", "On Pantry-X, nets taught by labels, by captions and by neither share their worst factors.", "higher", 0.2,
+           "shared.mean_rank_correlation", "shared.null_95", "95 % quantile of what shuffled factors give", arm="captions",
+           metric="mean rank correlation of error ratios over pairs of nets", where="the paper's finding on ImageNet"),
+    _ratio("pantry_captions_jitter", "On Pantry-X, colour jitter costs a CLIP accuracy, since captions name colours.", "lower", 0.08,
+           "average.jitter", "average.plain", "the same CLIP without jitter", arm="captions", metric="zero-shot accuracy"),
 )  # fmt: skip

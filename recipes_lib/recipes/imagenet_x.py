@@ -11,7 +11,8 @@ Understanding Model Mistakes with Factor of Variation Annotations", ICLR 2023, a
 3. Ratios of one model rank its weaknesses; those of many say which weaknesses all share.
 4. Rare factors have few images, so every ratio comes with an interval, and every claim with an adjusted p-value.
 
-Nothing is trained: stage ``score`` makes the predictions of a model, stage ``report`` looks into those of any number.
+Stage ``score`` makes the predictions of a model, stage ``report`` looks into those of any number. Where no files are
+given, small nets are trained for it on Pantry-X, where factors are set and not annotated (preset ``toy``).
 """
 
 import time
@@ -27,8 +28,9 @@ from recipes_lib.analysis import imagenet_x_files, predictions
 from recipes_lib.analysis.factor_json import as_json
 from recipes_lib.analysis.factor_report import FactorReport, factor_report
 from recipes_lib.distributed import collectives, world
-from recipes_lib.errors import Faults
-from recipes_lib.recipes import imagenet_x_drawn, imagenet_x_report, imagenet_x_score, pretraining
+from recipes_lib.errors import ConfigError, Faults
+from recipes_lib.recipes import imagenet_x_drawn, imagenet_x_pantry, imagenet_x_report, imagenet_x_score, pretraining
+from recipes_lib.recipes.imagenet_x_pantry import NetsConfig
 from recipes_lib.recipes.imagenet_x_score import ScoreConfig
 from recipes_lib.training import folder
 
@@ -37,12 +39,13 @@ from recipes_lib.training import folder
 class FactorData:
     """Where images, or what is known of them, come from."""
 
-    name: Literal["files", "drawn"] = "files"
-    """files: those that are named; drawn: annotations and answers made by chance, whose true effects are known."""
+    name: Literal["files", "pantry", "drawn"] = "files"
+    """files: those that are named; pantry: nets are trained and asked on Pantry-X; drawn: annotations and answers made by
+    chance, whose true effects are known."""
     root: Path | None = None
     """Stage ``score``: ImageNet's folder, of which val/CLASS/*.JPEG are scored."""
     images: int = 4000
-    """``drawn`` only: images."""
+    """``pantry``, ``drawn`` only: images that the report is about."""
     workers: int = 0
     """Stage ``score``: processes that load images, per rank."""
 
@@ -61,7 +64,7 @@ class ReportConfig:
     """toolkit: images without ReaL labels count as wrong, and classes outside the sixteen metaclasses as one, as in the
     official toolkit; decided: such images do not count."""
     seed: int = 0
-    """Of the bootstrap, of the shuffles, and of what is ``drawn``."""
+    """Of the bootstrap, of the shuffles, and of what ``pantry`` and ``drawn`` make."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -85,22 +88,24 @@ class Config:
     model: str | None = None
     """Stage ``score``: timm:NAME, torchvision:NAME, or a run folder of a recipe that trains a backbone."""
     data: FactorData = field(default_factory=FactorData)
+    nets: NetsConfig = field(default_factory=NetsConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
     def validate(self) -> None:
         """Raises ``ConfigError`` with a line for each fault."""
-        faults, drawn, scores = Faults(), self.data.name == "drawn", self.stage == "score"
+        faults, made, scores = Faults(), self.data.name != "files", self.stage == "score"
         self.report.check(faults)
+        self.nets.check(faults)
         self.score.check(faults)
         faults.need(self.data.images >= 10, "data.images", self.data.images, "of at least 10")
         faults.need(self.data.workers >= 0, "data.workers", self.data.workers, "of at least 0")
-        if scores and drawn:
-            faults.add("data.name = drawn has no images to score: leave it out, or choose stage = report.")
+        if scores and made:
+            faults.add(f"data.name = {self.data.name} has no images to score: leave it out, or choose stage = report.")
         obtain = "--annotations FOLDER (pip install --no-deps imagenet-x==0.0.7 has it: imagenet_x/annotations)"
         for name, value, wanted, fix in (
-            ("predictions", self.predictions, not scores and not drawn, "--predictions A.csv B.npz"),
-            ("annotations", self.annotations, not scores and not drawn, obtain),
+            ("predictions", self.predictions, not scores and not made, "--predictions A.csv B.npz"),
+            ("annotations", self.annotations, not scores and not made, obtain),
             ("model", self.model, scores, "--model timm:NAME"),
             ("data.root", self.data.root, scores, "--data.root IMAGENET"),
         ):
@@ -108,9 +113,9 @@ class Config:
                 faults.add(f"{name} is missing: stage {self.stage} needs it. Add {fix}.")
             elif value and not wanted:
                 said = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-                what = "data.name = drawn" if drawn else f"stage = {self.stage}"
+                what = f"data.name = {self.data.name}" if made else f"stage = {self.stage}"
                 faults.add(f"{name} = {said} has no use with {what}: leave it out.")
-        if self.groups and (scores or drawn):
+        if self.groups and (scores or made):
             faults.add(f"groups = {self.groups} has no use here: it compares the models of a report on files.")
         if self.model and scores:
             imagenet_x_score.check_name(self.model, self.score.weights, faults)
@@ -129,6 +134,8 @@ def run(config: Config, out: Path | None = None) -> pretraining.Result:
     if config.score.threads:
         torch.set_num_threads(config.score.threads)
     place = world.start(config.score.device)
+    if config.data.name == "pantry" and place.size > 1:
+        raise ConfigError(f"data.name = pantry trains in one process, not in {place.size}: start it without torchrun.")
     out = collectives.broadcast_object(out or folder.default_path("imagenet_x"))
     with folder.RunFolder.create_or_continue(out, "imagenet_x", config) as run:
         began = time.perf_counter()
@@ -146,24 +153,27 @@ def run(config: Config, out: Path | None = None) -> pretraining.Result:
         return pretraining.Result(run.path, report)
 
 
-def analyse(config: Config) -> FactorReport:
-    """The report of a config's files, or of what it draws, without writing anything."""
+def analyse(config: Config, run: folder.RunFolder) -> FactorReport:
+    """The report of a config's files, or of what it makes; nets go to the folder of ``run``."""
     options = config.report
     how = {"scope": options.scope, "interval": options.interval, "level": options.level}
     how |= {"resamples": options.resamples, "seed": options.seed}
-    if config.data.name == "drawn":
-        drawn = imagenet_x_drawn.draw(config.data.images, options.seed)
-        (val, train), given, groups = drawn.annotations, drawn.predictions, drawn.groups
-    else:
-        val, train = imagenet_x_files.read(config.annotations)
-        given = predictions.read(config.predictions, val)
-        groups = imagenet_x_report.read_groups(config.groups, given.models) if config.groups else None
+    match config.data.name:
+        case "pantry":
+            (val, train), given, groups = imagenet_x_pantry.make(config, run)
+        case "drawn":
+            (val, train), given, groups = imagenet_x_drawn.draw(config.data.images, options.seed)
+        case _:
+            val, train = imagenet_x_files.read(config.annotations)
+            given = predictions.read(config.predictions, val)
+            groups = imagenet_x_report.read_groups(config.groups, given.models) if config.groups else None
     return factor_report(val, given, train=train, groups=groups, **how)
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What tells that the numerics moved: error ratios and their bounds, and an accuracy, of a short report."""
-    short = replace(config, data=replace(config.data, images=500))
+    """What tells that the numerics moved: error ratios and their bounds, and an accuracy, of a report on nets of three steps."""
+    nets = replace(config.nets, images=256, steps=3, clip_steps=min(3, config.nets.clip_steps))
+    short = replace(config, data=replace(config.data, images=500), nets=nets)
     with TemporaryDirectory() as place:
         report = run(short, Path(place) / "run").report
     model = next(iter(report["models"]))
@@ -175,7 +185,7 @@ def fingerprint(config: Config) -> dict[str, Any]:
 
 
 def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
-    found = analyse(config)
+    found = analyse(config, run)
     plain = as_json(found)
     page = imagenet_x_report.write(found, plain, run.path)
     for note in found.notes:
@@ -184,13 +194,19 @@ def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
     return plain
 
 
-# Drawn factors with known effects, six models: what a report looks like. Seconds.
-_TOY = Config(data=FactorData(name="drawn"), score=ScoreConfig(threads=1, device="cpu"))
+# Four nets with labels on Pantry-X, plainly and with each augmentation. Half a minute of one core.
+_TOY = Config(
+    data=FactorData(name="pantry", images=1200),
+    nets=NetsConfig(images=1200, steps=120),
+    score=ScoreConfig(threads=1, device="cpu"),
+)
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # More images: intervals are narrow.
-    "simmer": replace(_TOY, data=replace(_TOY.data, images=40_000)),
+    # More pictures and steps, and four CLIPs that learn with captions in place of labels.
+    "simmer": replace(
+        _TOY, data=replace(_TOY.data, images=6000), nets=NetsConfig(images=6000, steps=800, clip_steps=600)
+    ),
     # Predictions of a model over ImageNet's validation set: --model timm:NAME --data.root IMAGENET
     "score": Config(stage="score"),
     # The paper's analysis: --predictions A.csv B.npz --annotations FOLDER

@@ -39,7 +39,7 @@ class Drawn(NamedTuple):
 
     annotations: Partitions
     predictions: Predictions
-    groups: dict[str, dict[str, str]]
+    groups: dict[str, dict[str, str]] | None
 
 
 def draw(images: int, seed: int) -> Drawn:

@@ -18,12 +18,13 @@ from recipes_lib.errors import ConfigError, DataError, RunError
 from recipes_lib.recipes import imagenet_x, imagenet_x_drawn, imagenet_x_report, pretraining
 from recipes_lib.training.folder import RunFolder
 
-TOY = imagenet_x.PRESETS["toy"]
+DRAWN = override(imagenet_x.PRESETS["toy"], {"data.name": "drawn"})
+"""Factors and answers made by chance: a whole report in seconds."""
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> pretraining.Result:
-    return imagenet_x.run(override(TOY, {"data.images": 3000}), tmp_path_factory.mktemp("imagenet_x") / "toy")
+def drawn(tmp_path_factory) -> pretraining.Result:
+    return imagenet_x.run(override(DRAWN, {"data.images": 3000}), tmp_path_factory.mktemp("imagenet_x") / "drawn")
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def command(files: Path, *more: str, out: str = "run") -> list[str]:
 # what a run leaves behind
 
 
-def test_the_toy_is_a_finished_run_with_tables_figures_and_a_page(toy):
-    there = {path.name for path in toy.folder.iterdir()}
+def test_a_report_is_a_finished_run_with_tables_figures_and_a_page(drawn):
+    there = {path.name for path in drawn.folder.iterdir()}
     assert there >= {
         "report.json",
         "index.html",
@@ -69,36 +70,35 @@ def test_the_toy_is_a_finished_run_with_tables_figures_and_a_page(toy):
         "spread.csv",
         "groups.csv",
     }
-    assert RunFolder.open(toy.folder).state()["status"] == "done"
-    assert {path.suffix for path in (toy.folder / "plots").iterdir()} == {".png"}
-    assert toy.report["recipe"] == "imagenet_x"
-    assert set(toy.report["models"]) == {f"{name}-{n}" for name in ("plain", "augmented") for n in (1, 2, 3)}
+    assert RunFolder.open(drawn.folder).state()["status"] == "done"
+    assert {path.suffix for path in (drawn.folder / "plots").iterdir()} == {".png"}
+    assert drawn.report["recipe"] == "imagenet_x"
+    assert set(drawn.report["models"]) == {f"{name}-{n}" for name in ("plain", "augmented") for n in (1, 2, 3)}
 
 
-def test_the_toy_finds_the_effects_that_were_put_in(toy):
+def test_a_drawn_report_finds_the_effects_that_were_put_in(drawn):
     """Of each model's intervals at least five in six hold the ratio that its true chances of an error give."""
-    drawn = imagenet_x_drawn.draw(3000, TOY.report.seed)
-    val = drawn.annotations.val
+    val = imagenet_x_drawn.draw(3000, DRAWN.report.seed).annotations.val
     held = []
     for procedure, effects in imagenet_x_drawn.EFFECTS.items():
         chance = imagenet_x_drawn.chance_of_error(val, effects)[val.kept]
         marks = val.marks["multi"][val.kept]
         truth = [chance[marks[:, place]].mean() / chance.mean() for place in range(len(val.factors))]
         for number in (1, 2, 3):
-            cells = toy.report["models"][f"{procedure}-{number}"]["multi"]["class"]
+            cells = drawn.report["models"][f"{procedure}-{number}"]["multi"]["class"]
             held += [
                 cells[name]["low"] < ratio < cells[name]["high"] for name, ratio in zip(val.factors, truth, strict=True)
             ]
     assert np.mean(held) > 5 / 6
-    groups = toy.report["groups"]["multi"]["class"]["procedure"]
+    groups = drawn.report["groups"]["multi"]["class"]["procedure"]
     assert groups["darker"]["means"]["plain"] > groups["darker"]["means"]["augmented"] + 0.2
     assert groups["pose"]["means"]["plain"] < groups["pose"]["means"]["augmented"] - 0.1
 
 
-def test_the_toy_is_the_same_every_time(toy, tmp_path):
-    again = imagenet_x.run(override(TOY, {"data.images": 3000}), tmp_path / "again")
+def test_a_report_is_the_same_every_time(drawn, tmp_path):
+    again = imagenet_x.run(override(DRAWN, {"data.images": 3000}), tmp_path / "again")
     for name in ("factors.csv", "index.html", "spread.csv", "plots/error_ratio_top.png"):
-        assert (again.folder / name).read_bytes() == (toy.folder / name).read_bytes()
+        assert (again.folder / name).read_bytes() == (drawn.folder / name).read_bytes()
 
 
 class Tags(HTMLParser):
@@ -116,13 +116,13 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_needs_nothing_beside_it_and_says_its_figures_in_words(toy):
-    page = (toy.folder / "index.html").read_text()
+def test_the_page_needs_nothing_beside_it_and_says_its_figures_in_words(drawn):
+    page = (drawn.folder / "index.html").read_text()
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
     images = [attributes for tag, attributes in tags.found if tag == "img"]
-    assert len(images) == len(list((toy.folder / "plots").iterdir()))
+    assert len(images) == len(list((drawn.folder / "plots").iterdir()))
     for attributes in images:
         assert attributes["src"].startswith("data:image/png;base64,")
         assert len(attributes["alt"]) > 60
@@ -131,17 +131,17 @@ def test_the_page_needs_nothing_beside_it_and_says_its_figures_in_words(toy):
     assert "color-scheme: light dark" in page
 
 
-def test_tables_say_what_the_report_says(toy):
-    with (toy.folder / "factors.csv").open(newline="") as file:
+def test_tables_say_what_the_report_says(drawn):
+    with (drawn.folder / "factors.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 * 2 * 3 * 6  # models, kinds of mark, of correctness, factors
     for row in rows[::17]:
-        cell = toy.report["models"][row["model"]][row["which"]][row["correctness"]][row["factor"]]
+        cell = drawn.report["models"][row["model"]][row["which"]][row["correctness"]][row["factor"]]
         assert int(row["n"]) == cell["n"]
         for name in ("accuracy", "error_ratio", "low", "high"):
             assert float(row[name]) == cell[name]
         assert float(row["p"]) <= float(row["benjamini_hochberg"]) <= float(row["holm"])
-    with (toy.folder / "spread.csv").open(newline="") as file:
+    with (drawn.folder / "spread.csv").open(newline="") as file:
         assert next(csv.reader(file))[:4] == ["which", "correctness", "factor", "mean"]
 
 
@@ -250,15 +250,20 @@ def test_presets_that_need_nothing_are_valid(preset):
             "model = tim:x is not allowed: use timm:NAME, torchvision:NAME",
         ),
         ("score", {"model": "runs/none", "data.root": "x"}, "runs/none is no run folder, and names no library"),
-        ("toy", {"model": "timm:x"}, "model = timm:x has no use with data.name = drawn: leave it out"),
-        ("toy", {"predictions": ["a", "b"]}, "predictions = a, b has no use with data.name = drawn"),
+        ("toy", {"model": "timm:x"}, "model = timm:x has no use with data.name = pantry: leave it out"),
+        ("toy", {"predictions": ["a", "b"]}, "predictions = a, b has no use with data.name = pantry"),
         ("toy", {"groups": "g"}, "groups = g has no use here"),
-        ("toy", {"stage": "score", "model": "timm:x", "data.root": "x"}, "drawn has no images to score"),
+        ("toy", {"stage": "score", "model": "timm:x", "data.root": "x"}, "pantry has no images to score"),
         ("toy", {"report.level": 1.0}, r"report.level = 1.0 .*in \(0, 1\)"),
         ("toy", {"report.level": float("nan")}, r"report.level = nan .*in \(0, 1\)"),
         ("toy", {"report.resamples": 5}, "report.resamples = 5 .*of at least 100"),
         ("toy", {"report.seed": -1}, "report.seed = -1"),
         ("toy", {"data.images": 1}, "data.images = 1 .*of at least 10"),
+        ("toy", {"nets.images": 255}, "nets.images = 255 .*of at least 256, one batch"),
+        ("toy", {"nets.share": 1.1}, r"nets.share = 1.1 .*in \[0, 1\]"),
+        ("toy", {"nets.asked_share": -0.1}, r"nets.asked_share = -0.1 .*in \[0, 1\]"),
+        ("toy", {"nets.steps": 0}, "nets.steps = 0"),
+        ("toy", {"nets.clip_steps": -1}, "nets.clip_steps = -1"),
         ("toy", {"data.workers": -1}, "data.workers = -1"),
         ("toy", {"score.batch_size": 0}, "score.batch_size = 0"),
         ("toy", {"score.threads": 0}, "score.threads = 0"),
@@ -271,6 +276,6 @@ def test_a_value_that_is_not_allowed_is_one_line(preset, changes, words):
 
 
 def test_a_fingerprint_is_made_of_finite_figures():
-    found = imagenet_x.fingerprint(TOY)
+    found = imagenet_x.fingerprint(imagenet_x.PRESETS["toy"])
     assert np.isfinite([*found["losses"], found["knn"]]).all()
-    assert len(found["losses"]) == 18
+    assert len(found["losses"]) == 3 * 14
