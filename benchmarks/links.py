@@ -126,11 +126,12 @@ class Cost:
         """Largest distance from measured times, as a share of them."""
         return max(abs(self.seconds(n) / t - 1) for n, t in zip(sent, seconds, strict=True))
 
-    def towards(self, other: "Cost", share: float) -> "Cost":
-        """Both numbers moved by ``share`` of the way to ``other``'s; beyond it for a share above 1."""
-        return Cost(
-            self.start + share * (other.start - self.start), self.per_byte + share * (other.per_byte - self.per_byte)
-        )
+    def at_delay(self, other: "Cost", share: float) -> "Cost":
+        """The cost at ``share`` times the delay of ``other``; this one is without delay.
+
+        Round trips take longer in proportion. A byte costs what it did for ``other``: the rate limits it, not the delay.
+        """
+        return Cost(self.start + share * (other.start - self.start), other.per_byte)
 
 
 def fit(sent: Sequence[float], seconds: Sequence[float]) -> Cost:

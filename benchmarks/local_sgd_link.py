@@ -8,8 +8,8 @@ the strategies are timed one after the other, each for whole periods; medians of
 
 The model: an all-reduce takes a + b * bytes, fitted to measured ones; a step c + all-reduce / period, with c a step that
 averages nothing; DDP's step lies between the larger of c and the all-reduce (all of it overlapped) and their sum (nothing).
-With delay, a and b grow in proportion to it: fitted without delay and at the first one, held against the others, and then
-asked for delays that were not measured.
+With delay, a grows in proportion to it, and b is that of the first delay: fitted without delay and at the first one, held
+against the others, and then asked for delays that were not measured.
 
 Time to accuracy: seconds of training, scoring left out, until the test digits are first classified at the target, looked
 at wherever the ranks meet: DDP after every step, so the more often. ``--tune`` prints what the learning rates were chosen
@@ -63,7 +63,7 @@ def show_modelled(found: dict, costs: dict[float, Cost], delays: list[float]) ->
     for delay in delays:
         table.add_column(f"{delay:g} ms", justify="right")
     first = min(filter(None, costs))
-    at = [costs[0].towards(costs[first], delay / first) for delay in delays]
+    at = [costs[0].at_delay(costs[first], delay / first) for delay in delays]
     for name in found["rivals"]:
         if name not in ("ddp", NOTHING):
             ddp = [step_range(cost, found, "ddp") for cost in at]
@@ -161,7 +161,7 @@ def compare(options: argparse.Namespace) -> None:
         show_steps(f"{ranks}, {rate:g} Mbit/s, {delay:g} ms", steps, costs[delay])
         first = options.delay[0]
         if delay != first:
-            error = costs[0].towards(costs[first], delay / first).error(steps["sent"], steps["reduce"])
+            error = costs[0].at_delay(costs[first], delay / first).error(steps["sent"], steps["reduce"])
             print(f"From 0 and {first:g} ms, all-reduces at {delay:g} ms are foretold wrong by {error:.0%} at most.\n")
     if len(costs) > 1:
         show_modelled(found["steps"][0], costs, options.modelled_delay)
