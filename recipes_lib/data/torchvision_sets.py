@@ -71,7 +71,7 @@ def imagenet(root: Path) -> tuple[ImageFiles, ImageFiles]:
 
     Raises: ``DataError`` where a folder is missing or empty, or the two have different classes.
     """
-    train, val = (_image_folder(root, split) for split in ("train", "val"))
+    train, val = (image_folder(root, split) for split in ("train", "val"))
     if train.class_names != val.class_names:
         odd = sorted(set(train.class_names) ^ set(val.class_names))
         where = "train" if odd[0] in train.class_names else "val"
@@ -147,15 +147,19 @@ def places365(root: Path) -> tuple[ImageFiles, ImageFiles]:
     return tuple(splits)
 
 
-def _image_folder(root: Path, split: str) -> ImageFiles:
-    layout = f"{root}/{split}/CLASS/*.JPEG"
+def image_folder(root: Path, split: str) -> ImageFiles:
+    """The images of ``root/split/CLASS/*.JPEG``; class ids are the places of the sorted folders.
+
+    Raises: ``DataError`` where there is no such folder, or a class without an image.
+    """
+    layout = f"Image files are expected as {root}/{split}/CLASS/*.JPEG, one folder a class."
     if not (root / split).is_dir():
-        raise DataError(f"data.root = {root} has no folder {split}. Image files are expected as {layout}.")
+        raise DataError(f"data.root = {root} has no folder {split}. {layout}")
     try:
         folder = datasets.ImageFolder(root / split)
     except FileNotFoundError as error:
         reason = str(error).partition(". ")[0].rstrip(".")  # torchvision's own first sentence
-        raise DataError(f"{root / split}: {reason}. Image files are expected as {layout}.") from None
+        raise DataError(f"{root / split}: {reason}. {layout}") from None
     names = [str(Path(path).relative_to(root / split)) for path, _ in folder.samples]
     return ImageFiles(root / split, np.array(names), torch.tensor(folder.targets), tuple(folder.classes))
 

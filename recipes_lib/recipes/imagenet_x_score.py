@@ -19,7 +19,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
 
 from recipes_lib import durable
 from recipes_lib.analysis import predictions
@@ -28,7 +27,7 @@ from recipes_lib.data.images import ImageFiles
 from recipes_lib.data.loader import outlive_signals
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.world import World
-from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted
+from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted, RunError
 from recipes_lib.recipes import imagenet_x_networks as networks
 from recipes_lib.training import loop
 from recipes_lib.training.folder import RunFolder
@@ -75,7 +74,7 @@ def check_name(model: str, weights: Path | None, faults: Faults) -> None:
 
 def score(config: Any, run: RunFolder, place: World) -> dict[str, Any]:
     """Writes ``NAME.csv`` into the run folder; what to report of it. All ranks call it."""
-    images = validation(config.data.root)
+    images = torchvision_sets.image_folder(config.data.root, "val")  # no training set is needed
     _warn_of_doubles(images, run)
     batches = torch.arange(len(images)).split(config.score.batch_size)
     parts = run.path / "batches"
@@ -84,25 +83,8 @@ def score(config: Any, run: RunFolder, place: World) -> dict[str, Any]:
     with _kept(run, parts), loop.stop_on_signal() as stopped:
         classify = _classifier(config, run, place, images)
         _score_batches(classify, images, batches, todo, parts, run, stopped.is_set)
-    collectives.barrier()
+    _await_others(run)
     return collectives.from_main(lambda: _joined(config, run, images, batches, parts))
-
-
-def validation(root: Path) -> ImageFiles:
-    """The images of ``root/val/CLASS/*.JPEG``; class ids are the places of the sorted folders. No training set is needed.
-
-    Raises: ``DataError`` where there is none.
-    """
-    layout = f"Images are expected as {root}/val/CLASS/*.JPEG, one folder a class."
-    if not (root / "val").is_dir():
-        raise DataError(f"data.root = {root} has no folder val. {layout}")
-    try:
-        found = ImageFolder(root / "val")
-    except FileNotFoundError as error:
-        reason = str(error).partition(". ")[0].rstrip(".")  # torchvision's own first sentence
-        raise DataError(f"{root / 'val'}: {reason}. {layout}") from None
-    names = np.array([str(Path(path).relative_to(root / "val")) for path, _ in found.samples])
-    return ImageFiles(root / "val", names, torch.tensor(found.targets), tuple(found.classes))
 
 
 class Network:
@@ -213,6 +195,17 @@ def _score_batches(
                 log.write(json.dumps(line) + "\n")
         if stop():
             raise Interrupted(f"Scoring was stopped; complete batches are kept. Go on: recipes resume {run.path}")
+
+
+def _await_others(run: RunFolder) -> None:
+    """Returns when all ranks have scored their shares. Raises: ``RunError`` where one of them has ended before."""
+    try:
+        collectives.barrier()
+    except RuntimeError:  # torch's DistError is one
+        raise RunError(
+            "Another process ended before its share was scored, and has said why; complete batches are kept. Go on: "
+            f"recipes resume {run.path}"
+        ) from None
 
 
 def _joined(config: Any, run: RunFolder, images: ImageFiles, batches: Sequence[Tensor], parts: Path) -> dict[str, Any]:

@@ -158,6 +158,18 @@ def test_a_run_folder_is_scored_by_its_nearest_training_images(root, tmp_path):
     assert (run.folder / "neighbours.safetensors").stat().st_mtime_ns == bank
 
 
+def test_a_process_whose_companion_ended_says_so_in_a_line(root, weights, tmp_path, monkeypatch):
+    def barrier() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(imagenet_x_score.collectives, "barrier", barrier)
+    words = rf"Another process ended before its share was scored.*Go on: recipes resume {tmp_path / 'run'}$"
+    with pytest.raises(RunError, match=words):
+        imagenet_x.run(config(root, **{"score.weights": weights}), tmp_path / "run")
+    monkeypatch.undo()
+    assert pretraining.resume(tmp_path / "run").report["images"] == 6
+
+
 # what cannot be scored
 
 
@@ -204,7 +216,7 @@ def test_another_number_of_classes_is_refused(root, tmp_path, monkeypatch):
 
 
 def test_a_folder_without_validation_images_is_refused(tmp_path):
-    fails(config(tmp_path), tmp_path / "run", DataError, "has no folder val. Images are expected as .*/val/CLASS")
+    fails(config(tmp_path), tmp_path / "run", DataError, "has no folder val. Image files are expected as .*/val/CLASS")
     (tmp_path / "val" / "n0").mkdir(parents=True)
     fails(config(tmp_path), tmp_path / "run", DataError, "Found no valid file .*expected as")
 
