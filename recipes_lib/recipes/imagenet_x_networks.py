@@ -114,7 +114,7 @@ def _published(model: str, create: Callable[[], nn.Module]) -> nn.Module:
     """The network with weights that its library fetches, or has fetched before."""
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
-    hub.setLevel(logging.ERROR)  # it retries for most of a minute, and warns of each attempt
+    hub.setLevel(logging.ERROR)  # it warns of each of its attempts, whose number cannot be set
     try:
         return create()
     except Exception as error:  # what a missing network raises is as varied as the libraries that meet it

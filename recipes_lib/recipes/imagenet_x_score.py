@@ -42,7 +42,8 @@ class ScoreConfig:
     batch_size: int = 64
     """Images scored together, per process, and kept together."""
     weights: Path | None = None
-    """safetensors file for a network of timm or torchvision; none: the weights that the library publishes."""
+    """safetensors file for a network of timm or torchvision; none: the weights that the library publishes. Without
+    a network timm tries for most of a minute before it says so; with HF_HUB_OFFLINE=1 in the environment it says so at once."""
     threads: int | None = None
     """CPU threads of torch; none: torch's own choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
