@@ -90,7 +90,7 @@ def test_of_many_models_files_and_page_hold_means(tmp_path):
     assert f"mean of {MOST_TABLES + 1} models" in page
 
 
-def test_imagenets_classes_bear_their_names_and_others_their_numbers(drawn):
+def test_imagenets_classes_bear_their_names_and_others_their_numbers(drawn, tmp_path):
     assert imagenet_x_tables.class_names(drawn) == [str(number) for number in range(20)]
     labels, draw = np.arange(2000) % 1000, np.random.default_rng(0)
     known = Annotations(
@@ -100,7 +100,9 @@ def test_imagenets_classes_bear_their_names_and_others_their_numbers(drawn):
     found = factor_report(known, given)
     names = imagenet_x_tables.class_names(found)
     assert (len(names), names[0], names[999]) == (1000, "tench", "toilet tissue")
-    page = imagenet_x_report.page(found, as_json(found), [])
+    page = written(found, tmp_path)
+    first = table(tmp_path / "worst_classes.csv")[1]
+    assert (first["class"], first["name"], first["n"], float(first["accuracy"])) == ("1", "goldfish", "2", 0)
     assert "of the 100 classes, of 1,000 that have images" in page
     assert "tench 0.00, goldfish 0.00" in page
     assert "100 classes are among the worst of all 2 models. The most shared: tench (2), goldfish (2)" in page
