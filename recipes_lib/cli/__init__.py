@@ -18,6 +18,7 @@ from typing import NoReturn
 from recipes_lib import __version__
 from recipes_lib.cli import verbs
 from recipes_lib.errors import ConfigError, DamagedImage, Interrupted, UserError, nearest
+from recipes_lib.launch.hardware import GPUS
 
 PROBES = ("knn", "linear", "lowshot", "snn", "factors", "finetune", "zero_shot", "retrieval")
 
@@ -68,6 +69,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"recipes {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_menu(commands)
+    _add_plan(commands)
     _add_runs(commands)
     _add_claims(commands)
     if not argv:
@@ -77,6 +79,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if argv[0] == "run":  # its flags are the config's fields; those are parsed where the preset is known
         arguments, flags = parser.parse_known_args(argv[:2])
         arguments.flags = [*flags, *argv[2:]]
+        return arguments
+    if argv[0] == "plan":  # likewise, beside flags of its own
+        arguments, arguments.flags = parser.parse_known_args(argv)
         return arguments
     return parser.parse_args(argv)
 
@@ -96,6 +101,21 @@ def _add_menu(commands: argparse._SubParsersAction) -> None:
     show = _add(commands, "show", verbs.show, "a recipe's card: paper, presets, claims, chapter")
     show.add_argument("name", metavar="NAME")
     _add_json(show)
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    text = "what a run will cost: parameters, operations, memory, bytes sent, GPU-hours; starts nothing, needs no data"
+    plan = _add(commands, "plan", verbs.plan, text)
+    plan.add_argument("name", metavar="NAME")
+    plan.add_argument("--preset", metavar="P")
+    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default 1)")
+    plan.add_argument("--gpus", type=int, metavar="N", help="GPUs of each (default 8; 1 where workers are simulated)")
+    plan.add_argument("--gpu", default="h100", metavar="KIND", help=f"{' '.join(GPUS)} (default h100)")
+    share = "share of the GPU's peak rate that is assumed (default 0.35)"
+    plan.add_argument("--utilisation", type=float, default=0.35, metavar="X", help=share)
+    plan.add_argument("--images", type=int, metavar="N", help="training images, where data.name does not say")
+    plan.epilog = "then: any field of the config, as in `recipes run`; `recipes run NAME --help` lists them"
+    _add_json(plan)
 
 
 def _add_runs(commands: argparse._SubParsersAction) -> None:

@@ -34,13 +34,14 @@ def split(flags: list[str]) -> tuple[dict[str, str], list[str]]:
     return own, rest
 
 
-def preset_of(name: str, own: dict[str, str], presets: tuple[str, ...]) -> str:
-    """The preset that was asked for. Raises: ``ConfigError`` with the nearest one, or all of them."""
-    if "preset" not in own:
-        raise ConfigError(f"--preset is missing. {nearest('', presets)} Try: recipes run {name} --preset {presets[0]}")
-    if own["preset"] not in presets:
-        raise ConfigError(f"Recipe {name} has no preset {own['preset']!r}. {nearest(own['preset'], presets)}")
-    return own["preset"]
+def preset_of(command: str, name: str, asked: str | None, presets: tuple[str, ...]) -> str:
+    """The preset that was asked of ``recipes COMMAND NAME``. Raises: ``ConfigError`` with the nearest one, or all of them."""
+    if asked is None:
+        say = f"recipes {command} {name} --preset {presets[0]}"
+        raise ConfigError(f"--preset is missing. {nearest('', presets)} Try: {say}")
+    if asked not in presets:
+        raise ConfigError(f"Recipe {name} has no preset {asked!r}. {nearest(asked, presets)}")
+    return asked
 
 
 def parse(default: Any, flags: list[str], *, prog: str, about: str) -> Any:

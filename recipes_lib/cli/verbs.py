@@ -33,6 +33,36 @@ def show(arguments: argparse.Namespace) -> None:
         display.out().print(display.card(entry))
 
 
+def plan(arguments: argparse.Namespace) -> None:
+    """``recipes plan NAME --preset P``"""
+    from recipes_lib.cli import flags, plan_table
+
+    entry = _entry(arguments.name)
+    preset = flags.preset_of("plan", entry.name, arguments.preset, entry.presets)
+    for name in ("nodes", "gpus"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise ConfigError(f"--{name} = {value} is not allowed: use a value of at least 1.")
+    with display.aside().status(f"planning {entry.name}, preset {preset}"):
+        from recipes_lib.launch import plan as planner
+
+        module = recipes.module(entry.name)
+        prog = f"recipes plan {entry.name} --preset {preset}"
+        config = flags.parse(module.PRESETS[preset], arguments.flags, prog=prog, about=entry.title)
+        found = planner.plan(
+            entry.name,
+            config,
+            world=arguments.nodes * (arguments.gpus or planner.usual_gpus(config)),
+            gpu=arguments.gpu,
+            utilisation=arguments.utilisation,
+            images=arguments.images,
+            preset=preset,
+        )
+    if arguments.json:
+        display.as_json(found.as_dict())
+    else:
+        display.out().print(plan_table.show(found))
+
+
 def run(arguments: argparse.Namespace) -> None:
     """``recipes run NAME --preset P``"""
     from recipes_lib.cli import flags  # tyro takes a tenth of a second that list and show can do without
@@ -41,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     own, rest = flags.split(arguments.flags)
     if {"-h", "--help"} & set(rest):
         own.setdefault("preset", entry.presets[0])
-    preset = flags.preset_of(entry.name, own, entry.presets)
+    preset = flags.preset_of("run", entry.name, own.get("preset"), entry.presets)
     prog = f"recipes run {entry.name} --preset {preset}"
     about = (
         f"{entry.title}, preset {preset}. Further flags: --preset {{{','.join(entry.presets)}}}, "

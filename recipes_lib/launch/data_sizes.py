@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many images and classes a data set has, where its name says it. This module imports no torch."""
+
+from dataclasses import dataclass
+
+from recipes_lib.config import DataConfig
+from recipes_lib.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the training part."""
+
+    images: int
+    classes: int
+
+
+KNOWN = {
+    "cifar10": Size(50_000, 10),
+    "stl10": Size(105_000, 10),  # 5,000 of them with a label
+    "imagenet": Size(1_281_167, 1000),  # ILSVRC 2012
+    "inat18": Size(437_513, 8142),
+    "places365": Size(1_803_460, 365),  # Places365-Standard
+}
+"""Source: the data sets' own pages; the first two also torchvision's."""
+
+
+def images(data: DataConfig, given: int | None, need: str) -> int:
+    """Training images: those ``given``, or those that the data set is known to have.
+
+    Raises: ``ConfigError`` asking for them; ``need`` says what for.
+    """
+    if given is not None:
+        return given
+    if data.name in KNOWN and not data.tail and not data.holdout:
+        return KNOWN[data.name].images
+    if data.name in ("digits", "pantry") and not data.tail and not data.holdout:
+        return data.train_size
+    why = " with data.tail" if data.tail else " with data.holdout" if data.holdout else ""
+    raise ConfigError(
+        f"How many training images data.name {data.name}{why} has is not known, and {need}. Add --images N."
+    )
+
+
+def classes(data: DataConfig) -> int:
+    """Classes of the training images. Raises: ``ConfigError`` where the data set's name does not say."""
+    if data.name == "digits":
+        return 10
+    if data.name == "pantry":
+        from recipes_lib.data.pantry import CLASSES
+
+        return len(CLASSES)
+    if data.name in KNOWN:
+        return KNOWN[data.name].classes
+    raise ConfigError(
+        f"data.support_classes = None takes all classes, and how many data.name {data.name} has is not known. "
+        "Add --data.support-classes N."
+    )

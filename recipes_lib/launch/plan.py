@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run will cost, before anything is started: no data, no GPU, no process but this one, nothing written.
+
+:func:`plan` builds the recipe's own method and views as stand-ins (:mod:`recipes_lib.launch.stand_in`), takes one rank's
+micro-batch through forward and backward, and counts. What it cannot know it assumes, and ``Plan.assumptions`` says so.
+"""
+
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from recipes_lib import recipes
+from recipes_lib.errors import ConfigError, Faults
+from recipes_lib.launch import costs, data_sizes, hardware, stand_in, trace
+from recipes_lib.launch.advice import assumptions, warnings
+
+
+@dataclass(frozen=True)
+class Part:
+    """A child of the method."""
+
+    parameters: int
+    trained: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The cost of a run; bytes, operations and seconds are plain numbers."""
+
+    recipe: str
+    preset: str | None
+    gpu: str
+    world: int
+    """GPUs, and processes."""
+    parameters: int
+    """Of all parts, teachers too."""
+    trained_parameters: int
+    parts: dict[str, Part]
+    """By child of the method."""
+    batch_size: int
+    """Images a step, of all ranks and micro-batches."""
+    micro_batch: int
+    """Images that one rank takes through the network at once; supports come on top."""
+    steps: int
+    images_seen: int
+    flops_per_image: float
+    """Forward and backward, a multiplication and an addition counted as two."""
+    flops_per_step: int
+    """Of all ranks."""
+    flops_total: int
+    low_bit_share: float
+    """Of the operations, those in layers that ``model.linear`` converts."""
+    memory: dict[str, int]
+    """Bytes on one GPU: weights, gradients, optimizer, exchange, activations, inputs, and their sum, total."""
+    gpu_memory: float
+    """Bytes that the GPU has."""
+    wire_bytes_per_step: float
+    """Sent by each rank, on the average of the run."""
+    wire_bytes_total: float
+    averagings: int
+    """Times that ranks average in the run."""
+    gpu_hours: float
+    hours: float
+    """On the clock, at the assumed utilisation."""
+    checkpoint_bytes: int
+    checkpoints_kept: int
+    assumptions: dict[str, str | float]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``recipes plan --json`` prints."""
+        return dataclasses.asdict(self)
+
+
+def plan(
+    recipe_name: str,
+    config: Any,
+    *,
+    world: int = 8,
+    gpu: str = "h100",
+    utilisation: float = 0.35,
+    images: int | None = None,
+    preset: str | None = None,
+) -> Plan:
+    """The cost of training ``recipe_name`` under ``config`` on ``world`` GPUs.
+
+    ``utilisation``: share of the GPU's peak rate that is assumed, in (0, 1]. ``images``: in the training set, where its name
+    does not say. ``preset``: its name, for the record.
+
+    Raises: ``ConfigError`` in whole lines, for a recipe that trains no backbone, a config that a run would refuse, or a
+    number of images that is needed and not known.
+    """
+    recipe = recipes.module(recipe_name)
+    _require_method(recipe, recipe_name)
+    _check(config, world, utilisation, images)
+    kind = hardware.find(gpu)
+    rate = kind.rate(config.train.precision)
+    rows, classes = _support(recipe, config, world)
+    steps = _steps(config, images)
+
+    method, converted = _build(recipe, config, steps)
+    train = config.train
+    micro = train.batch_size // (world * train.accumulate)
+    views = stand_in.views(recipe, method, config, micro, rows, classes)
+    found = trace.measure(method, views, precision=train.precision, world=world, converted=converted)
+    state = costs.optimizer_state(config.optim)
+    memory = costs.memory(method, config, world, state)
+    memory |= {"activations": found.activations, "inputs": found.inputs}
+    memory["total"] = sum(memory.values())
+    sent = costs.wire(method, config, world, steps, state, found.blocks)
+    step_flops = found.flops * world * train.accumulate
+    seconds = steps * step_flops / (rate * utilisation)
+    return Plan(
+        recipe=recipe_name,
+        preset=preset,
+        gpu=gpu,
+        world=world,
+        parameters=sum(weight.numel() for weight in method.parameters()),
+        trained_parameters=sum(weight.numel() for weight in costs.trained(method)),
+        parts=_parts(method),
+        batch_size=train.batch_size,
+        micro_batch=micro,
+        steps=steps,
+        images_seen=steps * train.batch_size,
+        flops_per_image=step_flops / train.batch_size,
+        flops_per_step=step_flops,
+        flops_total=steps * step_flops,
+        low_bit_share=found.converted_flops / found.flops,
+        memory=memory,
+        gpu_memory=kind.memory,
+        wire_bytes_per_step=sent.bytes / steps,
+        wire_bytes_total=sent.bytes,
+        averagings=sent.rounds,
+        gpu_hours=seconds / 3600,
+        hours=seconds / 3600 / world,
+        checkpoint_bytes=costs.checkpoint(method, config.sync, train, world, state),
+        checkpoints_kept=train.keep_checkpoints,
+        assumptions=assumptions(config, world, kind, utilisation),
+        warnings=warnings(config, kind, memory),
+    )
+
+
+def usual_gpus(config: Any) -> int:
+    """GPUs of a machine that are planned with where nobody says how many: 8, or 1 where one process simulates the workers."""
+    return 1 if getattr(getattr(config, "sync", None), "workers", 0) else 8
+
+
+def _require_method(recipe: ModuleType, name: str) -> None:
+    if hasattr(recipe, "Method"):
+        return
+    able = [other for other in recipes.MENU if hasattr(recipes.module(other), "Method")]
+    raise ConfigError(
+        f"Recipe {name} trains no backbone, so there is no training to plan. `recipes run {name} --preset toy` times itself "
+        f"(`seconds` in report.json). Recipes with a plan: {', '.join(able)}."
+    )
+
+
+def _check(config: Any, world: int, utilisation: float, images: int | None) -> None:
+    """Raises ``ConfigError`` with a line for each fault of the config, or of what it is to run on."""
+    faults = Faults()
+    faults.need(world >= 1, "world", world, "of at least 1")
+    faults.need(0 < utilisation <= 1, "utilisation", utilisation, "in (0, 1]", "0.35 is 35 % of the GPU's peak.")
+    faults.need(images is None or images >= 1, "images", images, "of at least 1")
+    faults.raise_any()
+    _without_data(config).validate()
+    train, simulated = config.train, getattr(config.sync, "workers", 0)
+    if simulated and world > 1:
+        faults.add(
+            f"sync.workers = {simulated} simulates workers in one process, and this plan has {world}. Use --gpus 1, or "
+            "--sync.workers 0, where each process is a worker."
+        )
+    elif train.batch_size % (world * train.accumulate):
+        faults.add(
+            f"train.batch_size = {train.batch_size} does not divide among {world} GPUs x {train.accumulate} micro-batches. Use "
+            f"a multiple of {world * train.accumulate}."
+        )
+    if config.sync.name == "fsdp" and config.optim.name not in ("adamw", "sgd"):
+        faults.add(
+            f"sync.name fsdp cuts each weight into shares, and optim.name {config.optim.name} measures whole ones. Use "
+            "--optim.name adamw or sgd, or --sync.name ddp."
+        )
+    faults.raise_any()
+
+
+def _without_data(config: Any) -> Any:
+    """The config with what only a run needs: a place for its data, and nothing to score, for scoring needs data too."""
+    found = replace(config, eval=replace(config.eval, probes=()))
+    if config.data.root is None and config.data.name not in ("digits", "pantry"):
+        found = replace(found, data=replace(config.data, root=Path("data")))
+    return found
+
+
+def _support(recipe: ModuleType, config: Any, world: int) -> tuple[int, int]:
+    """Rows of the labelled images that come with a rank's micro-batch, and their classes; 2 and 2 where there are none."""
+    if not hasattr(recipe, "support"):
+        return 2, 2
+    data = config.data
+    count = data.support_classes or data_sizes.classes(data)
+    if count * data.support_images % world:
+        raise ConfigError(
+            f"A support of {count} classes x {data.support_images} images does not divide among {world} GPUs. Change "
+            "data.support_classes or data.support_images, or the number of GPUs."
+        )
+    return count * data.support_images // world, count
+
+
+def _steps(config: Any, images: int | None) -> int:
+    train = config.train
+    if train.steps is not None:
+        return train.steps
+    count = data_sizes.images(config.data, images, f"train.epochs = {train.epochs:g} counts in them")
+    if count < train.batch_size:
+        raise ConfigError(
+            f"There are {count:,} training images, fewer than one batch (train.batch_size = {train.batch_size}). Use a batch "
+            f"of at most {count}, or more images."
+        )
+    return train.total_steps(count // train.batch_size)
+
+
+def _build(recipe: ModuleType, config: Any, steps: int) -> tuple[nn.Module, frozenset[str]]:
+    """The method with full linear layers, and the names of those that ``model.linear`` would convert."""
+    method = stand_in.build(recipe, replace(config, model=replace(config.model, linear="full")), steps)
+    if config.model.linear == "full":
+        return method, frozenset()
+    before = {name: type(layer) for name, layer in method.named_modules()}
+    after = stand_in.build(recipe, config, steps).named_modules()
+    return method, frozenset(name for name, layer in after if type(layer) is not before[name])
+
+
+def _parts(method: nn.Module) -> dict[str, Part]:
+    groups = {name: list(child.parameters()) for name, child in method.named_children()}
+    groups |= {name: [weight] for name, weight in method.named_parameters(recurse=False)}
+    return {
+        name: Part(sum(w.numel() for w in weights), sum(w.numel() for w in weights if w.requires_grad))
+        for name, weights in groups.items()
+        if weights
+    }
