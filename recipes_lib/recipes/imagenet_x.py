@@ -17,6 +17,7 @@ given, small nets are trained for it on Pantry-X, where factors are set and not 
 
 import time
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -133,7 +134,7 @@ def run(config: Config, out: Path | None = None) -> pretraining.Result:
     config.validate()
     if config.score.threads:
         torch.set_num_threads(config.score.threads)
-    place = world.start(config.score.device)
+    place = world.start(config.score.device, patience=timedelta(days=2))  # images take ranks unequally long
     if config.data.name == "pantry" and place.size > 1:
         raise ConfigError(f"data.name = pantry trains in one process, not in {place.size}: start it without torchrun.")
     out = collectives.broadcast_object(out or folder.default_path("imagenet_x"))

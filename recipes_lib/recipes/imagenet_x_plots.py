@@ -63,7 +63,7 @@ def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
             )
             ax.plot(ratios, heights + offset, linestyle="none", **look, markersize=4, label=model)
         if len(report.models) > 1:
-            ax.legend(frameon=False, fontsize="small")
+            ax.legend(frameon=False, fontsize="small", loc="lower right")  # ratios are high on top, low below
     else:
         spread, look = factor_stats.spread(table.counts.error_ratio[:, order]), plots.style(0)
         ax.hlines(heights, spread["min"], spread["max"], color=look["color"], linewidth=1, label="all models")

@@ -27,7 +27,7 @@ from recipes_lib.data.images import ImageFiles
 from recipes_lib.data.loader import outlive_signals
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.world import World
-from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted, RunError
+from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted
 from recipes_lib.recipes import imagenet_x_networks as networks
 from recipes_lib.training import loop
 from recipes_lib.training.folder import RunFolder
@@ -84,7 +84,7 @@ def score(config: Any, run: RunFolder, place: World) -> dict[str, Any]:
     with _kept(run, parts), loop.stop_on_signal() as stopped:
         classify = _classifier(config, run, place, images)
         _score_batches(classify, images, batches, todo, parts, run, stopped.is_set)
-    _await_others(run)
+    run.await_others()
     return collectives.from_main(lambda: _joined(config, run, images, batches, parts))
 
 
@@ -196,17 +196,6 @@ def _score_batches(
                 log.write(json.dumps(line) + "\n")
         if stop():
             raise Interrupted(f"Scoring was stopped; complete batches are kept. Go on: recipes resume {run.path}")
-
-
-def _await_others(run: RunFolder) -> None:
-    """Returns when all ranks have scored their shares. Raises: ``RunError`` where one of them has ended before."""
-    try:
-        collectives.barrier()
-    except RuntimeError:  # torch's DistError is one
-        raise RunError(
-            "Another process ended before its share was scored, and has said why; complete batches are kept. Go on: "
-            f"recipes resume {run.path}"
-        ) from None
 
 
 def _joined(config: Any, run: RunFolder, images: ImageFiles, batches: Sequence[Tensor], parts: Path) -> dict[str, Any]:

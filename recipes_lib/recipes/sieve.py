@@ -200,7 +200,7 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
             progress=progress,
             stop=stopped.is_set,
         )
-    collectives.barrier()
+    run.await_others()
     files = [pair_scores.score_file(shard, run.path / "scores") for shard in pool]
     counts = sum((Counter(score_files.facts(path).counts) for path in files), Counter())
     for reason, number in sorted(counts.items()):

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from recipes_lib import durable
 from recipes_lib.config import to_yaml
-from recipes_lib.distributed.collectives import from_main, is_main
+from recipes_lib.distributed.collectives import barrier, from_main, is_main
 from recipes_lib.errors import Interrupted, RunError, UserError
 
 Status = Literal["running", "interrupted", "done", "failed"]
@@ -143,6 +143,16 @@ class RunFolder:
         """Tells the user a line, on rank 0."""
         if is_main():
             Console(stderr=True).print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def await_others(self) -> None:
+        """Returns when all ranks have done their shares. Raises: ``RunError`` where one of them has ended before."""
+        try:
+            barrier()
+        except RuntimeError:  # torch's DistError is one
+            raise RunError(
+                "Another process ended before its share was done, and has said why; what is complete is kept. Go on: "
+                f"recipes resume {self.path}"
+            ) from None
 
     def unlock(self) -> None:
         """Lets other processes train here again."""

@@ -19,6 +19,7 @@ from recipes_lib import cli
 from recipes_lib.config import override
 from recipes_lib.errors import ConfigError, DataError, Interrupted, RunError
 from recipes_lib.recipes import imagenet_x, imagenet_x_networks, imagenet_x_score, msn, pretraining
+from recipes_lib.training import folder
 
 CLASSES = ("n01440764", "n01443537", "n01484850")
 NAME = "test_vit"  # timm's own for tests: 160 px, 0.4 M weights
@@ -162,8 +163,8 @@ def test_a_process_whose_companion_ended_says_so_in_a_line(root, weights, tmp_pa
     def barrier() -> None:
         raise RuntimeError("Connection closed by peer")
 
-    monkeypatch.setattr(imagenet_x_score.collectives, "barrier", barrier)
-    words = rf"Another process ended before its share was scored.*Go on: recipes resume {tmp_path / 'run'}$"
+    monkeypatch.setattr(folder, "barrier", barrier)
+    words = rf"Another process ended before its share was done.*Go on: recipes resume {tmp_path / 'run'}$"
     with pytest.raises(RunError, match=words):
         imagenet_x.run(config(root, **{"score.weights": weights}), tmp_path / "run")
     monkeypatch.undo()
