@@ -58,7 +58,7 @@ def show(plan: Plan) -> Group:
         "operations a step": units(plan.flops_per_step, "FLOP"),
         "operations of the run": units(plan.flops_total, "FLOP"),
         "of these in 8-bit layers": f"{plan.low_bit_share:.0%}" if plan.low_bit_share else "",
-        "GPU-hours, assumed": "less than 0.01" if plan.gpu_hours < 0.01 else units(plan.gpu_hours),
+        "GPU-hours, assumed": _gpu_hours(plan.gpu_hours),
         "time on the clock, assumed": duration(plan.hours),
         "sent by each GPU a step": units(plan.wire_bytes_per_step, "B"),
         "sent by each GPU in all": f"{units(plan.wire_bytes_total, 'B')} ({plan.averagings:,} averagings)",
@@ -79,6 +79,10 @@ def show(plan: Plan) -> Group:
         *words,
         *(Text(f"\nwarning: {line}", "bold") for line in plan.warnings),
     )
+
+
+def _gpu_hours(value: float) -> str:
+    return "less than 0.01" if value < 0.01 else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _parts(plan: Plan) -> Table:

@@ -51,28 +51,35 @@ def assumptions(config: Any, world: int, gpu: GPU, utilisation: float) -> dict[s
     return found
 
 
-def warnings(config: Any, gpu: GPU, memory: Mapping[str, int]) -> tuple[str, ...]:
+def warnings(config: Any, world: int, gpu: GPU, memory: Mapping[str, int]) -> tuple[str, ...]:
     """Lines to read before the run is started."""
     found = []
     if memory["total"] > gpu.memory:
-        found.append(_too_large(config, gpu, memory))
+        ways = "; ".join([*_smaller_batches(config, world, gpu, memory), *_shares(config, world, gpu, memory)])
+        need, has = (f"{size / 1e9:,.1f} GB" for size in (memory["total"], gpu.memory))
+        found.append(f"A GPU needs {need}, and {gpu.title} has {has}. Ways out: {ways or 'a GPU with more memory'}.")
     if config.train.device == "cpu":
         found.append("train.device is cpu: as it stands this run uses no GPU. For one: --train.device auto.")
     return tuple(found)
 
 
-def _too_large(config: Any, gpu: GPU, memory: Mapping[str, int]) -> str:
-    need, has = (f"{size / 1e9:,.1f} GB" for size in (memory["total"], gpu.memory))
+def _smaller_batches(config: Any, world: int, gpu: GPU, memory: Mapping[str, int]) -> list[str]:
+    """More GPUs or more micro-batches, about as many times as what grows with the micro-batch is too large."""
+    varying = memory["activations"] + memory["inputs"]
+    room = gpu.memory - (memory["total"] - varying)
+    now, batch = config.train.accumulate, config.train.batch_size
+    times = [k for k in range(2, batch // (world * now) + 1) if batch % (world * now * k) == 0 and varying <= k * room]
+    if not times or getattr(config.sync, "workers", 0):
+        return []
+    losses = "its loss and batch norms see a micro-batch"
+    return [f"--gpus or --nodes for {world * times[0]} GPUs", f"--train.accumulate {now * times[0]} ({losses})"]
+
+
+def _shares(config: Any, world: int, gpu: GPU, memory: Mapping[str, int]) -> list[str]:
+    """FSDP, where it is enough or else nothing is: it divides what does not grow with the micro-batch."""
     varying = memory["activations"] + memory["inputs"]
     fixed = memory["total"] - varying
-    ways = []
-    if fixed < gpu.memory:  # else a smaller micro-batch is no way out
-        ways.append(f"{varying / (gpu.memory - fixed):.1f} times as many GPUs, or --train.accumulate with as many")
-    if config.sync.name == "ddp":
-        whole = "" if config.optim.name in ("adamw", "sgd") else " --optim.name adamw"
-        ways.append(f"--sync.name fsdp{whole} (weights, gradients and optimiser {fixed / 1e9:,.1f} GB, in shares)")
-    ways.append("a GPU with more memory")
-    return (
-        f"A GPU needs {need}, and {gpu.title} has {has}. Ways out: {'; '.join(ways)}. A loss that compares the images of a batch "
-        "sees fewer of them under --train.accumulate."
-    )
+    if config.sync.name != "ddp" or world == 1 or (varying + fixed / world > gpu.memory and fixed < gpu.memory):
+        return []
+    optimizer = "" if config.optim.name in ("adamw", "sgd") else " --optim.name adamw"
+    return [f"--sync.name fsdp{optimizer} (shares of {fixed / 1e9:,.1f} GB)"]

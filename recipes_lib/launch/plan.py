@@ -140,7 +140,7 @@ def plan(
         checkpoint_bytes=costs.checkpoint(method, config.sync, train, world, state),
         checkpoints_kept=train.keep_checkpoints,
         assumptions=assumptions(config, world, kind, utilisation),
-        warnings=warnings(config, kind, memory),
+        warnings=warnings(config, world, kind, memory),
     )
 
 
