@@ -340,6 +340,7 @@ check.table(verdicts["clip.large_batch"])
 # ## Scale it up
 #
 # ```sh
+# recipes plan clip --preset datacomp_small --gpus 8        # memory, operations, bytes, GPU-hours; starts nothing
 # torchrun --nproc-per-node 8 -m recipes_lib run clip --preset datacomp_small --data.root SHARDS --data.test-root HELD_OUT \\
 #   --eval.imagenet IMAGENET --data.workers 10
 # torchrun --nproc-per-node 8 -m recipes_lib run clip --preset datacomp_small --data.root SHARDS --data.subset subset.npy ...

@@ -509,6 +509,7 @@ check.table(verdicts["local_sgd.slowmo_noise"])
 # ## Scale it up
 #
 # ```sh
+# recipes plan local_sgd --preset resnet50_imagenet_slowmo --nodes 2 --gpus 8        # bytes sent, and more; starts nothing
 # torchrun --nproc-per-node 16 -m recipes_lib run local_sgd --preset resnet50_imagenet --data.root IMAGENET --data.workers 10
 # torchrun --nproc-per-node 16 -m recipes_lib run local_sgd --preset resnet50_imagenet_slowmo --data.root IMAGENET --data.workers 10
 # torchrun --nproc-per-node 16 -m recipes_lib run msn --preset vits16_imagenet --sync.name local_sgd --sync.period 16 ...

@@ -565,6 +565,7 @@ check.table(verdicts["msn.mask_accuracy"])
 # The same `run`, another preset. On one machine with eight GPUs, then on two:
 #
 # ```sh
+# recipes plan msn --preset vits16_imagenet --nodes 2 --gpus 8        # memory, operations, bytes, GPU-hours; starts nothing
 # torchrun --nproc-per-node 8 -m recipes_lib run msn --preset vits16_imagenet --data.root /data/imagenet --data.workers 10
 # torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
 #     -m recipes_lib run msn --preset vits16_imagenet --data.root /data/imagenet --data.workers 10 --out runs/msn-s16

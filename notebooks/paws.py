@@ -504,6 +504,7 @@ check.table(verdicts["paws.beats_pseudo_labels"])
 # a smaller batch:
 #
 # ```sh
+# recipes plan paws --preset rn50_imagenet_10pct_100 --nodes 8 --gpus 8        # memory, operations, bytes, GPU-hours
 # torchrun --nproc-per-node 8 -m recipes_lib run paws --preset rn50_imagenet_10pct_100 --data.root /data/imagenet \
 #     --data.workers 10 --train.precision bf16
 # recipes evaluate runs/paws-20260101-120000 --probe snn finetune

@@ -482,24 +482,24 @@ check.table(verdicts["switchback.lag"])
 # ## Scale it up
 #
 # ```sh
+# recipes plan switchback --preset vith14_laion2b --nodes 16 --gpus 8        # memory, operations, bytes, GPU-hours; starts nothing
 # torchrun --nproc-per-node 8 -m recipes_lib run switchback --preset vitb32_laion2b --data.root SHARDS --eval.imagenet IMAGENET --data.workers 10
 # torchrun --nproc-per-node 8 -m recipes_lib run msn --preset vits16_imagenet --data.root IMAGENET --model.linear switchback --optim.name stable_adamw
 # recipes run switchback --preset laptop --data.root SHARDS --data.test-root HELD_OUT --eval.probes retrieval
 # ```
 #
 # `model.linear`, `model.layer_scale` and `optim.name` are options of every recipe with a transformer, as the second command shows. The layers work outside the book
-# too: `from recipes_lib.lowbit import SwitchBackLinear, convert`. The largest preset is built without memory, on torch's device `meta`, to see what is in it:
+# too: `from recipes_lib.lowbit import SwitchBackLinear, convert`. What the large presets ask of 128 GPUs, `recipes plan` counts on tensors that hold no
+# numbers:
 
 # %%
-from recipes_lib.recipes import pretraining
+from recipes_lib.launch import plan
 
 for name in ("vitb32_laion2b", "vitl14_laion2b", "vith14_laion2b"):
-    with torch.device("meta"):
-        towers = pretraining.build(switchback, switchback.PRESETS[name], steps=1)
-    inside = [layer.weight.numel() for layer in towers.modules() if isinstance(layer, SwitchBackLinear)]
-    total = sum(parameter.numel() for parameter in towers.parameters())
+    cost = plan.plan("switchback", switchback.PRESETS[name], world=128)
     print(
-        f"{name}: {total / 1e6:.0f} million parameters, {sum(inside) / total:.0%} of them in {len(inside)} SwitchBack layers"
+        f"{name}: {cost.parameters / 1e6:.0f} million parameters, {cost.flops_per_image / 1e9:.0f} GFLOP an image and step, "
+        f"{cost.low_bit_share:.0%} of it in SwitchBack layers; {cost.memory['total'] / 1e9:.0f} GB a GPU"
     )
 
 # %% tags=["hide-input"]
