@@ -63,6 +63,15 @@ def test_figures_that_follow_from_others():
     assert found.wire_bytes_total == 120 * found.wire_bytes_per_step == 120 * 1.5 * 4 * found.trained_parameters
 
 
+def test_a_steps_operations_are_the_same_however_its_images_are_divided():
+    config = preset("local_sgd", "toy", sync__workers=0)
+    whole = plan.plan("local_sgd", config, world=1)
+    for world, accumulate in ((4, 1), (1, 2), (2, 4)):
+        found = plan.plan("local_sgd", override(config, {"train.accumulate": accumulate}), world=world)
+        assert found.micro_batch * world * accumulate == 64
+        assert found.flops_per_step == whole.flops_per_step > 0
+
+
 def test_a_teacher_is_weights_and_no_gradient_and_no_state():
     found, config = toy(), preset("msn", "toy")
     method = pretraining.build(recipes.module("msn"), config, 10)
