@@ -105,6 +105,25 @@ def test_a_vits_forward_operations_by_hand():
     assert found.forward_flops == 3 * (11 * block(tokens) + block(1) + 2 * 196 * patch * width + 2 * width * 1000)
 
 
+class TwoLayers(torch.nn.Module):
+    """Its ReLU and its second layer keep one and the same tensor; what the first keeps are inputs and weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(5, 7), torch.nn.Linear(7, 1)
+
+    def forward(self, views: dict[str, Any]) -> dict[str, Any]:
+        return {"loss": self.second(self.first(views["x"]).relu()).mean()}
+
+
+@pytest.mark.parametrize("how", [trace.count, trace.measure], ids=["real", "stand-in"])
+def test_what_is_kept_counts_once_and_neither_inputs_nor_weights_do(how):
+    found = how(TwoLayers(), {"x": torch.ones(3, 5)}, precision="fp32")
+    assert (found.activations, found.inputs) == (4 * 3 * 7, 4 * 3 * 5)
+    assert found.forward_flops == 2 * 3 * (5 * 7 + 7)
+    assert found.flops == 2 * 3 * (2 * 5 * 7 + 3 * 7)  # nobody asks for the inputs' gradient
+
+
 def test_operations_in_layers_to_be_converted_are_all_of_a_linear_network():
     recipe, config = recipes.module("local_sgd"), config_of("local_sgd", {"model.arch": "mlp"})
     method = stand_in.build(recipe, config, 10)
