@@ -11,6 +11,7 @@ arXiv 2211.01866. The annotations are under CC BY-NC 4.0, so none come with this
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,6 +119,11 @@ class Annotations:
         for reason in self.left_out.values():
             kept &= ~reason
         return kept
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """float32 [N, kinds * F + 1]: all kinds of marks side by side, then ones; a product with answers counts the right ones."""
+        return np.concatenate([*self.marks.values(), np.ones((len(self.names), 1), bool)], axis=1, dtype=np.float32)
 
 
 class Partitions(NamedTuple):

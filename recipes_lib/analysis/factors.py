@@ -151,10 +151,10 @@ def count(
     Raises: ``ValueError`` where predictions and annotations differ in length, or there are too many images for float32.
     """
     rows = _rows(predictions, annotations, correctness, rows)
-    weights = _weights(annotations, rows)
-    found = np.empty((len(predictions.classes), weights.shape[1]), np.int64)
+    columns = annotations.columns
+    found = np.empty((len(predictions.classes), columns.shape[1]), np.int64)
     for part, answers in _chunks(predictions, annotations, correctness):
-        found[part] = answers.astype(np.float32) @ weights
+        found[part] = (answers & rows).astype(np.float32) @ columns
     return _counts(annotations, rows, found)
 
 
@@ -179,13 +179,13 @@ def split(
     names = ("all",) if coarse is None else coarse.names
     ends = np.searchsorted(of_image[order], np.arange(len(names) + 1))  # [G + 1]
     starts = np.sort(np.unique(labels[order], return_index=True)[1])  # a class is of one metaclass, so it is one run
-    weights = _weights(annotations, rows)[order]
-    found = np.zeros((len(names), len(predictions.classes), weights.shape[1]), np.int64)
+    columns = annotations.columns[order]
+    found = np.zeros((len(names), len(predictions.classes), columns.shape[1]), np.int64)
     right = np.zeros((len(predictions.classes), annotations.classes), np.int64)
     for part, answers in _chunks(predictions, annotations, correctness):
         answers = answers.take(order, axis=1).astype(np.float32)
         for place, (low, high) in enumerate(pairwise(ends)):
-            found[place, part] = answers[:, low:high] @ weights[low:high]
+            found[place, part] = answers[:, low:high] @ columns[low:high]
         right[part, labels[order[starts]]] = np.add.reduceat(answers, starts, axis=1)
     parts = {name: _counts(annotations, rows & (of_image == place), found[place]) for place, name in enumerate(names)}
     return Split(
@@ -207,12 +207,6 @@ def _rows(
     return counting(annotations, correctness) if rows is None else rows
 
 
-def _weights(annotations: Annotations, rows: np.ndarray) -> np.ndarray:
-    """What right answers are multiplied by to be counted: float32 [N, kinds * F + 1], the last column for all of them."""
-    columns = [marks & rows[:, None] for marks in annotations.marks.values()]
-    return np.concatenate([*columns, rows[:, None]], axis=1, dtype=np.float32)
-
-
 def _chunks(
     predictions: Predictions, annotations: Annotations, correctness: Correctness
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -224,16 +218,14 @@ def _chunks(
 
 
 def _counts(annotations: Annotations, rows: np.ndarray, found: np.ndarray) -> dict[str, Counts]:
-    """Products of right answers with :func:`_weights`, int64 [M, kinds * F + 1], by kind of mark."""
-    width = len(annotations.factors)
+    """Products of right answers among ``rows`` with the annotations' columns, int64 [M, kinds * F + 1], by kind of mark."""
+    images, width = (rows.astype(np.float32) @ annotations.columns).astype(np.int64), len(annotations.factors)
+    own = {kind: slice(place * width, (place + 1) * width) for place, kind in enumerate(annotations.marks)}
     return {
         kind: Counts(
-            images=int(rows.sum()),
-            with_factor=marks[rows].sum(axis=0),
-            right=found[:, -1],
-            right_with_factor=found[:, place * width : (place + 1) * width],
+            images=int(images[-1]), with_factor=images[part], right=found[:, -1], right_with_factor=found[:, part]
         )
-        for place, (kind, marks) in enumerate(annotations.marks.items())
+        for kind, part in own.items()
     }
 
 
@@ -254,14 +246,17 @@ def _judge(annotations: Annotations, correctness: Correctness) -> Callable[[np.n
 def _among(real: Reassessed) -> Callable[[np.ndarray], np.ndarray]:
     """Whether an answer is among an image's labels: all first labels at once, then the second ones, and so on."""
     starts, lengths = real.offsets[:-1].astype(np.int64), np.diff(real.offsets)
+    first = np.full(len(lengths), np.iinfo(real.labels.dtype).min, real.labels.dtype)  # which is no class
     rounds = []
     for place in range(int(lengths.max(initial=0))):
         images = np.flatnonzero(lengths > place)
         rounds.append((images, real.labels[starts[images] + place]))
+    if rounds:
+        first[rounds[0][0]] = rounds[0][1]
 
     def judge(classes: np.ndarray) -> np.ndarray:
-        found = np.zeros(classes.shape, bool)
-        for images, labels in rounds:
+        found = classes == first
+        for images, labels in rounds[1:]:  # few images have a second one
             found[:, images] |= classes[:, images] == labels
         return found
 
