@@ -12,6 +12,7 @@ import numpy as np
 
 from recipes_lib import durable
 from recipes_lib.analysis import factor_json, factor_stats
+from recipes_lib.analysis.annotations import FACTORS
 from recipes_lib.analysis.factor_report import FEW, WORST, FactorReport
 from recipes_lib.errors import DataError
 from recipes_lib.recipes.imagenet_x_plots import METACLASSES, Picture, by_accuracy, fullest, pictures
@@ -85,7 +86,7 @@ def page(report: FactorReport, plain: Mapping[str, Any], shown: Sequence[Picture
         *_metaclasses(report, shown),
         "<h2>Worst classes</h2>",
         *_worst_classes(report, plain),
-        f"<p class='aside'>{_HOW}</p>",
+        f"<p class='aside'>{_HOW}{_LICENCE if report.factors == FACTORS else ''}</p>",
     ]
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
     head += f"<title>Factor report</title><style>{STYLE}</style>"
@@ -96,8 +97,9 @@ _HOW = (
     "An error ratio is a model's error rate on the images with a factor over its error rate on all images: 1 says that "
     "the factor makes no difference. Tables with every figure, Wilson intervals and adjusted p-values lie beside this page "
     "as CSV files; report.json holds the same for programs. Method: Youbi Idrissi et al., ImageNet-X, ICLR 2023, "
-    "arXiv 2211.01866. ImageNet-X annotations: CC BY-NC 4.0."
+    "arXiv 2211.01866."
 )
+_LICENCE = " ImageNet-X annotations: CC BY-NC 4.0."
 
 
 def _summary(plain: Mapping[str, Any]) -> str:
@@ -179,11 +181,12 @@ def _worst_classes(report: FactorReport, plain: Mapping[str, Any]) -> list[str]:
         figures = plain["worst_classes"][name]["class"]
         rows.append((name, _figured(figures["accuracy"]), f"{figures['n']:,}", ", ".join(said)))
     note = (
-        f"<p class='aside'>Accuracy over all images of the {used:,} classes, of {there:,} that have images, on which a "
-        "model is worst; the first five with their own. They are chosen by the same images, so that on others they would "
-        "seem a little better.</p>"
+        f"Accuracy over all images of the {used:,} classes, of {there:,} that have images, on which a model is worst; the "
+        "first five with their own. They are chosen by the same images, so that on others they would seem a little better."
+        if used < there
+        else f"There are {there:,} classes; the five on which a model is worst, beside its accuracy over all of them."
     )
-    parts = [note, _table(("model", "accuracy", "images", "lowest"), rows, words=True)]
+    parts = [f"<p class='aside'>{note}</p>", _table(("model", "accuracy", "images", "lowest"), rows, words=True)]
     if "worst_classes_shared" in plain and used < there:
         shared = plain["worst_classes_shared"]["class"]
         every = sum(figures["models"] == models for figures in shared.values())

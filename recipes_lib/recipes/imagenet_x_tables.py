@@ -12,6 +12,8 @@ import torchvision
 from recipes_lib.analysis.annotations import CLASSES, FACTORS
 from recipes_lib.analysis.factor_json import MOST_TABLES
 from recipes_lib.analysis.factor_report import FactorReport
+from recipes_lib.data import pantry
+from recipes_lib.recipes import pantry_x
 
 Rows = Iterable[Sequence[Any]]
 """A header, and a row of values for each line."""
@@ -61,10 +63,12 @@ def tables(report: FactorReport, plain: Mapping[str, Any]) -> dict[str, Rows]:
 
 
 def class_names(report: FactorReport) -> list[str]:
-    """What the classes are called: ImageNet's by torchvision's names, those of other annotations by their numbers."""
+    """What the classes are called: ImageNet's as in torchvision, the Pantry's, and others by their numbers."""
     classes = len(next(iter(report.splits.values())).classes.images)
     if (report.factors, classes) == (FACTORS, CLASSES):
         return torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
+    if report.factors == pantry_x.FACTORS:
+        return list(pantry.CLASSES)
     return [str(label) for label in range(classes)]
 
 

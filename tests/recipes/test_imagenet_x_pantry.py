@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recipes_lib.config import override
+from recipes_lib.data import pantry
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import ConfigError
 from recipes_lib.recipes import imagenet_x, imagenet_x_pantry, pantry_x, pantry_x_nets
@@ -31,6 +32,13 @@ def test_each_net_learns_plainly_and_with_each_augmentation_from_labels_and_from
     assert [(line["net"], line["step"]) for line in lines] == [
         (name, step) for name in run.report["models"] for step in (1, 2)
     ]
+
+
+def test_the_page_names_the_pantrys_classes_and_nobody_elses_licence(run):
+    page = (run.folder / "index.html").read_text()
+    assert "There are 12 classes; the five on which a model is worst" in page
+    assert any(f"{name} 0." in page for name in pantry.CLASSES)
+    assert "CC BY-NC" not in page
 
 
 def test_a_net_that_was_kept_is_not_trained_again(run, monkeypatch):
