@@ -65,6 +65,7 @@ def test_recipe_preset_and_fields_of_a_run_exist(words):
     assert words[1] in recipes.MENU
     given = dict(zip(words[2::2], words[3::2], strict=True))
     preset = given.pop("--preset")
+    given.pop("--out", None)
     assert preset in recipes.MENU[words[1]].presets
     config = recipes.module(words[1]).PRESETS[preset]
     for flag, value in given.items():

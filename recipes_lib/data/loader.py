@@ -153,6 +153,9 @@ class StepBatches(Dataset):
     def stream(self, first_step: int, last_step: int, *, workers: int, device: torch.device) -> Iterator[Batch]:
         """The micro-batches of steps ``first_step`` up to, not including, ``last_step``, on ``device``.
 
+        To be closed (``contextlib.closing``) where there are ``workers``: they ignore signals, so a process that an error
+        ends would wait for them at its end.
+
         Raises: ``DataError`` as the data set raises it, one line, also out of a worker process.
         """
         loader = DataLoader(
@@ -166,7 +169,12 @@ class StepBatches(Dataset):
             # not torch's global one: its draw would move the dropout of the step that a resumed run begins with
             generator=torch.Generator(),
         )
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch.to(device)
+        source = iter(loader)
+        try:
+            for batch in source:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch.to(device)
+        finally:
+            if workers:
+                source._shutdown_workers()

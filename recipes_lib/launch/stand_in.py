@@ -95,6 +95,9 @@ def pretending(
     Inside, operations on them give fake ones, as rank 0 of ``world`` gets them.
     """
     ours = collectives.dist
+    # torch starts autograd's threads at a process's first backward pass, one for each GPU that it knows of, and fake tensors
+    # make it know of one that is not there; a process with such threads cannot fork one that trains
+    torch.ones(1, requires_grad=True).sum().backward()
     try:
         if world > 1:
             collectives.dist = _Others(world)  # every collective of the library goes through that one name
@@ -107,7 +110,7 @@ def pretending(
 
 
 class _Others:
-    """``torch.distributed`` of a world whose other ranks do not exist: they hold what rank 0 does, nothing is sent."""
+    """What our collectives call of torch, in a world whose other ranks do not exist: they hold what rank 0 does, nothing is sent."""
 
     def __init__(self, size: int) -> None:
         self._size = size

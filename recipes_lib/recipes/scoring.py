@@ -2,6 +2,7 @@
 """How good a pretrained backbone is: probes on its features, beside raw pixels, random weights and a supervised net."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -84,13 +85,13 @@ def _baseline_arms(
         crop=crop.crop_one if isinstance(train, ImageFiles) else None,
     )
     steps = config.train.total_steps(batches.steps_per_epoch)
-    stream = batches.stream(0, steps, workers=config.data.workers, device=device)
-    baselines.supervised(
-        untrained.requires_grad_(True),
-        ((crop(batch)[0], batch.labels) for batch in stream),
-        width=untrained.num_features,
-        classes=len(train.class_names),
-        steps=steps,
-        seed=config.train.seed,
-    )
+    with closing(batches.stream(0, steps, workers=config.data.workers, device=device)) as stream:
+        baselines.supervised(
+            untrained.requires_grad_(True),
+            ((crop(batch)[0], batch.labels) for batch in stream),
+            width=untrained.num_features,
+            classes=len(train.class_names),
+            steps=steps,
+            seed=config.train.seed,
+        )
     return arms | {"supervised": features_of(untrained)}

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +61,12 @@ def fit(
     start = shares.restore(folder, method, optimizer, strategy)
     schedule = optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
     method.train()
-    stream = batches.stream(start, steps, workers=workers, device=world.device)
     untold: list[dict[str, Tensor | float]] = []
     # drop path draws from torch's global generator: seeded by the step, and given back as it was
     with (
         torch.random.fork_rng(devices=[]),
         stop_on_signal() as stopped,
+        closing(batches.stream(start, steps, workers=workers, device=world.device)) as stream,
         RunLog(folder, steps, start, tensorboard=train.tensorboard) as log,
     ):
         folder.set_state("running", start)

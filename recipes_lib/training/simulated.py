@@ -8,6 +8,7 @@ on, as ``workers.safetensors``: a run that was stopped inside a round goes on bi
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 
 import torch
@@ -51,8 +52,11 @@ def fit(
     group = _group(method, size, sync, optim_config)
     start = _restore(folder, group)
     schedule = optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
-    stream = batches.stream(start, steps, workers=workers, device=world.device)
-    with loop.stop_on_signal() as stopped, RunLog(folder, steps, start, tensorboard=train.tensorboard) as log:
+    with (
+        loop.stop_on_signal() as stopped,
+        closing(batches.stream(start, steps, workers=workers, device=world.device)) as stream,
+        RunLog(folder, steps, start, tensorboard=train.tensorboard) as log,
+    ):
         folder.set_state("running", start)
         for step in range(start, steps):
             schedule.apply(group.optimizer, step)

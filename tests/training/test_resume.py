@@ -148,3 +148,19 @@ def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_advice(tmp_pat
     with pytest.raises(Diverged, match=r"diverged at step \d+: .* checkpoint .*--optim.lr \(now 1e\+30\)"):
         msn.run(wild, folder)
     assert json.loads((folder / "state.json").read_text())["status"] == "failed"
+
+
+def _break(folder: Path) -> None:
+    def fault(self: msn.MSN, step: int) -> None:
+        raise RuntimeError("a fault of ours")
+
+    msn.MSN.after_step = fault
+    msn.run(CONFIG, folder)
+
+
+def test_a_run_that_a_fault_ends_does_not_wait_for_its_loaders_workers(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=_break, args=(tmp_path / "run",))
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 1
