@@ -43,11 +43,6 @@ notebook.start(chapter="imagenet_x", seconds=90, threads=1)
 # Here is one mug, as a net meets mugs in training, and then with one thing odd about it at a time:
 
 # %% mystnb={"image": {"alt": "Fifteen pictures of one mug: an ordinary one, and fourteen in each of which one factor is odd, such as its pose, background, colour, size, light or style."}} tags=["hide-input"]
-import json
-from dataclasses import replace
-from pathlib import Path
-from tempfile import mkdtemp
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -189,6 +184,9 @@ print(dict(zip("AB", table.counts.error_ratio[0].round(6).tolist(), strict=True)
 # you can see that they are found: "plain" nets err twice as often in the dark as elsewhere.
 
 # %%
+from pathlib import Path
+from tempfile import mkdtemp
+
 from IPython.utils.capture import capture_output
 
 from recipes_lib.config import override
@@ -235,6 +233,8 @@ plt.show()
 # err less; do they err on the same?
 
 # %% mystnb={"image": {"alt": "Error ratio with interval of each of fourteen factors for the plain net after the toy's run and after the cooked one, sorted."}} tags=["hide-input"]
+import json
+
 cooked = json.loads((embedded.path("cooked/imagenet_x") / "report.json").read_text())
 runs = {"toy": result.report, "cooked earlier": cooked}
 cells = {name: run["models"]["plain"]["multi"]["class"] for name, run in runs.items()}
@@ -267,6 +267,8 @@ print(f"mean rank correlation over pairs: {agreement['mean_rank_correlation']:.2
 # **the same pictures and the light turned on**:
 
 # %%
+from dataclasses import replace
+
 factors = pantry.Factors(**test.factors)
 dark = torch.from_numpy(pantry_x.annotations(test).marks["multi"][:, pantry_x.FACTORS.index("darker")])
 those = factors.select(dark.nonzero()[:, 0])
