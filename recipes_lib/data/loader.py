@@ -7,9 +7,10 @@ comes from ``(seed, epoch)``, each rank takes its share of the global batch, the
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -75,6 +76,16 @@ def outlive_signals(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+def each(loader: DataLoader) -> Iterator[Any]:
+    """What ``loader`` gives, in order. Closed (``contextlib.closing``), it ends the workers, which ignore signals."""
+    source = iter(loader)
+    try:
+        yield from source
+    finally:
+        if loader.num_workers:
+            source._shutdown_workers()
 
 
 class StepBatches(Dataset):
@@ -169,12 +180,8 @@ class StepBatches(Dataset):
             # not torch's global one: its draw would move the dropout of the step that a resumed run begins with
             generator=torch.Generator(),
         )
-        source = iter(loader)
-        try:
+        with closing(each(loader)) as source:
             for batch in source:
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch.to(device)
-        finally:
-            if workers:
-                source._shutdown_workers()

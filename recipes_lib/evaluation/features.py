@@ -2,6 +2,7 @@
 """Frozen features: each image once through a backbone in evaluation mode, without augmentation."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from recipes_lib.data.images import ImageFiles, ImageSet
-from recipes_lib.data.loader import outlive_signals
+from recipes_lib.data.loader import each, outlive_signals
 from recipes_lib.errors import DataError
 from recipes_lib.views.multicrop import Normalize, eval_view
 
@@ -57,8 +58,8 @@ def extract(
     backbone.eval()
     before, final, embedded = [], [], []
     try:
-        with torch.no_grad():
-            for images in read_chunks(dataset, image_size, batch_size, workers):
+        with torch.no_grad(), closing(read_chunks(dataset, image_size, batch_size, workers)) as chunks:
+            for images in chunks:
                 rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize))
                 before.append(rows.float().cpu())
                 features = backbone.norm(rows)
@@ -80,10 +81,11 @@ def read_chunks(dataset: ImageSet | ImageFiles, image_size: int, batch_size: int
         return
     files = _Cropped(dataset, image_size)
     loader = DataLoader(files, batch_size, num_workers=workers, collate_fn=_collate, worker_init_fn=outlive_signals)
-    for images in loader:
-        if isinstance(images, DataError):
-            raise images
-        yield images
+    with closing(each(loader)) as source:
+        for images in source:
+            if isinstance(images, DataError):
+                raise images
+            yield images
 
 
 class _Cropped(Dataset):

@@ -20,6 +20,7 @@ from recipes_lib.data.pantry.factors import CLASSES
 from recipes_lib.errors import Faults
 from recipes_lib.recipes import clip, pantry_x
 from recipes_lib.recipes import pantry_x_nets as nets
+from recipes_lib.recipes import pantry_x_study as study
 from recipes_lib.recipes.imagenet_x_drawn import Drawn
 from recipes_lib.training import checkpoint
 from recipes_lib.training.folder import RunFolder
@@ -29,13 +30,13 @@ from recipes_lib.training.folder import RunFolder
 class NetsConfig:
     """``data.name`` pantry only: what is trained, and on what. Each net learns plainly, and with each augmentation."""
 
-    images: int = 2400
+    images: int = study.TRAIN
     """Pictures to learn from."""
-    share: float = 0.03
+    share: float = study.TRAIN_SHARE
     """Of them that are odd in a factor, for each factor on its own; in [0, 1]."""
-    asked_share: float = 0.12
+    asked_share: float = study.TEST_SHARE
     """The same of the pictures that are asked, of which there are ``data.images``."""
-    steps: int = 300
+    steps: int = nets.STEPS
     """Of a net that learns with labels."""
     clip_steps: int = 0
     """Of the book's CLIP, which learns with captions of the same pictures; 0: none is trained."""

@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,7 +24,7 @@ from recipes_lib import durable
 from recipes_lib.analysis import predictions
 from recipes_lib.data import torchvision_sets
 from recipes_lib.data.images import ImageFiles
-from recipes_lib.data.loader import outlive_signals
+from recipes_lib.data.loader import each, outlive_signals
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted
@@ -106,18 +106,19 @@ class Network:
             collate_fn=_collate,
             worker_init_fn=outlive_signals,
         )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            with torch.inference_mode():
-                logits = self.network(batch.to(self.device)).float()
-            if logits.shape[1:] != (len(images.class_names),):
-                raise DataError(
-                    f"model = {self.model} gives values of shape {list(logits.shape[1:])}, but {images.root} has "
-                    f"{len(images.class_names)} class folders. Their numbers must be equal for class ids to fit."
-                )
-            probability, answer = logits.softmax(dim=1).max(dim=1)
-            yield answer.cpu(), probability.cpu()
+        with closing(each(loader)) as source:
+            for batch in source:
+                if isinstance(batch, DataError):
+                    raise batch
+                with torch.inference_mode():
+                    logits = self.network(batch.to(self.device)).float()
+                if logits.shape[1:] != (len(images.class_names),):
+                    raise DataError(
+                        f"model = {self.model} gives values of shape {list(logits.shape[1:])}, but {images.root} has "
+                        f"{len(images.class_names)} class folders. Their numbers must be equal for class ids to fit."
+                    )
+                probability, answer = logits.softmax(dim=1).max(dim=1)
+                yield answer.cpu(), probability.cpu()
 
 
 class _Prepared(Dataset):
@@ -186,16 +187,17 @@ def _score_batches(
 ) -> None:
     """Scores the batches ``todo`` and keeps each; notes it in ``metrics.jsonl``."""
     began = time.perf_counter()
-    for number, (answers, probabilities) in zip(todo, classify(images, [batches[n] for n in todo]), strict=True):
-        parts.mkdir(exist_ok=True)  # not before there is something to keep
-        with durable.whole(_part(parts, number)) as partial, partial.open("wb") as file:
-            np.savez(file, classes=answers.numpy().astype(np.int16), probabilities=probabilities.numpy())
-        if collectives.is_main():
-            line = {"step": number + 1, "images": len(answers), "seconds": round(time.perf_counter() - began, 3)}
-            with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-        if stop():
-            raise Interrupted(f"Scoring was stopped; complete batches are kept. Go on: recipes resume {run.path}")
+    with closing(classify(images, [batches[n] for n in todo])) as scored:
+        for number, (answers, probabilities) in zip(todo, scored, strict=True):
+            parts.mkdir(exist_ok=True)  # not before there is something to keep
+            with durable.whole(_part(parts, number)) as partial, partial.open("wb") as file:
+                np.savez(file, classes=answers.numpy().astype(np.int16), probabilities=probabilities.numpy())
+            if collectives.is_main():
+                line = {"step": number + 1, "images": len(answers), "seconds": round(time.perf_counter() - began, 3)}
+                with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(line) + "\n")
+            if stop():
+                raise Interrupted(f"Scoring was stopped; complete batches are kept. Go on: recipes resume {run.path}")
 
 
 def _joined(config: Any, run: RunFolder, images: ImageFiles, batches: Sequence[Tensor], parts: Path) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from itertools import chain
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from recipes_lib.data.images import ImageSet
-from recipes_lib.data.loader import StepBatches
+from recipes_lib.data.loader import StepBatches, each, outlive_signals
 from recipes_lib.errors import DataError
 
 CPU = torch.device("cpu")
@@ -101,3 +102,13 @@ def test_a_damaged_image_stops_the_stream_with_its_own_line_also_out_of_a_worker
     batches = StepBatches(Damaged(), seed=0, batch_size=4, crop=lambda *_: [])
     with pytest.raises(DataError, match=r"^image \d is damaged$"):
         visited(batches, 0, 1, workers)
+
+
+def test_a_loader_that_is_closed_early_leaves_no_workers_behind():
+    loader = DataLoader(range(8), num_workers=1, persistent_workers=True, worker_init_fn=outlive_signals)
+    before = set(multiprocessing.active_children())
+    source = each(loader)
+    next(source)
+    assert set(multiprocessing.active_children()) - before
+    source.close()
+    assert not set(multiprocessing.active_children()) - before
