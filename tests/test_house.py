@@ -17,7 +17,7 @@ ALL = sorted(
     for path in (ROOT / place).rglob("*.py")
     if "_build" not in path.parts
 )
-LONGEST_FILE = 300
+LONGEST_FILE = 400  # a method that reads better in one piece may take that much; most files are a third of it
 LONGEST_FUNCTION = 50
 
 
