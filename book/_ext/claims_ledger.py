@@ -44,10 +44,14 @@ REQUIRED = (
     "ours",
     "control",
     "control_arm",
+    "control_tuning",
     "paper",
     "verdict",
+    "setting",
+    "unit",
     "seconds",
     "full_scale",
+    "full_scale_control",
 )
 
 
@@ -108,18 +112,22 @@ def _load(app: Sphinx) -> None:
         app.env.recipes_claims.update({record.id: record for record in records})
 
 
-def _figures(values: list[float] | None) -> str:
-    """Mean, spread and number of seeds as text: ``0.310 ± 0.020 (3 seeds)``."""
+def _figures(values: list[float] | None, unit: str) -> str:
+    """Mean, spread and number of seeds or thirds as text: ``0.310 ± 0.020 (3 seeds)``."""
     if not values:
         return "not run"
     mean = f"{statistics.fmean(values):.3g}"
     if len(values) == 1:
-        return f"{mean} (1 seed)"
-    return f"{mean} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
+        return f"{mean} (1 {unit})"
+    return f"{mean} ± {statistics.stdev(values):.2g} ({len(values)} {unit}s)"
 
 
 def _paper(paper: dict[str, Any]) -> str:
-    return paper["where"] if paper.get("value") is None else f"{paper['value']}; {paper['where']}"
+    """The paper's figures, where they stand and how they were read; where there is none, what the paper has instead."""
+    if paper.get("value") is None:
+        return paper["where"]
+    control = "" if paper.get("control") is None else f", control {paper['control']}"
+    return f"{paper['value']}{control}; {paper['where']} ({paper['read']})"
 
 
 def _paragraph(*children: nodes.Node | str) -> nodes.paragraph:
@@ -142,10 +150,12 @@ def _chapter_link(record: Record, text: str) -> addnodes.pending_xref:
 def _cells(record: Record) -> list[list[nodes.Node]]:
     """The cells of a claim, in the order of ``HEADINGS``."""
     values = record.values
-    margin = "no worse by more than" if values.get("no_worse") else "margin"
-    rule = f"{values['metric']}; {values['better']} is better, {margin} {values['margin']:g}"
+    counts = f"counts when {values['better']}, by at least"
+    rule = f"{values['metric']}; {'no worse by more than' if values.get('no_worse') else counts} {values['margin']:g}"
     colour = {HOLDS: "success", DOES_NOT_HOLD: "danger"}.get(values["verdict"], "secondary")
-    verdict = nodes.inline(values["verdict"], values["verdict"], classes=["claim-verdict", f"claim-{colour}"])
+    words = f"{values['verdict']} {values['setting']}"
+    verdict = nodes.inline(words, words, classes=["claim-verdict", f"claim-{colour}"])
+    tuning = [_paragraph(nodes.emphasis("Tuning", "Tuning"), f": {values['control_tuning']}")]
     return [
         [
             _paragraph(_chapter_link(record, record.id)),
@@ -153,17 +163,24 @@ def _cells(record: Record) -> list[list[nodes.Node]]:
             _paragraph(nodes.emphasis(rule, rule)),
         ],
         [_paragraph(_paper(values["paper"]))],
-        [_paragraph(_figures(values["control"])), _paragraph(values["control_arm"])],
-        [_paragraph(_figures(values["ours"])), _paragraph(f"{values['seconds']:.0f} s of computing")],
+        [
+            _paragraph(_figures(values["control"], values["unit"])),
+            _paragraph(values["control_arm"]),
+            *(tuning if values["control_tuning"] else []),
+        ],
+        [_paragraph(_figures(values["ours"], values["unit"])), _paragraph(f"{values['seconds']:.0f} s of computing")],
         [_paragraph(verdict), *([_paragraph(values["reason"])] if values.get("reason") else [])],
     ]
 
 
 def _full_scale(record: Record) -> nodes.row:
-    """The row below a claim: the command that tests it at the paper's scale, and whether somebody ran it."""
-    command, status = record.values["full_scale"], record.values.get("measured", "not run")
-    line = _paragraph(nodes.strong("At full scale", "At full scale"), f" ({status}): ", nodes.literal(command, command))
-    return nodes.row("", nodes.entry("", line, morecols=len(HEADINGS) - 1))
+    """The row below a claim: the commands of ours and of the control at the paper's scale, and whether somebody ran them."""
+    status = record.values.get("measured", "not run")
+    parts = [(f"At full scale ({status})", record.values["full_scale"])]
+    if record.values["full_scale_control"]:
+        parts.append(("Its control", record.values["full_scale_control"]))
+    lines = [_paragraph(nodes.strong(name, name), ": ", nodes.literal(command, command)) for name, command in parts]
+    return nodes.row("", nodes.entry("", *lines, morecols=len(HEADINGS) - 1))
 
 
 def table(records: list[Record]) -> nodes.table:
@@ -232,7 +249,7 @@ class ChapterRole(SphinxRole):
         phrase = f"about {stamp.get('seconds', '?')} s on one core"
         if verdicts:
             held = sum(verdict == HOLDS for verdict in verdicts)
-            phrase += f"; {held} of {len(verdicts)} claims hold at toy scale"
+            phrase += f"; {held} of {len(verdicts)} claims hold in our tests"
         return [nodes.Text(phrase)], []
 
 

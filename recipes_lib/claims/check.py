@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A paper's claim as a check that can fail, the rule that decides it, and how a notebook shows the verdict.
 
-A claim compares two figures, seed by seed: ours, and that of a control arm. It holds at toy scale where the mean
-difference reaches a margin that was fixed before the run, and no seed points the other way. A claim that something costs
+A claim compares two figures, seed by seed: ours, and that of a control arm. It holds where the mean difference reaches
+a margin that was fixed before the run, and no seed points the other way. A claim that something costs
 nothing holds where the mean shortfall stays within the margin, and that of no seed reaches twice as much. There are no
 p-values here: three to five runs do not carry one.
 """
@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Literal
 
-HOLDS = "holds at toy scale"
-DOES_NOT_HOLD = "does not hold at toy scale"
-NOT_TESTABLE = "not testable at toy scale"
+HOLDS = "holds"
+DOES_NOT_HOLD = "does not hold"
+NOT_TESTABLE = "not testable"
+READINGS = ("full text", "abstract", "second hand", "read off a figure")
+"""How a figure of a paper reached this book, the most reliable way first."""
 MOST_SEEDS = 5  # with more, "no seed points the other way" asks too much of a true effect
 
 
@@ -59,9 +61,18 @@ class Claim:
     control_arm: str
     """What the control is, in the reader's words."""
     paper: Mapping[str, Any]
-    """``{"value": number or None, "where": table or section}``."""
+    """``value`` and ``control`` (what the paper reports for both arms, or None where no figure of this kind was read),
+    ``where`` (table or section, model and data), and ``read``: how the figure was read (:data:`READINGS`)."""
     full_scale: str
-    """The command that puts the claim to the test at the paper's scale."""
+    """The command that runs ours at the paper's scale."""
+    full_scale_control: str = ""
+    """The command that runs the control; empty where the command of ours gives both figures."""
+    control_tuning: str = ""
+    """What was searched for ours and for the control, with how many runs, on which seeds and which split of the data."""
+    setting: str = "at toy scale"
+    """Where the verdict was reached, in the words that follow "holds"."""
+    unit: str = "seed"
+    """What the paired figures are counted by: a seed, or a disjoint third of the images."""
     no_worse: bool = False
     """Ours need not be better: the margin is what its mean may fall short of the control's."""
     not_testable: str = ""
@@ -70,6 +81,11 @@ class Claim:
     """Goes up when the statement, the margin or an arm changes."""
 
     def __post_init__(self) -> None:
+        if self.paper.get("value") is not None and self.paper.get("read") not in READINGS:
+            raise ValueError(
+                f"claim {self.id}: paper has a value, and read = {self.paper.get('read')!r} does not say how it was "
+                f"read. Use one of {', '.join(READINGS)}."
+            )
         if not self.margin > 0:
             raise ValueError(f"claim {self.id}: margin = {self.margin}; equal arms would hold. Use one above 0.")
         if bool(self.not_testable) == bool(self.ours and self.control):
@@ -95,16 +111,23 @@ class Verdict:
     def line(self) -> str:
         """The stable line: no trained float in it, so a notebook's check can compare it."""
         if self.claim.not_testable:
-            return f"claim {self.claim.id}: {self.outcome} ({self.claim.not_testable})"
+            return f"claim {self.claim.id}: {self.words} ({self.claim.not_testable})"
         where = "within" if self.claim.no_worse else "beyond"
-        return f"claim {self.claim.id}: {self.outcome} ({self.beyond} of {len(self.seeds)} seeds {where} the margin)"
+        counted = f"{self.beyond} of {len(self.seeds)} {self.claim.unit}s"
+        return f"claim {self.claim.id}: {self.words} ({counted} {where} the margin)"
+
+    @property
+    def words(self) -> str:
+        """The outcome with the setting that it was reached in: ``holds at toy scale``."""
+        return f"{self.outcome} {self.claim.setting}"
 
     @property
     def record(self) -> dict[str, Any]:
         """What the ledger is built from; lies in the metadata of the output that shows the line."""
-        shared = ("id", "version", "statement", "metric", "better", "margin", "control_arm", "full_scale")
+        shared = ("id", "version", "statement", "metric", "better", "margin", "control_arm", "control_tuning")
+        commands = ("full_scale", "full_scale_control", "setting", "unit")
         return {
-            **{name: getattr(self.claim, name) for name in shared},
+            **{name: getattr(self.claim, name) for name in (*shared, *commands)},
             **({"no_worse": True} if self.claim.no_worse else {}),
             "paper": dict(self.claim.paper),
             "seeds": list(self.seeds),
@@ -186,14 +209,52 @@ def table(shown: Verdict) -> None:
     )
     cells = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
     cells += [f"<th>{html.escape(row[0])}</th>" + "".join(f"<td>{cell}</td>" for cell in row[1:]) for row in rows]
-    caption = f"<caption>{html.escape(shown.claim.metric)}; margin {shown.claim.margin:g}</caption>"
-    page = f"<table>{caption}{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
-    _display({"text/plain": f"{shown.claim.metric}; margin {shown.claim.margin:g}\n{text}", "text/html": page})
+    caption = rule(shown.claim)
+    page = f"<table><caption>{html.escape(caption)}</caption>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+    _display({"text/plain": f"{caption}\n{text}", "text/html": page})
+
+
+def rule(claim: Claim) -> str:
+    """What is compared, which direction counts for the claim, and the margin, as a caption."""
+    if claim.no_worse:
+        return f"{claim.metric}; holds where ours falls short by at most {claim.margin:g} on average"
+    return f"{claim.metric}; counts for the claim when {claim.better}, by at least {claim.margin:g} on average"
+
+
+def against_paper(verdicts: Mapping[str, Verdict]) -> None:
+    """Puts the paper's figures beside ours into a notebook's output: a row for each claim whose paper has a figure.
+
+    Raises: ``ValueError`` where none has.
+    """
+    head = ["claim", "the paper: its arm | control", "where", "how read", "here: ours | control", "verdict"]
+    rows = [
+        [
+            name,
+            _pair(shown.claim.paper["value"], shown.claim.paper.get("control")),
+            shown.claim.paper["where"],
+            shown.claim.paper["read"],
+            _pair(*(f"{sum(figures) / len(figures):.3g}" for figures in (shown.ours, shown.control) if figures)),
+            shown.words,
+        ]
+        for name, shown in verdicts.items()
+        if shown.claim.paper.get("value") is not None
+    ]
+    if not rows:
+        raise ValueError(f"no claim among {', '.join(verdicts)} has a figure of its paper.")
+    line = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    text = "\n".join(" ; ".join(row) for row in (head, *rows))
+    _display({"text/plain": text, "text/html": f"<table><tr>{line}</tr>{body}</table>"})
+
+
+def _pair(ours: object = None, control: object = None) -> str:
+    """``67.2 | 66.4``; one figure where the other is absent."""
+    return " | ".join(str(figure) for figure in (ours, control) if figure is not None) or "not run"
 
 
 def figures_of(shown: Verdict) -> tuple[list[str], list[list[str]]]:
     """The table of a verdict as text: its head, and a row each for ours, the control and their difference."""
-    head = ["", *(f"seed {seed}" for seed in shown.seeds), "mean"]
+    head = ["", *(f"{shown.claim.unit} {seed}" for seed in shown.seeds), "mean"]
     rows = []
     difference = [a - b for a, b in zip(shown.ours, shown.control, strict=True)]
     control = f"control: {shown.claim.control_arm}"

@@ -2,7 +2,8 @@
 """``recipes verify NAME``: every arm and seed of a chapter's claims, each in a process of its own.
 
 Finished runs are kept and reused while config and numerics stay as they are, so a stopped verification goes on. The
-figures are stored in ``data/claims/NAME.json``; verdicts and ledger are made from there.
+figures are stored in ``data/claims/NAME.json``; verdicts and ledger are made from there. ``--arm`` runs the named arms
+alone; the stored figures of the others stay, provided that their fingerprints are still what the code gives.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from typing import Any
 
 from recipes_lib import claims, durable, recipes
 from recipes_lib.claims.cook import digest, finished, storage
-from recipes_lib.claims.fingerprint import Fingerprint, fingerprint
+from recipes_lib.claims.fingerprint import Fingerprint, compare, fingerprint
 from recipes_lib.config import override, to_yaml
-from recipes_lib.errors import Interrupted, RunError
+from recipes_lib.errors import ConfigError, Interrupted, RunError, nearest
 
 Progress = Callable[[int, int, str], None]
 """Called with (runs done, runs in all, what was just done)."""
@@ -35,21 +36,58 @@ class Job:
     folder: Path
 
 
-def verify(name: str, *, jobs: int = 2, runs: Path = Path("runs"), progress: Progress = lambda *_: None) -> Path:
-    """Runs what is missing, ``jobs`` at a time, and stores the figures; returns the file.
+def verify(
+    name: str,
+    arms: Sequence[str] = (),
+    *,
+    jobs: int = 2,
+    runs: Path = Path("runs"),
+    progress: Progress = lambda *_: None,
+) -> Path:
+    """Runs what is missing of ``arms`` (default: all), ``jobs`` at a time, and stores the figures; returns the file.
 
-    Raises: ``Interrupted`` after Ctrl-C (finished runs stay), ``RunError`` naming the log of a run that failed.
+    Raises: ``ConfigError`` for an arm that the chapter does not have, ``Interrupted`` after Ctrl-C (finished runs stay),
+    ``RunError`` naming the log of a run that failed, or the arms left out whose stored figures the code no longer gives.
     """
     storage()  # without a checkout all the runs would be for nothing
     facts = claims.module(name)
+    every = (*facts.ARMS, *facts.MEASUREMENTS)
+    for arm in arms:
+        if arm not in every:
+            raise ConfigError(f"Chapter {name} has no arm {arm!r}. {nearest(arm, every)}")
     marks = {}
     for number, (arm, changes) in enumerate(facts.ARMS.items()):
         progress(0, 0, f"fingerprint of arm {arm}, {number + 1} of {len(facts.ARMS)}")
         marks[arm] = fingerprint(name, facts.PRESET, {**facts.BASE, **changes})
     marks |= {arm: mark() for arm, mark in getattr(facts, "MARKS", {}).items()}
-    todo = plan(name, marks, runs / f"verify-{name}")
+    left_out = [arm for arm in every if arms and arm not in arms]
+    _refuse_stale(name, left_out, marks)
+    todo = [job for job in plan(name, marks, runs / f"verify-{name}") if job.arm not in left_out]
     _run_all(name, todo, jobs, progress)
-    return _store(name, todo, marks)
+    return _store(name, todo, marks, left_out)
+
+
+def _refuse_stale(name: str, left_out: Sequence[str], marks: dict[str, Fingerprint]) -> None:
+    """Raises ``RunError`` where figures that are to be kept are missing, or are not what the code gives any more."""
+    if not left_out:
+        return
+    before = _stored(name)
+    stale = [
+        arm
+        for arm in left_out
+        if arm not in before["figures"] or (arm in marks and compare(before["fingerprints"][arm], marks[arm]))
+    ]
+    if stale:
+        raise RunError(
+            f"The stored figures of {', '.join(stale)} are missing or are not what the code gives any more. "
+            f"Name these arms too: recipes verify {name} --arm ARM ..."
+        )
+
+
+def _stored(name: str) -> dict[str, Any]:
+    """What was stored before, or nothing."""
+    path = storage() / "claims" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {"figures": {}, "fingerprints": {}, "versions": {}}
 
 
 def plan(name: str, marks: dict[str, Fingerprint], place: Path) -> list[Job]:
@@ -128,15 +166,15 @@ def _command(name: str, job: Job) -> list[str]:
     return [sys.executable, "-m", "recipes_lib.claims.verify", name, job.arm, str(job.seed), str(job.folder)]
 
 
-def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint]) -> Path:
+def _store(name: str, todo: list[Job], marks: dict[str, Fingerprint], left_out: Sequence[str] = ()) -> Path:
     facts = claims.module(name)
     measured = facts.MEASUREMENTS
     path = storage() / "claims" / f"{name}.json"
-    before = json.loads(path.read_text())["figures"] if path.is_file() else {}
-    # what needs data that is not here stays as it was measured elsewhere
-    absent = set(getattr(facts, "NEEDS_DATA", ())) - {job.arm for job in todo}
+    before = _stored(name)["figures"]
+    # what was not asked for, and what needs data that is not here, stays as it was measured before
+    absent = {*left_out, *getattr(facts, "NEEDS_DATA", ())} - {job.arm for job in todo}
     figures: dict[str, dict[str, Any]] = {arm: before[arm] for arm in before if arm in absent}
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = _stored(name)["versions"] if left_out else {}
     for job in todo:
         report = report_of(job)
         kept = report if job.arm in measured else ("scores", "diagnostics", "factors", "seconds", "steps")

@@ -50,8 +50,10 @@ def card_facts(entry: Entry) -> dict[str, Any]:
             "margin": claim.margin,
             "no_worse": claim.no_worse,
             "control_arm": claim.control_arm,
+            "control_tuning": claim.control_tuning,
             "not_testable": claim.not_testable,
             "full_scale": claim.full_scale,
+            "full_scale_control": claim.full_scale_control,
         }
         for claim in claims.module(entry.name).CLAIMS
     ]

@@ -134,9 +134,10 @@ def verify(arguments: argparse.Namespace) -> None:
         def progress(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total or None, description=what)
 
-        path = trial.verify(entry.name, jobs=arguments.jobs, progress=progress)
-    for verdict in claims.stored(entry.name).values():
-        display.out().print(verdict.line)
+        path = trial.verify(entry.name, arguments.arm, jobs=arguments.jobs, progress=progress)
+    verdicts, lacking = claims.measured(entry.name)
+    for line in [*(verdict.line for verdict in verdicts.values()), *lacking]:
+        display.out().print(line)
     display.out().print(str(path))
 
 

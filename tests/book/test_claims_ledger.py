@@ -22,10 +22,14 @@ RECORD = {
     "ours": [60.0, 62.0, 64.0],
     "control": [20.0, 20.0, 20.0],
     "control_arm": "the empty bowl",
-    "paper": {"value": 61.5, "where": "Table 2"},
-    "verdict": "holds at toy scale",
+    "control_tuning": "both were heated by three runs on pilot seeds",
+    "paper": {"value": 61.5, "control": 20.5, "where": "Table 2", "read": "full text"},
+    "verdict": "holds",
+    "setting": "at toy scale",
+    "unit": "seed",
     "seconds": 41,
     "full_scale": "recipes run soup --preset pot",
+    "full_scale_control": "recipes run soup --preset bowl",
 }
 
 
@@ -71,14 +75,16 @@ def test_the_ledger_shows_what_the_record_says(build):
     for part in (
         "soup.warm",
         "warmer than the bowl",
-        "margin 5",
-        "61.5; Table 2",
+        "counts when higher, by at least 5",
+        "61.5, control 20.5; Table 2 (full text)",
+        "Tuning : both were heated by three runs on pilot seeds",
         "62 ± 2 (3 seeds)",
         "20 ± 0 (3 seeds)",
         "41 s",
     ):
         assert part in text
-    assert rows[1].get_text(" ", strip=True) == "At full scale (not run): recipes run soup --preset pot"
+    ours, control = "recipes run soup --preset pot", "recipes run soup --preset bowl"
+    assert rows[1].get_text(" ", strip=True) == f"At full scale (not run) : {ours} Its control : {control}"
     assert rows[0].select_one("a")["href"] == "notebooks/soup.html"
     assert [cell.get_text(strip=True) for cell in page.select("table.claims thead th")] == list(claims_ledger.HEADINGS)
 
@@ -88,7 +94,7 @@ def test_an_untested_claim_says_why(build):
         **RECORD,
         "ours": [],
         "control": [],
-        "verdict": "not testable at toy scale",
+        "verdict": "not testable",
         "reason": "it needs a big pot",
     }
     page, _ = build("```{ledger}\n```", record)
@@ -97,9 +103,9 @@ def test_an_untested_claim_says_why(build):
 
 
 def test_a_ledger_of_one_verdict_leaves_the_others_out(build):
-    fails = {**RECORD, "id": "soup.salty", "verdict": "does not hold at toy scale"}
+    fails = {**RECORD, "id": "soup.salty", "verdict": "does not hold"}
     page, warnings = build(
-        "```{ledger}\n:verdict: does not hold at toy scale\n```", RECORD, fails, claims=("soup.warm", "soup.salty")
+        "```{ledger}\n:verdict: does not hold\n```", RECORD, fails, claims=("soup.warm", "soup.salty")
     )
     assert warnings == ""
     assert "soup.salty" in page.select_one("table.claims").get_text()
@@ -114,7 +120,7 @@ def test_a_claim_stands_alone_where_it_is_asked_for(build):
 
 def test_the_chapter_role_counts_time_and_verdicts(build):
     page, _ = build("Soup: {chapter}`soup`.", RECORD)
-    assert "Soup: about 41 s on one core; 1 of 1 claims hold at toy scale." in page.get_text()
+    assert "Soup: about 41 s on one core; 1 of 1 claims hold in our tests." in page.get_text()
 
 
 @pytest.mark.parametrize(

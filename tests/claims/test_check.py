@@ -27,6 +27,7 @@ def claim(**changes) -> Claim:
         "control_arm": "without it",
         "paper": {"value": None, "where": "Table 1"},
         "full_scale": "recipes run x",
+        "control_tuning": "nothing",
     }
     return Claim(**{**facts, **changes})
 
@@ -184,6 +185,33 @@ def test_the_line_counts_seeds_and_holds_no_trained_number():
     assert found.line == "claim x.y: holds at toy scale (2 of 3 seeds beyond the margin)"
 
 
+def test_a_claim_elsewhere_than_on_toy_data_has_words_of_its_own_and_names_its_unit(monkeypatch):
+    stated = claim(setting="on the published annotations", unit="third")
+    found = verdict(stated, [0.9, 0.9, 0.55], [0.5, 0.5, 0.5])
+    assert found.line == "claim x.y: holds on the published annotations (2 of 3 thirds beyond the margin)"
+    assert check.figures_of(found)[0] == ["", "third 0", "third 1", "third 2", "mean"]
+
+
+def test_a_papers_figure_says_how_it_was_read():
+    with pytest.raises(ValueError, match=r"read = None does not say how it was read\. Use one of full text"):
+        claim(paper={"value": 67.2, "where": "Table 1"})
+    claim(paper={"value": 67.2, "control": 66.4, "where": "Table 1", "read": "full text"})
+
+
+def test_the_papers_figures_stand_beside_ours(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: shown.append(data))
+    paper = {"value": 67.2, "control": 66.4, "where": "Table 11, ViT-S/16", "read": "full text"}
+    read, unread = claim(paper=paper), claim(id="x.z")
+    found = {stated.id: verdict(stated, [0.75, 0.85], [0.5, 0.5]) for stated in (read, unread)}
+    check.against_paper(found)
+    row = "x.y ; 67.2 | 66.4 ; Table 11, ViT-S/16 ; full text ; 0.8 | 0.5 ; holds at toy scale"
+    assert shown[0]["text/plain"].splitlines()[1:] == [row]
+    assert "<td>67.2 | 66.4</td>" in shown[0]["text/html"]
+    with pytest.raises(ValueError, match=r"no claim among x\.z has a figure of its paper"):
+        check.against_paper({"x.z": found["x.z"]})
+
+
 def test_the_record_is_what_the_ledger_reads_and_is_plain_json():
     found = verdict(claim(), [0.75, 1.0], [0.5, 0.5], seeds=(4, 7), seconds=41.4)
     assert found.record == {
@@ -197,11 +225,15 @@ def test_the_record_is_what_the_ledger_reads_and_is_plain_json():
         "ours": [0.75, 1.0],
         "control": [0.5, 0.5],
         "control_arm": "without it",
+        "control_tuning": "nothing",
         "paper": {"value": None, "where": "Table 1"},
         "verdict": HOLDS,
+        "setting": "at toy scale",
+        "unit": "seed",
         "reason": "",
         "seconds": 41,
         "full_scale": "recipes run x",
+        "full_scale_control": "",
     }
     assert json.loads(json.dumps(found.record)) == found.record
 
@@ -240,7 +272,8 @@ def test_the_table_has_arms_as_rows_seeds_as_columns_and_a_text_twin(monkeypatch
     monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: shown.append(data))
     check.table(decide(dataclasses.replace(claim(), control_arm="a < b"), REPORTS))
     rows = [line.split() for line in shown[0]["text/plain"].splitlines()]
-    assert rows[0] == ["accuracy;", "margin", "0.1"]
+    caption = "accuracy; counts for the claim when higher, by at least 0.1 on average"
+    assert shown[0]["text/plain"].splitlines()[0] == caption
     assert rows[1] == ["seed", "9", "seed", "10", "mean"]
     assert rows[2] == ["ours:", "full", "0.7", "0.8", "0.75"]
     assert rows[3][-3:] == ["0.2", "0.1", "0.15"]

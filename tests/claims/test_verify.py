@@ -14,7 +14,7 @@ from recipes_lib.claims.check import HOLDS
 from recipes_lib.claims.fingerprint import compare, fingerprint
 from recipes_lib.claims.verify import arm_config, plan, verify
 from recipes_lib.data import embedded
-from recipes_lib.errors import Interrupted, RunError
+from recipes_lib.errors import ConfigError, Interrupted, RunError
 
 
 @pytest.fixture
@@ -70,6 +70,48 @@ def test_finished_runs_are_reused_and_only_those_of_a_changed_arm_are_run_again(
     fake.facts.ARMS["slow"]["optim.lr"] = 0.003
     verify("fake", runs=tmp_path / "runs")
     assert sorted(inside) == [("slow", 0), ("slow", 1), ("slow", 2)]
+
+
+def test_arms_that_are_named_run_alone_and_the_others_figures_stay(fake, inside, tmp_path):
+    before = json.loads(verify("fake", runs=tmp_path / "runs").read_text())
+    inside.clear()
+    after = json.loads(verify("fake", ["slow"], runs=tmp_path / "other").read_text())
+    assert inside == [("slow", 0), ("slow", 1), ("slow", 2)]
+    assert after["figures"]["full"] == before["figures"]["full"]
+    assert after["figures"].keys() == before["figures"].keys()
+    assert after["versions"] == before["versions"]
+
+
+def test_figures_that_the_code_no_longer_gives_are_not_kept_beside_new_ones(fake, inside, tmp_path):
+    verify("fake", runs=tmp_path / "runs")
+    fake.facts.ARMS["full"]["optim.lr"] = 0.02
+    before = (fake.data / "claims" / "fake.json").read_text()
+    with pytest.raises(RunError, match="The stored figures of full are missing or are not what the code gives"):
+        verify("fake", ["slow"], runs=tmp_path / "runs")
+    assert (fake.data / "claims" / "fake.json").read_text() == before
+
+
+def test_the_first_verification_cannot_leave_arms_out(fake, inside, tmp_path):
+    with pytest.raises(RunError, match="stored figures of full, cost are missing"):
+        verify("fake", ["slow"], runs=tmp_path / "runs")
+
+
+def test_an_arm_that_the_chapter_lacks_is_named_with_the_nearest(fake, inside, tmp_path):
+    with pytest.raises(ConfigError, match=r"Chapter fake has no arm 'slwo'\. Did you mean 'slow'\?"):
+        verify("fake", ["slwo"], runs=tmp_path / "runs")
+
+
+def test_a_claim_whose_arm_has_no_figures_yet_is_one_sentence(fake, inside, tmp_path):
+    path = verify("fake", runs=tmp_path / "runs")
+    stored = json.loads(path.read_text())
+    del stored["figures"]["slow"]
+    path.write_text(json.dumps(stored))
+    assert claims.measured("fake") == ({}, ["Claim fake.lr has no figures of arm slow yet."])
+    fake.facts.NEEDS_DATA = ("slow",)
+    with pytest.raises(
+        RunError, match=r"no figures of arm slow yet; it needs data that RECIPES_DATA names\. Make them"
+    ):
+        claims.stored("fake")
 
 
 def test_moved_numerics_reuse_no_run(fake, inside, tmp_path):
@@ -159,6 +201,7 @@ def test_an_arm_on_data_that_is_not_here_is_left_out_and_what_was_stored_of_it_s
     assert {job.arm for job in plan("fake", {}, Path("runs"))} == {"full", "slow"}
     (fake.data / "claims").mkdir()
     stored = {"figures": {"cost": {"0": {"cost": {"whole": 7.0}, "seconds": 1}}, "gone": {"0": {"seconds": 1}}}}
+    stored |= {"fingerprints": {}, "versions": {}}
     (fake.data / "claims" / "fake.json").write_text(json.dumps(stored))
     figures = json.loads(trial._store("fake", [], {}).read_text())["figures"]
     assert figures == {"cost": stored["figures"]["cost"]}

@@ -75,9 +75,10 @@ def pool(count: int, *, size: int, seed: int, mix: Mix, split: Split = "train") 
     Raises: ``ConfigError`` for shares that are not allowed, ``ValueError`` for a count, size or split that is not.
     """
     pictures = dataset(count, size=size, seed=seed, split=split)
-    texts, kinds, words = alt_texts(Factors(**pictures.factors), step_key(seed, 0, f"pantry pool {split}"), mix)
+    draws = step_key(seed, 0, f"pantry pool {split}")
+    texts, kinds, words = alt_texts(Factors(**pictures.factors), draws, mix)
     return PairSet(
-        stamp(pictures.images, words),
+        stamp(pictures.images, words, sample_keys(draws, 0, torch.arange(count))),
         pictures.labels,
         pictures.class_names,
         {**pictures.factors, "kind": kinds, "stamped": torch.tensor([int(word != "") for word in words])},

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words drawn into pictures, as on a shop's banner or a meme."""
 
-import zlib
 from collections.abc import Sequence
 from functools import cache
 
@@ -9,30 +8,36 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from recipes_lib.randomness import uniform
+
 _SMALLEST, _LARGEST = 6, 400  # font sizes in pixels; below 6 no letter can be read
 _TALLEST = 0.28  # of the picture's height: more would hide the object
 
 
-def stamp(images: Tensor, words: Sequence[str]) -> Tensor:
+def stamp(images: Tensor, words: Sequence[str], keys: Tensor) -> Tensor:
     """The pictures with a word on a band at their top or bottom, as large as fits the width; "" leaves one as it is.
 
-    Which edge, and whether the band is light or dark, comes from the picture's own bytes, so neither tells the class.
-    The font is Pillow's own. At 32 pixels words of up to six letters can be read.
+    Which edge, and whether the band is light or dark, is drawn from the picture's key, so neither tells the class, and a
+    picture that another CPU renders with one bit of difference still gets the same band. The font is Pillow's own. At 32
+    pixels words of up to six letters can be read.
 
-    Shapes: ``images`` uint8 [N, 3, H, W] -> uint8 [N, 3, H, W], a copy.
-    Raises: ``ValueError`` where there is not one word an image.
+    Shapes: ``images`` uint8 [N, 3, H, W], ``keys`` int64 [N] (:func:`recipes_lib.randomness.sample_keys`) -> uint8
+    [N, 3, H, W], a copy.
+    Raises: ``ValueError`` where there is not one word and one key per image.
     """
-    if len(words) != len(images):
-        raise ValueError(f"{len(words)} words for {len(images)} images: give one each, '' for none.")
+    if not len(words) == len(keys) == len(images):
+        raise ValueError(
+            f"{len(words)} words and {len(keys)} keys for {len(images)} images: give one of each per image, '' for no word."
+        )
     height, width = images.shape[2:]
     stamped = images.clone()
     band = cache(_band)  # of this call: the same few words come again and again
-    for row, word in enumerate(words):
+    draws = (uniform(keys, "pantry lettering", 2) < 0.5).tolist()
+    for row, (word, (dark, top)) in enumerate(zip(words, draws, strict=True)):
         if word:
-            choice = zlib.crc32(images[row].contiguous().numpy())
             letters = band(word, height, width)
-            paint = letters if choice & 1 else 255 - letters
-            edge = slice(0, len(letters)) if choice & 2 else slice(height - len(letters), height)
+            paint = letters if dark else 255 - letters
+            edge = slice(0, len(letters)) if top else slice(height - len(letters), height)
             stamped[row, :, edge] = paint
     return stamped
 

@@ -3,11 +3,16 @@ import pytest
 import torch
 
 from recipes_lib.data import pantry
-from recipes_lib.data.pantry.lettering import stamp
+from recipes_lib.data.pantry import lettering
+from recipes_lib.randomness import sample_keys
 
 
 def noise(count: int, size: int = 32) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def stamp(images: torch.Tensor, words: list[str]) -> torch.Tensor:
+    return lettering.stamp(images, words, sample_keys(0, 0, torch.arange(len(images))))
 
 
 def band(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -57,10 +62,21 @@ def test_both_edges_and_both_polarities_come_up_whatever_the_word():
 
 
 def test_a_picture_is_stamped_alike_alone_and_among_others():
-    images = noise(5)
-    assert torch.equal(stamp(images, ["jar"] * 5)[3:4], stamp(images[3:4], ["jar"]))
+    images, keys = noise(5), sample_keys(0, 0, torch.arange(5))
+    together = lettering.stamp(images, ["jar"] * 5, keys)[3:4]
+    assert torch.equal(together, lettering.stamp(images[3:4], ["jar"], keys[3:4]))
 
 
-def test_one_word_an_image_is_needed():
-    with pytest.raises(ValueError, match="2 words for 3 images"):
+def test_a_last_bit_of_the_picture_does_not_move_its_band():
+    images = noise(16)
+    nearly = images.clone()
+    nearly[:, 0, 16, 16] ^= 1
+    differs = stamp(images, ["pan"] * 16) != stamp(nearly, ["pan"] * 16)
+    assert int(differs.sum()) == 16
+
+
+def test_one_word_and_one_key_an_image_are_needed():
+    with pytest.raises(ValueError, match="2 words and 3 keys for 3 images"):
         stamp(noise(3), ["a", "b"])
+    with pytest.raises(ValueError, match="3 words and 1 keys for 3 images"):
+        lettering.stamp(noise(3), ["a", "b", "c"], sample_keys(0, 0, torch.arange(1)))
