@@ -6,6 +6,7 @@ records and renders them, so nothing in the ledger is typed by hand:
 
 - ``{ledger}`` makes the table of all claims; ``:chapter:`` and ``:verdict:`` choose some of them;
 - ``{claim} msn.learns`` makes the table of one claim;
+- ``{papers}`` makes the table of the claims whose paper has a figure, that figure beside ours;
 - the role ``{chapter}`` with a chapter's name says how long it takes and how many of its claims hold.
 
 A claim that ``recipes_lib/claims/NAME.py`` lists in ``CLAIMS`` and no notebook records, a record of no such claim, and
@@ -185,14 +186,47 @@ def _full_scale(record: Record) -> nodes.row:
 
 def table(records: list[Record]) -> nodes.table:
     """The claims as a table with a head row and two rows a claim."""
+    rows = [made for record in records for made in (_row(_cells(record)), _full_scale(record))]
+    return _table(HEADINGS, WIDTHS, rows)
 
-    def row(cells: list[list[nodes.Node]]) -> nodes.row:
-        return nodes.row("", *[nodes.entry("", *cell) for cell in cells])
 
-    columns = [nodes.colspec(colwidth=width) for width in WIDTHS]
-    head = nodes.thead("", row([[_paragraph(heading)] for heading in HEADINGS]))
-    body = nodes.tbody("", *[made for record in records for made in (row(_cells(record)), _full_scale(record))])
-    return nodes.table("", nodes.tgroup("", *columns, head, body, cols=len(HEADINGS)), classes=["claims"])
+def papers_table(records: list[Record]) -> nodes.table:
+    """The claims whose paper has a figure: that figure, where it stands and how it was read, beside ours."""
+    rows = []
+    for record in records:
+        values, paper = record.values, record.values["paper"]
+        if paper.get("value") is None:
+            continue
+        pairs = [
+            [_paragraph(f"{ours}"), *([] if control is None else [_paragraph(f"control: {control}")])]
+            for ours, control in (
+                (paper["value"], paper.get("control")),
+                (_figures(values["ours"], values["unit"]), _figures(values["control"], values["unit"])),
+            )
+        ]
+        source = [_paragraph(paper["where"]), _paragraph(nodes.emphasis(paper["read"], paper["read"]))]
+        rows.append(
+            _row(
+                [
+                    [_paragraph(_chapter_link(record, record.id)), _paragraph(values["statement"])],
+                    pairs[0],
+                    source,
+                    pairs[1],
+                ]
+            )
+        )
+    return _table(("Claim", "The paper", "Where, and how it was read", "Here"), (34, 18, 26, 22), rows)
+
+
+def _row(cells: list[list[nodes.Node]]) -> nodes.row:
+    return nodes.row("", *[nodes.entry("", *cell) for cell in cells])
+
+
+def _table(headings: tuple[str, ...], widths: tuple[int, ...], rows: list[nodes.row]) -> nodes.table:
+    columns = [nodes.colspec(colwidth=width) for width in widths]
+    head = nodes.thead("", _row([[_paragraph(heading)] for heading in headings]))
+    group = nodes.tgroup("", *columns, head, nodes.tbody("", *rows), cols=len(headings))
+    return nodes.table("", group, classes=["claims"])
 
 
 class LedgerDirective(SphinxDirective):
@@ -232,6 +266,15 @@ class ClaimDirective(SphinxDirective):
         return [table([self.env.recipes_claims[wanted]])]
 
 
+class PapersDirective(SphinxDirective):
+    """``{papers}``: the papers' figures beside ours."""
+
+    def run(self) -> list[nodes.Node]:
+        """Makes the nodes; called by docutils."""
+        _depend_on_notebooks(self.env)
+        return [papers_table(list(self.env.recipes_claims.values()))]
+
+
 class ChapterRole(SphinxRole):
     """``{chapter}`` with a chapter's name: its minutes and its verdicts in one phrase."""
 
@@ -263,6 +306,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this when it loads the extension."""
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("claim", ClaimDirective)
+    app.add_directive("papers", PapersDirective)
     app.add_role("chapter", ChapterRole())
     app.connect("builder-inited", _load)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

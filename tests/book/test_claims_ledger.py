@@ -118,6 +118,16 @@ def test_a_claim_stands_alone_where_it_is_asked_for(build):
     assert len(page.select("table.claims tbody tr")) == 2
 
 
+def test_the_papers_figures_stand_beside_ours_where_the_paper_has_one(build):
+    silent = {**RECORD, "id": "soup.salty", "paper": {"value": None, "where": "no figure of this kind"}}
+    page, warnings = build("```{papers}\n```", RECORD, silent, claims=("soup.warm", "soup.salty"))
+    assert warnings == ""
+    text = page.select_one("table.claims").get_text(" ", strip=True)
+    for part in ("61.5 control: 20.5", "Table 2 full text", "62 ± 2 (3 seeds) control: 20 ± 0 (3 seeds)"):
+        assert part in text
+    assert "soup.salty" not in text
+
+
 def test_the_chapter_role_counts_time_and_verdicts(build):
     page, _ = build("Soup: {chapter}`soup`.", RECORD)
     assert "Soup: about 41 s on one core; 1 of 1 claims hold in our tests." in page.get_text()
