@@ -6,6 +6,7 @@ its ``exit_code``. Anything else that escapes is a fault of ours and keeps its t
 """
 
 import difflib
+import errno
 import math
 from collections.abc import Iterable
 
@@ -36,10 +37,46 @@ class Diverged(UserError):
     """Training met a loss that is not finite and stopped."""
 
 
+class OutputClosed(UserError):
+    """Standard output cannot be written: it is closed, or its disk is full."""
+
+
 class Interrupted(UserError):
     """Training was asked to stop; its last checkpoint is complete and ``recipes resume`` goes on from it."""
 
     exit_code = 3
+
+
+LONGEST_LINE = 800
+"""Characters of an error line; a longer one, such as a path of thousands of characters, loses its middle."""
+
+
+def printable(line: str) -> str:
+    """``line`` as a terminal may show it: escape sequences and lone surrogates spelled out, at most ``LONGEST_LINE`` long.
+
+    >>> printable("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+    if len(shown) <= LONGEST_LINE:
+        return shown
+    half = (LONGEST_LINE - 5) // 2
+    return f"{shown[:half]} ... {shown[-half:]}"
+
+
+def path_fault(error: Exception) -> str | None:
+    """The line for a name that no file can have, where ``error`` is about one; else None.
+
+    Such names reach the system from any path argument, so they are told apart here and not at each place.
+    """
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        named = error.filename or error.filename2 or ""
+        return f"{named} is too long for a file's name: use at most 255 bytes per part and 4,096 in all."
+    if isinstance(error, UnicodeEncodeError) and error.reason.startswith("surrogates"):
+        return f"{error.object} is not text that a file's name can have: a character of it is half a surrogate pair."
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return "A file's name holds a null character, which no file can have. Remove it from the path."
+    return None
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

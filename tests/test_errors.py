@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import doctest
+import os
 
 import pytest
 
 from recipes_lib import errors
-from recipes_lib.errors import ConfigError, Faults, Interrupted, UserError, nearest
+from recipes_lib.errors import ConfigError, Faults, Interrupted, UserError, nearest, path_fault, printable
 
 
 def test_the_examples_in_the_docstrings_are_true():
@@ -50,3 +51,23 @@ def test_no_fault_raises_nothing():
 @pytest.mark.parametrize("kind", UserError.__subclasses__(), ids=lambda kind: kind.__name__)
 def test_every_users_mistake_exits_with_2_and_an_interruption_with_3(kind):
     assert kind.exit_code == (3 if kind is Interrupted else 2)
+
+
+def test_names_that_no_file_can_have_are_told_from_other_errors():
+    with pytest.raises(ValueError, match="null") as null:
+        os.stat("a\0b")
+    assert "null character" in path_fault(null.value)
+    with pytest.raises(OSError, match="too long") as long:
+        os.stat("a" * 300)
+    assert path_fault(long.value).startswith("aaa")
+    with pytest.raises(UnicodeEncodeError) as half:
+        "a\ud800".encode()
+    assert "half a surrogate pair" in path_fault(half.value)
+    assert path_fault(OSError(28, "No space left on device")) is None
+    assert path_fault(ValueError("something else")) is None
+
+
+def test_a_line_of_thousands_of_characters_loses_its_middle():
+    shown = printable("x" * 5000 + " end")
+    assert len(shown) <= 800
+    assert shown.endswith(" end")

@@ -2,11 +2,12 @@
 """The ``recipes`` command: it parses and prints, nothing else.
 
 ``list``, ``show`` and every ``--help`` but that of ``run NAME`` answer without importing torch. Results go to
-stdout, everything else to stderr. Exit codes: 0 done, 2 the user's mistake, 3 interrupted and resumable, 1 a fault of
-ours (with its traceback).
+stdout, everything else to stderr. Exit codes: 0 done, 2 the user's mistake, 3 interrupted and resumable, 141 the reader
+of a pipe has gone, 1 a fault of ours (with its traceback).
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -16,9 +17,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from recipes_lib import __version__
-from recipes_lib.cli import verbs
-from recipes_lib.errors import ConfigError, DamagedImage, Interrupted, UserError, nearest
+from recipes_lib.cli import display, verbs
+from recipes_lib.errors import ConfigError, DamagedImage, Interrupted, UserError, nearest, path_fault, printable
 from recipes_lib.launch.hardware import GPUS
+
+READER_LEFT = 128 + signal.SIGPIPE
+"""Exit code where the reader of a pipe has gone, as other tools have it: 141."""
+NARROWEST = 40
 
 PROBES = ("knn", "linear", "lowshot", "snn", "factors", "finetune", "zero_shot", "retrieval")
 
@@ -26,19 +31,36 @@ PROBES = ("knn", "linear", "lowshot", "snn", "factors", "finetune", "zero_shot",
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line ``argv`` (default: the process's own) and returns the exit code."""
     _heed_the_scheduler()
+    _widen_the_terminal()
     try:
-        arguments = _parse(list(sys.argv[1:] if argv is None else argv))
-        arguments.act(arguments)
-        sys.stdout.flush()
+        try:
+            arguments = _parse(list(sys.argv[1:] if argv is None else argv))
+            arguments.act(arguments)
+        finally:
+            display.flush()  # also after the help, which leaves by SystemExit
     except UserError as error:
-        _complain(error)
+        _complain(str(error), alone=isinstance(error, DamagedImage))
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("recipes: stopped; what was complete is kept.\n")
+        _complain("stopped; what was complete is kept.")
         return Interrupted.exit_code
     except BrokenPipeError:  # the reader of `recipes ... | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        display.give_up_output()
+        return READER_LEFT
+    except (OSError, ValueError) as error:
+        line = path_fault(error)
+        if line is None:
+            raise
+        _complain(line)
+        return UserError.exit_code
     return 0
+
+
+def _widen_the_terminal() -> None:
+    """Help is laid out for at least ``NARROWEST`` columns: in one column its layout takes minutes."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked) < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
 
 
 def _heed_the_scheduler() -> None:
@@ -48,13 +70,15 @@ def _heed_the_scheduler() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def _complain(error: UserError) -> None:
-    """A line a fault on stderr. All processes of a run meet most errors; only a damaged image may be one's own."""
-    rank = int(os.environ.get("RANK", "0"))
-    if rank == 0 or isinstance(error, DamagedImage):
-        who = f"recipes (process {rank})" if rank else "recipes"
-        for line in str(error).splitlines():
-            sys.stderr.write(f"{who}: {line}\n")
+def _complain(text: str, *, alone: bool = False) -> None:
+    """A line per fault on stderr. All processes of a run meet most errors; where one meets it ``alone``, that one tells."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or alone:
+        who = "recipes" if rank == "0" else f"recipes (process {rank})"
+        with contextlib.suppress(OSError, AttributeError):  # stderr is full or closed: the exit code still tells
+            for line in text.splitlines():
+                sys.stderr.write(f"{who}: {printable(line)}\n")
+            sys.stderr.flush()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,36 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the command line shows things: the menu, a recipe's card, a table of scores."""
 
+import contextlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Column, Table
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from recipes_lib import claims
+from recipes_lib.errors import OutputClosed
 from recipes_lib.recipes import Entry
 
 COLUMNS = ("method", "random_init", "raw_pixels", "supervised")
 
 
-def out() -> Console:
-    """The console for results; silent in all processes of a run but the first."""
-    return Console(file=sys.stdout, quiet=os.environ.get("RANK", "0") != "0", highlight=False, soft_wrap=True)
+class _Results(Console):
+    """A console that leaves a reader's departure to :func:`recipes_lib.cli.main`; rich's own exits with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
+def show(content: RenderableType) -> None:
+    """Prints a result to stdout; in all processes of a run but the first, nothing.
+
+    Text is shown as it is: a path with brackets in it is no mark-up.
+
+    Raises: ``OutputClosed`` where stdout is closed or full; ``BrokenPipeError`` where its reader has gone.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        with _output_errors():
+            _Results(file=sys.stdout, markup=False, highlight=False, soft_wrap=True).print(content)
 
 
 def aside() -> Console:
     """The console for progress, which is no result: stderr."""
-    return Console(file=sys.stderr)
+    return Console(file=sys.stderr, markup=False)
 
 
 def as_json(content: Any) -> None:
-    """Prints ``content`` as JSON, and nothing else."""
+    """Prints ``content`` as JSON, and nothing else. Raises: as :func:`show`."""
     if os.environ.get("RANK", "0") == "0":
-        sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+        with _output_errors():
+            sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def flush() -> None:
+    """Writes out what stdout still holds, so that a full disk is met here. Raises: as :func:`show`."""
+    if sys.stdout is not None:
+        with _output_errors():
+            sys.stdout.flush()
+
+
+def give_up_output() -> None:
+    """Sends what stdout still holds nowhere: at the interpreter's end it would be an error once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _output_errors() -> Iterator[None]:
+    if sys.stdout is None:
+        raise OutputClosed("Standard output is closed, so the result cannot be shown. Open it, or send it to a file.")
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_output()
+        raise OutputClosed(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 def entry_facts(entry: Entry) -> dict[str, Any]:
@@ -71,13 +114,25 @@ def commands(entry: Entry) -> list[str]:
     ]
 
 
-def menu(entries: Mapping[str, Entry]) -> Table:
-    """The menu as a table: a recipe a row."""
-    title = Column("title", no_wrap=True)
-    table = Table("recipe", title, "presets", box=None, header_style="bold", pad_edge=False)
+def menu(entries: Mapping[str, Entry]) -> Group:
+    """The menu: for each recipe its name and title, and below them its presets, each whole, so that it can be typed."""
+    width = max(map(len, entries), default=0) + 2
+    lines = []
     for entry in entries.values():
-        table.add_row(entry.name, entry.title, ", ".join(entry.presets))
-    return table
+        lines.append(Text.assemble((entry.name.ljust(width), "bold"), entry.title))
+        lines += [Text(" " * width + " ".join(names)) for names in _rows(entry.presets, width)]
+    return Group(*lines)
+
+
+def _rows(names: Sequence[str], indent: int) -> Iterator[list[str]]:
+    """``names`` in rows that fit the terminal beside ``indent``; a name longer than that has a row of its own."""
+    room, row = shutil.get_terminal_size().columns - indent, []
+    for name in names:
+        if row and len(" ".join([*row, name])) > room:
+            yield row
+            row = []
+        row.append(name)
+    yield row
 
 
 def card(entry: Entry) -> Group:

@@ -21,7 +21,7 @@ def list_menu(arguments: argparse.Namespace) -> None:
     if arguments.json:
         display.as_json([display.entry_facts(entry) for entry in MENU.values()])
     else:
-        display.out().print(display.menu(MENU))
+        display.show(display.menu(MENU))
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def show(arguments: argparse.Namespace) -> None:
     if arguments.json:
         display.as_json(display.card_facts(entry))
     else:
-        display.out().print(display.card(entry))
+        display.show(display.card(entry))
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -60,7 +60,7 @@ def plan(arguments: argparse.Namespace) -> None:
     if arguments.json:
         display.as_json(found.as_dict())
     else:
-        display.out().print(plan_table.show(found))
+        display.show(plan_table.show(found))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -106,7 +106,7 @@ def export(arguments: argparse.Namespace) -> None:
 
     out = arguments.out or arguments.folder / f"export-{arguments.format}"
     pretraining.export(arguments.folder, arguments.format, out)
-    display.out().print(str(out))
+    display.show(str(out))
 
 
 def cook(arguments: argparse.Namespace) -> None:
@@ -114,7 +114,7 @@ def cook(arguments: argparse.Namespace) -> None:
     entry = _entry(arguments.name)
     from recipes_lib.claims import cook as kitchen
 
-    display.out().print(str(kitchen.cook(entry.name)))
+    display.show(str(kitchen.cook(entry.name)))
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -137,8 +137,8 @@ def verify(arguments: argparse.Namespace) -> None:
         path = trial.verify(entry.name, arguments.arm, jobs=arguments.jobs, progress=progress)
     verdicts, lacking = claims.measured(entry.name)
     for line in [*(verdict.line for verdict in verdicts.values()), *lacking]:
-        display.out().print(line)
-    display.out().print(str(path))
+        display.show(line)
+    display.show(str(path))
 
 
 def _entry(name: str) -> Entry:
@@ -151,11 +151,11 @@ def _finish(result: "Result") -> None:
     _show_scores(result.report)
     if chosen := result.report.get("selection"):
         file = result.folder / "subset.npy"
-        display.out().print(f"kept {chosen['kept']:,} of {chosen['pool']:,} pairs: {file}")
-    display.out().print(f"run folder: {result.folder}")
+        display.show(f"kept {chosen['kept']:,} of {chosen['pool']:,} pairs: {file}")
+    display.show(f"run folder: {result.folder}")
 
 
 def _show_scores(report: dict[str, Any]) -> None:
     for part, table in (("scores", display.scores), ("factors", display.factors)):
         if report.get(part):
-            display.out().print(table(report[part]))
+            display.show(table(report[part]))

@@ -8,6 +8,7 @@ import pytest
 
 import recipes_lib
 from recipes_lib import cli, recipes
+from recipes_lib.cli import display
 from recipes_lib.errors import DamagedImage, DataError, Diverged, Interrupted, RunError
 from recipes_lib.recipes import MENU
 
@@ -257,7 +258,69 @@ def test_the_module_is_the_command_and_passes_its_exit_code_on():
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_reader_that_stops_reading_is_no_error():
-    command = f"{sys.executable} -m recipes_lib show msn | head -1"
-    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
+def shell(command: str) -> subprocess.CompletedProcess:
+    program = command.replace("recipes", f"{sys.executable} -m recipes_lib")
+    return subprocess.run(["bash", "-c", f"set -o pipefail; {program}"], capture_output=True, text=True)
+
+
+def test_a_reader_that_stops_reading_gets_no_error_line():
+    ended = shell("recipes show msn | head -c 0")
+    assert ended.returncode in (0, 141)  # 0 where all was written before the reader left
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["list", "list --json", "show msn"])
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        (">/dev/full", "recipes: Standard output cannot be written: No space left on device.\n"),
+        (">&-", "recipes: Standard output is closed, so the result cannot be shown. Open it, or send it to a file.\n"),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(command, where, line):
+    ended = shell(f"recipes {command} {where}")
+    assert (ended.returncode, ended.stderr) == (2, line)
+
+
+def test_errors_that_cannot_be_shown_keep_their_exit_code():
+    assert shell("recipes show mns 2>/dev/full").returncode == 2
+    assert shell("recipes show mns 2>&-").returncode == 2
+
+
+@pytest.mark.parametrize("width", ["1", "20", "80"])
+def test_the_menu_names_every_preset_in_full(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", width)
+    assert cli.main(["list"]) == 0
+    words = capsys.readouterr().out.split()
+    for entry in MENU.values():
+        assert set(entry.presets) <= set(words)
+
+
+def test_brackets_in_a_path_are_no_markup(monkeypatch, capsys):
+    display.show("run folder: runs/[/x]")
+    assert capsys.readouterr().out == "run folder: runs/[/x]\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["resume", "a" * 5000], "is too long for a file's name: use at most 255 bytes per part and 4,096 in all."),
+        (["evaluate", "b" * 300], "is too long for a file's name"),
+        (["export", "a\0b", "--format", "timm"], "a\\x00b is not a run folder"),
+        (["resume", "a\udc80b"], "a\\udc80b"),
+        (["resume", "a\x1b[31mb"], "a\\x1b[31mb"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_readable_line(command, line, capsys):
+    assert cli.main(command) == 2
+    (found,) = fault_lines(capsys)
+    assert line in found
+    assert len(found) < 1000
+    found.encode()
+
+
+def test_help_in_a_terminal_of_one_column_comes_to_an_end(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1")
+    with pytest.raises(SystemExit):
+        cli.main(["run", "msn", "--help"])
+    assert "--train.seed" in capsys.readouterr().out

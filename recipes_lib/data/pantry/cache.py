@@ -22,8 +22,18 @@ Tensors = dict[str, Tensor]
 
 
 def folder() -> Path:
-    """Where rendered sets are kept: ``RECIPES_CACHE`` of the environment, or ``~/.cache/ssl-cookbook``."""
-    return Path(os.environ.get("RECIPES_CACHE") or Path.home() / ".cache" / "ssl-cookbook")
+    """Where rendered sets are kept: ``RECIPES_CACHE`` of the environment, or ``~/.cache/ssl-cookbook``.
+
+    For a user without a home directory it is a temporary folder, which a warning names.
+    """
+    if named := os.environ.get("RECIPES_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "ssl-cookbook"
+    except RuntimeError:
+        place = Path(tempfile.gettempdir()) / f"ssl-cookbook-{os.getuid()}"
+        warnings.warn(f"There is no home directory: pictures are cached in {place}; set RECIPES_CACHE.", stacklevel=3)
+        return place
 
 
 def cached(make: Callable[[], Tensors], arguments: dict[str, int | str]) -> Tensors:

@@ -130,6 +130,18 @@ def test_the_cache_lies_in_the_users_own_folder_unless_the_environment_names_ano
     assert cache.folder().parts[-2:] == (".cache", "ssl-cookbook")
 
 
+def test_a_user_without_a_home_directory_has_a_temporary_cache_and_is_told(monkeypatch):
+    monkeypatch.delenv("RECIPES_CACHE")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cache.Path, "home", no_home)
+    with pytest.warns(UserWarning, match=r"There is no home directory: pictures are cached in .*; set RECIPES_CACHE"):
+        place = cache.folder()
+    assert place.name == f"ssl-cookbook-{os.getuid()}"
+
+
 def _write(start, results) -> None:
     start.wait()
     tensors = cache.cached(lambda: {"images": torch.arange(100_000)}, {"set": 1})
