@@ -94,7 +94,7 @@ def _without_damaged(images: Images, config: DataConfig, warn: Callable[[str], N
     if isinstance(images, ImageSet):
         return images
     warn(f"Opening each of the {len(images):,} images under {images.root} once, to leave out those that are damaged.")
-    damaged = images.damaged(threads=max(config.workers, os.cpu_count() or 1))
+    damaged = list(images.check(threads=max(config.workers, os.cpu_count() or 1)).faults)
     if not damaged:
         return images
     if len(damaged) == len(images):

@@ -5,7 +5,6 @@ A sample is a run of members with one key: ``KEY.jpg`` (or jpeg, png, webp), ``K
 A shard comes from elsewhere, so nothing in it is trusted, not names and not sizes, and nothing is extracted to disk.
 """
 
-import io
 import json
 import re
 import tarfile
@@ -14,20 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
+from recipes_lib.data import decode as images
 
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
 LONG_TEXT = 10_000
 """Bytes from which a text is counted as long. It is kept."""
-MOST_PIXELS = 89_478_485
-"""Pixels of the largest image that is decoded: Pillow's own limit, above which a small file may fill the memory."""
 
-_MOST_BYTES = {"txt": 1 << 20, "json": 1 << 24, "image": 1 << 28}
+_MOST_BYTES = {"txt": 1 << 20, "json": 1 << 24, "image": images.MOST_BYTES}
 _UID = re.compile("[0-9a-f]{32}")
 _NAME = re.compile(r"(?:\./)*((?:.*/)?[^/.]+)\.([^/]+)")  # a key ends at its first dot, as in webdataset
-# What Pillow raises on damaged files (data/images.py), and its warning, where a caller has made that an error.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, MemoryError,
-           Image.DecompressionBombError, Image.DecompressionBombWarning)  # fmt: skip
 # What tarfile raises on headers that make no sense; of these it promises only the first.
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
 
@@ -138,22 +132,15 @@ def is_inside(name: str) -> bool:
     return not (name.startswith("/") or ".." in name.split("/") or "\\" in name) and name.isprintable()
 
 
-def decode(data: bytes, name: str) -> Image.Image:
-    """An image in RGB. ``name`` says which, as in "sample '000381'".
+def decode(data: bytes, name: str) -> images.Decoded:
+    """An image in RGB, by the rules of :mod:`recipes_lib.data.decode`. ``name`` says which, as in "sample '000381'".
 
     Raises: :class:`FaultError` where it cannot be read, or is so large that decoding it might fill the memory.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.width * image.height <= MOST_PIXELS:
-                return image.convert("RGB")  # decodes all of it, so a truncated image is found here
-            size = f"{image.width} x {image.height}"
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        size = "even more"
-    except _DAMAGE as error:
-        raise FaultError("damaged image", f"the image of {name} cannot be read ({type(error).__name__})") from None
-    line = f"the image of {name} has {size} pixels; at most {MOST_PIXELS:,} are decoded"
-    raise FaultError("image too large", line)
+        return images.decode(data)
+    except images.ImageFault as fault:
+        raise FaultError(fault.reason, f"the image of {name} {fault}") from None
 
 
 def read(file: BinaryIO, place: Place) -> bytes:

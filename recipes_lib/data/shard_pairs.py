@@ -79,7 +79,7 @@ class ShardPairs:
         Raises: ``DamagedImage`` naming the shard and the uid of one that cannot be read.
         """
         try:
-            return samples.decode(self._bytes(index, "image"), f"the pair with uid {self.uid(index)}")
+            return samples.decode(self._bytes(index, "image"), f"the pair with uid {self.uid(index)}").image
         except samples.FaultError as error:
             raise DamagedImage(complaint(self._path(index), error.fault)) from None
 

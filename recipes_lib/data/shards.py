@@ -29,7 +29,8 @@ def read(path: Path, *, on_damage: OnDamage, counts: Counter | None = None) -> I
 
     ``on_damage`` = stop raises at the first fault; skip passes over what is damaged and counts it in ``counts`` by
     its reason (``damaged image``, ``malformed uid``, ...). Pairs with an ``empty text``, or a ``long text`` of 10 kB or
-    more, are counted and kept: both are texts.
+    more, are counted and kept: both are texts. So are images of which decoding has something to remark
+    (:mod:`recipes_lib.data.decode`).
 
     Raises: ``DataError`` in one line that names the shard and the sample; in both cases where the file is missing.
     """
@@ -41,12 +42,12 @@ def read(path: Path, *, on_damage: OnDamage, counts: Counter | None = None) -> I
             fault = entry
             if isinstance(entry, samples.Entry):
                 try:
-                    image = samples.decode(samples.read(file, entry.places["image"]), f"sample {entry.key!r}")
+                    decoded = samples.decode(samples.read(file, entry.places["image"]), f"sample {entry.key!r}")
                 except samples.FaultError as error:
                     fault = error.fault
                 else:
-                    counts.update(remarks(entry.text))
-                    yield Pair(entry.uid, entry.key, entry.text, image, entry.extra)
+                    counts.update([*remarks(entry.text), *decoded.remarks])
+                    yield Pair(entry.uid, entry.key, entry.text, decoded.image, entry.extra)
                     continue
             if on_damage == "stop":
                 raise DataError(complaint(path, fault))

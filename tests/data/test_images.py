@@ -76,7 +76,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "AVIF"])
 def test_flipped_bytes_give_an_image_or_a_data_error_and_nothing_else(tmp_path, kind):
     good = encoded(kind)
     chance = random.Random(0)
@@ -88,9 +88,9 @@ def test_flipped_bytes_give_an_image_or_a_data_error_and_nothing_else(tmp_path, 
         try:
             files.open(0)
         except DataError:
-            assert files.damaged(threads=1) == [0]
+            assert list(files.check(threads=1).faults) == [0]
         else:
-            assert files.damaged(threads=1) == []
+            assert files.check(threads=1).faults == {}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -98,7 +98,9 @@ def test_damaged_files_are_found_among_good_ones(tmp_path, threads):
     names = np.array([f"{i}.jpg" for i in range(5)])
     for i, name in enumerate(names):
         (tmp_path / name).write_bytes(encoded("JPEG")[: 200 if i in (1, 4) else None])
-    assert ImageFiles(tmp_path, names, torch.arange(5), ("a",) * 5).damaged(threads) == [1, 4]
+    assert ImageFiles(tmp_path, names, torch.arange(5), ("a",) * 5).check(threads).faults == dict.fromkeys(
+        (1, 4), "damaged image"
+    )
 
 
 def test_selected_files_keep_their_labels(tmp_path):

@@ -88,7 +88,7 @@ def test_damaged_files_among_good_ones_are_left_out_named_and_counted(photos):
 def test_a_damaged_file_stops_when_it_is_opened_unless_it_is_to_be_skipped(photos):
     truncate(photos / "train" / "n01" / "n01_0.JPEG")
     splits = load(DataConfig(name="imagenet", root=photos), seed=0)
-    with pytest.raises(DataError, match=r"n01_0\.JPEG is no readable image.*--data\.on-damage skip"):
+    with pytest.raises(DataError, match=r"n01_0\.JPEG cannot be read.*--data\.on-damage skip"):
         splits.train.open(0)
 
 

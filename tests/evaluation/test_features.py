@@ -97,7 +97,7 @@ def test_a_file_and_the_same_image_in_memory_give_nearly_the_same_features(backb
 def test_a_damaged_file_is_named_in_one_line_out_of_a_worker_too(backbone, files, workers):
     path = files.path(3)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(DataError, match=r"3\.png is no readable image") as error:
+    with pytest.raises(DataError, match=r"3\.png cannot be read") as error:
         extract(backbone, files, **HOW, batch_size=2, workers=workers)
     assert "\n" not in str(error.value)
 
