@@ -34,11 +34,15 @@ class ImageSet:
     factors: dict[str, Tensor] = field(default_factory=dict)
     """The true causes of each image where they are known, each [N] or [N, k]."""
     names: tuple[str, ...] | None = None
-    """What a list of labelled images calls each image."""
+    """What a list of labelled images calls each image. None becomes their numbers, as in CIFAR-10's published lists."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user about how the images were read."""
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
             raise ValueError(f"images are uint8 [N, 3, H, W], not {self.images.dtype} {list(self.images.shape)}")
+        if self.names is None:
+            object.__setattr__(self, "names", tuple(map(str, range(len(self.images)))))
         parts = {"labels": self.labels, "names": self.names, **self.factors}
         for name, part in parts.items():
             if part is not None and len(part) != len(self.images):
@@ -54,7 +58,7 @@ class ImageSet:
             images=self.images[indices],
             labels=None if self.labels is None else self.labels[indices],
             factors={name: factor[indices] for name, factor in self.factors.items()},
-            names=None if self.names is None else tuple(self.names[i] for i in indices.tolist()),
+            names=tuple(self.names[i] for i in indices.tolist()),
         )
 
 
@@ -66,9 +70,11 @@ class ImageFiles:
     names: np.ndarray
     """str [N]: each file relative to ``root``, such as ``n01440764/n01440764_10026.JPEG``. An array, because a tuple's
     reference counts would copy its memory into every loader process."""
-    labels: Tensor
-    """int64 [N], positions in ``class_names``."""
+    labels: Tensor | None
+    """int64 [N], positions in ``class_names`` or ``UNLABELLED``; None: no image has a label."""
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """Lines for the user about how the files were found."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,7 +97,8 @@ class ImageFiles:
 
     def select(self, indices: Tensor) -> "ImageFiles":
         """The files at ``indices`` (int64 [n], in that order), with their labels."""
-        return replace(self, names=self.names[indices.numpy()], labels=self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, names=self.names[indices.numpy()], labels=labels)
 
     def check(self, threads: int) -> "Checked":
         """Decodes every file once, and tells what was found.

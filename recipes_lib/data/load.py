@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a ``DataConfig`` to images: the one place that knows every data set."""
 
+import itertools
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from recipes_lib import randomness
 from recipes_lib.config import DataConfig
-from recipes_lib.data import digits, npz, pantry, torchvision_sets
+from recipes_lib.data import digits, labelled, npz, pantry, torchvision_sets
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.data.imbalance import long_tail
 from recipes_lib.errors import DataError
 
 Images = ImageSet | ImageFiles
+
+_SAMPLE = 5_000
+"""Training images that stand in for the test images where there are none, for diagnostics alone."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,10 @@ class Splits:
 
     train: Images
     test: Images
+    aside: dict[str, str] = field(default_factory=dict)
+    """Names of training images that were set aside, with the reason; kept where a list of labelled images is given."""
+    notes: tuple[str, ...] = ()
+    """What the user was told of how the images were read and chosen."""
 
     @property
     def labelled_train(self) -> Images:
@@ -38,21 +48,92 @@ class Splits:
             )
         return self.train if (labels != UNLABELLED).all() else self.train.select((labels != UNLABELLED).nonzero()[:, 0])
 
+    def summary(self) -> dict[str, Any]:
+        """For a report: how many images there are of each kind, and the notes."""
+        labels = self.train.labels
+        known = 0 if labels is None else int((labels != UNLABELLED).sum())
+        counts = {"train": len(self.train), "labelled": known, "test": len(self.test)}
+        return counts | {"notes": list(self.notes)}
+
 
 def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warnings.warn) -> Splits:
     """The images that ``config`` names; with ``holdout``, a share of the training images in place of the test set.
 
-    ``seed`` draws the images of ``digits`` and ``pantry``, and the held-out share. ``warn`` is given the
-    lines about damaged images that are left out (``on_damage`` = skip, which decodes every file once before it starts).
+    ``seed`` draws the images of ``digits`` and ``pantry``, and the held-out share. ``warn`` is given lines: about files
+    that were passed over, test images without a label (which are left out), and damaged images that are left out
+    (``on_damage`` = skip, which decodes every file once before it starts).
+
+    Image folders need no ``val``: without one, some training images without their labels stand in for test images, so that
+    a recipe's diagnostics have something to look at.
 
     Raises: ``DataError`` in one line where the data is missing, damaged or of the wrong kind.
     """
-    splits = _read(config, seed)
+    if config.labelled is not None:
+        labelled.lines(config.labelled)  # before hours of decoding
+    notes: list[str] = []
+
+    def tell(line: str) -> None:
+        notes.append(line)
+        warn(line)
+
+    train, test = _read(config, seed)
+    for line in dict.fromkeys(train.notes + (test.notes if test is not None else ())):
+        tell(line)
+    test = None if test is None else _scorable(test, tell)
+    steps = [("", train)]
     if config.on_damage == "skip":
-        splits = Splits(_without_damaged(splits.train, config, warn), _without_damaged(splits.test, config, warn))
+        train, test = (None if part is None else _without_damaged(part, config, tell) for part in (train, test))
+        steps.append(("is damaged, and --data.on-damage skip left it out", train))
     if config.holdout:
-        splits = _hold_out(splits.train, config.holdout, seed)
-    return replace(splits, train=_with_tail(splits.train, config.tail, seed)) if config.tail else splits
+        train, test = _hold_out(train, config.holdout, seed)
+        steps.append((f"was held out by data.holdout = {config.holdout}", train))
+    if config.tail:
+        train = _with_tail(train, config.tail, seed)
+        steps.append((f"was left out by data.tail = {config.tail}", train))
+    if test is None:
+        tell("There are no images to be scored on: only diagnostics are reported, on images that were trained on.")
+        test = _stand_in(train)
+    return Splits(train, test, _aside(steps) if config.labelled is not None else {}, tuple(notes))
+
+
+def check_scored(splits: Splits, config: DataConfig) -> None:
+    """Decodes the images that are scored after training, so that a damaged one is met before it.
+
+    Where ``on_damage`` is skip they have been decoded already.
+
+    Raises: ``DamagedImage`` about the first image that cannot be decoded.
+    """
+    if isinstance(splits.test, ImageFiles) and config.on_damage == "stop":
+        for index in splits.test.check(_threads(config)).faults:
+            splits.test.open(index)
+
+
+def _threads(config: DataConfig) -> int:
+    return max(config.workers, os.cpu_count() or 1)
+
+
+def _scorable(test: Images, tell: Callable[[str], None]) -> Images:
+    """The test images whose class is known, where some have one; else all."""
+    if test.labels is None or (test.labels != UNLABELLED).all():
+        return test
+    known = (test.labels != UNLABELLED).nonzero()[:, 0]
+    if not len(known):
+        return replace(test, labels=None)
+    tell(f"{len(test) - len(known):,} of {len(test):,} test images have no label, and are left out.")
+    return test.select(known)
+
+
+def _stand_in(train: Images) -> Images:
+    count = min(_SAMPLE, len(train))
+    return replace(train.select(torch.arange(count) * len(train) // count), labels=None)
+
+
+def _aside(steps: list[tuple[str, Images]]) -> dict[str, str]:
+    """The names that each step took out of the training images, with what it says of them."""
+    found = {}
+    for (_, before), (reason, after) in itertools.pairwise(steps):
+        found |= dict.fromkeys(set(map(str, before.names)) - set(map(str, after.names)), reason)
+    return found
 
 
 def _with_tail(train: Images, exponent: float, seed: int) -> Images:
@@ -61,32 +142,32 @@ def _with_tail(train: Images, exponent: float, seed: int) -> Images:
     return train.select(long_tail(train.labels, exponent, seed))
 
 
-def _read(config: DataConfig, seed: int) -> Splits:
+def _read(config: DataConfig, seed: int) -> tuple[Images, Images | None]:
     match config.name:
         case "digits":
             draw = {"size": config.image_size, "seed": seed}
-            return Splits(
+            return (
                 digits.dataset(config.train_size, split="train", **draw),
                 digits.dataset(config.test_size, split="test", **draw),
             )
         case "pantry":
             draw = {"size": config.image_size, "seed": seed, "scenes": config.scenes}
-            return Splits(
+            return (
                 pantry.dataset(config.train_size, split="train", **draw),
                 pantry.dataset(config.test_size, split="test", **draw),
             )
         case "npz":
-            return Splits(*npz.read(config.root))
+            return npz.read(config.root)
         case "cifar10":
-            return Splits(*torchvision_sets.cifar10(config.root))
+            return torchvision_sets.cifar10(config.root)
         case "stl10":
-            return Splits(*torchvision_sets.stl10(config.root))
+            return torchvision_sets.stl10(config.root)
         case "imagenet":
-            return Splits(*torchvision_sets.imagenet(config.root))
+            return torchvision_sets.own_images(config.root)
         case "inat18":
-            return Splits(*torchvision_sets.inat18(config.root))
+            return torchvision_sets.inat18(config.root)
         case "places365":
-            return Splits(*torchvision_sets.places365(config.root))
+            return torchvision_sets.places365(config.root)
     raise ValueError(f"data.name = {config.name!r} is none of DataConfig's names")
 
 
@@ -94,20 +175,26 @@ def _without_damaged(images: Images, config: DataConfig, warn: Callable[[str], N
     if isinstance(images, ImageSet):
         return images
     warn(f"Opening each of the {len(images):,} images under {images.root} once, to leave out those that are damaged.")
-    damaged = list(images.check(threads=max(config.workers, os.cpu_count() or 1)).faults)
+    found = images.check(_threads(config))
+    for remark, number in sorted(found.remarks.items()):
+        warn(f"{number:,} of {len(images):,} images under {images.root}: {remark}.")
+    damaged = list(found.faults)
     if not damaged:
         return images
     if len(damaged) == len(images):
         raise DataError(f"None of the {len(images):,} images under {images.root} can be read. Copy them again.")
     first = ", ".join(str(images.names[index]) for index in damaged[:3])
     more = ", ..." if len(damaged) > 3 else ""
-    warn(f"{len(damaged):,} of {len(images):,} images under {images.root} are damaged and left out: {first}{more}")
+    kinds = ", ".join(f"{kind} {number:,}" for kind, number in sorted(Counter(found.faults.values()).items()))
+    warn(
+        f"{len(damaged):,} of {len(images):,} images under {images.root} are damaged and left out ({kinds}): {first}{more}"
+    )
     keep = torch.ones(len(images), dtype=torch.bool)
     keep[damaged] = False
     return images.select(keep.nonzero()[:, 0])
 
 
-def _hold_out(train: Images, share: float, seed: int) -> Splits:
+def _hold_out(train: Images, share: float, seed: int) -> tuple[Images, Images]:
     """Splits ``train``; images without a label all stay in training, since they cannot be scored."""
     labels = train.labels
     scorable = torch.arange(len(train)) if labels is None else (labels != UNLABELLED).nonzero()[:, 0]
@@ -119,4 +206,4 @@ def _hold_out(train: Images, share: float, seed: int) -> Splits:
     order = torch.randperm(len(scorable), generator=randomness.generator(seed, 0, "holdout"))
     held = torch.zeros(len(train), dtype=torch.bool)
     held[scorable[order[:count]]] = True
-    return Splits(train.select((~held).nonzero()[:, 0]), train.select(held.nonzero()[:, 0]))
+    return train.select((~held).nonzero()[:, 0]), train.select(held.nonzero()[:, 0])

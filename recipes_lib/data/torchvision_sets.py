@@ -5,13 +5,15 @@ Nothing is downloaded. torchvision compares checksums before it reads CIFAR-10's
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 from torchvision import datasets
 
-from recipes_lib.data.images import ImageFiles, ImageSet
+from recipes_lib.data import folders
+from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.errors import DataError
 
 
@@ -67,11 +69,35 @@ def stl10(root: Path) -> tuple[ImageSet, ImageSet]:
 def imagenet(root: Path) -> tuple[ImageFiles, ImageFiles]:
     """Image files as torchvision's ImageNet class lays them out: ``root/train/CLASS/*.JPEG``, ``root/val/CLASS/*.JPEG``.
 
-    Any two such folders will do; the development kit, which torchvision's class insists on, is not needed.
+    Any two such folders will do; the development kit, which torchvision's class insists on, is not needed. Images
+    without a class (:mod:`recipes_lib.data.folders`) are left out: see :func:`own_images`.
 
     Raises: ``DataError`` where a folder is missing or empty, or the two have different classes.
     """
     train, val = (image_folder(root, split) for split in ("train", "val"))
+    _need_same_classes(root, train, val)
+    return train, val
+
+
+def own_images(root: Path) -> tuple[ImageFiles, ImageFiles | None]:
+    """What :func:`imagenet` reads, and what has less: no classes, classes of some images only, no ``val``.
+
+    Without a folder ``train``, the images that lie in ``root`` itself are those to train on, and have no labels.
+
+    Raises: ``DataError`` where there is no image, a class folder is empty, or train and val have different classes.
+    """
+    if root.is_dir() and not (root / "train").exists() and not (root / "val").exists():
+        return _listed(
+            root, f"Image files are expected in {root}, or as {root}/train/CLASS/*.JPEG.", classes=False
+        ), None
+    train = _split(root, "train")
+    val = _split(root, "val") if (root / "val").exists() else None
+    if train.class_names and val is not None and val.class_names:
+        _need_same_classes(root, train, val)
+    return train, val
+
+
+def _need_same_classes(root: Path, train: ImageFiles, val: ImageFiles) -> None:
     if train.class_names != val.class_names:
         odd = sorted(set(train.class_names) ^ set(val.class_names))
         where = "train" if odd[0] in train.class_names else "val"
@@ -79,7 +105,6 @@ def imagenet(root: Path) -> tuple[ImageFiles, ImageFiles]:
             f"{root}: train has {len(train.class_names)} classes and val {len(val.class_names)}; "
             f"{odd[0]} is only in {where}. Both need the same class folders."
         )
-    return train, val
 
 
 def inat18(root: Path) -> tuple[ImageFiles, ImageFiles]:
@@ -95,20 +120,24 @@ def inat18(root: Path) -> tuple[ImageFiles, ImageFiles]:
         f"iNaturalist 2018 is expected as {folder}/GROUP/SPECIES/*.jpg (train_val2018.tar.gz, unpacked and renamed to "
         f"2018) and {listed} (val2018.json.tar.gz)."
     )
-    for place in (folder, listed):  # torchvision would make a folder that is missing
-        if not place.exists():
+    for place, is_there in ((folder, folder.is_dir()), (listed, listed.is_file())):
+        if not is_there:  # torchvision would make a folder that is missing
             raise DataError(f"data.root = {root} has no {place.name}. {expected}")
     try:
         kind = datasets.INaturalist(root, version="2018", download=False)
     except (RuntimeError, OSError) as error:
         raise DataError(f"{folder}: {str(error).rstrip('.')}. {expected}") from None
-    files = sorted(kind.index)  # a folder's listing comes in any order
+    passed_over: Counter = Counter()
+    # sorted, because a folder's listing comes in any order; torchvision lists files of every kind
+    files = sorted(file for file in kind.index if folders.is_image(file[1], passed_over))
     names = np.array([f"{kind.all_categories[label]}/{name}" for label, name in files])
     labels = torch.tensor([label for label, _ in files])
     held = np.isin(names, _names_of_inat(listed))
     if not held.any() or held.all():
         raise DataError(f"{listed} names {held.sum()} of the {len(names)} images under {folder}. {expected}")
-    images = ImageFiles(folder, names, labels, tuple(kind.all_categories))
+    over = f"{folder}: {passed_over.total():,} files passed over ({', '.join(sorted(passed_over))})."
+    notes = (over,) if passed_over else ()
+    images = ImageFiles(folder, names, labels, tuple(kind.all_categories), notes)
     return tuple(images.select(torch.from_numpy(part).nonzero()[:, 0]) for part in (~held, held))
 
 
@@ -133,6 +162,9 @@ def places365(root: Path) -> tuple[ImageFiles, ImageFiles]:
     small = not (root / "data_large_standard").is_dir()
     expected = f"Places365 is expected in {root} as torchvision lays it out (datasets.Places365, split train-standard)."
     splits = []
+    for path in root.glob("*.txt"):
+        if not path.is_file():  # torchvision would wait for a pipe to end
+            raise DataError(f"{path} is no plain file. {expected}")
     for split in ("train-standard", "val"):
         try:
             kind = datasets.Places365(root, split=split, small=small, download=False)
@@ -150,18 +182,33 @@ def places365(root: Path) -> tuple[ImageFiles, ImageFiles]:
 def image_folder(root: Path, split: str) -> ImageFiles:
     """The images of ``root/split/CLASS/*.JPEG``; class ids are the places of the sorted folders.
 
-    Raises: ``DataError`` where there is no such folder, or a class without an image.
+    Raises: ``DataError`` where there is no such folder, no class in it, or a class without an image.
     """
-    layout = f"Image files are expected as {root}/{split}/CLASS/*.JPEG, one folder a class."
+    files = _split(root, split)
+    if files.labels is None:
+        raise DataError(f"{root / split}: Couldn't find any class folder. {_layout(root, split)}")
+    known = (files.labels != UNLABELLED).nonzero()[:, 0]
+    return files if len(known) == len(files) else files.select(known)
+
+
+def _split(root: Path, split: str) -> ImageFiles:
+    layout = _layout(root, split)
     if not (root / split).is_dir():
         raise DataError(f"data.root = {root} has no folder {split}. {layout}")
+    return _listed(root / split, layout, classes=True)
+
+
+def _listed(folder: Path, layout: str, *, classes: bool) -> ImageFiles:
     try:
-        folder = datasets.ImageFolder(root / split)
-    except FileNotFoundError as error:
-        reason = str(error).partition(". ")[0].rstrip(".")  # torchvision's own first sentence
-        raise DataError(f"{root / split}: {reason}. {layout}") from None
-    names = [str(Path(path).relative_to(root / split)) for path, _ in folder.samples]
-    return ImageFiles(root / split, np.array(names), torch.tensor(folder.targets), tuple(folder.classes))
+        return folders.read(folder, classes=classes)
+    except DataError as error:
+        raise DataError(f"{error} {layout}") from None
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}. {layout}") from None
+
+
+def _layout(root: Path, split: str) -> str:
+    return f"Image files are expected as {root}/{split}/CLASS/*.JPEG, one folder a class."
 
 
 def _need(root: Path, title: str, folder: str, files: list[str], url: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recipes_lib.config import EvalConfig
+from recipes_lib.data import labelled as labelled_list
 from recipes_lib.data import splits
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.data.load import Splits
@@ -49,26 +50,36 @@ def require_labels(data: Splits, config: EvalConfig, labelled: Path | None = Non
     if "knn" in config.probes:
         _need_neighbours(config.neighbours, len(train))
     if "lowshot" in config.probes:
-        chosen = labelled_indices(labelled, train)
+        chosen = labelled_indices(labelled, data)
         if chosen is None:
             chosen = splits.few_per_class(train.labels, config.labels_per_class, seed=0)
-        classes = train.labels[chosen].unique()
-        if len(classes) < 2:
-            raise DataError(f"The labelled images are all of class {classes.item()}. Low-shot scores need two classes.")
+        few = train.labels[chosen].unique()
+        if len(few) < 2 <= len(train.labels.unique()):
+            raise DataError(f"The labelled images are all of class {few.item()}. Low-shot scores need two classes.")
     if "finetune" in config.probes:
         finetune.global_batch(config.finetune_batch_size, len(train), collectives.world_size())
+    if len(classes := train.labels.unique()) < 2:
+        name = train.class_names[classes.item()]
+        raise DataError(
+            f"The labelled training images are all of class {name!r}. Every score would be 1: probes need two classes."
+        )
 
 
-def labelled_indices(path: Path | None, train: ImageSet | ImageFiles) -> Tensor | None:
-    """The images of ``train`` that the file ``path`` names, int64; None where there is no file.
+def labelled_indices(path: Path | None, data: Splits) -> Tensor | None:
+    """The images that the list ``path`` names, int64, counted among ``data.labelled_train``; None where there is no list.
 
-    Raises: ``DataError`` about a line that fits no image, or a data set whose images have no names.
+    Raises: ``DataError`` about a line that fits no labelled image.
     """
     if path is None:
         return None
-    if train.names is None:
-        raise DataError(f"data.labelled = {path} names images, but those of this data set have no names. Leave it out.")
-    return splits.from_file(path, train.names)
+    train = data.train
+    unlabelled = [str(train.names[index]) for index in (train.labels == UNLABELLED).nonzero()[:, 0].tolist()]
+    return labelled_list.indices(
+        path,
+        [str(name) for name in data.labelled_train.names],
+        root=train.root if isinstance(train, ImageFiles) else None,
+        aside=data.aside | dict.fromkeys(unlabelled, "has no label"),
+    )
 
 
 def read_factors(train: Features, train_images: ImageSet, test: Features, test_images: ImageSet) -> dict[str, float]:

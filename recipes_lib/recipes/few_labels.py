@@ -76,7 +76,8 @@ def hide_labels(data: FewLabels, images: Splits, seed: int) -> Splits:
     elif data.label_share is not None:
         chosen = splits.fraction(train.labels, data.label_share, seed)
     elif data.labelled is not None:
-        chosen = probes.labelled_indices(data.labelled, train)
+        known = (train.labels != UNLABELLED).nonzero()[:, 0]
+        chosen = known[probes.labelled_indices(data.labelled, images)]
     else:
         return images
     labels = torch.full_like(train.labels, UNLABELLED)

@@ -26,7 +26,7 @@ from torch import nn
 from recipes_lib import lowbit, randomness, recipes
 from recipes_lib.config import from_dict
 from recipes_lib.data.images import ImageSet
-from recipes_lib.data.load import Splits, load
+from recipes_lib.data.load import Splits, check_scored, load
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import ConfigError, RunError, nearest
@@ -95,7 +95,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
 
         def conclude() -> None:
             everything = config.eval.baselines == "all" and bool(config.eval.probes)
-            report = {"recipe": name}
+            report = {"recipe": name, "data": splits.summary()}
             report |= score(recipe, config, method, splits, config.eval.probes, with_baselines=everything)
             report["scores"] |= finetuned
             seconds = round(time.perf_counter() - began, 1)
@@ -122,6 +122,7 @@ def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World
     """The method on its device, its batches, and the number of steps."""
     if not hasattr(recipe, "score"):
         probes.require_labels(splits, config.eval, config.data.labelled)  # now, not after hours of training
+    collectives.from_main(lambda: check_scored(splits, config.data))  # likewise
     batches = StepBatches(
         splits.train,
         seed=config.train.seed,

@@ -47,7 +47,7 @@ def score(
     if untrained:
         pixels = [baselines.raw_pixels(images, workers=config.data.workers) for images in (train, splits.test)]
         arms |= _baseline_arms(config, untrained.backbone, splits, features_of) | {"raw_pixels": tuple(pixels)}
-    labelled = probes.labelled_indices(config.data.labelled, splits.labelled_train) if "lowshot" in names else None
+    labelled = probes.labelled_indices(config.data.labelled, splits) if "lowshot" in names else None
     report: dict[str, Any] = {"scores": {}, "spread": {}}
     for arm, (train_features, test_features) in arms.items():
         result = probes.run_probes(

@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +10,8 @@ from PIL import Image
 
 from recipes_lib.config import DataConfig
 from recipes_lib.data.images import ImageSet
-from recipes_lib.data.load import Splits, load
-from recipes_lib.errors import DataError
+from recipes_lib.data.load import Splits, check_scored, load
+from recipes_lib.errors import DamagedImage, DataError
 
 
 @pytest.fixture
@@ -59,7 +63,9 @@ def test_only_labelled_images_are_held_out_and_given_to_probes(tmp_path, monkeyp
     labels = torch.tensor([0, 1, -1, -1, 1, 0])
     images = ImageSet(torch.zeros(6, 3, 4, 4, dtype=torch.uint8), labels, ("a", "b"))
     monkeypatch.setattr("recipes_lib.data.torchvision_sets.stl10", lambda root: (images, images))
-    splits = load(DataConfig(name="stl10", root=tmp_path, holdout=0.5), seed=0)
+    lines = []
+    splits = load(DataConfig(name="stl10", root=tmp_path, holdout=0.5), seed=0, warn=lines.append)
+    assert lines == list(splits.notes) == ["2 of 6 test images have no label, and are left out."]
     assert len(splits.test) == 2
     assert (splits.test.labels >= 0).all()
     assert (splits.train.labels == -1).sum() == 2
@@ -97,3 +103,63 @@ def test_a_folder_of_nothing_but_damage_is_refused(photos):
         truncate(path)
     with pytest.raises(DataError, match=r"None of the 2 images under .*val can be read"):
         load(DataConfig(name="imagenet", root=photos, on_damage="skip"), seed=0, warn=lambda line: None)
+
+
+def damage(path) -> None:
+    path.write_bytes(b"no image")
+
+
+def test_a_damaged_image_that_is_scored_is_met_before_training(photos):
+    config = DataConfig(name="imagenet", root=photos)
+    check_scored(load(config, seed=0), config)
+    damage(photos / "val" / "n02" / "n02_0.JPEG")
+    with pytest.raises(DamagedImage, match=r"val/n02/n02_0\.JPEG cannot be read.*--data\.on-damage skip"):
+        check_scored(load(config, seed=0), config)
+    config = replace(config, on_damage="skip")
+    check_scored(load(config, seed=0, warn=[].append), config)
+
+
+def test_what_decoding_has_to_remark_is_counted_with_the_damage(photos):
+    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(photos / "train" / "n01" / "deep.png")
+    Image.new("RGBA", (9, 9)).save(photos / "train" / "n02" / "clear.png")
+    damage(photos / "train" / "n02" / "n02_0.JPEG")
+    splits = load(DataConfig(name="imagenet", root=photos, on_damage="skip"), seed=0, warn=(lines := []).append)
+    told = [line.removeprefix(f"1 of 8 images under {photos / 'train'}") for line in lines]
+    assert ": 16-bit grey image, divided by 256." in told
+    assert ": transparent image, composited over white." in told
+    assert " are damaged and left out (damaged image 1): n02/n02_0.JPEG" in told
+    assert splits.summary() == {"train": 7, "labelled": 7, "test": 2, "notes": lines}
+
+
+def test_files_that_were_passed_over_are_told_and_kept(photos):
+    (photos / "train" / "n01" / "other.heic").touch()
+    splits = load(DataConfig(name="imagenet", root=photos), seed=0, warn=(lines := []).append)
+    assert lines == list(splits.notes)
+    assert lines[0].endswith("train: 6 images of 2 classes; 1 files and folders passed over (.heic 1).")
+
+
+def test_images_without_val_are_trained_on_and_never_scored_as_test_images(photos):
+    shutil.rmtree(photos / "val")
+    splits = load(DataConfig(name="imagenet", root=photos), seed=0, warn=(lines := []).append)
+    assert (len(splits.train), splits.train.labels.tolist()) == (6, [0, 0, 0, 1, 1, 1])
+    assert splits.test.labels is None  # so that every probe is refused
+    assert "no images to be scored on" in lines[0]
+    held = load(DataConfig(name="imagenet", root=photos, holdout=0.5), seed=0, warn=(lines := []).append)
+    assert (len(held.train), len(held.test), held.test.labels is not None, lines) == (3, 3, True, [])
+
+
+def test_images_set_aside_are_known_by_what_set_them_aside(photos):
+    damage(photos / "train" / "n02" / "n02_0.JPEG")
+    (photos / "list.txt").write_text("n01_0.JPEG")
+    how = {"name": "imagenet", "root": photos, "on_damage": "skip", "holdout": 0.4, "labelled": photos / "list.txt"}
+    splits = load(DataConfig(**how), seed=0, warn=[].append)
+    reasons = Counter(reason.split()[1] for reason in splits.aside.values())
+    assert reasons == {"damaged,": 1, "held": 2}
+    assert splits.aside["n02/n02_0.JPEG"] == "is damaged, and --data.on-damage skip left it out"
+    assert load(DataConfig(**how | {"labelled": None}), seed=0, warn=[].append).aside == {}
+
+
+def test_an_empty_list_of_labelled_images_is_refused_before_any_image_is_looked_for(tmp_path):
+    (tmp_path / "list.txt").touch()
+    with pytest.raises(DataError, match=r"list\.txt names no image"):
+        load(DataConfig(name="imagenet", root=tmp_path / "gone", labelled=tmp_path / "list.txt"), seed=0)

@@ -8,7 +8,6 @@ from recipes_lib.data import splits
 from recipes_lib.errors import DataError
 
 LABELS = torch.tensor([0, 1, 1, 2, 0, 2, 1, 0, 2, -1, 1])
-NAMES = ("n01/n01_1.JPEG", "n01/n01_2.JPEG", "n02/n02_7.JPEG")
 
 
 @settings(max_examples=30, deadline=None)
@@ -48,30 +47,3 @@ def test_a_fraction_keeps_the_share_of_every_class():
 def test_a_share_outside_its_range_is_refused(share):
     with pytest.raises(ValueError, match=r"not in \(0, 1\]"):
         splits.fraction(LABELS, share, 0)
-
-
-def test_a_file_names_images_with_or_without_their_folder(tmp_path):
-    (tmp_path / "names.txt").write_text("n02_7.JPEG\n\nn01/n01_1.JPEG \n")
-    assert splits.from_file(tmp_path / "names.txt", NAMES).tolist() == [2, 0]
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("n01_1.JPEG\nn01_9.JPEG\n", r"names\.txt, line 2: 'n01_9\.JPEG' names no image of the training set"),
-        ("n09_1.JPEG\n", r"line 1: 'n09_1\.JPEG' has no known class \('n09'\)"),
-        ("n01_1.JPEG\n\nn01/n01_1.JPEG\n", r"line 3: .* was named in line 1 already"),
-        ("\n", "names no image"),
-        (b"\xff\xfe", "not UTF-8 text"),
-    ],
-)
-def test_a_line_that_fits_no_image_is_refused_with_file_number_and_text(tmp_path, content, text):
-    path = tmp_path / "names.txt"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=text):
-        splits.from_file(path, NAMES)
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.txt cannot be read: No such file"):
-        splits.from_file(tmp_path / "gone.txt", NAMES)

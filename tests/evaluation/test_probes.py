@@ -83,7 +83,7 @@ def test_two_seeds_share_no_choice_of_labels():
         (None, LABELS, {}, "The training images have no labels"),
         (LABELS, None, {}, "The test images have no labels"),
         (LABELS, LABELS, {"neighbours": 91}, "eval.neighbours = 91, but there are 90 labelled training images"),
-        (LABELS * 0, LABELS, {}, "The labelled images are all of class 0"),
+        (LABELS * 0, LABELS, {}, "The labelled training images are all of class 'a'"),
         (LABELS, LABELS, {"labels_per_class": 31}, "Class 0 has 30 labelled images, but 31 per class are wanted"),
     ],
 )
@@ -137,13 +137,27 @@ def test_what_factors_and_finetuning_will_lack_is_told_before_training():
         probes.require_labels(one, EvalConfig(probes=("finetune",)))
 
 
-def test_named_images_are_looked_up_and_need_names(tmp_path):
+def test_named_images_are_looked_up_among_those_with_a_label(tmp_path):
     path = tmp_path / "names.txt"
-    path.write_text("a_2.JPEG\na_0.JPEG\n")
-    files = ImageFiles(
-        tmp_path, np.array([f"a/a_{i}.JPEG" for i in range(3)]), torch.zeros(3, dtype=torch.long), ("a",)
-    )
-    assert probes.labelled_indices(path, files).tolist() == [2, 0]
-    assert probes.labelled_indices(None, files) is None
-    with pytest.raises(DataError, match="those of this data set have no names"):
-        probes.labelled_indices(path, image_set(LABELS))
+    path.write_text("a_3.JPEG\na_0.JPEG\n")
+    names = np.array([f"a/a_{i}.JPEG" for i in range(4)])
+    files = ImageFiles(tmp_path, names, torch.tensor([0, UNLABELLED, 0, 0]), ("a",))
+    assert probes.labelled_indices(path, Splits(files, files)).tolist() == [2, 0]
+    assert probes.labelled_indices(None, Splits(files, files)) is None
+    path.write_text("a_1.JPEG")
+    with pytest.raises(DataError, match=r"line 1: 'a_1\.JPEG' has no label\. Take the line out"):
+        probes.labelled_indices(path, Splits(files, files))
+
+
+def test_an_image_in_memory_is_called_by_its_number_whatever_was_left_out_before_it(tmp_path):
+    path = tmp_path / "numbers.txt"
+    path.write_text("7\n3\n")
+    train = image_set(LABELS).select(torch.tensor([1, 3, 5, 7]))
+    assert probes.labelled_indices(path, Splits(train, train)).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("probe", ["knn", "linear", "snn", "lowshot", "finetune"])
+def test_images_of_one_class_are_refused_for_any_probe_could_only_be_right(probe):
+    one = replace(image_set(LABELS), labels=torch.zeros(90, dtype=torch.long))
+    with pytest.raises(DataError, match=r"all of class 'a'.*probes need two classes"):
+        probes.require_labels(Splits(one, one), EvalConfig(probes=(probe,)))

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files under a folder are images, and of which class: listed by name, without opening any.
+
+A sub-folder is a class, and all images below it are of this class. Images that lie beside the class folders, or in a
+sub-folder called ``unlabeled`` or ``unlabelled``, have no label. Files of other kinds, and what other programs leave
+behind (previews, notes of file systems, hidden files), are passed over and counted.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recipes_lib.data.images import UNLABELLED, ImageFiles
+from recipes_lib.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
+            ".tiff", ".gif")  # fmt: skip
+"""How the names of image files end, in small letters: the usual names of what :mod:`recipes_lib.data.decode` decodes."""
+
+_POOLS = ("unlabeled", "unlabelled")
+_LEFT_BEHIND = ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files under a folder."""
+
+    names: list[str]
+    """Relative to the folder: those of each class, sorted, and then those without a label."""
+    labels: list[int]
+    """Positions in ``classes``, or ``UNLABELLED``."""
+    classes: tuple[str, ...]
+    """The class folders, sorted."""
+    passed_over: Counter
+    """How many files and folders were passed over, by kind."""
+
+
+def read(folder: Path, *, classes: bool = True) -> ImageFiles:
+    """The images under ``folder``, with their classes; without ``classes`` only those that lie in it, without labels.
+
+    ``labels`` is None where no image has one.
+
+    Raises: ``DataError`` where there is no image, or a class folder without one.
+    """
+    found = listing(folder, classes=classes)
+    kinds = ", ".join(SUFFIXES)
+    empty = sorted(set(found.classes) - {found.classes[label] for label in found.labels if label != UNLABELLED})
+    if empty:
+        raise DataError(f"{folder}: Found no valid file for the classes {', '.join(empty)}. Images end in {kinds}.")
+    if not found.names:
+        raise DataError(f"{folder} has no image. Images end in {kinds}.")
+    labels = torch.tensor(found.labels) if found.classes else None
+    return ImageFiles(folder, np.array(found.names), labels, found.classes, _notes(folder, found))
+
+
+def listing(folder: Path, *, classes: bool = True) -> Listing:
+    """What :func:`read` makes a data set of. Raises: ``OSError`` where the folder cannot be read."""
+    passed_over: Counter = Counter()
+    inside = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    folders = [entry.name for entry in inside if entry.is_dir() and _is_wanted(entry.name, passed_over)]
+    loose = [entry.name for entry in inside if not entry.is_dir() and is_image(entry.name, passed_over)]
+    if not classes:
+        passed_over.update(f"{name}/" for name in folders)
+        return Listing(loose, [UNLABELLED] * len(loose), (), passed_over)
+    known = tuple(name for name in folders if name.lower() not in _POOLS)
+    names, labels = [], []
+    for label, name in enumerate(known):
+        below = list(_below(folder, name, passed_over))
+        names += below
+        labels += [label] * len(below)
+    names += loose + [path for name in folders if name not in known for path in _below(folder, name, passed_over)]
+    return Listing(names, labels + [UNLABELLED] * (len(names) - len(labels)), known, passed_over)
+
+
+def is_image(name: str, passed_over: Counter) -> bool:
+    """Whether a file is an image by its name; where it is not, it is counted."""
+    suffix = os.path.splitext(name)[1].lower()
+    if name.startswith("."):
+        passed_over["hidden files"] += 1
+    elif suffix not in SUFFIXES:
+        passed_over[suffix or "files without a suffix"] += 1
+    else:
+        return True
+    return False
+
+
+def _below(folder: Path, name: str, passed_over: Counter) -> Iterator[str]:
+    """The images at any depth below ``folder/name``, relative to ``folder``, in an order that names alone decide."""
+    places = []
+    start = len(os.path.join(folder, ""))
+    for place, below, files in os.walk(os.path.join(folder, name), followlinks=True):
+        here = os.path.realpath(place)
+        below[:] = [sub for sub in below if _is_wanted(sub, passed_over) and not _leads_back(here, place, sub)]
+        places.append((place, files))
+    for place, files in sorted(places):
+        for file in sorted(files):
+            if is_image(file, passed_over):
+                yield os.path.join(place, file)[start:]
+
+
+def _is_wanted(name: str, passed_over: Counter) -> bool:
+    left_behind = name.startswith(".") or name in _LEFT_BEHIND
+    passed_over.update([f"{name}/"] if left_behind else [])
+    return not left_behind
+
+
+def _leads_back(here: str, place: str, sub: str) -> bool:
+    """Whether a sub-folder is a link to a folder that it lies in: following it would never end."""
+    path = os.path.join(place, sub)
+    return os.path.islink(path) and f"{here}{os.sep}".startswith(f"{os.path.realpath(path)}{os.sep}")
+
+
+def _notes(folder: Path, found: Listing) -> tuple[str, ...]:
+    unlabelled = found.labels.count(UNLABELLED)
+    if not found.passed_over and not (found.classes and unlabelled):
+        return ()
+    line = f"{folder}: {len(found.names):,} images"
+    if found.classes:
+        line += f" of {len(found.classes):,} classes" + (f", {unlabelled:,} without a label" if unlabelled else "")
+    if found.passed_over:
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in sorted(found.passed_over.items()))
+        line += f"; {found.passed_over.total():,} files and folders passed over ({kinds})"
+    return (f"{line}.",)
