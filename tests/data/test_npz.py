@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -62,7 +63,15 @@ def test_class_names_are_read_where_given(save):
         ({"y_train": np.array([0, 1])}, "2 labels for 6 images of x_train"),
         ({"y_train": np.eye(6)}, "argmax"),
         ({"y_train": np.array([0.0] * 6)}, "labels are integers"),
-        ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, "label -1"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, -2])}, "label -2"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 255])}, r"one label is 255, and the others go up to 2\. .*write -1"),
+        (
+            {"y_train": np.array([0, 1, 2, 0, 1, 2], "m8[s]")},
+            r"y_train is timedelta64\[s\] \[6\], but labels are integers",
+        ),
+        ({"x_test": np.zeros((3, 9, 9, 3), np.uint8)}, "x_train has images of 8 x 8 pixels, x_test of 9 x 9"),
+        ({"x_train": np.ones((6, 8, 8, 3), np.uint16)}, "x_train is uint16, and its largest value is 1"),
+        ({"x_train": np.zeros((6, 8, 8, 3), np.int32)}, "x_train is int32"),
         ({"class_names": np.array(["mug"])}, "1 names, but the labels go up to 2"),
         ({"y_train": np.array([object()] * 6)}, "Python objects"),
     ],
@@ -97,6 +106,114 @@ def test_a_flipped_byte_is_refused(save):
     content[400] ^= 255
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"is no complete \.npz file"):
+        npz.read(path)
+
+
+def test_an_image_without_a_label_has_minus_one(save):
+    train, _ = npz.read(save(y_train=np.array([0, 1, -1, 0, 2, -1])))
+    assert train.labels.tolist() == [0, 1, -1, 0, 2, -1]
+    assert train.class_names == ("0", "1", "2")
+
+
+def test_sixteen_bits_are_read_as_from_image_files(save):
+    deep = np.full((6, 8, 8, 3), 40_000, np.uint16)
+    train, test = npz.read(save(x_train=deep))
+    assert train.images.unique().tolist() == [156]
+    note = f"{save(x_train=deep)}: x_train has 16 bits a value; the values were divided by 256."
+    assert train.notes == test.notes == (note,)
+
+
+IDS = [1440764, 2**62, 2**63 + 7, 1440764, 3, 2**62]
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.int64])
+def test_labels_of_any_size_are_numbered_from_0_and_keep_their_number_as_name(save, dtype):
+    ids = np.array([min(number, 2**63 - 1) if dtype is np.int64 else number for number in IDS], dtype)
+    train, test = npz.read(save(y_train=ids, y_test=np.array([3, 1440764, 2**40])))
+    assert train.labels.tolist() == [1, 3, 4, 1, 0, 3]
+    assert test.labels.tolist() == [0, 1, 2]  # a class that only the test images have is a class
+    assert train.class_names == test.class_names == ("3", "1440764", str(2**40), str(2**62), str(ids.max()))
+
+
+def rewritten(path, change, *, method=zipfile.ZIP_STORED, extra=()) -> None:
+    """The file at ``path`` with each array's bytes as ``change(name, bytes)`` gives them, and more members."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, change(name, content))
+        for name, content in extra:
+            archive.writestr(name, content)
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def of(key: str, content: bytes):
+    return lambda name, old: content if name == f"{key}.npy" else old
+
+
+SIZES = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8, 3), }\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (header(SIZES) + bytes(100), r"x_train should have 192,000,000,000,000 bytes by its header"),
+        (header("(" * 9_000 + ")" * 9_000), r"is no complete \.npz file"),
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (-6, 8, 8, 3), }\n"), "should have -1,152 bytes"),
+        (b"", r"is no complete \.npz file"),
+    ],
+    ids=["huge shape", "nested header", "negative shape", "empty"],
+)
+def test_headers_that_promise_what_is_not_there_are_refused_before_anything_is_read(save, content, text):
+    path = save()
+    rewritten(path, of("x_train", content))
+    with pytest.raises(DataError, match=text):
+        npz.read(path)
+
+
+def test_a_small_file_of_gigabytes_is_refused_by_its_header(save, monkeypatch):
+    monkeypatch.setattr(npz, "_SUSPECT_BYTES", 1 << 20)
+    monkeypatch.setattr(npz, "_array", lambda *args: pytest.fail("an array was read"))
+    path = save(x_train=np.zeros((6000, 8, 8, 3), np.uint8), y_train=None)
+    rewritten(path, lambda name, old: old, method=zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match=r"x_train would take 1,152,000 bytes, from [\d,]+ in the file"):
+        npz.read(path)
+    monkeypatch.setattr(npz, "_SUSPECT_BYTES", 1 << 30)
+    monkeypatch.setattr(npz, "_memory", lambda: 2_000_000)
+    with pytest.raises(
+        DataError, match=r"x_train takes 1,152,000 bytes, twice for a moment; this machine has 2,000,000"
+    ):
+        npz.read(path)
+
+
+def test_other_arrays_are_not_looked_at(save):
+    path = save()
+    pickled = pickle.dumps(object())
+    rewritten(path, lambda name, old: old, extra=[("other.npy", header(SIZES)), ("notes.npy", pickled), ("a.txt", b"")])
+    assert len(npz.read(path)[0]) == 6
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_compression_that_numpy_does_not_write_is_refused(save, method):
+    path = save()
+    rewritten(path, lambda name, old: old, method=method)
+    with pytest.raises(DataError, match="x_train is compressed by a method that numpy does not write"):
+        npz.read(path)
+
+
+def test_an_encrypted_array_is_refused(save):
+    path = save()
+    content = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags of a member and of its entry in the list
+        place = content.find(mark)
+        while place >= 0:
+            content[place + offset] |= 1
+            place = content.find(mark, place + 1)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="x_train is encrypted"):
         npz.read(path)
 
 
