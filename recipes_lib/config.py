@@ -19,6 +19,10 @@ from recipes_lib.errors import ConfigError, Faults, nearest
 C = TypeVar("C")
 
 
+MOST_WORKERS = 256
+"""Loading processes of a rank: more than a machine has cores for would fill its memory before the first batch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which images, from where."""
@@ -46,7 +50,7 @@ class DataConfig:
     holdout: float = 0.0
     """Share of the training images kept apart and scored in place of the test set: for choosing hyper-parameters."""
     workers: int = 0
-    """Processes that load batches, per rank; 0 loads in the training process."""
+    """Processes that load batches, per rank, at most 256; 0 loads in the training process."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -70,7 +74,7 @@ class DataConfig:
         classes = self.classes_per_batch
         faults.need(classes is None or classes >= 1, "data.classes_per_batch", classes, "of at least 1")
         faults.need(0 <= self.holdout < 1, "data.holdout", self.holdout, "in [0, 1)")
-        faults.need(self.workers >= 0, "data.workers", self.workers, "of at least 0")
+        faults.need(0 <= self.workers <= MOST_WORKERS, "data.workers", self.workers, f"of 0 to {MOST_WORKERS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +205,7 @@ class TrainConfig:
             self.accumulate,
             f"that divides train.batch_size = {self.batch_size} into micro-batches of at least 2",
         )
-        faults.need(self.threads is None or self.threads >= 1, "train.threads", self.threads, "of at least 1")
+        faults.need(self.threads is None or 1 <= self.threads <= 1024, "train.threads", self.threads, "of 1 to 1024")
         faults.need(0 <= self.seed < 2**63, "train.seed", self.seed, "of at least 0 and below 2**63")
         faults.need(self.checkpoint_every >= 1, "train.checkpoint_every", self.checkpoint_every, "of at least 1")
         faults.need(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "of at least 1")

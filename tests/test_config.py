@@ -121,6 +121,8 @@ def test_data_that_is_drawn_refuses_a_root():
         (DataConfig(name="digits", test_size=0), "data.test_size"),
         (DataConfig(name="digits", holdout=1.0), "data.holdout"),
         (DataConfig(name="digits", workers=-1), "data.workers"),
+        (DataConfig(name="digits", workers=1_000_000), "data.workers"),
+        (TrainConfig(threads=1_000_000), "train.threads"),
         (OptimConfig(lr=0.0, lr_start=0.0, lr_final=0.0), "optim.lr"),
         (OptimConfig(lr_start=1.0), "optim.lr_start"),
         (OptimConfig(lr_final=1.0), "optim.lr_final"),

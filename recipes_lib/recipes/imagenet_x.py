@@ -28,6 +28,7 @@ from rich.console import Console
 from recipes_lib.analysis import imagenet_x_files, predictions
 from recipes_lib.analysis.factor_json import as_json
 from recipes_lib.analysis.factor_report import FactorReport, factor_report
+from recipes_lib.config import MOST_WORKERS
 from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import ConfigError, Faults
 from recipes_lib.recipes import imagenet_x_drawn, imagenet_x_pantry, imagenet_x_report, imagenet_x_score, pretraining
@@ -100,7 +101,8 @@ class Config:
         self.nets.check(faults)
         self.score.check(faults)
         faults.need(self.data.images >= 10, "data.images", self.data.images, "of at least 10")
-        faults.need(self.data.workers >= 0, "data.workers", self.data.workers, "of at least 0")
+        workers = self.data.workers
+        faults.need(0 <= workers <= MOST_WORKERS, "data.workers", workers, f"of 0 to {MOST_WORKERS}")
         if scores and made:
             faults.add(f"data.name = {self.data.name} has no images to score: leave it out, or choose stage = report.")
         obtain = "--annotations FOLDER (pip install --no-deps imagenet-x==0.0.7 has it: imagenet_x/annotations)"

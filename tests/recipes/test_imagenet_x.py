@@ -265,6 +265,7 @@ def test_presets_that_need_nothing_are_valid(preset):
         ("toy", {"nets.steps": 0}, "nets.steps = 0"),
         ("toy", {"nets.clip_steps": -1}, "nets.clip_steps = -1"),
         ("toy", {"data.workers": -1}, "data.workers = -1"),
+        ("toy", {"data.workers": 1_000_000}, "data.workers = 1000000"),
         ("toy", {"score.batch_size": 0}, "score.batch_size = 0"),
         ("toy", {"score.threads": 0}, "score.threads = 0"),
     ],
