@@ -68,7 +68,7 @@ def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warning
 
     Raises: ``DataError`` in one line where the data is missing, damaged or of the wrong kind.
     """
-    if config.labelled is not None:
+    if config.labelled is not None and config.labelled.exists():  # one that no probe asks for may be missing
         labelled.lines(config.labelled)  # before hours of decoding
     notes: list[str] = []
 

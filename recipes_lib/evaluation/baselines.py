@@ -24,7 +24,8 @@ PIXEL_SIDE = 32
 def raw_pixels(dataset: ImageSet | ImageFiles, *, workers: int = 0) -> Features:
     """The pixels themselves as features, each image less its own mean, so that brightness does not count.
 
-    Images larger than 32 pixels are reduced to 32x32.
+    Images larger than 32 pixels are reduced to 32x32: those in memory as a whole, files as features are read from them
+    (:func:`recipes_lib.views.multicrop.eval_box`).
 
     Shapes: N images -> [N, 3 * side * side] (both fields are the same tensor).
     """

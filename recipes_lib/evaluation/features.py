@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.loader import each, outlive_signals
 from recipes_lib.errors import DataError
-from recipes_lib.views.multicrop import Normalize, eval_view
+from recipes_lib.views.multicrop import Normalize, eval_box, eval_view
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def extract(
 
 
 def read_chunks(dataset: ImageSet | ImageFiles, image_size: int, batch_size: int, workers: int = 0) -> Iterator[Tensor]:
-    """The images in order, uint8 [<= batch_size, 3, H, W]; files are resized and cropped to ``image_size``.
+    """The images in order, uint8 [<= batch_size, 3, H, W]; files are resized and cropped to ``image_size``, as
+    :func:`recipes_lib.views.multicrop.eval_box` says.
 
     Raises: ``DataError`` naming an image file that cannot be read.
     """
@@ -102,9 +103,8 @@ class _Cropped(Dataset):
             image = self.files.open(index)
         except DataError as error:
             return error  # raised in a worker, its one line would come back wrapped in a traceback
-        margin = round(self.size * 256 / 224)  # the rule of eval_view, one image at a time
-        image = TF.resize(image, [margin if min(image.size) >= margin else self.size])
-        return TF.pil_to_tensor(TF.center_crop(image, [self.size]))
+        height, width, top, left = eval_box(image.height, image.width, self.size)
+        return TF.pil_to_tensor(TF.crop(TF.resize(image, [height, width]), top, left, self.size, self.size))
 
 
 def _collate(items: list[Tensor | DataError]) -> Tensor | DataError:

@@ -17,7 +17,7 @@ from recipes_lib.views import colour, geometry
 from recipes_lib.views.config import Normalize, ViewsConfig
 from recipes_lib.views.look import LOOK_DRAWS, Look, develop_, look_from
 
-__all__ = ["MultiCrop", "Normalize", "ViewBatch", "ViewsConfig", "eval_view"]
+__all__ = ["MultiCrop", "Normalize", "ViewBatch", "ViewsConfig", "eval_box", "eval_view"]
 
 # Floats computed together: about the second-level cache of a core (1 MB).
 _CACHED_VALUES = 300_000
@@ -149,22 +149,33 @@ def _picked(crops: Tensor, rows: Tensor) -> Tensor:
     return geometry.to_float(crops.index_select(0, rows.to(crops.device)))
 
 
+def eval_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """How an image is resized for evaluation, and what is cut out of it: new height, new width, top, left.
+
+    The shorter side becomes ``size`` * 256 / 224, or ``size`` itself where the image is too small for that; an image of
+    ``size`` x ``size`` stays. A square of ``size`` is cut from the centre. The longer side is rounded down and the corner of
+    the square to the nearest pixel (of two, to the even one), as torchvision's ``Resize`` and ``CenterCrop`` do.
+
+    Differs: torchvision's usual pair enlarges small images to ``size`` * 256 / 224 too, and cuts their borders off.
+    """
+    if (height, width) == (size, size):
+        return height, width, 0, 0
+    margin, shortest = round(size * 256 / 224), min(height, width)
+    short = margin if shortest >= margin else size
+    new = [short * side // shortest for side in (height, width)]
+    return *new, *(round((side - size) / 2) for side in new)
+
+
 def eval_view(images: Tensor, size: int, normalize: Normalize = "imagenet") -> Tensor:
     """The view that features are computed from, without chance: uint8 [B, 3, H, W] -> float32 [B, 3, size, size].
 
-    The shorter side is resized to ``size`` * 256 / 224 and the centre is cut out, as is usual for ImageNet; images that
-    are too small for that are resized so that the shorter side is ``size``. Images of that size already stay as they are.
+    Resized and cut as :func:`eval_box` says.
     """
     images = geometry.to_float(images) if images.dtype == torch.uint8 else images.clone()
-    height, width = images.shape[2:]
-    if (height, width) != (size, size):
-        margin = round(size * 256 / 224)
-        short = margin if min(height, width) >= margin else size
-        sides = [max(short, round(side * short / min(height, width))) for side in (height, width)]
-        images = F.interpolate(images, sides, mode="bilinear", antialias=True)
-        top, left = (sides[0] - size) // 2, (sides[1] - size) // 2
-        images = images[:, :, top : top + size, left : left + size]
-    return _normalized_(images, normalize)
+    height, width, top, left = eval_box(*images.shape[2:], size)
+    if images.shape[2:] != (height, width):
+        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return _normalized_(images[:, :, top : top + size, left : left + size].contiguous(), normalize)
 
 
 def _normalized_(images: Tensor, kind: Normalize) -> Tensor:

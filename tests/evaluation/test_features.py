@@ -7,7 +7,7 @@ from torch import nn
 
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.errors import DataError
-from recipes_lib.evaluation.features import extract
+from recipes_lib.evaluation.features import extract, read_chunks
 from recipes_lib.views.multicrop import eval_view
 
 HOW = {"image_size": 16, "normalize": "imagenet"}
@@ -91,6 +91,17 @@ def test_a_file_and_the_same_image_in_memory_give_nearly_the_same_features(backb
     from_memory = extract(backbone, ImageSet(opened.contiguous(), None, ()), **HOW)
     from_file = extract(backbone, files.select(torch.tensor([0])), **HOW)
     torch.testing.assert_close(from_file.before_norm, from_memory.before_norm, atol=0.02, rtol=0)  # 8-bit rounding
+
+
+@pytest.mark.parametrize("size", [(61, 37), (19, 50), (33, 18), (16, 16), (15, 9)])
+def test_a_file_and_a_tensor_are_cut_at_the_same_place_whatever_their_size(tmp_path, size):
+    pixels = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    pixels = (torch.nn.functional.interpolate(pixels, size, mode="bilinear") * 255).to(torch.uint8)
+    Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    files = ImageFiles(tmp_path, np.array(["a.png"]), None, ())
+    (chunk,) = read_chunks(files, 16, batch_size=1)
+    from_file, from_memory = (eval_view(images, 16, "imagenet") for images in (chunk, pixels))
+    torch.testing.assert_close(from_file, from_memory, atol=0.02, rtol=0)  # 8-bit rounding is 1/255 = 0.004, over 0.22
 
 
 @pytest.mark.parametrize("workers", [0, 1])

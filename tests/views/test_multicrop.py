@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.v2 import functional as peer
 
 from recipes_lib.views import colour
-from recipes_lib.views.multicrop import MultiCrop, ViewsConfig, eval_view
+from recipes_lib.views.multicrop import MultiCrop, ViewsConfig, eval_box, eval_view
 
 # every operation takes part, each for some of the samples
 EVERYTHING = ViewsConfig(
@@ -185,6 +185,17 @@ def test_eval_view_is_torchvisions_resize_and_centre_crop():
     resized = peer.resize(picture / 255, [64], antialias=True)
     expected = colour.normalize(peer.center_crop(resized, [56, 56]))
     torch.testing.assert_close(eval_view(picture, 56), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_eval_box_is_torchvisions_resize_and_centre_crop_on_odd_sizes_too(seed):
+    draw = torch.Generator().manual_seed(seed)
+    height, width = (int(side) for side in torch.randint(64, 300, (2,), generator=draw))
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    resized = peer.resize(torch.stack([rows, columns]).float(), [64], antialias=True)
+    tall, wide, top, left = eval_box(height, width, 56)
+    assert (tall, wide) == resized.shape[1:]
+    assert torch.equal(peer.center_crop(resized, [56, 56]), resized[:, top : top + 56, left : left + 56])
 
 
 def test_eval_view_enlarges_small_images_to_their_shorter_side():
