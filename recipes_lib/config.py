@@ -30,7 +30,9 @@ class DataConfig:
     name: Literal["digits", "pantry", "npz", "cifar10", "stl10", "imagenet", "inat18", "places365"] = "imagenet"
     """``digits`` and ``pantry`` need nothing else; the others are read from ``root``."""
     root: Path | None = None
-    """Folder of the data set as torchvision lays it out, or the ``.npz`` file."""
+    """Folder of the data set as torchvision lays it out, or the ``.npz`` file. ``imagenet`` is any folder of images:
+    ``train/CLASS`` and ``val/CLASS``; images in ``train`` itself or in ``train/unlabeled`` have no label; without a
+    probe ``val`` may be missing, and images may lie in the folder itself."""
     on_damage: Literal["stop", "skip"] = "stop"
     """What to do about an image that cannot be read: stop with its name, or leave it out and say how many were."""
     image_size: int = 224
@@ -42,7 +44,8 @@ class DataConfig:
     scenes: Literal["natural", "controlled"] = "natural"
     """``pantry`` only. natural: each class has its usual materials, colours and places; controlled: no such ties."""
     labelled: Path | None = None
-    """Text file that names the labelled images, a name a line, for low-shot evaluation; none: splits are drawn."""
+    """Text file that names the labelled images, a name a line (of images in memory: their numbers, from 0), for low-shot
+    evaluation; none: splits are drawn."""
     tail: float = 0.0
     """Exponent of a power law of the classes' sizes in training: class r keeps r ** -tail of the first's; 0: all of them."""
     classes_per_batch: int | None = None

@@ -91,9 +91,11 @@ def verify_subset(path: Path, pool: np.ndarray | None = None) -> np.ndarray:
 
     Raises: ``DataError`` where the file is no uid file, is not strictly increasing or leaves the pool.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path} cannot be read as a uid file: it is no plain file. Write it with save_subset.")
     try:
         subset = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise DataError(f"{path} cannot be read as a uid file ({error}). Write it with save_subset.") from None
     if not isinstance(subset, np.ndarray) or subset.dtype != DTYPE or subset.ndim != 1:
         what = f"{subset.dtype} {list(subset.shape)}" if isinstance(subset, np.ndarray) else "an archive"

@@ -37,6 +37,8 @@ def read_groups(path: Path, models: Sequence[str]) -> dict[str, dict[str, str]]:
 
     Returns model -> column -> group, of ``models`` alone. Raises: ``DataError`` naming what is missing.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"groups = {path} cannot be read as a CSV file (it is no plain file).")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

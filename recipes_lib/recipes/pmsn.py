@@ -170,6 +170,10 @@ def Method(config: Config, steps: int) -> msn.MSN:
     return PMSN(config, steps) if config.loss.objective == "msn" else Siamese(config, steps)
 
 
+_MOST_PRIOR_BYTES = 1 << 25
+"""Of a file with a prior: a million frequencies, each written out."""
+
+
 def _prior(loss: LossConfig, count: int) -> Tensor:
     """float64 [count]. Raises: ``DataError`` naming a file that holds no such prior."""
     if loss.is_uniform:
@@ -179,10 +183,14 @@ def _prior(loss: LossConfig, count: int) -> Tensor:
     path = loss.prior_file
     if not path.is_file():
         raise DataError(f"loss.prior_file = {path} is no file. Give a text or .npy file of {count} frequencies.")
+    if (size := path.stat().st_size) > _MOST_PRIOR_BYTES:
+        raise DataError(
+            f"loss.prior_file = {path} has {size:,} bytes. Give a text or .npy file of {count} frequencies."
+        )
     try:
         numbers = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
         prior = priors.given(torch.from_numpy(numbers), normalise=True)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, MemoryError) as error:
         raise DataError(f"loss.prior_file = {path} holds no prior: {str(error).splitlines()[0]}") from None
     if len(prior) != count:
         raise DataError(f"loss.prior_file = {path} has {len(prior)} numbers, but model.prototypes = {count}.")

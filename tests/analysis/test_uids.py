@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -112,6 +113,9 @@ def test_a_file_that_is_no_array_is_refused(tmp_path):
             verify_subset(path)
     with pytest.raises(DataError, match="cannot be read"):
         verify_subset(tmp_path / "absent.npy")
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(DataError, match="it is no plain file"):
+        verify_subset(tmp_path / "pipe.npy")
     with path.open("wb") as file:
         np.savez(file, a=np.zeros(2))
     with pytest.raises(DataError, match="an archive"):

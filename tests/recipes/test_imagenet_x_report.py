@@ -2,6 +2,7 @@
 """What a report says of metaclasses and classes: its tables, its page and its figure."""
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from recipes_lib.analysis.annotations import FACTORS, Annotations
 from recipes_lib.analysis.factor_json import MOST_TABLES, as_json
 from recipes_lib.analysis.factor_report import FEW, FactorReport, factor_report
 from recipes_lib.analysis.predictions import Predictions
+from recipes_lib.errors import DataError
 from recipes_lib.recipes import imagenet_x_drawn, imagenet_x_plots, imagenet_x_report, imagenet_x_tables
 
 DRAWN = imagenet_x_drawn.draw(2000, 0)
@@ -126,3 +128,9 @@ def test_the_figure_is_coloured_by_the_ratio_where_images_are_enough_and_grey_wh
             if sure:
                 assert 2 ** coloured[row, column] == pytest.approx(counts.error_ratio[:, factor].mean())
     assert 0 < coloured.mask.sum() < coloured.size  # both kinds were seen
+
+
+def test_a_table_of_groups_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "groups.csv")
+    with pytest.raises(DataError, match="it is no plain file"):
+        imagenet_x_report.read_groups(tmp_path / "groups.csv", ["net-0"])

@@ -126,6 +126,13 @@ def test_a_file_without_a_usable_prior_is_named_in_one_line(tmp_path, text, word
     assert "\n" not in str(error.value)
 
 
+def test_a_prior_file_without_end_is_refused_by_its_size(tmp_path):
+    with (tmp_path / "prior.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"prior\.txt has 1,099,511,627,776 bytes\. Give a text or \.npy file of 8"):
+        method(override(TINY, {"loss.prior": "file", "loss.prior_file": tmp_path / "prior.txt"}))
+
+
 # the other objectives
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from recipes_lib.config import override, to_yaml
-from recipes_lib.errors import ConfigError, DataError, Interrupted, RunError
+from recipes_lib.errors import ConfigError, DamagedImage, DataError, Interrupted, RunError
 from recipes_lib.recipes import clip, msn, pretraining, sieve
 from recipes_lib.training import checkpoint, log
 
@@ -51,6 +52,36 @@ def test_images_without_labels_are_trained_on_where_no_probe_is_asked_for(tmp_pa
     assert result.report["scores"] == {}
     with pytest.raises(DataError, match=r"no labels, .* --eval\.probes with no name"):
         pretraining.evaluate(result.folder, ["knn"])
+
+
+def image_files(folder: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (36, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def test_images_of_ones_own_without_classes_or_val_are_trained_on_where_no_probe_is_asked_for(tmp_path):
+    root = image_files(tmp_path / "mine", *(f"{number}.png" for number in range(9)))
+    config = override(TINY, {"data.name": "imagenet", "data.root": root})
+    result = msn.run(config, tmp_path / "run")
+    assert (result.report["steps"], result.report["scores"]) == (1, {})
+    assert result.report["data"] | {"notes": None} == {"train": 9, "labelled": 0, "test": 9, "notes": None}
+    with pytest.raises(DataError, match="The training images have no labels"):
+        msn.run(override(config, {"eval.probes": ["knn"]}), tmp_path / "other")
+
+
+def test_a_damaged_image_that_would_be_scored_ends_the_run_before_its_first_step(tmp_path):
+    names = [f"{split}/{kind}/{number}.png" for split in ("train", "val") for kind in "ab" for number in range(4)]
+    root = image_files(tmp_path / "mine", *names)
+    (root / "val" / "b" / "3.png").write_bytes(b"")
+    config = override(TINY, {"data.name": "imagenet", "data.root": root, "eval.probes": ["linear"]})
+    with pytest.raises(DamagedImage, match=r"val/b/3\.png cannot be read"):
+        msn.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    result = msn.run(override(config, {"data.on_damage": "skip"}), tmp_path / "run")
+    assert result.report["data"]["test"] == 7
 
 
 def test_a_probe_that_needs_no_named_images_does_not_look_them_up(run):
