@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "PPM", "TIFF", "GIF")
 """What is decoded, as Pillow calls it. Pillow knows more, and starts other programs for some of them (EPS)."""
@@ -99,7 +99,7 @@ def decode(data: bytes) -> Decoded:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the warning: where it is made an error
         raise _too_large("far more") from None
     except Exception as error:  # Pillow's plug-ins hand on whatever the libraries below them raise on damaged files
-        broken = isinstance(error, UnidentifiedImageError) or "truncated" in str(error)
+        broken = isinstance(error, OSError) or "truncated" in str(error)
         cause = f"it is empty, truncated or none of {', '.join(FORMATS)}" if broken else type(error).__name__
         raise ImageFault("damaged image", f"cannot be read ({cause})", "Copy it again") from None
 

@@ -135,7 +135,7 @@ class _Prepared(Dataset):
             image = self.images.open(index)
         except DamagedImage as error:  # raised in a worker, its one line would come back wrapped in a traceback
             reason = str(error).partition(". ")[0]
-            return DamagedImage(f"{reason}. Copy it again: a report needs every validation image.")
+            return DamagedImage(f"{reason}. Mend it: a report needs every validation image.")
         return self.prepare(image)
 
 

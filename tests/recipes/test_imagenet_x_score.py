@@ -231,7 +231,7 @@ def test_a_damaged_image_is_named_and_what_was_scored_before_is_kept(root, weigh
     last = sorted((place / "val").rglob("*.JPEG"))[-1]
     last.write_bytes(last.read_bytes()[:300])
     given = config(place, **{"score.weights": weights})
-    with pytest.raises(DataError, match=rf"{last.name} is no readable image .*Copy it again: a report needs") as error:
+    with pytest.raises(DataError, match=rf"{last.name} cannot be read .*Mend it: a report needs") as error:
         imagenet_x.run(given, tmp_path / "run")
     assert "\n" not in str(error.value)
     last.write_bytes((root / last.relative_to(place)).read_bytes())

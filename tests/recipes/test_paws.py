@@ -144,11 +144,14 @@ def test_which_labels_are_kept_goes_by_their_own_seed():
     assert torch.equal(chosen[2], chosen[3])  # without one, by the run's
 
 
-def test_a_file_of_names_needs_images_with_names(tmp_path):
-    (tmp_path / "names.txt").write_text("a\n")
-    config = override(TINY, {"data.labels_per_class": None, "data.labelled": tmp_path / "names.txt"})
-    with pytest.raises(DataError, match="those of this data set have no names"):
-        paws.hide_labels(config, load(config.data, 0))
+def test_images_in_memory_keep_the_labels_whose_numbers_a_list_names(tmp_path):
+    """As in the label lists of CIFAR-10 that come with the paper's code."""
+    (tmp_path / "numbers.txt").write_text("7\n30\n0\n")
+    config = override(TINY, {"data.labels_per_class": None, "data.labelled": tmp_path / "numbers.txt"})
+    whole = load(config.data, seed=0)
+    train = paws.hide_labels(config, whole).train
+    assert (train.labels != UNLABELLED).nonzero()[:, 0].tolist() == [0, 7, 30]
+    assert torch.equal(train.labels[[0, 7, 30]], whole.train.labels[[0, 7, 30]])
 
 
 def test_a_run_scores_its_own_classifier_and_can_be_evaluated_again(tmp_path):
