@@ -25,6 +25,9 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", 
 _POOLS = ("unlabeled", "unlabelled")
 _LEFT_BEHIND = ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
+_MOST_KINDS = 12
+"""So many kinds of files that were passed over are named, the most frequent ones."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -123,6 +126,8 @@ def _notes(folder: Path, found: Listing) -> tuple[str, ...]:
     if found.classes:
         line += f" of {len(found.classes):,} classes" + (f", {unlabelled:,} without a label" if unlabelled else "")
     if found.passed_over:
-        kinds = ", ".join(f"{kind} {number:,}" for kind, number in sorted(found.passed_over.items()))
+        named = found.passed_over.most_common(_MOST_KINDS)
+        kinds = ", ".join(f"{kind if kind.isprintable() else repr(kind)} {number:,}" for kind, number in sorted(named))
+        kinds += ", ..." if len(named) < len(found.passed_over) else ""
         line += f"; {found.passed_over.total():,} files and folders passed over ({kinds})"
     return (f"{line}.",)

@@ -93,7 +93,8 @@ class ImageFiles:
             return decode.decode(decode.read(path)).image
         except decode.ImageFault as fault:
             way_out = f"{fault.remedy}, or leave such images out with --data.on-damage skip."
-            raise DamagedImage(f"{path} {fault}. {way_out}") from None
+            name = str(path) if str(path).isprintable() else repr(str(path))  # a name may have a line break
+            raise DamagedImage(f"{name} {fault}. {way_out}") from None
 
     def select(self, indices: Tensor) -> "ImageFiles":
         """The files at ``indices`` (int64 [n], in that order), with their labels."""

@@ -14,9 +14,9 @@ import torch
 from recipes_lib import randomness
 from recipes_lib.config import DataConfig
 from recipes_lib.data import digits, labelled, npz, pantry, torchvision_sets
-from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
+from recipes_lib.data.images import UNLABELLED, Checked, ImageFiles, ImageSet
 from recipes_lib.data.imbalance import long_tail
-from recipes_lib.errors import DataError
+from recipes_lib.errors import DamagedImage, DataError
 
 Images = ImageSet | ImageFiles
 
@@ -96,16 +96,21 @@ def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warning
     return Splits(train, test, _aside(steps) if config.labelled is not None else {}, tuple(notes))
 
 
-def check_scored(splits: Splits, config: DataConfig) -> None:
+def check_scored(splits: Splits, config: DataConfig, warn: Callable[[str], None] = warnings.warn) -> None:
     """Decodes the images that are scored after training, so that a damaged one is met before it.
 
-    Where ``on_damage`` is skip they have been decoded already.
+    Where ``on_damage`` is skip they have been decoded already. ``warn`` is given lines about what decoding has to remark.
 
-    Raises: ``DamagedImage`` about the first image that cannot be decoded.
+    Raises: ``DataError`` about the first image that cannot be decoded.
     """
     if isinstance(splits.test, ImageFiles) and config.on_damage == "stop":
-        for index in splits.test.check(_threads(config)).faults:
-            splits.test.open(index)
+        found = splits.test.check(_threads(config))
+        for index in found.faults:
+            try:
+                splits.test.open(index)
+            except DamagedImage as error:  # which each rank would print: but here all of them have met it
+                raise DataError(str(error)) from None
+        _tell_remarks(splits.test, found, warn)
 
 
 def _threads(config: DataConfig) -> int:
@@ -176,14 +181,14 @@ def _without_damaged(images: Images, config: DataConfig, warn: Callable[[str], N
         return images
     warn(f"Opening each of the {len(images):,} images under {images.root} once, to leave out those that are damaged.")
     found = images.check(_threads(config))
-    for remark, number in sorted(found.remarks.items()):
-        warn(f"{number:,} of {len(images):,} images under {images.root}: {remark}.")
+    _tell_remarks(images, found, warn)
     damaged = list(found.faults)
     if not damaged:
         return images
     if len(damaged) == len(images):
         raise DataError(f"None of the {len(images):,} images under {images.root} can be read. Copy them again.")
-    first = ", ".join(str(images.names[index]) for index in damaged[:3])
+    names = [str(images.names[index]) for index in damaged[:3]]
+    first = ", ".join(name if name.isprintable() else repr(name) for name in names)
     more = ", ..." if len(damaged) > 3 else ""
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in sorted(Counter(found.faults.values()).items()))
     warn(
@@ -192,6 +197,11 @@ def _without_damaged(images: Images, config: DataConfig, warn: Callable[[str], N
     keep = torch.ones(len(images), dtype=torch.bool)
     keep[damaged] = False
     return images.select(keep.nonzero()[:, 0])
+
+
+def _tell_remarks(images: ImageFiles, found: Checked, warn: Callable[[str], None]) -> None:
+    for remark, number in sorted(found.remarks.items()):
+        warn(f"{number:,} of {len(images):,} images under {images.root}: {remark}.")
 
 
 def _hold_out(train: Images, share: float, seed: int) -> tuple[Images, Images]:

@@ -75,6 +75,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             run.warn(line)
         splits = load_data(recipe, config, run)
         method, batches, steps = _prepare(recipe, config, splits, place)
+        collectives.from_main(lambda: check_scored(splits, config.data, run.warn))
         fit = recipe.fit if hasattr(recipe, "fit") else loop.fit
         traffic = fit(
             method,
@@ -122,7 +123,6 @@ def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World
     """The method on its device, its batches, and the number of steps."""
     if not hasattr(recipe, "score"):
         probes.require_labels(splits, config.eval, config.data.labelled)  # now, not after hours of training
-    collectives.from_main(lambda: check_scored(splits, config.data))  # likewise
     batches = StepBatches(
         splits.train,
         seed=config.train.seed,

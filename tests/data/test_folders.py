@@ -55,6 +55,14 @@ def test_files_passed_over_are_counted_by_kind(tmp_path):
     assert note.endswith("4 files and folders passed over (.jpg_large 2, .txt 1, files without a suffix 1).")
 
 
+def test_only_the_most_frequent_of_many_kinds_are_named(tmp_path):
+    (note,) = folders.read(
+        touch(tmp_path, "a/1.png", "a/x.most", "a/y.most", *(f"a/x.{n:03d}" for n in range(50)))
+    ).notes
+    assert note.endswith(", .most 2, ...).")
+    assert note.count(",") == 12
+
+
 def test_a_class_folder_of_other_files_is_refused_with_the_endings_that_count(tmp_path):
     with pytest.raises(DataError, match=r"no valid file for the classes b, c\. Images end in .*\.jfif"):
         folders.read(touch(tmp_path, "a/1.png", "b/1.heic", "c/._1.png"))

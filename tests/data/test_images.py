@@ -70,6 +70,13 @@ def test_a_damaged_file_is_named_in_one_line_with_the_way_out(tmp_path, content)
     assert "\n" not in text
 
 
+def test_a_name_with_a_line_break_is_told_in_one_line(tmp_path):
+    files = ImageFiles(tmp_path, np.array(["a\nb.png"]), torch.zeros(1), ("a",))
+    with pytest.raises(DataError, match=r"a\\nb\.png' cannot be read") as error:
+        files.open(0)
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.jpg"):
         ImageFiles(tmp_path, np.array(["gone.jpg"]), torch.zeros(1), ("a",)).open(0)

@@ -11,7 +11,7 @@ from PIL import Image
 from recipes_lib.config import DataConfig
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, check_scored, load
-from recipes_lib.errors import DamagedImage, DataError
+from recipes_lib.errors import DataError
 
 
 @pytest.fixture
@@ -111,9 +111,13 @@ def damage(path) -> None:
 
 def test_a_damaged_image_that_is_scored_is_met_before_training(photos):
     config = DataConfig(name="imagenet", root=photos)
-    check_scored(load(config, seed=0), config)
+    check_scored(load(config, seed=0), config, warn=(lines := []).append)
+    assert lines == []
+    Image.new("LA", (9, 9)).save(photos / "val" / "n01" / "clear.png")
+    check_scored(load(config, seed=0), config, warn=lines.append)
+    assert lines == [f"1 of 3 images under {photos / 'val'}: transparent image, composited over white."]
     damage(photos / "val" / "n02" / "n02_0.JPEG")
-    with pytest.raises(DamagedImage, match=r"val/n02/n02_0\.JPEG cannot be read.*--data\.on-damage skip"):
+    with pytest.raises(DataError, match=r"val/n02/n02_0\.JPEG cannot be read.*--data\.on-damage skip"):
         check_scored(load(config, seed=0), config)
     config = replace(config, on_damage="skip")
     check_scored(load(config, seed=0, warn=[].append), config)

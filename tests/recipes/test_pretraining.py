@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from recipes_lib.config import override, to_yaml
-from recipes_lib.errors import ConfigError, DamagedImage, DataError, Interrupted, RunError
+from recipes_lib.errors import ConfigError, DataError, Interrupted, RunError
 from recipes_lib.recipes import clip, msn, pretraining, sieve
 from recipes_lib.training import checkpoint, log
 
@@ -77,7 +77,7 @@ def test_a_damaged_image_that_would_be_scored_ends_the_run_before_its_first_step
     root = image_files(tmp_path / "mine", *names)
     (root / "val" / "b" / "3.png").write_bytes(b"")
     config = override(TINY, {"data.name": "imagenet", "data.root": root, "eval.probes": ["linear"]})
-    with pytest.raises(DamagedImage, match=r"val/b/3\.png cannot be read"):
+    with pytest.raises(DataError, match=r"val/b/3\.png cannot be read"):
         msn.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     result = msn.run(override(config, {"data.on_damage": "skip"}), tmp_path / "run")
