@@ -23,7 +23,8 @@ def convert(model: nn.Module, kind: Kind, *, skip: Sequence[str] = KEPT) -> int:
 
     Weights and biases are the same ``Parameter`` objects afterwards, so an optimiser, a state dict or tied weights need
     no change. Subclasses of ``nn.Linear`` stay (``nn.MultiheadAttention`` reads the weight of its own past the layer's
-    ``forward``), and so does a layer with hooks, which would be lost.
+    ``forward``), and so does a layer with hooks, which would be lost. ``nn.TransformerEncoderLayer`` reads weights past
+    ``forward`` too, in evaluation: this fast path of its own is switched off where one of its layers is replaced.
 
     ``skip``: shell patterns; a layer stays where one fits its dotted name or one part of it: ``fc`` fits ``head.fc``
     and not ``mlp.fc1``. An empty sequence skips nothing.
@@ -47,7 +48,17 @@ def convert(model: nn.Module, kind: Kind, *, skip: Sequence[str] = KEPT) -> int:
     if not made:
         found = f"its linear layers, all kept: {', '.join(kept)}" if kept else "it has no nn.Linear inside"
         raise ConfigError(f"convert(kind={kind!r}) replaces no layer of {type(model).__name__} ({found}); change skip.")
+    _switch_off_fast_paths(model, set(made.values()))
     return len(made)
+
+
+def _switch_off_fast_paths(model: nn.Module, made: set[nn.Module]) -> None:
+    """Makes torch's transformer encoders call the layers of ``made`` in evaluation as they do in training."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder) and made & set(module.modules()):
+            # each is what torch itself sets where its fast path does not fit a layer
+            name, off = ("use_nested_tensor", False) if hasattr(module, "layers") else ("activation_relu_or_gelu", 0)
+            setattr(module, name, off)
 
 
 def _skipped(name: str, skip: Sequence[str]) -> bool:

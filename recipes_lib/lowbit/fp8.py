@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recipes_lib.lowbit.autograd import autocast_dtype, no_autocast, one_by_one
+
 Format = Literal["e4m3", "e5m2"]
 Scaling = Literal["tensor", "row"]
 
@@ -44,12 +46,15 @@ def round_to(x: Tensor, fmt: Format) -> Tensor:
 def quantized(x: Tensor, fmt: Format, *, scaling: Scaling) -> Tensor:
     """``x`` with its largest magnitude (of each row, or of all) brought to the format's largest number, rounded, and
     brought back. [n, k] -> [n, k] of x's dtype; the numbers on the way are float32.
+
+    The scale is 2^126 at most, where it and its inverse are both normal numbers. Where the largest magnitude is below
+    5e-36 (E4M3) or 7e-34 (E5M2) it thus stays below the format's largest number; it would be brought to infinity else.
     """
     if x.numel() == 0:
         return x
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     top = wide.abs().amax(dim=1 if scaling == "row" else (0, 1), keepdim=True)
-    scale = _grid(fmt).largest / torch.where(top == 0, 1.0, top)
+    scale = (_grid(fmt).largest / torch.where(top == 0, 1.0, top)).clamp(max=1 / torch.finfo(top.dtype).tiny)
     return (round_to(wide * scale, fmt) / scale).to(x.dtype)
 
 
@@ -75,16 +80,40 @@ class _Simulated(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        dx = dw = None
-        with torch.autocast(grad.device.type, enabled=False):
-            coarse = quantized(grad, "e5m2", scaling=ctx.scaling)
-            if ctx.needs_input_grad[0]:
-                dx = coarse @ quantized(weight, "e4m3", scaling="tensor")
-            if ctx.needs_input_grad[1]:
+        needed = tuple(ctx.needs_input_grad[:2])
+        made = iter(_Gradients.apply(grad, *ctx.saved_tensors, ctx.scaling, needed))
+        return (*(next(made) if each else None for each in needed), None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+        (y,), _ = one_by_one(lambda *sample: (_Simulated.apply(*sample),), info.batch_size, in_dims, inputs)
+        return y, 0
+
+
+class _Gradients(torch.autograd.Function):
+    """Those of dX and dW that are ``needed``; a function of its own, for ``torch.func.vmap``."""
+
+    @staticmethod
+    def forward(
+        grad: Tensor, x: Tensor, weight: Tensor, scaling: Scaling, needed: tuple[bool, bool]
+    ) -> tuple[Tensor, ...]:
+        made = []
+        with no_autocast(grad.device.type):
+            coarse = quantized(grad, "e5m2", scaling=scaling)
+            if needed[0]:
+                made.append(coarse @ quantized(weight, "e4m3", scaling="tensor"))
+            if needed[1]:
                 # by row is SwitchBack: dW from G and X as they are
-                dw = coarse.T @ quantized(x, "e4m3", scaling="tensor") if ctx.scaling == "tensor" else grad.T @ x
-        return dx, dw, None
+                made.append(coarse.T @ quantized(x, "e4m3", scaling="tensor") if scaling == "tensor" else grad.T @ x)
+        return tuple(made)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        """Keeps nothing: gradients of these gradients are not known."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        return one_by_one(_Gradients.apply, info.batch_size, in_dims, inputs)
 
 
 class Fp8Linear(nn.Linear):
@@ -122,9 +151,9 @@ class Fp8Linear(nn.Linear):
             raise TypeError(f"Fp8Linear: the input is {str(x.dtype).removeprefix('torch.')}; it takes floats.")
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"Fp8Linear: the input has shape {list(x.shape)}; in_features is {self.in_features}.")
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        rows, weight = x.to(dtype).reshape(-1, self.in_features), self.weight.to(dtype)
+        dtype = autocast_dtype(x.device.type) or x.dtype
+        rows = x.to(dtype).flatten(0, -2) if x.dim() > 1 else x.to(dtype)[None]
+        weight = self.weight.to(dtype)
         y = _Simulated.apply(rows, weight, self.scaling)
         y = y if self.bias is None else y + self.bias.to(dtype)
         return y.view(*x.shape[:-1], self.out_features)
@@ -143,7 +172,8 @@ def scaled_mm(x: Tensor, weight: Tensor, *, out_dtype: torch.dtype = torch.bfloa
     largest, parts = GRIDS["e4m3"].largest, []
     for matrix in (x, weight):
         top = matrix.abs().amax().float()
-        scale = torch.where(top == 0, 1.0, top) / largest
+        # as in quantized: a scale of 0 would make infinities, and a GPU may take a subnormal one for 0
+        scale = (torch.where(top == 0, 1.0, top) / largest).clamp(min=torch.finfo(top.dtype).tiny)
         codes = (matrix.float() / scale).clamp(-largest, largest).to(torch.float8_e4m3fn)
         height, width = codes.shape
         parts += [F.pad(codes.view(torch.uint8), (0, -width % 16, 0, -height % 16)).view(codes.dtype), scale]

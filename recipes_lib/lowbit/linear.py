@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recipes_lib.lowbit import quantize
-from recipes_lib.lowbit.matmul import Backend, check_backend, default_backend, int_mm_is_exact, product
+from recipes_lib.lowbit.autograd import autocast_dtype, no_autocast, one_by_one
+from recipes_lib.lowbit.matmul import Backend, check_backend, default_backend, product
 from recipes_lib.lowbit.quantize import Quantized
 
 SUPPORTED = (torch.float32, torch.bfloat16, torch.float16)
@@ -25,79 +26,108 @@ class _Plan:
     """What tells one layer's arithmetic from another's."""
 
     save: Literal["input", "integers"]
+    weight_scale: Literal["tensor", "row"]
     weight_gradient: Literal["float", "integers"]
     backend: Backend
     dtype: torch.dtype
+    weight_dtype: torch.dtype
+    bias_dtype: torch.dtype | None
     name: str
 
 
 class _Product(torch.autograd.Function):
-    """Y = X W^T + b in integers, dX = G W in integers, dW by the plan; straight through the rounding.
-
-    ``forward_*`` is Q(W) as Y needs it, ``backward_*`` as dX needs it; none: the same.
+    """Y = X W^T + b in integers, and beside it what the backward pass needs of them: Q(W) as dX needs it, and Q(X) where
+    the plan saves integers. Straight through the rounding.
     """
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        forward_values: Tensor,
-        forward_scale: Tensor,
-        backward_values: Tensor | None,
-        backward_scale: Tensor | None,
-        plan: _Plan,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        left = quantize.rows(x, name=f"the input of {plan.name}") if plan.save == "integers" else x
-        right = Quantized(forward_values, forward_scale).T
-        name = f"the input of {plan.name}"
-        y = product(left, right, dtype=plan.dtype, backend=plan.backend, bias=bias, name=name)
-        return (y, left.values, left.scale) if plan.save == "integers" else (y, None, None)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> tuple[Tensor, ...]:
+        name, forward, backward = f"the input of {plan.name}", *_quantized_weight(weight, plan)
+        left = quantize.rows(x, name=name) if plan.save == "integers" else x
+        y = product(left, forward.T, dtype=plan.dtype, backend=plan.backend, bias=bias, name=name)
+        return (y, *backward, *left) if plan.save == "integers" else (y, *backward)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, bias, *forward, backward_values, backward_scale, ctx.plan = inputs
-        for_dx = forward if backward_values is None else (backward_values, backward_scale)
-        _, values, scale = output
-        if values is not None:
-            ctx.mark_non_differentiable(values, scale)
+        x, weight, _, ctx.plan = inputs
+        _, weight_values, weight_scale, *integers = output
+        ctx.mark_non_differentiable(weight_values, weight_scale, *integers)
         ctx.set_materialize_grads(False)
-        ctx.has_bias, ctx.bias_dtype = bias is not None, bias.dtype if bias is not None else None
+        x, x_scale = integers or (x, None)
         # the weight is kept for its version: an edit in place before backward is an error, as with nn.Linear
-        kept = (None, values, scale) if ctx.plan.save == "integers" else (x, None, None)
-        ctx.save_for_backward(*kept, weight, *for_dx)
+        ctx.save_for_backward(x, x_scale, weight, weight_values, weight_scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        x, values, scale, weight, weight_values, weight_scale = ctx.saved_tensors
-        plan, needed = ctx.plan, ctx.needs_input_grad
-        with torch.autocast(grad.device.type, enabled=False):
-            dx = dw = db = None
+        x, x_scale, _, weight_values, weight_scale = ctx.saved_tensors
+        needed = tuple(ctx.needs_input_grad[:3])
+        made = iter(_Gradients.apply(grad, x, x_scale, weight_values, weight_scale, ctx.plan, needed))
+        return (*(next(made) if each else None for each in needed), None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        return one_by_one(_Product.apply, info.batch_size, in_dims, inputs)
+
+
+class _Gradients(torch.autograd.Function):
+    """Those of dX = G W in integers, dW by the plan, and db = sum of G that are ``needed``.
+
+    A function of its own, so that ``torch.func.vmap`` finds a rule for the backward pass too. A G that is not finite
+    makes dX not finite and raises nothing: a gradient scaler tries scales until one overflows, and skips that step.
+    """
+
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        x: Tensor,
+        x_scale: Tensor | None,
+        weight_values: Tensor,
+        weight_scale: Tensor,
+        plan: _Plan,
+        needed: tuple[bool, bool, bool],
+    ) -> tuple[Tensor, ...]:
+        made = []
+        with no_autocast(grad.device.type):
             if needed[0]:
-                dx = product(
-                    grad,
-                    Quantized(weight_values, weight_scale),
-                    dtype=plan.dtype,
-                    backend=plan.backend,
-                    name=f"the output's gradient of {plan.name}",
-                )
+                weight = Quantized(weight_values, weight_scale)
+                made.append(product(grad, weight, dtype=plan.dtype, backend=plan.backend, name=None))
             if needed[1]:
-                if plan.save == "integers":
-                    x = quantize.dequantize(Quantized(values, scale), plan.dtype)
-                dw = _weight_gradient(grad, x, plan).to(weight.dtype)
-            if ctx.has_bias and needed[2]:
-                db = grad.sum(dim=0).to(ctx.bias_dtype)
-        return dx, dw, db, None, None, None, None, None
+                if x_scale is not None:
+                    x = quantize.dequantize(Quantized(x, x_scale), plan.dtype)
+                made.append(_weight_gradient(grad, x, plan).to(plan.weight_dtype))
+            if needed[2]:
+                made.append(grad.sum(dim=0).to(plan.bias_dtype))
+        return tuple(made)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        """Keeps nothing: gradients of these gradients are not known."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        return one_by_one(_Gradients.apply, info.batch_size, in_dims, inputs)
+
+
+def _quantized_weight(weight: Tensor, plan: _Plan) -> tuple[Quantized, Quantized]:
+    """Q(W) for Y and for dX, which is the same where W has one scale; made anew in every call.
+
+    Nothing tells a layer that its weight is still the same: torch's fused optimisers change weights in place and leave
+    their version as it was.
+    """
+    name = f"the weight of {plan.name}"
+    if plan.weight_scale == "tensor":  # the same for W and its transpose
+        whole = quantize.tensor(weight, name=name)
+        return whole, whole
+    return quantize.rows(weight, name=name), quantize.columns(weight, name=name)
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, plan: _Plan) -> Tensor:
     """G^T X: [n, m], [n, d] -> [m, d]."""
     if plan.weight_gradient == "float":
         return grad.T @ x
-    name = f"the output's gradient of {plan.name}"
-    columns = quantize.columns(x, name=f"the input of {plan.name}")
-    return product(grad.T.contiguous(), columns, dtype=plan.dtype, backend=plan.backend, name=name)
+    columns = quantize.columns(x, name=None)
+    return product(grad.T.contiguous(), columns, dtype=plan.dtype, backend=plan.backend, name=None)
 
 
 class _IntegerLinear(nn.Linear):
@@ -119,24 +149,31 @@ class _IntegerLinear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.backend = backend
-        int_mm_is_exact("cpu")  # found out now, for a compiled graph cannot
+        default_backend(torch.device("cpu"))  # found out now, for a compiled graph cannot
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features], in x's dtype or autocast's.
 
+        An input or a weight that is not finite raises as ``quantize.rows``, a gradient never.
+
         Raises: ``TypeError`` for a dtype that is not supported or not the weight's, ``ValueError`` for a wrong last
         dimension or a back end that does not run here, ``FloatingPointError`` as ``quantize.rows``.
         """
-        device = x.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast and x.dtype in SUPPORTED else x.dtype
-        self._check(x, dtype, autocast)
-        backend = self.backend or default_backend(x.device)
-        name = f"{type(self).__name__}({self.in_features}, {self.out_features})"
-        plan = _Plan(self.save, self.weight_gradient, backend, dtype, name)
-        weights = self._quantized_weight()
-        rows = x.to(dtype).reshape(-1, self.in_features)  # [n, d]
-        y, _, _ = _Product.apply(rows, self.weight, self.bias, *weights, plan)
+        autocast = autocast_dtype(x.device.type)
+        dtype = autocast if autocast is not None and x.dtype in SUPPORTED else x.dtype
+        self._check(x, dtype, autocast is not None)
+        plan = _Plan(
+            self.save,
+            self.weight_scale,
+            self.weight_gradient,
+            self.backend or default_backend(x.device),
+            dtype,
+            self.weight.dtype,
+            None if self.bias is None else self.bias.dtype,
+            f"{type(self).__name__}({self.in_features}, {self.out_features})",
+        )
+        rows = x.to(dtype).flatten(0, -2) if x.dim() > 1 else x.to(dtype)[None]  # [n, d]
+        y, *_ = _Product.apply(rows, self.weight, self.bias, plan)
         return y.view(*x.shape[:-1], self.out_features)
 
     def _check(self, x: Tensor, dtype: torch.dtype, autocast: bool) -> None:
@@ -151,19 +188,6 @@ class _IntegerLinear(nn.Linear):
             raise ValueError(f"{name}: the input has shape {list(x.shape)}; in_features is {self.in_features}.")
         if self.backend is not None:
             check_backend(self.backend, x.device)
-
-    @torch.no_grad()
-    def _quantized_weight(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Q(W) for Y, and Q(W) for dX where that differs; made anew in every call.
-
-        Nothing tells a layer that its weight is still the same: torch's fused optimisers change weights in place and
-        leave their version as it was.
-        """
-        name = f"the weight of {type(self).__name__}({self.in_features}, {self.out_features})"
-        if self.weight_scale == "tensor":  # the same for W and its transpose
-            whole = quantize.tensor(self.weight, name=name)
-            return (*whole, None, None)
-        return (*quantize.rows(self.weight, name=name), *quantize.columns(self.weight, name=name))
 
     def extra_repr(self) -> str:
         """``nn.Linear``'s, with the back end where one is set."""

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Products of matrices of 8-bit integers, and what they stand for; the back end that multiplies is chosen by name.
 
-All back ends add up exactly, in 32 bits, so they differ in speed only.
+All back ends add up exactly, in 32 bits, so they differ in speed only; one that does not on this CPU is refused.
 """
 
 import functools
+import itertools
 import warnings
 from types import ModuleType
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from recipes_lib.lowbit import quantize
 from recipes_lib.lowbit.quantize import LARGEST, Quantized
@@ -22,14 +24,14 @@ HEIGHT = 512
 """Rows of a product worked on at once on a CPU: few enough that the sums are scaled while they are in the cache, and
 enough that the other factor, which is laid out anew for every block, is no burden."""
 
-_CPU: list[bool] = []
+_EXACT: dict[str, bool] = {}
 
 
 def default_backend(device: torch.device) -> Backend:
     """The fastest back end that is right on ``device``."""
     if device.type == "cuda":
         return "int_mm"
-    return "int_mm" if int_mm_is_exact(device.type) else "reference"
+    return "int_mm" if is_exact("int_mm", device.type) else "reference"
 
 
 def check_backend(backend: str, device: torch.device) -> None:
@@ -38,10 +40,10 @@ def check_backend(backend: str, device: torch.device) -> None:
         raise ValueError(f"backend = {backend!r}; there are {', '.join(get_args(Backend))}.")
     if backend == "triton" and device.type != "cuda":
         raise ValueError(f"backend = 'triton' runs on CUDA, not on {device.type}; use {default_backend(device)!r}.")
-    if backend == "int_mm" and not int_mm_is_exact(device.type):
+    if not is_exact(backend, device.type):
         raise ValueError(
-            f"backend = 'int_mm': torch's int8 product saturates at 16 bits on this {device.type} (it has no VNNI) and "
-            "gives wrong sums; use 'reference'."
+            f"backend = {backend!r} gives wrong sums on this {device.type}, which lacks the instructions for it (VNNI); "
+            f"use {default_backend(device)!r}."
         )
 
 
@@ -52,11 +54,12 @@ def product(
     dtype: torch.dtype,
     backend: Backend,
     bias: Tensor | None = None,
-    name: str,
+    name: str | None,
 ) -> Tensor:
     """What Q(left) Q(right) stands for, plus ``bias``: (s_left s_right / 127^2) (integers, added up exactly) + bias.
 
-    A float ``left`` is quantised by rows, block by block; ``name`` is its name in errors.
+    A float ``left`` is quantised by rows, block by block; ``name`` is its name in errors. Without a name a row that is not
+    finite is no error but a row of NaN.
 
     Shapes: ``left`` [n, k], ``right`` [k, m], ``bias`` [m] -> [n, m] of ``dtype``.
     Raises: ``FloatingPointError`` as ``quantize.rows``; ``ValueError`` for inner sizes that differ.
@@ -71,20 +74,28 @@ def product(
 
         left = left if isinstance(left, Quantized) else triton_kernels.rows(left)
         return triton_kernels.product(left, right, bias, dtype)
-    if right.values.device.type != "cpu" or torch.compiler.is_compiling():
+    if not quantize.in_memory(right.values):
         left = left if isinstance(left, Quantized) else quantize.rows(left, name=name)
         return _scaled(integers(left.values, right.values, backend), left.scale, right.scale, bias).to(dtype)
     return _in_blocks(left, right, dtype, backend, bias, name)
 
 
 def _in_blocks(
-    left: Tensor | Quantized, right: Quantized, dtype: torch.dtype, backend: Backend, bias: Tensor | None, name: str
+    left: Tensor | Quantized,
+    right: Quantized,
+    dtype: torch.dtype,
+    backend: Backend,
+    bias: Tensor | None,
+    name: str | None,
 ) -> Tensor:
     """The same, with each block of rows quantised, multiplied and scaled before the next, while it is in the cache."""
     count, across = len(left.values if isinstance(left, Quantized) else left), right.values.shape[1]
+    wide = right.scale.dtype
     out = right.scale.new_empty(count, across, dtype=dtype)
-    # one buffer for all blocks: fresh memory costs the kernel more time than the sums themselves
-    buffer = torch.empty(min(HEIGHT, count), across, dtype=torch.int32)
+    # buffers for all blocks: fresh memory costs the kernels more time than their arithmetic
+    height = min(HEIGHT, count)
+    buffer = torch.empty(height, across, dtype=torch.int32)
+    held = None if dtype == wide else torch.empty(height, across, dtype=wide)
     for i in range(0, count, HEIGHT):
         block = slice(i, i + HEIGHT)
         if isinstance(left, Quantized):
@@ -92,10 +103,10 @@ def _in_blocks(
         else:
             part = quantize.rows(left[block], name=name)
         sums = integers(part.values, right.values, backend, buffer[: len(part.values)])
-        if dtype == part.scale.dtype:
+        if held is None:
             _scaled(sums, part.scale, right.scale, bias, out[block])
         else:
-            out[block] = _scaled(sums, part.scale, right.scale, bias)
+            out[block] = _scaled(sums, part.scale, right.scale, bias, held[: len(sums)])
     return out
 
 
@@ -103,7 +114,8 @@ def _scaled(sums: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, out:
     """int32 [n, m] times the scales of rows [n, 1] and of columns [1, m], or of all [1, 1], plus the bias [m]."""
     out = sums.to(left.dtype) if out is None else out.copy_(sums)
     if right.numel() == 1:
-        out.mul_(left * right / LARGEST**2)
+        both = left * right / LARGEST**2
+        out.mul_(torch.where(both.isinf(), left * (right / LARGEST**2), both))
     else:
         out.mul_(left / LARGEST).mul_(right / LARGEST)
     return out if bias is None else out.add_(bias)
@@ -116,12 +128,21 @@ def integers(a: Tensor, b: Tensor, backend: Backend, out: Tensor | None = None) 
     """
     match backend:
         case "int_mm":
-            return _int_mm(a, b, out)
-        case "bitsandbytes":
-            return _bitsandbytes().int8_linear_matmul(a.contiguous(), b.T.contiguous())
+            return _int_mm(_plain(a), _plain(b), out)
+        case "bitsandbytes":  # on CPUs it calls torch's product, so it needs the same care
+            return _bitsandbytes().int8_linear_matmul(_plain(a.contiguous()), _plain(b.T.contiguous().T).T)
         case "reference":
             return (a.double() @ b.double()).to(torch.int32)  # exact: sums below 2^53
     raise ValueError(f"backend = {backend!r} multiplies no bare integers; use int_mm, bitsandbytes or reference.")
+
+
+def _plain(x: Tensor) -> Tensor:
+    """``x`` with the strides of a matrix that was made in its shape.
+
+    A dimension of one place may have any stride, and torch's product takes some of them for another layout: it then
+    leaves the result as it found the memory, or adds up other numbers. So with strides of 0 (expanded tensors).
+    """
+    return x.reshape(-1).view(x.shape) if 1 in x.shape or 0 in x.stride() else x
 
 
 def _int_mm(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
@@ -152,16 +173,34 @@ def _warn_of_padding(inner: int, across: int) -> None:
     )
 
 
-def int_mm_is_exact(device: str) -> bool:
-    """Whether torch's int8 product adds up right there: on x86 without VNNI it saturates pairs of products at 16 bits."""
-    if device != "cpu":
+def is_exact(backend: Backend, device: str) -> bool:
+    """Whether a product that is not ours adds up right there: every size of one place or more, in every layout.
+
+    On x86 without VNNI torch's product saturates pairs of products at 16 bits; without AVX-512 that of bitsandbytes adds
+    up in float32, which holds integers up to 2^24.
+    """
+    if device != "cpu" or backend not in ("int_mm", "bitsandbytes"):
         return True
-    if not _CPU:  # a list rather than a cached function: torch.compile traces through a cache
-        a = torch.full((32, 64), LARGEST, dtype=torch.int8, device="cpu")
-        b = torch.full((64, 32), -LARGEST, dtype=torch.int8, device="cpu")
-        wanted = -(LARGEST**2) * 64
-        _CPU.append(all(bool((torch._int_mm(left, b) == sign * wanted).all()) for left, sign in ((a, 1), (-a, -1))))
-    return _CPU[0]
+    if backend not in _EXACT:  # a dictionary rather than a cached function: torch.compile traces through a cache
+        with _disable_current_modes():  # the check needs real numbers, also where a model is built of fake tensors
+            _EXACT[backend] = all(
+                map(functools.partial(_adds_up, backend), itertools.product((1, 3, 64), (1, 2, 2049), (1, 3, 64)))
+            )
+    return _EXACT[backend]
+
+
+def _adds_up(backend: Backend, sizes: tuple[int, int, int]) -> bool:
+    """Whether [n, k] times [k, m] is right at the extremes, whichever of both is laid out as a transpose.
+
+    Each row of the left is all 127 or all -127, so that sums are as large as they get, and odd ones as well.
+    """
+    n, k, m = sizes
+    sign = 1 - 2 * (torch.arange(n, device="cpu") % 2)
+    a = (LARGEST * sign[:, None]).expand(n, k).to(torch.int8)
+    b = (LARGEST - torch.arange(m, device="cpu") % 2).expand(k, m).to(torch.int8)
+    want = a.double() @ b.double()
+    lefts, rights = (a.contiguous(), a.T.contiguous().T, a), (b.contiguous(), b.T.contiguous().T, b)
+    return all(torch.equal(integers(*pair, backend).double(), want) for pair in itertools.product(lefts, rights))
 
 
 @functools.cache

@@ -19,7 +19,8 @@ def rows(x: Tensor) -> Quantized:
     n, k = x.shape
     values = torch.empty(n, k, dtype=torch.int8, device=x.device)
     scale = torch.empty(n, 1, dtype=torch.float32, device=x.device)
-    _rows_kernel[(n,)](x, values, scale, k, WIDTH=min(2048, triton.next_power_of_2(k)))
+    limit = torch.finfo(torch.float32).max / LARGEST
+    _rows_kernel[(n,)](x, values, scale, k, WIDTH=min(2048, triton.next_power_of_2(k)), LIMIT=limit)
     return Quantized(values, scale)
 
 
@@ -58,7 +59,7 @@ def product(left: Quantized, right: Quantized, bias: Tensor | None, dtype: torch
 
 
 @triton.jit
-def _rows_kernel(x, values, scale, k, WIDTH: tl.constexpr):
+def _rows_kernel(x, values, scale, k, WIDTH: tl.constexpr, LIMIT: tl.constexpr):
     """One program a row: its largest magnitude, then its integers from the cache."""
     row = tl.program_id(0).to(tl.int64)
     top = tl.zeros((WIDTH,), dtype=tl.float32)
@@ -71,11 +72,13 @@ def _rows_kernel(x, values, scale, k, WIDTH: tl.constexpr):
     largest = tl.max(top, axis=0)
     largest = tl.where(largest == 0.0, 1.0, largest)
     tl.store(scale + row, tl.where(tl.max(bad, axis=0) > 0, float("nan"), largest))
+    first = tl.where(largest > LIMIT, 1.0, 127.0)  # 127 x would be infinite
+    last = tl.where(largest > LIMIT, 127.0, 1.0)
     for start in range(0, k, WIDTH):
         at = start + tl.arange(0, WIDTH)
         part = tl.load(x + row * k + at, mask=at < k, other=0.0).to(tl.float32)
         # 1.5 * 2^23: float32 has steps of 1 there, so the sum is rounded to an integer, halves to even
-        codes = (tl.div_rn(part * 127.0, largest) + 12582912.0) - 12582912.0
+        codes = (tl.div_rn(part * first, largest) * last + 12582912.0) - 12582912.0
         tl.store(values + row * k + at, codes.to(tl.int8), mask=at < k)
 
 

@@ -74,6 +74,30 @@ def test_a_layer_with_hooks_stays():
     assert type(net[0]) is nn.Linear
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_torchs_encoder_calls_the_new_layers_in_evaluation_as_in_training(masked, norm_first):
+    """In evaluation it has a fast path that reads the weights past ``forward``: the result was float32's, bit for bit."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=norm_first)
+    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first).eval()
+    x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[False] * 5, [False] * 4 + [True], [False] * 2 + [True] * 3]) if masked else None
+    seen = ~mask if masked else torch.ones(3, 5, dtype=torch.bool)
+    with torch.no_grad():
+        exact = net(x, src_key_padding_mask=mask)[seen]
+        assert convert(net, "switchback") == 4
+        coarse = net(x, src_key_padding_mask=mask)[seen]
+        assert 1e-4 < (coarse - exact).abs().max() < 0.1
+        torch.testing.assert_close(coarse, net.train()(x, src_key_padding_mask=mask)[seen])
+
+
+def test_an_encoder_layer_that_keeps_its_linear_layers_keeps_its_fast_path():
+    net = nn.ModuleDict({"a": nn.TransformerEncoderLayer(16, 2, 32), "b": nn.TransformerEncoderLayer(16, 2, 32)})
+    assert convert(net, "switchback", skip=("a.*",)) == 2
+    assert net["a"].activation_relu_or_gelu == 1
+    assert net["b"].activation_relu_or_gelu == 0
+
+
 def test_nothing_to_convert_is_an_error_of_one_line():
     with pytest.raises(ConfigError, match=r"replaces no layer of Sequential \(it has no nn.Linear inside\)"):
         convert(nn.Sequential(nn.ReLU()), "switchback")

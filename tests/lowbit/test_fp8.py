@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from recipes_lib.lowbit import Fp8Linear
+from recipes_lib.lowbit import Fp8Linear, convert
 from recipes_lib.lowbit.fp8 import quantized, round_to, scaled_mm
 
 TYPES = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
@@ -88,6 +88,51 @@ def test_the_largest_magnitude_keeps_its_place(scaling, dim):
     assert got[4].abs().sum() == 0
     if scaling == "row":
         assert ((got - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) * 2**-10 / 448 + 1e-12).all()
+
+
+@pytest.mark.parametrize("fmt", TYPES)
+@pytest.mark.parametrize("scaling", ["tensor", "row"])
+def test_the_smallest_numbers_stay_finite_and_zeros_zero(fmt, scaling):
+    """A scale of 448 / 1e-37 is infinite in float32: zeros became NaN and the rest 0."""
+    for top in (1e-33, 1e-34, 1e-35, 1e-36, 1e-37):
+        x = torch.tensor([[top, top / 2, 0]])
+        got = quantized(x, fmt, scaling=scaling)
+        assert got[0, 2] == 0
+        torch.testing.assert_close(got, x, rtol=2**-2 if fmt == "e5m2" else 2**-3, atol=0)
+    for top in (1e-40, 1e-45):
+        assert quantized(torch.tensor([[top, 0.0]]), fmt, scaling=scaling).isfinite().all()
+
+
+def test_a_network_whose_gradients_vanish_trains_on_in_fp8():
+    torch.manual_seed(0)  # nn.Linear draws from the global generator
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+    convert(net, "fp8_switchback", skip=())
+    x, y = draw(256, 64), torch.arange(256) % 10
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-2)
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+        optimizer.step()
+    assert loss < 1e-3
+
+
+@pytest.mark.parametrize("top", [1.0, 1e-37, 1e-44, 0.0])
+def test_the_fp8_products_scales_are_normal_numbers(top, monkeypatch):
+    """The product itself is the GPU's; what is given to it is looked at here."""
+    given = {}
+
+    def product(left, right, *, scale_a, scale_b, out_dtype):
+        given.update(left=left.float(), scale=scale_a)
+        return (left.float() * scale_a) @ (right.float() * scale_b)
+
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    x = torch.tensor([[top, top / 2, 0]])
+    y = scaled_mm(x, torch.eye(3))
+    assert given["scale"] >= torch.finfo(torch.float32).tiny
+    assert given["left"].isfinite().all()
+    torch.testing.assert_close(y, x, rtol=2**-3, atol=1e-40)
 
 
 @pytest.mark.parametrize("scaling", ["tensor", "row"])

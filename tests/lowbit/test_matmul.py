@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import os
 import subprocess
 import sys
@@ -33,16 +34,46 @@ def test_back_ends_agree_exactly_at_the_extremes(n, k, m):
     a, b = a.to(torch.int8), b.to(torch.int8)
     want = (a.long() @ b.long()).to(torch.int32)
     assert torch.equal(integers(a, b, "reference"), want)
-    if matmul.int_mm_is_exact("cpu"):
+    if matmul.is_exact("int_mm", "cpu"):
         assert torch.equal(integers(a, b, "int_mm"), want)
         assert torch.equal(padded_int_mm(a, b, (17, -k % 8, -m % 8)), want)
 
 
-def test_bitsandbytes_agrees_with_the_reference():
+def layouts(n, k, g):
+    """The same numbers laid out by rows, by columns, expanded, and with any strides where a dimension has one place."""
+    x = torch.randint(-127, 128, (n, k), generator=g).to(torch.int8)
+    yield from (x, x.T.contiguous().T, x[:1].expand(n, k), x[:, :1].expand(n, k))
+    for strides in itertools.product((1, 2, 7), repeat=2):
+        if (n == 1 or strides[0] == 1 + 6 * (k > 1)) and (k == 1 or strides[1] == 1):
+            yield torch.randint(-127, 128, (7 * n * k + 7,), generator=g).to(torch.int8).as_strided((n, k), strides)
+
+
+@pytest.mark.parametrize("backend", ["int_mm", "bitsandbytes"])
+def test_the_product_is_right_for_every_layout_of_small_matrices(backend):
+    """torch's product left the result unwritten for some strides of dimensions of one place, and for strides of 0."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    x, w = draw(20, 32), quantize.tensor(draw(32, 24, seed=1))
-    mine, theirs = (product(x, w, dtype=torch.float32, backend=b, name="x") for b in ("reference", "bitsandbytes"))
-    torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    if not matmul.is_exact(backend, "cpu"):
+        pytest.skip(f"{backend} gives wrong sums on this CPU, and is refused")
+    g = torch.Generator().manual_seed(0)
+    for n, k, m in itertools.product((0, 1, 2, 7), (1, 2, 7), (0, 1, 2, 7)):
+        for a, b in itertools.product(layouts(n, k, g), layouts(k, m, g)):
+            for out in (None, torch.full((n, m), 12345, dtype=torch.int32)):
+                got = integers(a, b, backend, out)
+                assert torch.equal(got.long(), a.long() @ b.long()), (a.shape, a.stride(), b.shape, b.stride())
+
+
+def test_the_check_of_a_back_end_tries_dimensions_of_one_place(monkeypatch):
+    monkeypatch.setattr(matmul, "_EXACT", {})
+    right = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: right(a, b) if a.shape[1] > 1 else right(a, b) + 1)
+    assert not matmul.is_exact("int_mm", "cpu")
+
+
+def test_scales_whose_product_overflows_give_the_finite_result():
+    """3e36 times 1e3 is no float32; what the integers make of it here is 1e35 times 1e3."""
+    left, right = quantize.rows(torch.tensor([[3e36, 1e35]])), quantize.tensor(torch.tensor([[0.0, 1], [1e3, 1]]))
+    y = product(left, right, dtype=torch.float32, backend="reference", name="x")
+    torch.testing.assert_close(y, torch.tensor([[1e38, 0]]), rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -75,19 +106,20 @@ def test_unknown_and_unfit_back_ends_are_refused(monkeypatch):
         matmul.check_backend("int4", CPU)
     with pytest.raises(ValueError, match="'triton' runs on CUDA, not on cpu"):
         matmul.check_backend("triton", CPU)
-    monkeypatch.setattr(matmul, "_CPU", [False])
+    monkeypatch.setattr(matmul, "_EXACT", {"int_mm": False, "bitsandbytes": False})
     assert default_backend(CPU) == "reference"
-    with pytest.raises(ValueError, match="saturates at 16 bits on this cpu"):
-        matmul.check_backend("int_mm", CPU)
+    for backend in ("int_mm", "bitsandbytes"):
+        with pytest.raises(ValueError, match=f"'{backend}' gives wrong sums on this cpu.*use 'reference'"):
+            matmul.check_backend(backend, CPU)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="oneDNN's switch is tried on Linux")
 def test_a_cpu_without_vnni_is_found_out():
     """oneDNN made to forget VNNI: its product saturates, or (on other builds) is right; never wrong and trusted."""
     program = (
-        "import torch; from recipes_lib.lowbit.matmul import int_mm_is_exact;"
+        "import torch; from recipes_lib.lowbit.matmul import is_exact;"
         "a = torch.full((64, 256), 127, dtype=torch.int8); b = torch.full((256, 64), -127, dtype=torch.int8);"
-        "right = bool((torch._int_mm(a, b) == -127 * 127 * 256).all()); assert int_mm_is_exact('cpu') == right"
+        "right = bool((torch._int_mm(a, b) == -127 * 127 * 256).all()); assert is_exact('int_mm', 'cpu') == right"
     )
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, check=True)
 

@@ -76,6 +76,34 @@ def test_what_is_not_finite_is_refused_by_name(way, bad):
         getattr(quantize, way)(x, name="the input of f")
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_without_a_name_what_is_not_finite_makes_its_scale_nan(bad):
+    x = torch.ones(4, 3)
+    x[2, 1] = bad
+    assert quantize.rows(x, name=None).scale.isnan().flatten().tolist() == [False, False, True, False]
+    assert quantize.columns(x, name=None).scale.isnan().flatten().tolist() == [False, True, False]
+    assert quantize.tensor(x, name=None).scale.isnan().all()
+    assert quantize.dequantize(quantize.rows(x, name=None), torch.float32).isnan()[2].all()
+
+
+@pytest.mark.parametrize("way", ["rows", "columns", "tensor"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_largest_floats_have_the_integers_of_smaller_ones(way, whole, monkeypatch):
+    """127 x is infinite for x above 2.7e36."""
+    if whole:  # the passes of a GPU and of compilers
+        monkeypatch.setattr(quantize, "in_memory", lambda x: False)
+    assert quantize.rows(torch.tensor([[3e36, 1.5e36, 0]])).values.tolist() == [[127, 64, 0]]
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    x = x / x.abs().amax()
+    for top in (2.0**121, 2.0**122, 2.0**127):  # powers of two, so that the integers stay
+        found, want = (getattr(quantize, way)(each) for each in (x * top, x))
+        assert torch.equal(found.values, want.values)
+        assert torch.equal(found.scale, want.scale * top)
+        assert quantize.dequantize(found, torch.float32).isfinite().all()
+    mixed = torch.stack([x[0] * 2.0**127, x[1]])
+    assert torch.equal(quantize.rows(mixed).values, quantize.rows(x[:2]).values)
+
+
 def test_the_variance_of_a_sums_error_grows_with_its_length():
     """Rounding errors are uniform in a step D: D^2/12 each; of sum_k x_k w_k, about d (E w^2 Dx^2 + E x^2 Dw^2) / 12.
 

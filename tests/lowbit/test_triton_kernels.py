@@ -21,6 +21,8 @@ for n, k, m in ((1, 3, 2), (130, 70, 140), (3, 2100, 9)):
         torch.testing.assert_close(got, want.float(), rtol=1e-5, atol=1e-5)
         got = triton_kernels.product(mine, right, bias, torch.float32)
         torch.testing.assert_close(got, (want + bias).float(), rtol=1e-5, atol=1e-5)
+large = torch.tensor([[3e36, 1.5e36, 0], [1, 0.5, 0]])
+assert triton_kernels.rows(large).values.tolist() == [[127, 64, 0], [127, 64, 0]]
 x = torch.ones(3, 5)
 x[1, 2], x[2, 4] = float("nan"), float("inf")
 assert triton_kernels.rows(x).scale.isnan().flatten().tolist() == [False, True, True]
