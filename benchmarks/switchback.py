@@ -4,12 +4,16 @@
 ``python benchmarks/switchback.py``; one thread, process time, about two minutes. Quantising the weight is counted
 in every call, as in a training step without accumulation. "share of quantisation" is X, G and W to integers, timed alone,
 over the whole layer's time. Where torchao is installed, ``--kinds torchao torchao-int8`` adds its int8 layer: without and
-with dW in integers, which are SwitchBackQ and int8. ``--step 4``: a ViT-B/16's whole training step on four images. A CPU
+with dW in integers, which are SwitchBackQ and int8. ``bitsandbytes`` is SwitchBack with that package's product of integers,
+``compiled`` SwitchBack under ``torch.compile``, which needs a C++ compiler and makes one kernel of the scaling; the times
+of its reference, ``nn.Linear``, hardly change by it. ``--product``: Q(X) Q(W)^T + b alone, without gradients, against
+bitsandbytes' own quantisation, product and scaling, all with a scale for each row of X and W. ``--step 4``: a ViT-B/16's whole training step on four images. A CPU
 without bf16 instructions multiplies bf16 so slowly that its ratios say little.
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +29,7 @@ from recipes_lib.lowbit import (
     convert,
     quantize,
 )
+from recipes_lib.lowbit.matmul import default_backend, product
 from recipes_lib.models import vit
 from recipes_lib.optim import StableAdamW
 
@@ -33,6 +38,8 @@ KINDS = {
     "SwitchBackM": SwitchBackMLinear,
     "SwitchBackQ": SwitchBackQLinear,
     "int8": Int8Linear,
+    "bitsandbytes": partial(SwitchBackLinear, backend="bitsandbytes"),
+    "compiled": SwitchBackLinear,
 }
 PEERS = {"torchao": False, "torchao-int8": True}
 """torchao's layer by whether dW is made in integers too."""
@@ -65,10 +72,36 @@ def measure(
     for name in kinds:
         layer = nn.Linear(width, out, device=device, dtype=dtype) if name in PEERS else None
         made = _torchao(layer, PEERS[name]) if layer else KINDS[name](width, out, device=device, dtype=dtype)
-        rivals[name] = rival(made)
+        rivals[name] = rival(torch.compile(made) if name == "compiled" else made)
     clock = time.perf_counter if device == "cuda" else time.process_time
     timings = side_by_side(rivals, rounds=rounds, reference="nn.Linear", clock=clock)
     return timings, timings.pop("quantisation").seconds / timings[kinds[0]].seconds
+
+
+@torch.no_grad()
+def products(tokens: int, width: int, out: int, dtype: torch.dtype, device: str, rounds: int) -> dict[str, Timing]:
+    """The timings of Y alone: by ``nn.Linear``, by our product, and by bitsandbytes' operations."""
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens, width, generator=generator).to(device, dtype)
+    plain = nn.Linear(width, out, device=device, dtype=dtype)
+    weight, bias = plain.weight.detach(), plain.bias.detach()
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def ours() -> None:
+        right = quantize.rows(weight).T
+        product(x, right, dtype=dtype, backend=default_backend(x.device), bias=bias, name="x")
+        wait()
+
+    def theirs() -> None:
+        (left, left_scale, _), (right, right_scale, _) = int8_vectorwise_quant(x), int8_vectorwise_quant(weight)
+        torch.ops.bitsandbytes.int8_scaled_mm(left, right, left_scale, right_scale, bias=bias, dtype=dtype)
+        wait()
+
+    rivals = {"nn.Linear": lambda: (plain(x), wait()), "ours": ours, "bitsandbytes": theirs}
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    return side_by_side(rivals, rounds=rounds, reference="nn.Linear", clock=clock)
 
 
 def _torchao(layer: nn.Linear, grad_weight: bool) -> nn.Module:
@@ -116,6 +149,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--step", type=int, metavar="IMAGES", help="a ViT-B/16's whole training step instead")
+    parser.add_argument("--product", action="store_true", help="Y alone, against bitsandbytes' operations")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.step:
@@ -127,10 +161,14 @@ def main() -> None:
         for width in asked.widths:
             for dtype in asked.dtypes:
                 out = width * asked.expansion
-                case = f"{tokens}x{width}x{out} {dtype}"
-                cases[case], shares[case] = measure(
-                    tokens, width, out, getattr(torch, dtype), asked.kinds, asked.device, asked.rounds
-                )
+                case, of = f"{tokens}x{width}x{out} {dtype}", (tokens, width, out, getattr(torch, dtype))
+                if asked.product:
+                    cases[case] = products(*of, asked.device, asked.rounds)
+                else:
+                    cases[case], shares[case] = measure(*of, asked.kinds, asked.device, asked.rounds)
+    if asked.product:
+        show("the forward product of a linear layer", cases)
+        return
     show("forward and backward of a linear layer", cases)
     for case, timings in cases.items():
         gains = ", ".join(f"{name} {1 / timings[name].ratio:.2f}" for name in asked.kinds)

@@ -108,13 +108,14 @@ def _codes(part: Tensor, top: Tensor, buffer: Tensor, out: Tensor, x: Tensor, na
 
     round(127 x / s) in this order: x / (s / 127) is 63.49... for some x = s / 2, where 63.5 goes to 64.
     """
-    largest = top.max().item()
+    smallest, largest = (each.item() for each in torch.aminmax(top))
     if not math.isfinite(largest) and name is not None:
         bad = x.numel() - int(x.isfinite().sum())
         raise FloatingPointError(
             f"{name} has {bad} values that are not finite; as 8-bit integers they would go unseen."
         )
-    scale = _divisor(top)
+    # only where it must: on a block's few scales these operations cost as much as one on all its numbers
+    scale = top if smallest > 0 and largest < math.inf else _divisor(top)
     wide = part.to(buffer.dtype)
     if largest <= _limit(buffer.dtype):
         out.copy_(torch.mul(wide, LARGEST, out=buffer).div_(scale).round_())
