@@ -51,17 +51,17 @@ def score(
     method: nn.Module,
     splits: Splits,
     names: Sequence[str],
-    untrained: nn.Module | None,
+    build_untrained: Callable[[], nn.Module] | None,
 ) -> dict[str, Any]:
-    """``accuracy`` of the trained classifier, beside the ``untrained`` one's; the rest is as in :func:`scoring.score`."""
+    """``accuracy`` of the trained classifier, beside the untrained one's; the rest is as in :func:`scoring.score`."""
     others = [name for name in names if name != "accuracy"]
     found = {}
-    if "accuracy" in names:  # before the probes: their baselines train the untrained one
-        arms = {"method": method, "random_init": untrained}
-        found["accuracy"] = {arm: accuracy(each, config, splits.test) for arm, each in arms.items() if each is not None}
+    if "accuracy" in names:
+        arms = {"method": method} | ({"random_init": build_untrained()} if build_untrained else {})
+        found["accuracy"] = {arm: accuracy(each, config, splits.test) for arm, each in arms.items()}
     report: dict[str, Any] = {"scores": {}, "spread": {}, "diagnostics": {}}
     if others:
-        report = scoring.score(recipe, config, method, splits, others, untrained)
+        report = scoring.score(recipe, config, method, splits, others, build_untrained)
     report["scores"] = found | report["scores"]
     return report
 

@@ -12,7 +12,7 @@ Visual Models From Natural Language Supervision", ICML 2021, arXiv 2103.00020. C
 The full-scale presets are those of DataComp's filtering track: data is what is compared there, and all else is fixed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -222,9 +222,15 @@ def load(config: Config, warn: Any) -> Splits:
     return image_text_data.load(config.data, warn)
 
 
-def score(config: Config, method: CLIP, splits: Splits, names: Sequence[str], untrained: CLIP | None) -> dict[str, Any]:
+def score(
+    config: Config,
+    method: CLIP,
+    splits: Splits,
+    names: Sequence[str],
+    build_untrained: Callable[[], nn.Module] | None,
+) -> dict[str, Any]:
     """What :mod:`recipes_lib.recipes.pretraining` reports: see :func:`image_text_scores.score`."""
-    return image_text_scores.score(recipes.module("clip"), config, method, splits, names, untrained)
+    return image_text_scores.score(recipes.module("clip"), config, method, splits, names, build_untrained)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good two towers are: zero-shot classification, retrieval, and all recipes' probes of the image tower."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -52,9 +52,9 @@ def score(
     method: nn.Module,
     splits: Splits,
     names: Sequence[str],
-    untrained: nn.Module | None,
+    build_untrained: Callable[[], nn.Module] | None,
 ) -> dict[str, Any]:
-    """Scores of the trained method by probe; with an ``untrained`` one, also of that.
+    """Scores of the trained method by probe; with ``build_untrained``, also of what that returns: the method untrained.
 
     ``zero_shot`` is an accuracy, ``tr1`` and ``tr5`` (``ir1``, ``ir5``) are the shares of images (texts) of the test
     pairs among whose 1 or 5 nearest texts (images) is a right one. The rest is as in :func:`scoring.score`.
@@ -63,10 +63,9 @@ def score(
     method.eval()
     report = {"scores": {}, "spread": {}, "diagnostics": recipe.diagnostics(method, (), splits)}
     if others:
-        report = scoring.score(recipe, config, method, splits, others, untrained)
-    for arm, towers in {"method": method, "random_init": untrained}.items():
-        if towers is None:
-            continue
+        report = scoring.score(recipe, config, method, splits, others, build_untrained)
+    arms = {"method": method} | ({"random_init": build_untrained()} if build_untrained else {})
+    for arm, towers in arms.items():
         found = {}
         if "zero_shot" in names:
             found["zero_shot"] = classify(towers, config, splits)

@@ -227,10 +227,14 @@ def fit(
 
 
 def score(
-    config: Config, method: Classifier, splits: Splits, names: Sequence[str], untrained: Classifier | None
+    config: Config,
+    method: Classifier,
+    splits: Splits,
+    names: Sequence[str],
+    build_untrained: Callable[[], nn.Module] | None,
 ) -> dict[str, Any]:
     """What :mod:`recipes_lib.recipes.pretraining` reports: see :func:`class_scores.score`."""
-    return class_scores.score(recipes.module("local_sgd"), config, method, splits, names, untrained)
+    return class_scores.score(recipes.module("local_sgd"), config, method, splits, names, build_untrained)
 
 
 def diagnostics(method: Classifier, features: tuple[Features, Features], images: Splits) -> dict[str, float]:

@@ -146,10 +146,15 @@ def score(
     recipe: ModuleType, config: Any, method: nn.Module, splits: Splits, names: Sequence[str], *, with_baselines: bool
 ) -> dict[str, Any]:
     """The recipe's own ``score`` where it has one, or the probes of :func:`scoring.score`."""
-    untrained = build(recipe, config, steps=1).to(next(method.parameters()).device) if with_baselines else None
+    device = next(method.parameters()).device
+
+    def untrained() -> nn.Module:  # a function, since a baseline may train what it is given
+        return build(recipe, config, steps=1).to(device)
+
+    build_untrained = untrained if with_baselines else None
     if hasattr(recipe, "score"):
-        return recipe.score(config, method, splits, names, untrained)
-    return scoring.score(recipe, config, method, splits, names, untrained)
+        return recipe.score(config, method, splits, names, build_untrained)
+    return scoring.score(recipe, config, method, splits, names, build_untrained)
 
 
 def _finetuned(

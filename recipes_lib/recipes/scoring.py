@@ -26,9 +26,12 @@ def score(
     method: nn.Module,
     splits: Splits,
     names: Sequence[str],
-    untrained: nn.Module | None,
+    build_untrained: Callable[[], nn.Module] | None,
 ) -> dict[str, Any]:
-    """Probe scores of the trained method; with an ``untrained`` one, also of it, of raw pixels and of a supervised net.
+    """Probe scores of the trained method; with ``build_untrained``, also of random weights, pixels and a supervised net.
+
+    ``build_untrained`` returns the method as it was before training, built anew at each call: the supervised baseline
+    trains the network that it is given.
 
     Returns ``scores`` (probe -> arm -> accuracy), ``spread`` (the same, standard deviation over low-shot splits), the
     recipe's ``diagnostics``, and ``factors`` (arm -> factor -> score) where they are among the probes. Fine-tuning is not
@@ -44,9 +47,9 @@ def score(
 
     method.eval()
     arms = {"method": features_of(method.backbone, method.embed if hasattr(method, "embed") else None)}
-    if untrained:
+    if build_untrained:
         pixels = [baselines.raw_pixels(images, workers=config.data.workers) for images in (train, splits.test)]
-        arms |= _baseline_arms(config, untrained.backbone, splits, features_of) | {"raw_pixels": tuple(pixels)}
+        arms |= _baseline_arms(config, build_untrained, splits, features_of) | {"raw_pixels": tuple(pixels)}
     labelled = probes.labelled_indices(config.data.labelled, splits) if "lowshot" in names else None
     report: dict[str, Any] = {"scores": {}, "spread": {}}
     for arm, (train_features, test_features) in arms.items():
@@ -71,11 +74,12 @@ def score(
 
 
 def _baseline_arms(
-    config: Any, untrained: nn.Module, splits: Splits, features_of: Callable
+    config: Any, build_untrained: Callable[[], nn.Module], splits: Splits, features_of: Callable
 ) -> dict[str, tuple[Features, Features]]:
-    """Features of the untrained backbone, and then of the same one trained with labels for as many steps."""
-    device = next(untrained.parameters()).device
-    arms = {"random_init": features_of(untrained)}
+    """Features of the untrained backbone, and of an equal one that is trained with labels for as many steps."""
+    arms = {"random_init": features_of(build_untrained().backbone)}
+    supervised = build_untrained().backbone.requires_grad_(True)
+    device = next(supervised.parameters()).device
     train = splits.labelled_train
     crop = MultiCrop(replace(config.views, global_views=0, local_views=0), config.train.seed)  # the target's view alone
     batches = StepBatches(
@@ -87,11 +91,11 @@ def _baseline_arms(
     steps = config.train.total_steps(batches.steps_per_epoch)
     with closing(batches.stream(0, steps, workers=config.data.workers, device=device)) as stream:
         baselines.supervised(
-            untrained.requires_grad_(True),
+            supervised,
             ((crop(batch)[0], batch.labels) for batch in stream),
-            width=untrained.num_features,
+            width=supervised.num_features,
             classes=len(train.class_names),
             steps=steps,
             seed=config.train.seed,
         )
-    return arms | {"supervised": features_of(untrained)}
+    return arms | {"supervised": features_of(supervised)}

@@ -117,6 +117,16 @@ def test_siglip_has_a_bias_and_a_scale_of_its_own_and_clip_has_no_bias():
 # runs
 
 
+def test_the_scores_of_random_weights_do_not_depend_on_which_probes_are_asked_for():
+    config = override(TINY, {"data.test_size": 64, "train.steps": 4})
+    splits, model = clip.load(config, print), method(config)
+    alone, beside = (
+        pretraining.score(clip, config, model, splits, names, with_baselines=True)["scores"]
+        for names in (["retrieval"], ["retrieval", "knn"])  # knn trains a supervised network for comparison
+    )
+    assert {name: beside[name] for name in alone} == alone
+
+
 def test_a_run_writes_accuracy_and_recall_beside_those_of_random_weights(tmp_path):
     report = clip.run(TINY, tmp_path / "run").report
     assert set(report["scores"]) == {"zero_shot", "tr1", "tr5", "ir1", "ir5"}

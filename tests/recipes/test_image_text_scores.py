@@ -58,7 +58,8 @@ def pairs(labels: list[int], texts: list[str]) -> PairSet:
 
 
 def score(towers: nn.Module, test: PairSet, names: tuple[str, ...], untrained: nn.Module | None = None) -> dict:
-    return image_text_scores.score(RECIPE, CONFIG, towers, Splits(test, test), names, untrained)
+    build = None if untrained is None else lambda: untrained
+    return image_text_scores.score(RECIPE, CONFIG, towers, Splits(test, test), names, build)
 
 
 def test_the_class_whose_sentences_are_nearest_is_the_answer():
