@@ -77,6 +77,9 @@ def select(
     selection.check_weights(weights)
     files = sorted(files)
     pool = _Pool(files, {name: weight for name, weight in weights.items() if weight}, *_facts(files))
+    if not pool.rows:
+        why = "; ".join(f"{reason} {number:,}" for reason, number in pool.counts.items()) or "the shards are empty"
+        raise DataError(f"No pair of the pool could be read ({why}), so there is none to select. Mend the shards.")
     count = selection.number_kept(pool.rows, fraction)
     pool.measure()
     last = _last_kept(pool, count)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many shards as one data set to train on: pairs by number, opened when they are needed, in an order made as it is used.
 
-Where each image and text lies is noted in one pass a shard and kept on disk, 44 bytes a pair: 0.6 GB for 12.8 million. That pass goes at some
-thousand pairs a second, so a large pool's first run begins with an hour of it, and every later one without.
+Where each image and text lies is noted in one pass a shard and kept on disk, 46 bytes a pair: 0.6 GB for 12.8 million.
+That pass goes at some thousand pairs a second, so a large pool's first run begins with an hour of it, and every later one
+without.
 """
 
 import hashlib
@@ -28,11 +29,11 @@ from recipes_lib.data.shard_order import ShardOrder
 from recipes_lib.data.shards import OnDamage, complaint, remarks
 from recipes_lib.errors import DamagedImage, DataError
 
-_VERSION = 1
+_VERSION = 2
 """Of the index, to be raised when :mod:`recipes_lib.data.samples` takes other samples for good."""
 _ROW = np.dtype([("high", "u8"), ("low", "u8"), ("image", "u8"), ("text", "u8"),
-                 ("image_bytes", "u4"), ("text_bytes", "u4"), ("shard", "u4")])  # fmt: skip
-_UID = np.dtype("u8,u8")  # of DataComp's subset files
+                 ("image_bytes", "u4"), ("text_bytes", "u4"), ("shard", "u4"),
+                 ("has_uid", "?"), ("in_json", "?")])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class ShardPairs:
 
     shards: tuple[Path, ...]
     rows: np.ndarray
-    """[N] of uid, shard, and where image and text lie in it. An array, because a list's reference counts would copy its
-    memory into every loader process."""
+    """[N] of uid, shard, where image and text lie in it, whether there is a uid, and whether the text is the caption of a
+    JSON. An array, because a list's reference counts would copy its memory into every loader process."""
     counts: Counter = field(default_factory=Counter)
     """What was passed over or remarked on, by reason."""
     window: int = 16
@@ -53,6 +54,8 @@ class ShardPairs:
     @classmethod
     def index(cls, shards: Iterable[Path], *, on_damage: OnDamage, window: int = 16) -> "ShardPairs":
         """All pairs of the shards, in order. Texts and uids are looked at, images are not: see :meth:`damaged`.
+
+        Pairs without a uid are kept and counted, and so are those whose uid an earlier pair has.
 
         Raises: ``DataError`` where no pair is left, a shard is missing or, with ``on_damage`` = stop, at the first fault.
         """
@@ -67,8 +70,16 @@ class ShardPairs:
             counts.update(found)
             tables.append(table)
         if not sum(map(len, tables)):
-            raise DataError(f"None of the {len(shards):,} shards holds a pair that can be read. Copy them again.")
-        return cls(shards, np.concatenate(tables), counts, window)
+            why = "; ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()))
+            raise DataError(
+                f"None of the {len(shards):,} shards holds a pair that can be read ({why or 'all are empty'}). Copy them again."
+            )
+        rows = np.concatenate(tables)
+        named = rows[rows["has_uid"]]
+        own = np.sort(_sortable(named["high"], named["low"]))
+        if twice := int((own[1:] == own[:-1]).sum()):
+            counts["uid of an earlier pair"] = twice
+        return cls(shards, rows, counts, window)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,39 +90,43 @@ class ShardPairs:
         Raises: ``DamagedImage`` naming the shard and the uid of one that cannot be read.
         """
         try:
-            return samples.decode(self._bytes(index, "image"), f"the pair with uid {self.uid(index)}").image
+            return samples.decode(self._bytes(index, "image"), self._name(index)).image
         except samples.FaultError as error:
             raise DamagedImage(complaint(self._path(index), error.fault)) from None
 
     def text(self, index: int) -> str:
         """The text at ``index``."""
-        return self._bytes(index, "text").decode()
+        data = self._bytes(index, "text")
+        return json.loads(data)["caption"] if self.rows["in_json"][index] else data.decode()
 
-    def uid(self, index: int) -> str:
-        """The uid at ``index``: 32 hexadecimal digits."""
+    def uid(self, index: int) -> str | None:
+        """The uid at ``index``: 32 hexadecimal digits; None where its JSON names none."""
+        if not self.rows["has_uid"][index]:
+            return None
         return "{high:016x}{low:016x}".format(**{half: int(self.rows[half][index]) for half in ("high", "low")})
 
     def select(self, indices: Tensor) -> "ShardPairs":
         """The pairs at ``indices`` (int64 [n], in that order)."""
         return replace(self, rows=self.rows[indices.numpy()])
 
-    def subset(self, path: Path) -> "ShardPairs":
-        """The pairs whose uid is in a subset file of DataComp: sorted ``u8,u8`` [n]. A uid that is there twice counts twice.
+    def subset(self, wanted: np.ndarray) -> "ShardPairs":
+        """The pairs whose uids are in ``wanted``: ``u8,u8`` [n], strictly increasing. There may be none.
 
-        ``counts`` notes how many uids of the file are in none of the shards.
+        ``counts`` notes how many of ``wanted`` are in none of the shards.
 
-        Raises: ``DataError`` for a file of another form, or one that has no pair in common with the shards.
+        Raises: ``DataError`` where pairs have no uid.
         """
-        wanted = _read_subset(path)
+        if nameless := int((~self.rows["has_uid"]).sum()):
+            raise DataError(
+                f"A subset chooses pairs by their uids, and {nameless:,} of the {len(self):,} pairs have none. Add a uid to "
+                "their JSON, or train without data.subset."
+            )
         own, wanted = _sortable(self.rows["high"], self.rows["low"]), _sortable(wanted["f0"], wanted["f1"])
         first, last = (np.searchsorted(wanted, own, side) for side in ("left", "right"))
-        copies = last - first
-        rows = self.rows[np.repeat(np.arange(len(self)), copies)]
-        if not len(rows):
-            raise DataError(f"None of the {len(wanted):,} uids in {path} is in the shards. It belongs to another pool.")
-        present = copies[copies > 0][np.unique(first[copies > 0], return_index=True)[1]].sum()
-        counts = self.counts + Counter({"subset uid not in the shards": int(len(wanted) - present)})
-        return replace(self, rows=rows, counts=counts)
+        here = np.flatnonzero(last > first)
+        absent = len(wanted) - len(np.unique(first[here]))
+        counts = self.counts + Counter({"subset uid not in the shards": absent})
+        return replace(self, rows=self.rows[here], counts=counts)
 
     def order(self, seed: int, epoch: int) -> ShardOrder:
         """The order of an epoch, of (seed, epoch) alone; ``order[a:b]`` gives int64 indices."""
@@ -141,6 +156,11 @@ class ShardPairs:
             return False
         return True
 
+    def _name(self, index: int) -> str:
+        """What an error calls the pair at ``index``."""
+        uid = self.uid(index)
+        return f"the pair with uid {uid}" if uid else f"the pair at byte {int(self.rows['image'][index]):,}"
+
     def _path(self, index: int) -> Path:
         return self.shards[self.rows["shard"][index]]
 
@@ -149,21 +169,6 @@ class ShardPairs:
             "rb"
         ) as file:  # anew each time: an open file's position is shared by forked workers
             return samples.read(file, (int(self.rows[part][index]), int(self.rows[f"{part}_bytes"][index])))
-
-
-def _read_subset(path: Path) -> np.ndarray:
-    try:
-        wanted = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"Subset file {path} cannot be read ({type(error).__name__}). Write it again.") from None
-    if not isinstance(wanted, np.ndarray) or wanted.dtype != _UID or wanted.ndim != 1:
-        form = f"{wanted.dtype} {list(wanted.shape)}" if isinstance(wanted, np.ndarray) else type(wanted).__name__
-        raise DataError(f"Subset file {path} holds {form}, not u8,u8 [n]. Write it with --stage select.")
-    high, low = wanted["f0"], wanted["f1"]
-    falls = (high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] < low[:-1]))
-    if falls.any():  # a search in it would lose pairs without a word
-        raise DataError(f"Subset file {path} is not sorted (row {int(falls.argmax()) + 1}). Write it again, sorted.")
-    return wanted
 
 
 def _sortable(high: np.ndarray, low: np.ndarray) -> np.ndarray:
@@ -194,13 +199,16 @@ def _indexed(path: Path) -> tuple[np.ndarray, dict[str, int], str]:
 def _look_through(path: Path) -> tuple[np.ndarray, dict[str, int], str]:
     rows, counts, first = [], Counter(), ""
     for entry in samples.entries(path):
-        if isinstance(entry, samples.Fault):
+        if not isinstance(entry, samples.Entry):
             counts[entry.reason] += 1
-            first = first or complaint(path, entry)
+            if isinstance(entry, samples.Fault):
+                first = first or complaint(path, entry)
             continue
-        counts.update(remarks(entry.text))
-        (image, image_bytes), (text, text_bytes) = entry.places["image"], entry.places["txt"]
-        rows.append((int(entry.uid[:16], 16), int(entry.uid[16:], 16), image, text, image_bytes, text_bytes, 0))
+        counts.update([*remarks(entry.text), *["no uid"] * (entry.uid is None)])
+        in_json, uid = "txt" not in entry.places, entry.uid or "0" * 32
+        (image, image_bytes), (text, text_bytes) = entry.places["image"], entry.places["json" if in_json else "txt"]
+        named = (int(uid[:16], 16), int(uid[16:], 16))
+        rows.append((*named, image, text, image_bytes, text_bytes, 0, entry.uid is not None, in_json))
     return np.array(rows, _ROW), dict(counts), first
 
 

@@ -12,7 +12,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from PIL import Image
 
@@ -39,19 +39,27 @@ def read(path: Path, *, on_damage: OnDamage, counts: Counter | None = None) -> I
         raise DataError(f"Shard {path} is missing. Copy it again, or leave it out.")
     with path.open("rb") as file:
         for entry in samples.entries(path):
-            fault = entry
+            found = entry
             if isinstance(entry, samples.Entry):
                 try:
-                    decoded = samples.decode(samples.read(file, entry.places["image"]), f"sample {entry.key!r}")
+                    pair, noted = _pair(file, entry)
                 except samples.FaultError as error:
-                    fault = error.fault
+                    found = error.fault
                 else:
-                    counts.update([*remarks(entry.text), *decoded.remarks])
-                    yield Pair(entry.uid, entry.key, entry.text, decoded.image, entry.extra)
+                    counts.update(noted)
+                    yield pair
                     continue
-            if on_damage == "stop":
-                raise DataError(complaint(path, fault))
-            counts[fault.reason] += 1
+            if isinstance(found, samples.Fault) and on_damage == "stop":
+                raise DataError(complaint(path, found))
+            counts[found.reason] += 1
+
+
+def _pair(file: BinaryIO, entry: samples.Entry) -> tuple[Pair, list[str]]:
+    """An entry of an open shard with its image, and remarks on it. Raises: :class:`samples.FaultError`."""
+    if entry.uid is None:
+        raise samples.no_uid(entry)
+    decoded = samples.decode(samples.read(file, entry.places["image"]), f"sample {entry.key!r}")
+    return Pair(entry.uid, entry.key, entry.text, decoded.image, entry.extra), [*remarks(entry.text), *decoded.remarks]
 
 
 def remarks(text: str) -> list[str]:
@@ -62,7 +70,7 @@ def remarks(text: str) -> list[str]:
 
 def complaint(path: Path, fault: samples.Fault) -> str:
     """A fault in one line, with the way out."""
-    return f"Shard {path}: {fault.line}. Copy it again, or pass over what is damaged with --data.on-damage skip."
+    return f"Shard {path}: {fault.line}. {fault.remedy}, or pass over what is damaged with --data.on-damage skip."
 
 
 def find(root: str | Path) -> list[Path]:
@@ -70,7 +78,7 @@ def find(root: str | Path) -> list[Path]:
 
     Patterns have ``*``, ``?`` and braces, as ``pool/{00000000..00000127}.tar`` or ``{a,b}/*.tar``.
 
-    Raises: ``DataError`` where there is no shard, or one that is named on its own is missing.
+    Raises: ``DataError`` where there is no shard, one that is named on its own is missing, or a range runs backwards.
     """
     if Path(root).is_dir():
         found = [path for path in Path(root).glob("*.tar") if not path.name.startswith(".")]
@@ -86,17 +94,21 @@ def find(root: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def _expand(pattern: str) -> list[str]:
-    """All names that a pattern with braces stands for."""
+def _expand(pattern: str) -> Iterator[str]:
+    """All names that a pattern with braces stands for, one at a time: a range may be longer than any memory."""
     brace = re.search(r"\{([^{}]*)\}", pattern)  # the innermost: the others follow
     if not brace:
-        return [pattern]
-    ends = re.fullmatch(r"(\d+)\.\.(\d+)", brace[1])
-    options = brace[1].split(",")
-    if ends:
-        options = [f"{number:0{len(ends[1])}d}" for number in range(int(ends[1]), int(ends[2]) + 1)]
+        yield pattern
+        return
+    options: Iterable[str] = brace[1].split(",")
+    if ends := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", brace[1]):
+        first, last = int(ends[1]), int(ends[2])
+        if first > last:
+            raise DataError(f"The range {brace[0]} of shards runs backwards. Write {{{ends[2]}..{ends[1]}}}.")
+        options = (f"{number:0{len(ends[1])}d}" for number in range(first, last + 1))
     before, after = pattern[: brace.start()], pattern[brace.end() :]
-    return [name for option in options for name in _expand(before + option + after)]
+    for option in options:
+        yield from _expand(before + option + after)
 
 
 def write(pairs: Iterable[Pair] | PairSet, folder: Path, per_shard: int) -> list[Path]:

@@ -111,16 +111,16 @@ def _read(root: Path, data: PairData, warn: Callable[[str], None]) -> ShardPairs
 
 def _kept(train: PairSet | ShardPairs, subset: Path, warn: Callable[[str], None]) -> PairSet | ShardPairs:
     """The pairs that the uid file names. Raises: ``DataError`` where that is none of them."""
+    wanted = uids.verify_subset(subset)
     if isinstance(train, ShardPairs):
-        kept = train.subset(subset)
+        kept = train.subset(wanted)
         absent = (kept.counts - train.counts).total()
     else:
-        wanted = uids.verify_subset(subset)
         copies = uids.times_kept(wanted, uids.to_u8(train.uids))
-        if not copies.any():
-            raise DataError(f"None of the uids in {subset} is in this pool. It belongs to another one.")
         kept = train.select(torch.from_numpy(copies.nonzero()[0]))
         absent = len(wanted) - len(kept)
+    if not len(kept):
+        raise DataError(f"None of the {len(wanted):,} uids in {subset} is in this pool. It belongs to another one.")
     if absent:
         warn(f"{absent:,} uids of {subset} are not in this pool.")
     return kept

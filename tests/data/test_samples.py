@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from recipes_lib.data import samples
-from recipes_lib.data.samples import Entry, Fault, entries
+from recipes_lib.data.samples import Entry, Fault, Remark, entries
 
 UID = "139e4a9b22a614771f06c700a8ebe150"
 
@@ -78,13 +78,16 @@ def test_names_may_begin_with_the_folder_that_tar_puts_there(tmp_path):
     [
         ({"txt": None}, "no text", "sample '000001' has no text"),
         ({"png": None}, "no image", "sample '000001' has no image"),
-        ({"json": None}, "no JSON", "sample '000001' has no JSON"),
+        (
+            {"txt": None, "json": None},
+            "no text",
+            "sample '000001' has no text, as a .txt or as the caption of its JSON",
+        ),
         ({"txt": b"caf\xe9"}, "text not UTF-8", "the text of sample '000001' is not UTF-8 at byte 3"),
         ({"txt": b"a" * (1 << 20) + b"a"}, "text too large", "has 1,048,577 bytes; at most 1,048,576 are read"),
         ({"json": b"{"}, "damaged JSON", "the JSON of sample '000001' is no object"),
         ({"json": b"[" * 100_000}, "damaged JSON", "the JSON of sample '000001' is no object"),
         ({"json": b"[1]"}, "damaged JSON", "the JSON of sample '000001' is no object"),
-        ({"json": b"{}"}, "malformed uid", "has uid None, not 32 hexadecimal digits"),
         ({"json": b'{"uid": "%s0"}' % UID.encode()}, "malformed uid", f"has uid '{UID}0'"),
         ({"json": b'{"uid": 12}'}, "malformed uid", "has uid 12"),
         ({"json": b'{"uid": "%032d\\n"}' % 0}, "malformed uid", r"0\\n'"),
@@ -116,6 +119,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
     assert keys == ["000000", "000001"]
     assert [fault.reason for fault in faults] == ["unsafe member"]
     assert repr(name) in faults[0].line
+    assert ("is not UTF-8" in faults[0].line) == (name == "\udcff.txt")
     assert "\n" not in faults[0].line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar"]
 
@@ -126,7 +130,7 @@ def test_links_and_devices_are_refused_and_never_followed(tmp_path, kind):
     keys, faults = good_and_bad(shard(tmp_path / "a.tar", members))
     assert keys == ["000000"]
     assert [fault.reason for fault in faults] == ["unsafe member", "no text"]
-    assert "'000001.txt' is refused: no plain file" in faults[0].line
+    assert "'000001.txt' is refused: it is no plain file" in faults[0].line
 
 
 def test_wherever_a_shard_is_cut_it_is_noticed_and_the_whole_samples_come(tmp_path):
@@ -158,6 +162,84 @@ def test_what_is_no_tar_file_is_named(tmp_path, content):
 
 def test_an_empty_archive_is_whole(tmp_path):
     assert good_and_bad(shard(tmp_path / "a.tar", [])) == ([], [])
+
+
+def test_pairs_whose_names_have_dots_are_named_and_the_others_come(tmp_path):
+    dotted = [(name.replace(".", ".final.", 1), data) for name, data in sample(1)]
+    keys, faults = good_and_bad(shard(tmp_path / "a.tar", [*sample(0), *dotted, *sample(2)]))
+    assert keys == ["000000", "000002"]
+    assert [fault.reason for fault in faults] == ["dotted name"]
+    assert "'000001.final' has a dot in its name, and a key ends at the first dot" in faults[0].line
+    other = [(name.replace(".", ".other.", 1), data) for name, data in sample(1)]
+    keys, faults = good_and_bad(shard(tmp_path / "b.tar", [*sample(1), *dotted, *other]))
+    assert keys == ["000001"]
+    assert [fault.reason for fault in faults] == ["dotted name"] * 2
+
+
+def test_an_image_with_a_part_name_alone_is_no_image_and_is_named(tmp_path):
+    members = [*sample(0, png=None), ("000000.input.jpg", png()), ("000001.seg.png", png())]
+    keys, faults = good_and_bad(shard(tmp_path / "a.tar", members))
+    assert keys == []
+    assert [fault.reason for fault in faults] == ["no image", "no image"]
+    assert "sample '000000' has no image: part 'input.jpg' is none, since a key ends at the first dot" in faults[0].line
+
+
+def test_further_parts_beside_an_image_are_allowed(tmp_path):
+    members = [*sample(0), ("000000.seg.png", png()), ("000000.info.json", b"{}"), *sample(1)]
+    assert good_and_bad(shard(tmp_path / "a.tar", members)) == (["000000", "000001"], [])
+
+
+def test_data_behind_the_end_of_a_tar_is_a_damaged_shard_after_the_samples_before_it(tmp_path):
+    first, second = (shard(tmp_path / f"{i}.tar", [*sample(i), *sample(i + 10)]).read_bytes() for i in range(2))
+    hole = bytes(50_000)
+    for behind in (second, hole + second, hole + b"x"):
+        (tmp_path / "a.tar").write_bytes(first + behind)
+        keys, (fault,) = good_and_bad(tmp_path / "a.tar")
+        assert keys == ["000000", "000010"]
+        assert fault.reason == "damaged shard"
+        assert "it ends at byte 6,144, and yet data follows at byte" in fault.line
+
+
+def test_a_long_tail_of_zeros_is_remarked_on_and_the_padding_of_a_tar_is_not(tmp_path):
+    content = shard(tmp_path / "a.tar", [*sample(0), *sample(1)]).read_bytes()
+    for tail, remarks in ((0, []), (1, [Remark("long tail of zeros in a shard")])):
+        (tmp_path / "b.tar").write_bytes(content + bytes(tail))
+        assert [entry for entry in entries(tmp_path / "b.tar") if not isinstance(entry, Entry)] == remarks
+    (tmp_path / "b.tar").write_bytes(content[: 6 * 1024 + 1024])  # two empty blocks alone, as some writers end
+    assert [type(entry) for entry in entries(tmp_path / "b.tar")] == [Entry, Entry]
+
+
+@pytest.mark.parametrize("facts", [None, b"{}", b'{"uid": null}'])
+def test_a_sample_without_uid_has_none(tmp_path, facts):
+    found = list(entries(shard(tmp_path / "a.tar", [*sample(0), *sample(1, json=facts), *sample(2)])))
+    assert [entry.uid for entry in found] == [f"{0:032x}", None, f"{2:032x}"]
+
+
+def test_a_caption_in_the_json_is_the_text_where_there_is_no_other(tmp_path):
+    said = b'{"uid": "%032x", "caption": "ein Krug"}'
+    members = [*sample(0, txt=None, json=said % 0), *sample(1, json=said % 1), *sample(2, txt=None)]
+    first, second, third = entries(shard(tmp_path / "a.tar", members))
+    assert (first.text, second.text) == ("ein Krug", "a red square")
+    assert third.reason == "no text"
+
+
+def test_members_that_do_not_stand_together_are_said_to_be_so_once_a_sample(tmp_path):
+    a, b = sample(0), sample(1)
+    members = [a[0], b[0], a[1], b[1], a[2], b[2], *sample(2)]
+    keys, faults = good_and_bad(shard(tmp_path / "a.tar", members))
+    assert keys == ["000002"]
+    assert [fault.reason for fault in faults] == ["scattered sample"] * 2
+    assert faults[0].line == "the members of sample '000000' do not stand together"
+    assert "tar --sort=name" in faults[0].remedy
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 2, 3, 0), (1, 0, 2, 3)])
+def test_two_images_for_one_key_are_named(tmp_path, order):
+    members = [("000001.jpg", png()), *sample(1)]
+    keys, faults = good_and_bad(shard(tmp_path / "a.tar", [*sample(0), *(members[i] for i in order), *sample(2)]))
+    assert keys == ["000000", "000002"]
+    assert [fault.reason for fault in faults] == ["two images"]
+    assert "there are two images for sample '000001': 000001." in faults[0].line
 
 
 def test_a_negative_size_does_not_lead_in_a_circle(tmp_path):

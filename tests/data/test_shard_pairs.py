@@ -36,10 +36,8 @@ def change(path: Path, changes: dict[str, bytes | None]) -> None:
                 new.addfile(member, io.BytesIO(data))
 
 
-def subset_file(path: Path, uids: list[str], *, ordered: bool = True) -> Path:
-    pairs = [(int(text[:16], 16), int(text[16:], 16)) for text in uids]
-    np.save(path, np.array(sorted(pairs) if ordered else pairs, "u8,u8"))
-    return path
+def subset_of(uids: list[str]) -> np.ndarray:
+    return np.array(sorted((int(text[:16], 16), int(text[16:], 16)) for text in uids), "u8,u8")
 
 
 def test_pairs_by_number_are_those_that_were_written(tmp_path):
@@ -91,7 +89,7 @@ def test_without_a_cache_folder_the_index_is_made_each_time(tmp_path, monkeypatc
 @pytest.mark.parametrize("again", [False, True])
 def test_damage_stops_or_is_counted_also_out_of_the_kept_index(tmp_path, again):
     _, paths = pool(tmp_path / "pool")
-    change(paths[1], {"000000007.txt": None, "000000009.json": b"{}", "000000010.txt": b""})
+    change(paths[1], {"000000007.txt": None, "000000009.json": b'{"uid": 9}', "000000010.txt": b""})
     if again:
         ShardPairs.index(paths, on_damage="skip")
     with pytest.raises(DataError, match=r"00000001\.tar: sample '000000007' has no text"):
@@ -99,6 +97,42 @@ def test_damage_stops_or_is_counted_also_out_of_the_kept_index(tmp_path, again):
     found = ShardPairs.index(paths, on_damage="skip")
     assert found.counts == {"no text": 1, "malformed uid": 1, "empty text": 1}
     assert [int(found.text(i).split()[-1]) for i in (0, 5, 6, 7)] == [0, 5, 6, 8]
+
+
+def test_training_needs_no_uids_and_reads_captions_out_of_json(tmp_path):
+    made, paths = pool(tmp_path / "pool")
+    change(paths[1], {"000000007.json": None, "000000009.json": b"{}"})
+    change(paths[2], {"000000012.txt": None, "000000012.json": '{"caption": "Krug № 12"}'.encode()})
+    for _ in range(2):  # out of the kept index too
+        found = ShardPairs.index(paths, on_damage="stop")
+        assert found.counts == {"no uid": 3}
+        assert [found.text(i) for i in range(20)] == list(made.texts)
+        assert [i for i in range(20) if found.uid(i) is None] == [7, 9, 12]
+    with pytest.raises(DataError, match=r"3 of the 20 pairs have none\. Add a uid to their JSON, or train without"):
+        found.subset(subset_of([uid(0)]))
+
+
+def test_an_image_without_uid_that_cannot_be_read_is_named_by_its_place(tmp_path):
+    _, paths = pool(tmp_path / "pool")
+    change(paths[0], {"000000000.png": b"\x89PNG\r\n", "000000000.json": None})
+    with pytest.raises(DamagedImage, match=r"00000000\.tar: the image of the pair at byte 512 cannot be read"):
+        ShardPairs.index(paths, on_damage="stop").open(0)
+
+
+def test_pairs_whose_uid_an_earlier_pair_has_are_counted(tmp_path):
+    _, paths = pool(tmp_path / "pool")
+    (tmp_path / "pool" / "copy.tar").write_bytes(paths[1].read_bytes())
+    found = ShardPairs.index([*paths, tmp_path / "pool" / "copy.tar"], on_damage="stop")
+    assert len(found) == 26
+    assert found.counts == {"uid of an earlier pair": 6}
+    assert len(found.subset(subset_of([uid(6), uid(0)]))) == 3
+
+
+def test_a_shard_with_a_tail_of_zeros_is_counted(tmp_path):
+    _, paths = pool(tmp_path / "pool")
+    paths[0].write_bytes(paths[0].read_bytes() + bytes(100_000))
+    found = ShardPairs.index(paths, on_damage="stop")
+    assert (len(found), found.counts) == (20, {"long tail of zeros in a shard": 1})
 
 
 def test_a_damaged_image_is_found_when_asked_and_named_when_opened(tmp_path):
@@ -123,17 +157,10 @@ def test_a_subset_keeps_the_pairs_of_its_uids(tmp_path):
     made, paths = pool(tmp_path / "pool")
     found = ShardPairs.index(paths, on_damage="stop")
     wanted = [uid(17), uid(2), uid(8), "f" * 32]
-    kept = found.subset(subset_file(tmp_path / "subset.npy", wanted))
+    kept = found.subset(subset_of(wanted))
     assert [kept.text(i) for i in range(3)] == [made.texts[i] for i in (2, 8, 17)]
     assert len(kept) == 3
     assert kept.counts == {"subset uid not in the shards": 1}
-
-
-def test_a_uid_that_is_twice_in_a_subset_counts_twice(tmp_path):
-    _, paths = pool(tmp_path / "pool")
-    found = ShardPairs.index(paths, on_damage="stop")
-    kept = found.subset(subset_file(tmp_path / "subset.npy", [uid(4), uid(9), uid(4)]))
-    assert [kept.uid(i) for i in range(len(kept))] == [uid(4), uid(4), uid(9)]
 
 
 @pytest.mark.parametrize("edge", ["0" * 32, "0" * 31 + "1", "f" * 16 + "0" * 16, "0" * 16 + "f" * 16, "1" + "0" * 31])
@@ -142,29 +169,15 @@ def test_uids_of_many_zeros_are_found_among_each_other(tmp_path, edge):
     change(paths[0], {"000000000.json": b'{"uid": "%s"}' % edge.encode()})
     found = ShardPairs.index(paths, on_damage="stop")
     others = ["0" * 32, "0" * 31 + "1", "f" * 16 + "0" * 16, "0" * 16 + "f" * 16, "1" + "0" * 31]
-    kept = found.subset(subset_file(tmp_path / "subset.npy", others))
+    kept = found.subset(subset_of(others))
     assert [kept.uid(i) for i in range(len(kept))] == [edge]
     assert kept.counts == {"subset uid not in the shards": 4}
 
 
-def test_subset_files_of_another_form_are_refused(tmp_path):
+def test_of_a_subset_of_another_pool_nothing_is_kept(tmp_path):
     _, paths = pool(tmp_path / "pool")
-    found, path = ShardPairs.index(paths, on_damage="stop"), tmp_path / "subset.npy"
-    for content, message in (
-        (np.arange(4), r"holds int64 \[4\], not u8,u8 \[n\]"),
-        (np.zeros((2, 2), "u8,u8"), r"\[2, 2\], not u8,u8"),
-        (np.array([{}], object), "cannot be read"),
-    ):
-        np.save(path, content, allow_pickle=True)
-        with pytest.raises(DataError, match=message):
-            found.subset(path)
-    with pytest.raises(DataError, match=r"is not sorted \(row 1\)"):
-        found.subset(subset_file(path, [uid(5), uid(3)], ordered=False))
-    with pytest.raises(DataError, match="None of the 1 uids"):
-        found.subset(subset_file(path, ["f" * 32]))
-    path.write_bytes(b"raw")
-    with pytest.raises(DataError, match="cannot be read"):
-        found.subset(path)
+    kept = ShardPairs.index(paths, on_damage="stop").subset(subset_of(["f" * 32]))
+    assert (len(kept), kept.counts) == (0, {"subset uid not in the shards": 1})
 
 
 def test_the_order_goes_through_shards_and_survives_a_selection(tmp_path):
@@ -178,6 +191,6 @@ def test_the_order_goes_through_shards_and_survives_a_selection(tmp_path):
     assert sorted(scattered.order(0, 3)[:].tolist()) == list(range(5))
 
 
-def test_the_index_takes_44_bytes_a_pair(tmp_path):
+def test_the_index_takes_46_bytes_a_pair(tmp_path):
     _, paths = pool(tmp_path / "pool")
-    assert ShardPairs.index(paths, on_damage="stop").rows.nbytes == 20 * 44
+    assert ShardPairs.index(paths, on_damage="stop").rows.nbytes == 20 * 46

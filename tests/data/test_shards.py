@@ -113,7 +113,10 @@ def test_stop_names_shard_and_sample_in_one_line_after_the_good_ones(tmp_path):
     with pytest.raises(DataError) as caught:
         next(stream)
     assert "\n" not in str(caught.value)
-    assert f"Shard {path}: sample '000000002' has no text. Copy it again" in str(caught.value)
+    assert (
+        f"Shard {path}: sample '000000002' has no text, as a .txt or as the caption of its JSON. Copy it again"
+        in str(caught.value)
+    )
 
 
 def test_skip_counts_by_reason_and_loses_no_other_pair(tmp_path):
@@ -159,6 +162,34 @@ def test_a_shard_that_is_not_there_is_named(tmp_path):
         shards.find(tmp_path)
     with pytest.raises(DataError, match=r"There is no shard .*/no"):
         shards.find(tmp_path / "no")
+
+
+def test_a_range_that_runs_backwards_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"The range \{5\.\.1\} of shards runs backwards\. Write \{1\.\.5\}"):
+        shards.find(f"{tmp_path}/{{5..1}}.tar")
+
+
+@pytest.mark.parametrize("pattern", ["{0..99999999999}.tar", "{0..999999}{0..999999}.tar", "{0..%s}" % ("9" * 100)])
+def test_a_range_of_any_length_is_refused_at_its_first_missing_shard(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="There is no shard 0"):
+        shards.find(pattern)
+
+
+def test_a_pair_without_uid_stops_with_what_a_uid_may_be(tmp_path):
+    (path,) = shards.write(pairs(2), tmp_path / "pool", 2)
+    with tarfile.open(path) as old, tarfile.open(tmp_path / "bare.tar", "w") as new:
+        for member in old:
+            if member.name != "000000001.json":
+                new.addfile(member, old.extractfile(member))
+    with pytest.raises(
+        DataError, match=r"sample '000000001' has no uid, .* Add one to its JSON: 32 hexadecimal"
+    ) as error:
+        list(shards.read(tmp_path / "bare.tar", on_damage="stop"))
+    assert "\n" not in str(error.value)
+    counts = Counter()
+    assert len(list(shards.read(tmp_path / "bare.tar", on_damage="skip", counts=counts))) == 1
+    assert counts == {"no uid": 1}
 
 
 def test_the_emoji_become_a_pool(recipes_data, tmp_path):

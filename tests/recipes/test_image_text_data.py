@@ -5,6 +5,7 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,14 @@ def test_uids_of_a_subset_that_the_pool_lacks_are_counted_and_a_foreign_one_is_r
         ) as error:
             load(**source, subset=tmp_path / "foreign.npy")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rows", [[(0, 2), (0, 1)], [(0, 1), (0, 1)]], ids=["unsorted", "twice"])
+def test_one_rule_for_uid_files_whatever_the_pool_is(tmp_path, pool, rows):
+    np.save(tmp_path / "subset.npy", np.array(rows, "u8,u8"))
+    for source in ({"texts": "web"}, {"name": "shards", "root": pool}):
+        with pytest.raises(DataError, match=r"subset\.npy is not strictly increasing: its first violation is at row 1"):
+            load(**source, subset=tmp_path / "subset.npy")
 
 
 def test_shards_are_their_own_test_set_unless_there_is_another(pool):
