@@ -250,7 +250,10 @@ def _double(pool: _Pool, uid: np.ndarray) -> DataError:
         for batch in score_files.columns(path, ["uid"])
         for _ in range(int((batch["uid"] == uid[0]).sum()))
     ]
+    folder = pool.files[0].parent
     return DataError(
-        f"uid {to_hex(uid)[0]} comes {len(places)} times: in {', '.join(places[:3])}. Each pair needs a uid of its own; "
-        "remove the double from the pool, and its score file, and score that shard again."
+        f"uid {to_hex(uid)[0]} comes {len(places)} times: in {', '.join(places[:3])}. Each pair needs a uid of its own. Leave "
+        "this one out of all shards but one, remove the score files of the shards you changed, and score these again: recipes "
+        f"resume {folder.parent}. A shard that is a copy may go altogether, with its score file and its name in "
+        f"{folder / 'shards.json'}. Then select again."
     )

@@ -62,6 +62,19 @@ def _pair(file: BinaryIO, entry: samples.Entry) -> tuple[Pair, list[str]]:
     return Pair(entry.uid, entry.key, entry.text, decoded.image, entry.extra), [*remarks(entry.text), *decoded.remarks]
 
 
+def check(path: Path) -> None:
+    """Reads a shard's first pair and its last bytes: what is no tar file, or was cut short, need not wait for its turn.
+
+    Raises: ``DataError`` in one line.
+    """
+    next(read(path, on_damage="stop"), None)
+    with path.open("rb") as file:
+        file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+        if file.read() != bytes(tarfile.BLOCKSIZE):
+            line = "it does not end as a tar file does, so it was cut short"
+            raise DataError(complaint(path, samples.Fault("damaged shard", line)))
+
+
 def remarks(text: str) -> list[str]:
     """What is counted about a text that is kept."""
     short, long = not text.strip(), len(text.encode()) >= samples.LONG_TEXT

@@ -19,7 +19,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -30,9 +30,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from recipes_lib import durable
 from recipes_lib.analysis import pool_selection, score_files, uids
 from recipes_lib.analysis.phrases import PHRASES
 from recipes_lib.config import to_dict
+from recipes_lib.data import shards
 from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import DamagedImage, DataError, Faults, Interrupted
 from recipes_lib.evaluation import pair_scores
@@ -123,8 +125,8 @@ def run(config: Config, out: Path | None = None) -> pretraining.Result:
     """Scores the pool, selects from it, and reports; ``out`` is the run folder (default ``runs/sieve-DATE``).
 
     It holds ``scores/`` (a parquet file a shard), ``subset.npy`` (DataComp's uid file) and ``subset.json``. A run that
-    was stopped, or killed, goes on with the first shard that has no score file. Under torchrun each rank scores
-    its share of the shards.
+    was stopped, or killed, goes on with the first shard that has no score file; so does a finished run of which a score
+    file was removed. Under torchrun each rank scores its share of the shards.
 
     Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
     """
@@ -133,6 +135,7 @@ def run(config: Config, out: Path | None = None) -> pretraining.Result:
         torch.set_num_threads(config.score.threads)
     place = world.start(config.score.device, patience=timedelta(days=2))  # shards take ranks unequally long
     out = collectives.broadcast_object(out or folder.default_path("sieve"))
+    collectives.from_main(lambda: sieve_pool.take_up_again(out))
     with folder.RunFolder.create_or_continue(out, "sieve", config) as run:
         began = time.perf_counter()
         with _kept(run):
@@ -177,6 +180,8 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
         return sieve_pool.scored_before(config.select.scores), {}
     encoder = load_encoder(config.encoder.name)  # first: it is told at once where weights are absent
     pool = sieve_pool.shards_of(config.data, run)
+    if config.data.on_damage == "stop":
+        collectives.from_main(lambda: [shards.check(path) for path in pool])  # before models are trained
     scorer = pair_scores.SieveScorer(
         sieve_models.captioner_of(config, run, place),
         encoder,
@@ -187,7 +192,8 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
         seed=config.score.seed,
     )
     run.set_state("running", 0)
-    with _watched(run) as progress, loop.stop_on_signal() as stopped, _told(run):
+    collectives.from_main(lambda: _note_shards(run, pool))
+    with _watched(run, pool, place.size) as progress, loop.stop_on_signal() as stopped, _told(run):
         pair_scores.score_shards(
             pool,
             scorer,
@@ -201,6 +207,7 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
             stop=stopped.is_set,
         )
     run.await_others()
+    collectives.from_main(lambda: _note_shards(run, pool))
     files = [pair_scores.score_file(shard, run.path / "scores") for shard in pool]
     counts = sum((Counter(score_files.facts(path).counts) for path in files), Counter())
     for reason, number in sorted(counts.items()):
@@ -235,9 +242,30 @@ def _told(run: folder.RunFolder) -> Iterator[None]:
         raise DamagedImage(str(error)) from None
 
 
+def _note_shards(run: folder.RunFolder, pool: list[Path]) -> None:
+    """Has ``metrics.jsonl`` hold one line for each shard that has a score file, whenever this run was killed.
+
+    Lines that are there stay. A line that is lacking is made from the score file, and has no ``seconds``.
+    """
+    path, noted = run.path / "metrics.jsonl", {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut
+            line = json.loads(text)
+            noted.setdefault(line["shard"], line)
+    lines = []
+    for step, shard in enumerate(pool, start=1):
+        scores = pair_scores.score_file(shard, run.path / "scores")
+        if scores.exists():
+            pairs = score_files.facts(scores).rows
+            lines.append(
+                {"step": step, "shard": shard.stem, "pairs": pairs} | noted.get(shard.stem, {}) | {"step": step}
+            )
+    durable.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
 @contextmanager
-def _watched(run: folder.RunFolder) -> Iterator[Any]:
-    """Shows progress, and notes each shard as a line of ``metrics.jsonl``; on ranks above 0 nothing happens."""
+def _watched(run: folder.RunFolder, pool: list[Path], size: int) -> Iterator[Any]:
+    """Shows progress, and appends a line to ``metrics.jsonl`` for each shard that rank 0 of ``size`` ranks scores."""
     console = Console(stderr=True, quiet=not collectives.is_main())
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.fields[pairs]:,} pairs scored"))
     began, told, pairs = time.perf_counter(), 0, 0
@@ -249,9 +277,10 @@ def _watched(run: folder.RunFolder) -> Iterator[Any]:
             bar.update(task, completed=done.shards_done, total=done.shards, pairs=done.pairs)
             if done.shards_done == told:
                 return
-            new, told, pairs = done.pairs > pairs, done.shards_done, done.pairs
-            if collectives.is_main() and new:  # an earlier run has noted the shards that it scored
-                line = {"step": told, "pairs": pairs, "seconds": round(time.perf_counter() - began, 3)}
+            new, told, pairs = done.pairs - pairs, done.shards_done, done.pairs
+            if collectives.is_main() and new:  # those that an earlier start scored have their lines
+                step, seconds = 1 + (told - 1) * size, round(time.perf_counter() - began, 3)
+                line = {"step": step, "shard": pool[step - 1].stem, "pairs": new, "seconds": seconds}
                 with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
 

@@ -72,14 +72,29 @@ def scored_before(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise DataError(f"select.scores = {folder} holds no score file. Give a run's folder scores.")
-    noted, there = folder / "shards.json", {path.stem for path in files}
-    names = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else []
-    if lacking := [name for name in names if name not in there]:
+    names, lacking = _shards_noted(folder)
+    if lacking:
         raise DataError(
             f"select.scores = {folder} has scores of {len(names) - len(lacking)} of {len(names)} shards; {lacking[0]} is the "
             f"first without. Finish that run: recipes resume {folder.parent}"
         )
     return files
+
+
+def take_up_again(path: Path) -> None:
+    """Has a finished run of which a score file was removed go on, as its shard was changed and is to be scored again."""
+    run = RunFolder(path)
+    if (path / "config.yaml").is_file() and run.state()["status"] == "done":
+        names, lacking = _shards_noted(path / "scores")
+        if lacking:
+            run.set_state("interrupted", len(names) - len(lacking))
+
+
+def _shards_noted(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the shards that scoring into ``folder`` began with, and those of them that have no score file."""
+    noted = folder / "shards.json"
+    names = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else []
+    return names, [name for name in names if not (folder / f"{name}.parquet").is_file()]
 
 
 def shards_of(data: PoolData, run: RunFolder) -> list[Path]:

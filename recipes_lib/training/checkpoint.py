@@ -281,6 +281,8 @@ def _check(path: Path, step: int) -> None:
         if checksum != _content_digest(manifest) or manifest["step"] != step:
             raise _Damaged("manifest.json was altered")
         for name in {**dict.fromkeys(_FILES), **manifest["files"]}:
+            if Path(name).name != name:  # /dev/zero, say, which has no end
+                raise _Damaged(f"manifest.json names {name!r}, which is no file of this checkpoint")
             wanted, size = manifest["files"][name], (path / name).stat().st_size
             if size != wanted["bytes"]:
                 raise _Damaged(f"{name} has {size:,} bytes of {wanted['bytes']:,}")

@@ -120,6 +120,12 @@ def test_a_uid_in_two_shards_is_named_with_both(tmp_path, better):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_pool_of_which_no_pair_could_be_read_says_why(tmp_path):
+    files = [write(tmp_path / f"{i}.parquet", [], [], [], counts={"no image": 3, "dotted name": i}) for i in range(2)]
+    with pytest.raises(DataError, match=r"No pair of the pool could be read \(dotted name 1; no image 6\)"):
+        select(files, 0.5, HALVES, tmp_path / "out")
+
+
 def test_a_score_that_is_no_number_is_refused_with_file_and_count(tmp_path):
     files, *_ = pool(tmp_path)
     uids = [f"{row:032x}" for row in range(3)]

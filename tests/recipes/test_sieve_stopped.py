@@ -91,8 +91,36 @@ def test_killed_while_scoring_the_same_command_goes_on_to_the_same_bytes(tiny_si
     report = pretraining.resume(folder).report
     assert results(folder) == results(whole)
     assert report["pairs"] == 24
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3]  # a line a shard, however often it was started
+    assert noted(folder) == SHARDS
+
+
+SHARDS = [(1, "00000000", 8), (2, "00000001", 8), (3, "00000002", 8)]
+
+
+def noted(folder: Path) -> list[tuple[int, str, int]]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["shard"], line["pairs"]) for line in lines]
+
+
+@pytest.mark.parametrize("before", ["file", "line"])
+def test_killed_around_a_shards_end_each_shard_has_its_line_once(tiny_sieve, whole, tmp_path, before):
+    folder = unscored(whole, tmp_path / "run")
+    (folder / "metrics.jsonl").write_text('{"step": 1, "sha')  # of a kill before this one
+
+    def arrange() -> None:
+        write = score_files.write
+
+        def write_or_die(path, rows, **how):
+            if before == "line" or not path.stem.endswith("1"):
+                write(path, rows, **how)
+            if path.stem.endswith("1"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        score_files.write = write_or_die
+
+    assert _killed(tiny_sieve, folder, arrange) == -signal.SIGKILL
+    pretraining.resume(folder)
+    assert noted(folder) == SHARDS
 
 
 def test_a_signal_ends_between_batches_and_says_how_to_go_on(tiny_sieve, whole, tmp_path, monkeypatch):
@@ -121,6 +149,7 @@ def test_two_ranks_write_the_files_of_one(whole, tmp_path):
     folder = unscored(whole, tmp_path / "run")
     assert run_ranks(go_on, 2, str(folder)) == [24, 24]
     assert results(folder) == results(whole)
+    assert noted(folder) == SHARDS
 
 
 # bad input
@@ -139,10 +168,24 @@ def test_weights_or_shards_that_are_absent_leave_no_folder(tiny_sieve, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 2000])
+def test_a_shard_that_is_cut_or_no_tar_file_is_told_before_a_model_is_trained(
+    tiny_sieve, tmp_path, pool, monkeypatch, damage
+):
+    second = pool / "00000001.tar"
+    second.write_bytes(damage(second.read_bytes()))
+    monkeypatch.setattr(sieve.sieve_models, "captioner_of", lambda *_: pytest.fail("a model was trained"))
+    with pytest.raises(DataError, match=r"Shard .*00000001\.tar.*--data\.on-damage skip"):
+        sieve.run(of_shards(tiny_sieve, pool), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_shard_stops_by_name_and_the_run_goes_on_when_it_is_mended(tiny_sieve, tmp_path, pool, whole):
     second = pool / "00000001.tar"
     sound = second.read_bytes()
-    second.write_bytes(sound[: len(sound) // 2])
+    with tarfile.open(second) as archive:
+        place = archive.getmembers()[12].offset
+    second.write_bytes(sound[:place] + b"\xff" * 8 + sound[place + 8 :])  # a header in the middle
     with pytest.raises(DataError, match=r"Shard .*00000001\.tar.*--data\.on-damage skip") as error:
         sieve.run(of_shards(tiny_sieve, pool), tmp_path / "run")
     assert "\n" not in str(error.value)
@@ -175,6 +218,36 @@ def test_damage_that_is_skipped_is_counted_and_told(tiny_sieve, tmp_path, pool, 
     rows = score_files.read(tmp_path / "run" / "scores" / "00000001.parquet")
     assert rows.sieve[rows.uids.index(odd.uid)] == 0
     assert sound[2].uid not in rows.uids
+
+
+def test_what_is_said_of_a_copied_shard_can_be_done_to_the_end(tiny_sieve, tmp_path, pool, whole):
+    copy, folder = Path(shutil.copyfile(pool / "00000001.tar", pool / "00000003.tar")), tmp_path / "run"
+    with pytest.raises(
+        DataError, match="A shard that is a copy may go altogether, with its score file and its name in"
+    ):
+        sieve.run(of_shards(tiny_sieve, pool), folder)
+    copy.unlink()
+    (folder / "scores" / "00000003.parquet").unlink()
+    names = json.loads((folder / "scores" / "shards.json").read_text())
+    (folder / "scores" / "shards.json").write_text(json.dumps(names[:-1]))
+    pretraining.resume(folder)
+    assert (folder / "subset.npy").read_bytes() == (whole / "subset.npy").read_bytes()
+    assert noted(folder) == SHARDS
+
+
+def test_what_is_said_of_a_pair_in_two_shards_can_be_done_to_the_end_of_a_finished_run(tiny_sieve, tmp_path, pool):
+    first, second = (list(shards.read(pool / f"0000000{i}.tar", on_damage="stop")) for i in range(2))
+    sound = (pool / "00000001.tar").read_bytes()
+    (twice,) = shards.write([*second[:7], first[0]], tmp_path / "twice", 8)
+    shutil.copyfile(twice, pool / "00000001.tar")
+    scored = sieve.run(of_shards(tiny_sieve, pool, stage="score"), tmp_path / "scored").folder
+    select = of_shards(tiny_sieve, pool, **{"select.scores": scored / "scores"})
+    with pytest.raises(DataError, match=rf"Leave this one out of all shards but one, .* recipes resume {scored}\."):
+        sieve.run(select, tmp_path / "select")
+    (pool / "00000001.tar").write_bytes(sound)
+    (scored / "scores" / "00000001.parquet").unlink()
+    assert pretraining.resume(scored).report["pairs"] == 24
+    assert sieve.run(select, tmp_path / "select").report["selection"]["kept"] == 12
 
 
 # real data

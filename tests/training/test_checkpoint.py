@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -87,6 +88,14 @@ def other_learning_rate(path: Path) -> None:
     path.write_text(path.read_text().replace('"a": 1', '"a": 2'))
 
 
+def names_a_device(path: Path) -> None:
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    manifest["files"]["/dev/zero"] = {"bytes": 0, "sha256": ""}
+    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    path.write_text(json.dumps({**manifest, "sha256": digest}))
+
+
 @pytest.mark.parametrize(
     ("harm", "file", "reason"),
     [
@@ -96,6 +105,7 @@ def other_learning_rate(path: Path) -> None:
         (truncate, "manifest.json", "manifest.json cannot be read"),
         (other_learning_rate, "manifest.json", "manifest.json was altered"),
         (Path.unlink, "manifest.json", "manifest.json: No such file"),
+        (names_a_device, "manifest.json", "manifest.json names '/dev/zero', which is no file of this checkpoint"),
     ],
 )
 def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, harm, file, reason):
