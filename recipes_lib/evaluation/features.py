@@ -9,11 +9,12 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode
 
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.loader import each, outlive_signals
 from recipes_lib.errors import DataError
-from recipes_lib.views.multicrop import Normalize, eval_box, eval_view
+from recipes_lib.views.multicrop import Normalize, Resize, eval_box, eval_view
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def extract(
     *,
     image_size: int,
     normalize: Normalize,
+    resize: Resize = "bilinear",
     batch_size: int = 256,
     workers: int = 0,
     embed: Callable[[Tensor], Tensor] | None = None,
@@ -58,9 +60,9 @@ def extract(
     backbone.eval()
     before, final, embedded = [], [], []
     try:
-        with torch.no_grad(), closing(read_chunks(dataset, image_size, batch_size, workers)) as chunks:
+        with torch.no_grad(), closing(read_chunks(dataset, image_size, batch_size, workers, resize)) as chunks:
             for images in chunks:
-                rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize))
+                rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize, resize))
                 before.append(rows.float().cpu())
                 features = backbone.norm(rows)
                 final.append(features.float().cpu())
@@ -71,7 +73,9 @@ def extract(
     return Features(torch.cat(final), torch.cat(before), torch.cat(embedded) if embed else None)
 
 
-def read_chunks(dataset: ImageSet | ImageFiles, image_size: int, batch_size: int, workers: int = 0) -> Iterator[Tensor]:
+def read_chunks(
+    dataset: ImageSet | ImageFiles, image_size: int, batch_size: int, workers: int = 0, resize: Resize = "bilinear"
+) -> Iterator[Tensor]:
     """The images in order, uint8 [<= batch_size, 3, H, W]; files are resized and cropped to ``image_size``, as
     :func:`recipes_lib.views.multicrop.eval_box` says.
 
@@ -80,7 +84,7 @@ def read_chunks(dataset: ImageSet | ImageFiles, image_size: int, batch_size: int
     if isinstance(dataset, ImageSet):
         yield from dataset.images.split(batch_size)
         return
-    files = _Cropped(dataset, image_size)
+    files = _Cropped(dataset, image_size, resize)
     loader = DataLoader(files, batch_size, num_workers=workers, collate_fn=_collate, worker_init_fn=outlive_signals)
     with closing(each(loader)) as source:
         for images in source:
@@ -92,8 +96,8 @@ def read_chunks(dataset: ImageSet | ImageFiles, image_size: int, batch_size: int
 class _Cropped(Dataset):
     """Each file's centre, uint8 [3, size, size]; or the ``DataError`` of a file that cannot be read."""
 
-    def __init__(self, files: ImageFiles, size: int) -> None:
-        self.files, self.size = files, size
+    def __init__(self, files: ImageFiles, size: int, resize: Resize) -> None:
+        self.files, self.size, self.resize = files, size, resize
 
     def __len__(self) -> int:
         return len(self.files)
@@ -103,8 +107,9 @@ class _Cropped(Dataset):
             image = self.files.open(index)
         except DataError as error:
             return error  # raised in a worker, its one line would come back wrapped in a traceback
-        height, width, top, left = eval_box(image.height, image.width, self.size)
-        return TF.pil_to_tensor(TF.crop(TF.resize(image, [height, width]), top, left, self.size, self.size))
+        height, width, top, left = eval_box(image.height, image.width, self.size, self.resize)
+        image = TF.resize(image, [height, width], InterpolationMode(self.resize))
+        return TF.pil_to_tensor(TF.crop(image, top, left, self.size, self.size))
 
 
 def _collate(items: list[Tensor | DataError]) -> Tensor | DataError:

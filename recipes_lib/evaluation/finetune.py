@@ -167,6 +167,7 @@ def _config_of(weights: str, train: Images, config: Any, place: World) -> Finetu
         global_scale=SCALE,
         flip=config.views.flip,
         normalize=config.views.normalize,
+        resize=config.views.resize,
         **plain,
     )
     lr = config.eval.finetune_lr
@@ -218,7 +219,8 @@ def _in_our_words(config: Any, folder: Path, go_on: str) -> Iterator[None]:
 @torch.no_grad()
 def _accuracy(model: Classifier, test: Images, config: Any) -> float:
     model.eval()
-    device, side = model.linear.weight.device, config.data.image_size
-    chunks = read_chunks(test, side, batch_size=256, workers=config.data.workers)
-    guesses = [model.logits(eval_view(images.to(device), side, config.views.normalize)).argmax(1) for images in chunks]
+    device, side, look = model.linear.weight.device, config.data.image_size, config.views
+    chunks = read_chunks(test, side, batch_size=256, workers=config.data.workers, resize=look.resize)
+    views = (eval_view(images.to(device), side, look.normalize, look.resize) for images in chunks)
+    guesses = [model.logits(view).argmax(1) for view in views]
     return (torch.cat(guesses).cpu() == test.labels).double().mean().item()

@@ -71,7 +71,8 @@ def accuracy(method: nn.Module, config: Any, images: Images) -> float:
     """The share of ``images`` whose class the method finds by ``classify``, without augmentation."""
     method.eval()
     device = next(method.parameters()).device
-    chunks = read_chunks(images, config.data.image_size, 256, config.data.workers)
-    views = (eval_view(chunk.to(device), config.data.image_size, config.views.normalize) for chunk in chunks)
+    side, look = config.data.image_size, config.views
+    chunks = read_chunks(images, side, 256, config.data.workers, look.resize)
+    views = (eval_view(chunk.to(device), side, look.normalize, look.resize) for chunk in chunks)
     found = torch.cat([method.classify(view).argmax(dim=1).cpu() for view in views])
     return (found == images.labels).double().mean().item()

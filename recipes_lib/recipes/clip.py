@@ -34,7 +34,7 @@ from recipes_lib.models.text import TextTransformer
 from recipes_lib.objectives import image_text
 from recipes_lib.optim import groups
 from recipes_lib.recipes import image_text_data, image_text_scores, pretraining
-from recipes_lib.recipes.image_text_data import PairData, PairViews
+from recipes_lib.recipes.image_text_data import OPEN_CLIP, PairData, PairViews
 from recipes_lib.recipes.image_text_scores import PairEval
 from recipes_lib.views import masking
 from recipes_lib.views.multicrop import MultiCrop
@@ -89,7 +89,7 @@ class Config:
     """CLIP's config; the defaults are DataComp's scale *small*."""
 
     data: PairData = field(default_factory=PairData)
-    views: PairViews = field(default_factory=PairViews)
+    views: PairViews = OPEN_CLIP
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(
@@ -242,7 +242,7 @@ def diagnostics(method: CLIP, features: tuple[Features, Features], images: Split
 # The Pantry at 32 pixels, with true captions. Half a minute of one core.
 _TOY = Config(
     data=PairData(name="pantry", image_size=32, train_size=3000, test_size=500),
-    views=PairViews(image_size=32, global_scale=(0.6, 1.0)),
+    views=PairViews(image_size=32, global_scale=(0.6, 1.0), normalize="imagenet", resize="bilinear"),
     model=ModelConfig(
         arch="convnet",
         stem="imagenet",
@@ -280,7 +280,7 @@ PRESETS: dict[str, Config] = {
     # Shards of your own images and texts at 64 pixels, about an hour of a laptop.
     "laptop": Config(
         data=PairData(image_size=64),
-        views=PairViews(image_size=64, global_scale=(0.6, 1.0)),
+        views=PairViews(image_size=64, global_scale=(0.6, 1.0), normalize="imagenet", resize="bilinear"),
         model=ModelConfig(
             arch="vit_nano", stem="conv", patch_size=16, text_width=128, text_layers=4, text_heads=4, dim=128
         ),

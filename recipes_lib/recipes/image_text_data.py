@@ -52,7 +52,7 @@ class PairData(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PairViews(ViewsConfig):
-    """One view of each image, hardly altered: its text must stay true of it. Defaults: open_clip's."""
+    """One view of each image, hardly altered: its text must stay true of it. :data:`OPEN_CLIP` is open_clip's."""
 
     global_views: int = 0
     """No view but the one that is compared with the text, which ViewsConfig calls the target's."""
@@ -76,6 +76,10 @@ class PairViews(ViewsConfig):
         """Notes in ``faults`` a second view, for which there is no text."""
         for name in ("global_views", "local_views"):
             faults.need(getattr(self, name) == 0, f"views.{name}", getattr(self, name), "of 0: a text has one image")
+
+
+OPEN_CLIP = PairViews(normalize="openai", resize="bicubic")
+"""The view that open_clip trains and evaluates with where no option is given: what the full-scale presets use."""
 
 
 def load(data: PairData, warn: Callable[[str], None]) -> Splits:

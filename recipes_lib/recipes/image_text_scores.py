@@ -93,6 +93,7 @@ def classify(towers: nn.Module, config: Any, splits: Splits) -> float:
 def embed_images(towers: nn.Module, config: Any, images: Images) -> Tensor:
     """Points on the sphere, float32 [N, dim], on the CPU."""
     how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
+    how["resize"] = config.views.resize
     return extract(towers.backbone, images, embed=towers.embed, **how).embedding
 
 

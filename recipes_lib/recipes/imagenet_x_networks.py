@@ -70,7 +70,8 @@ def neighbours(path: Path, train: ImageFiles, bank: Path, workers: int) -> "Neig
     Raises: ``RunError`` where ``path`` is no run of a recipe that trains a backbone.
     """
     _, config, method = pretraining.reopen(path)
-    how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": workers}
+    how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "resize": config.views.resize}
+    how["workers"] = workers
     if not bank.is_file():
 
         def write() -> None:

@@ -41,6 +41,7 @@ def score(
     needs_labels = bool(names) or hasattr(recipe, "support")
     train = splits.train if "factors" in names else splits.labelled_train if needs_labels else splits.test
     how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
+    how["resize"] = config.views.resize
 
     def features_of(backbone: nn.Module, embed: Callable | None = None) -> tuple[Features, Features]:
         return tuple(extract(backbone, images, embed=embed, **how) for images in (train, splits.test))

@@ -193,7 +193,8 @@ class Towers:
     def similarity(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """Cosine of each image with its own text: float [n], on the CPU."""
         side, device = self.config.data.image_size, next(self.method.parameters()).device
-        seen = torch.cat([eval_view(_tensor(image).to(device), side, self.config.views.normalize) for image in images])
+        how = (side, self.config.views.normalize, self.config.views.resize)
+        seen = torch.cat([eval_view(_tensor(image).to(device), *how) for image in images])
         pictures = self.method.embed(self.method.backbone(seen))
         words = self.method.embed_tokens(self.method.encode_texts(list(texts)).to(device))
         return (pictures * words).sum(dim=1).cpu()

@@ -18,6 +18,11 @@ NOTHING = -1
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CHANNELS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+"""Mean and standard deviation of red, green and blue, by the data set that they were measured on (openai: CLIP's)."""
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes_lib.randomness import uniform
+from recipes_lib.views.config import Resize
 
 # Above this output side, one native call per image is cheaper on a CPU than two dense matrix products.
 DENSE_SIDE = 48
@@ -63,8 +64,10 @@ def boxes_from(
     return torch.cat([starts, sides]).movedim(0, -1)
 
 
-def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Cuts each image's box, resizes it bilinearly with antialiasing, and mirrors it where ``flip`` is set.
+def resized_crop(
+    images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None, mode: Resize = "bilinear"
+) -> Tensor:
+    """Cuts each image's box, resizes it with antialiasing, and mirrors it where ``flip`` is set.
 
     Shapes: ``images`` uint8 (0 to 255) or float (0 to 1) [B, 3, H, W], ``boxes`` int64 [B, 4] (top, left, height,
     width) inside the image, ``flip`` bool [B] -> float [B, 3, size, size] in [0, 1].
@@ -73,9 +76,10 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None =
     if boxes.shape != (len(images), 4):
         raise ValueError(f"boxes of shape {tuple(boxes.shape)} do not fit {len(images)} images: give [batch, 4]")
     flip = torch.zeros(len(images), dtype=torch.bool) if flip is None else flip
-    if images.device.type == "cpu" and size > DENSE_SIDE:
-        crops = crop_each(images, boxes, flip, torch.empty(len(images), 3, size, size))
-        return crops.mul_(1 / 255) if images.dtype == torch.uint8 else crops
+    if mode == "bicubic" or (images.device.type == "cpu" and size > DENSE_SIDE):
+        out = torch.empty(len(images), 3, size, size, device=images.device)
+        crops = crop_each(images, boxes, flip, out, mode)
+        return crops.mul_(1 / 255) if images.dtype == torch.uint8 else crops.clamp_(0, 1)  # bicubic goes beyond
     batch, channels, height, width = images.shape
     rows, columns = _resize_weights(images, boxes.to(images.device), size, flip)
     if images.dtype == torch.uint8:
@@ -108,7 +112,9 @@ def _resize_weights(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> t
     return weights[:, 0, :, :height], weights[:, 1, :, :width]
 
 
-def crop_each(images: Tensor | Sequence[Tensor], boxes: Tensor, flip: Tensor, out: Tensor) -> Tensor:
+def crop_each(
+    images: Tensor | Sequence[Tensor], boxes: Tensor, flip: Tensor, out: Tensor, mode: Resize = "bilinear"
+) -> Tensor:
     """:func:`resized_crop` by one native call per image, written to ``out`` [B, 3, size, size] in its dtype.
 
     The images, [3, H, W] each, may differ in size; stored channels last, as decoders leave them, they are cut fastest.
@@ -116,7 +122,7 @@ def crop_each(images: Tensor | Sequence[Tensor], boxes: Tensor, flip: Tensor, ou
     for i, ((top, left, height, width), mirrored) in enumerate(zip(boxes.tolist(), flip.tolist(), strict=True)):
         # clone: a box without gaps between its rows is resized a quarter faster
         box = images[i][None, :, top : top + height, left : left + width].clone()
-        crop = F.interpolate(box, out.shape[2:], mode="bilinear", antialias=True)[0]
+        crop = F.interpolate(box, out.shape[2:], mode=mode, antialias=True)[0]
         out[i] = crop.flip(-1) if mirrored else crop
     return out
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from recipes_lib.randomness import sample_keys, uniform
 from recipes_lib.views import colour, geometry
-from recipes_lib.views.config import Normalize, ViewsConfig
+from recipes_lib.views.config import Normalize, Resize, ViewsConfig
 from recipes_lib.views.look import LOOK_DRAWS, Look, develop_, look_from
 
-__all__ = ["MultiCrop", "Normalize", "ViewBatch", "ViewsConfig", "eval_box", "eval_view"]
+__all__ = ["MultiCrop", "Normalize", "Resize", "ViewBatch", "ViewsConfig", "eval_box", "eval_view"]
 
 # Floats computed together: about the second-level cache of a core (1 MB).
 _CACHED_VALUES = 300_000
@@ -73,7 +73,7 @@ class MultiCrop:
         for kind in self.kinds:
             boxes, flip = self._places(kind, keys, image.shape[1], image.shape[2])
             views = image.new_empty(kind.count, 3, kind.size, kind.size)
-            crops += geometry.crop_each([image] * kind.count, boxes[:, 0], flip[:, 0], views)
+            crops += geometry.crop_each([image] * kind.count, boxes[:, 0], flip[:, 0], views, self.config.resize)
         return crops
 
     @torch.no_grad()
@@ -96,7 +96,7 @@ class MultiCrop:
                 boxes, flip = self._places(kind, keys, *batch.images.shape[2:])
             for number in range(kind.count):
                 if batch.images is not None:
-                    cut = partial(_cut, batch.images, boxes[number], flip[number], kind.size)
+                    cut = partial(_cut, batch.images, boxes[number], flip[number], kind.size, self.config.resize)
                 else:
                     cut = partial(_picked, batch.crops[len(views)])
                 look = look_from(self.config, looks[number], equalize[number])
@@ -140,49 +140,60 @@ def _parts(look: Look, values: int) -> list[Tensor]:
     return [part for rank in range(6) for part in (place == rank).nonzero()[:, 0].split(step) if len(part)]
 
 
-def _cut(images: Tensor, boxes: Tensor, flip: Tensor, size: int, rows: Tensor) -> Tensor:
+def _cut(images: Tensor, boxes: Tensor, flip: Tensor, size: int, mode: Resize, rows: Tensor) -> Tensor:
     # index_select: fancy indexing of bytes takes twenty times as long
-    return geometry.resized_crop(images.index_select(0, rows.to(images.device)), boxes[rows], size, flip[rows])
+    chosen = images.index_select(0, rows.to(images.device))
+    return geometry.resized_crop(chosen, boxes[rows], size, flip[rows], mode)
 
 
 def _picked(crops: Tensor, rows: Tensor) -> Tensor:
     return geometry.to_float(crops.index_select(0, rows.to(crops.device)))
 
 
-def eval_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+def eval_box(height: int, width: int, size: int, resize: Resize = "bilinear") -> tuple[int, int, int, int]:
     """How an image is resized for evaluation, and what is cut out of it: new height, new width, top, left.
 
-    The shorter side becomes ``size`` * 256 / 224, or ``size`` itself where the image is too small for that; an image of
-    ``size`` x ``size`` stays. A square of ``size`` is cut from the centre. The longer side is rounded down and the corner of
-    the square to the nearest pixel (of two, to the even one), as torchvision's ``Resize`` and ``CenterCrop`` do.
+    The shorter side becomes ``size`` * 256 / 224, or ``size`` itself for ``bicubic`` and where the image is too small; an
+    image of ``size`` x ``size`` stays. A square of ``size`` is cut from the centre. The longer side is rounded down and the
+    corner of the square to the nearest pixel (of two, to the even one), as torchvision's ``Resize`` and ``CenterCrop`` do.
 
     Differs: torchvision's usual pair enlarges small images to ``size`` * 256 / 224 too, and cuts their borders off.
     """
     if (height, width) == (size, size):
         return height, width, 0, 0
     margin, shortest = round(size * 256 / 224), min(height, width)
-    short = margin if shortest >= margin else size
+    short = margin if resize == "bilinear" and shortest >= margin else size
     new = [short * side // shortest for side in (height, width)]
     return *new, *(round((side - size) / 2) for side in new)
 
 
-def eval_view(images: Tensor, size: int, normalize: Normalize = "imagenet") -> Tensor:
+def eval_view(images: Tensor, size: int, normalize: Normalize = "imagenet", resize: Resize = "bilinear") -> Tensor:
     """The view that features are computed from, without chance: uint8 [B, 3, H, W] -> float32 [B, 3, size, size].
 
     Resized and cut as :func:`eval_box` says.
     """
     images = geometry.to_float(images) if images.dtype == torch.uint8 else images.clone()
-    height, width, top, left = eval_box(*images.shape[2:], size)
+    height, width, top, left = eval_box(*images.shape[2:], size, resize)
     if images.shape[2:] != (height, width):
-        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+        images = F.interpolate(images, (height, width), mode=resize, antialias=True)
+        images = images.clamp_(0, 1) if resize == "bicubic" else images  # it goes beyond the values it starts from
     return _normalized_(images[:, :, top : top + size, left : left + size].contiguous(), normalize)
+
+
+def short_side(sides: tuple[int, int], size: int, resize: Resize) -> int:
+    """What the shorter of an image's ``sides`` is resized to, before a centre of ``size`` is cut out of it.
+
+    ``size`` * 256 / 224, as is usual for ImageNet; ``size`` itself for ``bicubic``, and for images that are too small.
+    """
+    margin = round(size * 256 / 224)
+    return margin if resize == "bilinear" and min(sides) >= margin else size
 
 
 def _normalized_(images: Tensor, kind: Normalize) -> Tensor:
     """Normalised as the config asks; ``images`` may be overwritten."""
     match kind:
-        case "imagenet":
-            return colour.normalize_(images)
+        case "imagenet" | "openai":
+            return colour.normalize_(images, *colour.CHANNELS[kind])
         case "image":
             return colour.standardize(images)
         case "grey":

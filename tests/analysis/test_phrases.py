@@ -26,6 +26,14 @@ def test_substrings_go_in_the_order_given_and_words_longest_first():
     assert remove_phrases("a photo of a dog", backwards, "word") == "a dog"
 
 
+@pytest.mark.parametrize(
+    "text", ["a photo\nof a red car", "a  photo of\ta red car", "a\N{NO-BREAK SPACE}photo of a red\ncar"]
+)
+def test_white_space_of_any_kind_inside_a_phrase_counts_as_one_blank(text):
+    assert remove_phrases(text) == "a red car"
+    assert remove_phrases("a photo of a red car", ["a \n photo of"]) == "a red car"
+
+
 def test_a_phrase_is_text_and_no_pattern():
     assert remove_phrases("stock (c) of a cat.jpg", ["(c)", ".jpg"]) == "stock of a cat.jpg"
     assert remove_phrases("stock (c) of a cat.jpg", ["(c)", ".jpg"], "substring") == "stock  of a cat"

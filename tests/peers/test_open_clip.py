@@ -1,23 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parity with open_clip: losses and their gradients, the text tower with its weights, the tokenizer; and with the loss
-of transformers' CLIP. Losses: float64, atol 1e-12, on one rank and on two (``local_loss`` and ``gather_with_grad``);
-towers: float32, atol 1e-5; tokenizers: equal ids.
+of transformers' CLIP; and what the full-scale presets do to an image. Losses: float64, atol 1e-12, on one rank and on two
+(``local_loss`` and ``gather_with_grad``); towers: float32, atol 1e-5; tokenizers: equal ids; images: equal at evaluation, in
+training the same distribution of crops, resized to within 1/255.
 """
 
 import csv
 import warnings
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
 
 from recipes_lib.data.tokenizer import clip_vocabulary, load
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.local import run_ranks
+from recipes_lib.evaluation.features import read_chunks
 from recipes_lib.models.text import TextTransformer
 from recipes_lib.objectives.image_text import clip_loss, siglip_loss
+from recipes_lib.randomness import sample_keys
+from recipes_lib.recipes import clip, switchback
+from recipes_lib.views.multicrop import MultiCrop, eval_view
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 
@@ -147,3 +156,51 @@ def test_real_alt_texts_have_open_clips_ids(pair, recipes_data):
     with (recipes_data / "wiki_alttext64/texts.csv").open(encoding="utf-8", newline="") as file:
         texts = [cell for row in csv.DictReader(file) for cell in row.values()]
     assert ours.encode(texts).tolist() == peer(texts).tolist()
+
+
+FULL_SCALE = {
+    name: preset.views
+    for name, preset in {**clip.PRESETS, **switchback.PRESETS}.items()
+    if name.startswith("datacomp") or name.endswith("laion2b")
+}
+NORMALIZATION = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+
+
+class Photos:
+    """Two images, one wide and one high, as a loader opens them."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def open(self, index: int) -> PIL.Image.Image:
+        coarse = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(index))
+        sides = ((260, 410), (300, 280))[index]
+        pixels = F.interpolate(coarse[None], sides, mode="bilinear")[0].mul(255).byte()
+        return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("preset", FULL_SCALE)
+def test_full_scale_presets_see_at_evaluation_what_open_clip_sees(preset):
+    views = FULL_SCALE[preset]
+    theirs = open_clip.image_transform(224, is_train=False, **NORMALIZATION)
+    (chunk,) = read_chunks(Photos(), 224, 2, resize=views.resize)
+    ours = eval_view(chunk, 224, views.normalize, views.resize)
+    torch.testing.assert_close(ours, torch.stack([theirs(Photos().open(i)) for i in range(2)]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", FULL_SCALE)
+def test_full_scale_presets_cut_crops_as_open_clip_does(preset):
+    views = FULL_SCALE[preset]
+    crop, *others = open_clip.image_transform(224, is_train=True, **NORMALIZATION).transforms
+    assert (views.global_scale, views.image_size) == (tuple(crop.scale), 224)
+    assert crop.interpolation.value == views.resize
+    known = ["_convert_to_rgb", "MaybeToTensor", "ToTensor", "Normalize"]  # by release; nothing else alters an image
+    assert all(getattr(other, "__name__", type(other).__name__) in known for other in others)
+    assert (views.flip, views.jitter, views.grayscale, views.blur) == (0, 0, 0, 0)
+    image, cropper = Photos().open(0), MultiCrop(views, seed=0)
+    (ours,) = cropper.crop_one(image, 0, 0)
+    keys = sample_keys(0, 0, torch.tensor([0]))
+    boxes, _ = cropper._places(cropper.kinds[0], keys, image.height, image.width)
+    theirs = TF.resized_crop(image, *boxes[0, 0].tolist(), [224, 224], InterpolationMode.BICUBIC)
+    difference = ours.int() - torch.from_numpy(np.array(theirs)).permute(2, 0, 1).int()
+    assert difference.abs().max() <= 1

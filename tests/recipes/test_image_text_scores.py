@@ -16,7 +16,9 @@ from recipes_lib.recipes.image_text_scores import PairEval
 
 COLOURS = ("red", "green", "blue")
 CONFIG = SimpleNamespace(
-    data=SimpleNamespace(image_size=8, workers=0), views=SimpleNamespace(normalize="imagenet"), eval=PairEval()
+    data=SimpleNamespace(image_size=8, workers=0),
+    views=SimpleNamespace(normalize="imagenet", resize="bilinear"),
+    eval=PairEval(),
 )
 RECIPE = SimpleNamespace(diagnostics=lambda method, features, splits: {"scale": 1.0})
 

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import transforms as v1
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as peer
 
 from recipes_lib.randomness import sample_keys
@@ -19,9 +20,9 @@ def images(dtype=torch.float32):
     return values.to(torch.uint8) if dtype == torch.uint8 else values / 255
 
 
-def torchvision_crops(batch, size):
+def torchvision_crops(batch, size, mode="bilinear"):
     crops = [
-        peer.resized_crop(image, *box, [size, size], antialias=True)
+        peer.resized_crop(image, *box, [size, size], InterpolationMode(mode), antialias=True)
         for image, box in zip(batch, BOXES.tolist(), strict=True)
     ]
     return torch.stack([peer.horizontal_flip(crop) if flip else crop for crop, flip in zip(crops, FLIP, strict=True)])
@@ -76,6 +77,16 @@ def test_resized_crop_is_torchvisions_with_antialiasing(size):
     torch.testing.assert_close(
         geometry.resized_crop(batch, BOXES, size, FLIP), torchvision_crops(batch, size), atol=5e-6, rtol=0
     )
+
+
+@pytest.mark.parametrize("size", [17, 64])
+def test_bicubic_crops_are_torchvisions_within_0_and_1(size):
+    expected = torchvision_crops(images(), size, "bicubic")
+    assert expected.max() > 1  # a cubic goes beyond the values it starts from
+    found = geometry.resized_crop(images(), BOXES, size, FLIP, "bicubic")
+    torch.testing.assert_close(found, expected.clamp(0, 1), atol=5e-6, rtol=0)
+    crops = geometry.resized_crop(images(torch.uint8), BOXES, size, FLIP, "bicubic")
+    assert torch.equal((crops * 255).round().to(torch.uint8), torchvision_crops(images(torch.uint8), size, "bicubic"))
 
 
 def test_small_uint8_crops_are_those_of_the_float_image():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import PIL.Image
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as peer
 
 from recipes_lib.views import colour
@@ -196,6 +197,13 @@ def test_eval_box_is_torchvisions_resize_and_centre_crop_on_odd_sizes_too(seed):
     tall, wide, top, left = eval_box(height, width, 56)
     assert (tall, wide) == resized.shape[1:]
     assert torch.equal(peer.center_crop(resized, [56, 56]), resized[:, top : top + 56, left : left + 56])
+
+
+def test_eval_view_without_a_margin_is_torchvisions_bicubic_resize_and_centre_crop():
+    picture = images(2, side=80)[:, :, :64]
+    resized = peer.resize(picture / 255, [56], InterpolationMode.BICUBIC, antialias=True)
+    expected = colour.normalize(peer.center_crop(resized, [56, 56]).clamp(0, 1), *colour.CHANNELS["openai"])
+    torch.testing.assert_close(eval_view(picture, 56, "openai", "bicubic"), expected, atol=1e-5, rtol=0)
 
 
 def test_eval_view_enlarges_small_images_to_their_shorter_side():
