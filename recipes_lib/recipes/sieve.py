@@ -82,15 +82,22 @@ class SelectConfig:
 
     fraction: float = 0.2
     """Share of the scored pool, in (0, 1]."""
-    fuse: Literal["none", "clip"] = "none"
-    """clip: the mean of Sieve's score and CLIPScore, each brought to [0, 1] over the pool; none: Sieve's alone."""
+    fuse: Literal["none", "clip", "only_clip"] = "none"
+    """clip: the mean of Sieve's score and CLIPScore, each brought to [0, 1] over the pool; none: Sieve's alone; only_clip:
+    CLIPScore alone, which is what Sieve is compared with."""
     scores: Path | None = None
     """Folder of score files from an earlier run; then nothing is scored. None: those of this run."""
 
     @property
     def weights(self) -> dict[str, float]:
         """Each signal's weight."""
-        return {"sieve": 0.5, "clip": 0.5} if self.fuse == "clip" else {"sieve": 1.0}
+        match self.fuse:
+            case "none":
+                return {"sieve": 1.0}
+            case "clip":
+                return {"sieve": 0.5, "clip": 0.5}
+            case "only_clip":
+                return {"clip": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +121,10 @@ class Config:
         if select.scores is None:
             for group in (self.data, self.captioner, self.clip, self.score):
                 group.check(faults)
-            if self.stage == "select" and select.fuse == "clip" and self.clip.name == "none":
-                faults.add("select.fuse = clip needs CLIPScores, but clip.name = none: name a CLIP, or leave it out.")
+            if self.stage == "select" and "clip" in select.weights and self.clip.name == "none":
+                faults.add(
+                    f"select.fuse = {select.fuse} needs CLIPScores, but clip.name = none: name a CLIP, or leave it out."
+                )
         elif self.stage == "score":
             faults.add(f"select.scores = {select.scores} has no use with stage = score: leave one of them out.")
         faults.raise_any()

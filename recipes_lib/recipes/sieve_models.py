@@ -113,7 +113,7 @@ def captioner_of(config: Any, run: RunFolder, place: World) -> Captioner:
             return HFBlipCaptioner(chosen.weights, sampling=chosen.sampling, device=place.device)
         except ValueError as error:  # the network says how long a caption may be
             raise ConfigError(f"captioner.max_length is not allowed: {error} Use a smaller one.") from None
-    side, draw = config.data.image_size, sieve_pool.seed_of(config.data) + 1
+    side, draw = config.data.image_size, captioners_draw(config)
     images = alt_text.pool(chosen.images, size=side, seed=draw, mix=alt_text.CLEAN)
     training = captioning.CaptioningConfig(
         images=chosen.images,
@@ -131,6 +131,11 @@ def captioner_of(config: Any, run: RunFolder, place: World) -> Captioner:
     )  # fmt: skip
     folder = run.path / "captioner"
     return captioning.captioner_of(images, training, _words(), folder=folder, place=place, go_on=_go_on(run))
+
+
+def captioners_draw(config: Any) -> int:
+    """What draws the clean pairs that the toy captioner learns from."""
+    return sieve_pool.seed_of(config.data) + 1
 
 
 @lru_cache(maxsize=1)
