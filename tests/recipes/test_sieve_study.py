@@ -9,7 +9,7 @@ pytest.importorskip("pyarrow")
 from recipes_lib.analysis.score_files import Scores
 from recipes_lib.config import override
 from recipes_lib.data.pantry import alt_text
-from recipes_lib.recipes import clip, sieve, sieve_pool, sieve_study
+from recipes_lib.recipes import clip, sieve, sieve_models, sieve_pool, sieve_study
 
 SMALL = {
     "data.pool_size": 64,
@@ -48,6 +48,18 @@ def test_a_seeds_report_has_every_figure_that_the_claims_read(small):
     assert set(report["recall"]) == set(report["zero_shot"]) == {"all", "random", "sieve", "clip", "fused"}
     assert set(report["kept"]) == {"random", "sieve", "clip", "fused"}
     assert set(report["models"]) == {"zero_shot", "ir5", "captioner"}
+
+
+def test_the_clean_clip_learns_from_the_captioners_pairs_and_scores_the_same_pool(small, monkeypatch):
+    trained = []
+    run = clip.run
+    monkeypatch.setattr(clip, "run", lambda config, out: trained.append(config) or run(config, out))
+    report = sieve_study.measure_clean_clip(0)
+    assert set(report["auc"]["clip"]) <= {"all", *alt_text.KINDS}
+    config = sieve_study.config_of(0)
+    noisy = sieve_models.toy_clip(config)
+    own = {"data.texts": "captions", "data.draw": sieve_models.captioners_draw(config)}
+    assert trained == [override(noisy, own)]  # all else is as for the CLIP that learns from a web
 
 
 def test_seeds_have_pools_of_their_own_none_of_which_is_the_toys():
