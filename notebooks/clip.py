@@ -69,7 +69,7 @@ def show_pairs(rows: list[int], texts: list[str]) -> None:
     for ax, row, text in zip(axes.flat, rows, texts, strict=True):
         plots.image_grid(ax, data.test.images[row : row + 1], columns=1)
         ax.set_axis_on()  # for the caption below, which belongs to an axis
-        ax.set(xticks=[], yticks=[])
+        ax.set(xticks=[], yticks=[], frame_on=False)
         ax.set_xlabel(textwrap.fill(text, 22), fontsize=11)
     plt.show()
 
@@ -228,7 +228,7 @@ ask(["a red mug", "a green bottle on a marble table", "a metal pan", "an orange 
 # Of the eight pictures for "a red mug", three show one. Only five of the five hundred captions speak of a red mug, so other pictures have
 # to come; but those that come say what was learned. They are red things of other kinds, a spoon *on* something red, and an orange carrot:
 # the towers match a colour anywhere in the picture before they match the thing, and do not bind the one to the other. "A metal pan"
-# brings a bottle, and pans of every colour; few captions name a material.
+# brings a bottle first and then pans, of which captions call only two metal: few captions name a material.
 
 # %% [markdown]
 # ## What the data decides

@@ -76,7 +76,7 @@ def show_pairs(rows: list[int], titles: list[str]) -> None:
     for ax, row, title in zip(axes.flat, rows, titles, strict=True):
         plots.image_grid(ax, pool.images[row : row + 1], columns=1, title=title)
         ax.set_axis_on()  # for the text below, which belongs to an axis
-        ax.set(xticks=[], yticks=[])
+        ax.set(xticks=[], yticks=[], frame_on=False)
         ax.set_xlabel(textwrap.fill(pool.text(row), 22), fontsize=11)
     plt.show()
 
