@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from recipes_lib.data import samples
+from recipes_lib.data.images import Checked
 from recipes_lib.data.pantry import cache
 from recipes_lib.data.shard_order import ShardOrder
 from recipes_lib.data.shards import OnDamage, complaint, remarks
@@ -53,7 +55,7 @@ class ShardPairs:
 
     @classmethod
     def index(cls, shards: Iterable[Path], *, on_damage: OnDamage, window: int = 16) -> "ShardPairs":
-        """All pairs of the shards, in order. Texts and uids are looked at, images are not: see :meth:`damaged`.
+        """All pairs of the shards, in order. Texts and uids are looked at, images are not: see :meth:`check`.
 
         Pairs without a uid are kept and counted, and so are those whose uid an earlier pair has.
 
@@ -132,16 +134,22 @@ class ShardPairs:
         """The order of an epoch, of (seed, epoch) alone; ``order[a:b]`` gives int64 indices."""
         return ShardOrder(self._runs, seed, epoch, self.window)
 
-    def damaged(self, threads: int) -> list[int]:
-        """The indices of the images that cannot be read, found by decoding every image once."""
+    def check(self, threads: int) -> Checked:
+        """Decodes every image once, and tells what was found."""
         block = 256
 
-        def among(first: int) -> list[int]:
-            return [index for index in range(first, min(first + block, len(self))) if not self._readable(index)]
+        def among(first: int) -> list[tuple[int, str | tuple[str, ...]]]:
+            return [(index, self._outcome(index)) for index in range(first, min(first + block, len(self)))]
 
         # threads: Pillow decodes outside the interpreter's lock, and a process forked beside torch's threads may hang
+        faults, found = {}, Counter()
         with ThreadPoolExecutor(threads) as pool:
-            return [index for found in pool.map(among, range(0, len(self), block)) for index in found]
+            for index, outcome in chain.from_iterable(pool.map(among, range(0, len(self), block))):
+                if isinstance(outcome, str):
+                    faults[index] = outcome
+                else:
+                    found.update(outcome)
+        return Checked(faults, found)
 
     @cached_property
     def _runs(self) -> np.ndarray:
@@ -149,12 +157,12 @@ class ShardPairs:
         shard = self.rows["shard"]
         return np.concatenate([[0], np.flatnonzero(shard[1:] != shard[:-1]) + 1, [len(shard)]])
 
-    def _readable(self, index: int) -> bool:
+    def _outcome(self, index: int) -> str | tuple[str, ...]:
+        """Why the image is not decoded, or the remarks of decoding it."""
         try:
-            self.open(index)
-        except DamagedImage:
-            return False
-        return True
+            return samples.decode(self._bytes(index, "image"), "").remarks
+        except samples.FaultError as error:
+            return error.fault.reason
 
     def _name(self, index: int) -> str:
         """What an error calls the pair at ``index``."""

@@ -16,7 +16,8 @@ from recipes_lib.data.load import Splits
 from recipes_lib.data.pairs import PairSet
 from recipes_lib.data.pantry import alt_text, captions
 from recipes_lib.data.shard_pairs import ShardPairs
-from recipes_lib.errors import DataError, Faults
+from recipes_lib.distributed import collectives
+from recipes_lib.errors import DamagedImage, DataError, Faults
 from recipes_lib.views.config import ViewsConfig
 
 VOCABULARY_SEED = 1234
@@ -96,6 +97,8 @@ def load(data: PairData, warn: Callable[[str], None]) -> Splits:
     else:
         train = _read(data.root, data, warn)
         test = _read(data.test_root, data, warn) if data.test_root else train
+        if data.test_root and data.on_damage == "stop":
+            collectives.from_main(lambda: _require_readable(test, data, warn))
     return Splits(train if data.subset is None else _kept(train, data.subset, warn), test)
 
 
@@ -103,14 +106,30 @@ def _read(root: Path, data: PairData, warn: Callable[[str], None]) -> ShardPairs
     pairs = ShardPairs.index(shards.find(root), on_damage=data.on_damage)
     if data.on_damage == "skip":
         warn(f"Opening each of the {len(pairs):,} images under {root} once, to leave out those that are damaged.")
-        damaged = pairs.damaged(threads=max(data.workers, os.cpu_count() or 1))
+        found = pairs.check(_threads(data))
         keep = torch.ones(len(pairs), dtype=torch.bool)
-        keep[damaged] = False
+        keep[list(found.faults)] = False
         pairs = pairs.select(keep.nonzero()[:, 0])
-        pairs.counts.update({"damaged image": len(damaged)} if damaged else {})
+        pairs.counts.update([*found.faults.values(), *found.remarks.elements()])
     for reason, number in sorted(pairs.counts.items()):
         warn(f"{number:,} pairs under {root}: {reason}.")
     return pairs
+
+
+def _require_readable(test: ShardPairs, data: PairData, warn: Callable[[str], None]) -> None:
+    """Decodes what is scored after training. Raises: ``DataError`` about the first image that cannot be decoded."""
+    found = test.check(_threads(data))
+    for index in found.faults:
+        try:
+            test.open(index)
+        except DamagedImage as error:  # which each rank would print: but here all of them have met it
+            raise DataError(str(error)) from None
+    for remark, number in sorted(found.remarks.items()):
+        warn(f"{number:,} pairs under {data.test_root}: {remark}.")
+
+
+def _threads(data: PairData) -> int:
+    return max(data.workers, os.cpu_count() or 1)
 
 
 def _kept(train: PairSet | ShardPairs, subset: Path, warn: Callable[[str], None]) -> PairSet | ShardPairs:

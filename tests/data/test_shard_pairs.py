@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from recipes_lib.data import samples, shards
+from recipes_lib.data import decode, samples, shards
 from recipes_lib.data.pairs import PairSet
 from recipes_lib.data.shard_pairs import ShardPairs
 from recipes_lib.errors import DamagedImage, DataError
@@ -139,9 +140,21 @@ def test_a_damaged_image_is_found_when_asked_and_named_when_opened(tmp_path):
     _, paths = pool(tmp_path / "pool")
     change(paths[2], {"000000013.png": b"\x89PNG\r\n"})
     found = ShardPairs.index(paths, on_damage="stop")
-    assert found.damaged(threads=2) == [13]
+    assert found.check(threads=2).faults == {13: "damaged image"}
     with pytest.raises(DamagedImage, match=rf"00000002\.tar: the image of the pair with uid {uid(13)} cannot be read"):
         found.open(13)
+
+
+def test_what_decoding_does_to_images_is_counted(tmp_path):
+    _, paths = pool(tmp_path / "pool")
+    grey, clear = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save(grey, "png")
+    Image.new("RGBA", (5, 6), (0, 0, 0, 0)).save(clear, "png")
+    change(paths[0], {"000000001.png": grey.getvalue(), "000000002.png": clear.getvalue()})
+    found = ShardPairs.index(paths, on_damage="stop")
+    assert found.check(threads=2).remarks == {decode.SIXTEEN_BITS: 1, decode.TRANSPARENT: 1}
+    assert found.open(1).getpixel((0, 0)) == (156, 156, 156)  # 40,000 / 256
+    assert found.open(2).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_missing_and_empty_shards_are_named(tmp_path):

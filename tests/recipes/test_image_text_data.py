@@ -111,6 +111,17 @@ def test_damaged_images_are_left_out_and_counted_or_stop_where_they_are_opened(t
         load(name="shards", root=tmp_path).train.open(3)
 
 
+def test_a_damaged_image_held_out_is_told_before_training(tmp_path, pool):
+    (tmp_path / "held").mkdir()
+    with tarfile.open(pool / "00000000.tar") as old, tarfile.open(tmp_path / "held" / "a.tar", "w") as new:
+        for member in old:
+            data = old.extractfile(member).read() if member.name != "000000003.png" else b"\x89PNG\r\n"
+            member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    with pytest.raises(DataError, match=r"a\.tar: the image of the pair with uid"):
+        load(name="shards", root=pool, test_root=tmp_path / "held")
+
+
 def test_options_that_pairs_do_not_have_are_refused_one_a_line():
     said = faults(PairData(**PANTRY, tail=1.0, holdout=0.1, scenes="controlled", classes_per_batch=2, draw=-1))
     assert [line.split(" = ")[0] for line in said.splitlines()] == [
