@@ -281,11 +281,14 @@ for kind in ("all", *alt_text.KINDS):
 
 # %% [markdown]
 # The captioner is good at this world, and the CLIP is a weak judge: it learned from noisy pairs alone, for a few hundred steps. OpenAI's CLIP, which
-# the paper compares with, is far better. So the comparison with it differs in two things: how the pair is judged, and what the judge
-# learned from. The second CLIP separates them: it learned from the captioner's own clean pairs, with as many steps as the first.
+# the paper compares with, is far better. So the comparison with the weak one differs in two things: how a pair is judged, and what the
+# judge learned from. The second CLIP separates them: it learned from the captioner's own clean pairs, with as many steps as the first.
+# It judges much better than the first, so a good part of Sieve's lead is its clean data. Where a wrong word is drawn into the picture, it
+# is even ahead of Sieve, for it never saw letters that repeat the text: there the fault was in the data and not in the way of
+# judging. Sieve's way helps with file names and boilerplate, which no captioner says, and which neither CLIP learned to score low.
 #
-# The kinds of text show where Sieve is ahead of the noisy CLIP: it scores file names and boilerplate low, and other pictures' captions
-# too, against the expectation written down above. Unusual words remain hard for both.
+# Other pictures' captions are also scored lower by Sieve than by the noisy CLIP, against the expectation written down above. Unusual words
+# remain hard for all three.
 
 # %% [markdown]
 # ### More captions, and what pruning buys

@@ -23,7 +23,10 @@ from recipes_lib.models.vit import Shape, VisionTransformer
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_CHANNELS = {
+    "imagenet": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    "openai": {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]},
+}
 _AS_IT_IS = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 _HF_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3, "qkv_bias": True}
 
@@ -33,14 +36,16 @@ def export(
     folder: Path,
     layout: Literal["timm", "hf"],
     *,
-    normalize: Literal["imagenet", "image", "grey"] = "imagenet",
+    normalize: Literal["imagenet", "openai", "image", "grey"] = "imagenet",
+    resize: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> None:
     """Writes ``model.safetensors`` and ``config.json`` into a new folder, all of it or nothing.
 
     ``timm``: read by ``timm.create_model("local-dir:FOLDER", pretrained=True)`` where timm can build the network (it
     has neither our convolutional stem nor the ResNets' small one), and by :func:`load` in any case.
     ``hf``: read by ``ViTMSNModel.from_pretrained(FOLDER)`` and by :func:`load`.
-    ``normalize``: how the network's input was normalised; the ImageNet mean and std are written into the config.
+    ``normalize``, ``resize``: what was done to the network's input, as ``views`` has them. A mean and std of each channel and
+    the interpolation are written into the config.
 
     Raises: ``RunError`` where the folder exists, cannot be written, or the layout has no place for the network.
     """
@@ -53,10 +58,10 @@ def export(
             kind = f"{type(backbone).__name__} with stem {backbone.stem!r}"
             raise RunError(f"ViTMSN of Hugging Face has no place for a {kind}. Export it with --format timm.")
         state, config = to_hf(state), _hf_config(backbone)
-        if normalize == "imagenet":
-            files["preprocessor_config.json"] = _hf_preprocessor(backbone.image_size)
+        if normalize in _CHANNELS:
+            files["preprocessor_config.json"] = _hf_preprocessor(backbone.image_size, normalize, resize)
     else:
-        config = _timm_config(backbone, normalize)
+        config = _timm_config(backbone, normalize, resize)
     files |= {"config.json": config}
     contents = {name: (json.dumps(facts, indent=2) + "\n").encode() for name, facts in files.items()}
     _write_folder(folder, contents | {"model.safetensors": tensors_to_bytes(state, {"format": "pt"})})
@@ -150,22 +155,23 @@ def _from_hf_config(config: Mapping[str, Any]) -> VisionTransformer:
     return VisionTransformer(shape, **sides, stem="patch")
 
 
-def _hf_preprocessor(side: int) -> dict[str, Any]:
+def _hf_preprocessor(side: int, normalize: str, resize: str) -> dict[str, Any]:
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": side, "width": side},
-        "resample": 2,  # PIL's bilinear
+        "resample": {"bilinear": 2, "bicubic": 3}[resize],  # PIL's numbers
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": _IMAGENET["mean"],
-        "image_std": _IMAGENET["std"],
+        "image_mean": _CHANNELS[normalize]["mean"],
+        "image_std": _CHANNELS[normalize]["std"],
     }
 
 
-def _timm_config(backbone: VisionTransformer | ResNet, normalize: str) -> dict[str, Any]:
-    preprocessing = {**(_IMAGENET if normalize == "imagenet" else _AS_IT_IS), "interpolation": "bilinear"}
+def _timm_config(backbone: VisionTransformer | ResNet, normalize: str, resize: str) -> dict[str, Any]:
+    preprocessing = {**_CHANNELS.get(normalize, _AS_IT_IS), "interpolation": resize}
+    preprocessing |= {"crop_pct": 1.0} if resize == "bicubic" else {}  # no margin
     if isinstance(backbone, VisionTransformer):
         side, patch, blocks = backbone.image_size, backbone.patch_size, backbone.blocks
         shape = Shape(backbone.embed_dim, len(blocks), blocks[0].attn.num_heads)

@@ -258,5 +258,6 @@ def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
     Raises: ``RunError`` where the folder exists, or the backbone has no such layout.
     """
     _, config, method = reopen(path)
-    interchange.export(method.backbone, out, layout, normalize=config.views.normalize)
+    views = config.views
+    interchange.export(method.backbone, out, layout, normalize=views.normalize, resize=views.resize)
     return out

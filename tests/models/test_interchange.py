@@ -4,6 +4,7 @@ import pickle
 import stat
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import timm
 import torch
@@ -58,6 +59,19 @@ def test_timm_builds_and_fills_an_exported_network_itself(tmp_path, make):
     theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     torch.testing.assert_close(theirs(pictures()), model(pictures()), rtol=0, atol=1e-5)
     assert theirs.pretrained_cfg["mean"] == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize("layout", ["timm", "hf"])
+def test_an_export_says_that_images_were_seen_as_open_clip_sees_them(tmp_path, layout):
+    interchange.export(network(), tmp_path / "out", layout, normalize="openai", resize="bicubic")
+    if layout == "timm":
+        said = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+        assert (said["interpolation"], said["crop_pct"]) == ("bicubic", 1.0)
+        assert (said["mean"][0], said["std"][0]) == (0.48145466, 0.26862954)
+    else:
+        said = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+        assert said["resample"] == PIL.Image.Resampling.BICUBIC
+        assert (said["image_mean"][0], said["image_std"][0]) == (0.48145466, 0.26862954)
 
 
 def test_timm_is_told_when_images_were_normalised_one_by_one(tmp_path):
