@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from recipes_lib.config import OptimConfig
+from recipes_lib.optim import layout
 from recipes_lib.optim.lars import LARS
 from recipes_lib.optim.schedules import cosine, warmup_cosine
 from recipes_lib.optim.stable_adamw import StableAdamW
@@ -20,9 +21,12 @@ def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opti
     match config.name:
         case "adamw":
             # fused: one pass over each tensor in place of a dozen, on CPUs too
-            return torch.optim.AdamW(
+            optimizer = torch.optim.AdamW(
                 groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True
             )
+            optimizer.register_step_pre_hook(lambda optimizer, *_: layout.match_gradients(optimizer))
+            optimizer.register_load_state_dict_post_hook(layout.match_state)
+            return optimizer
         case "lars":
             return LARS(groups, lr=config.lr, lr_in_momentum=config.lr_in_momentum)
         case "sgd":
