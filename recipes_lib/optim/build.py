@@ -57,7 +57,9 @@ def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opti
                 clip_decay=config.clip_decay,
             )
         case unknown:
-            raise ValueError(f"there is no optimiser {unknown!r}; there are adamw, adamw8bit, lars, sgd and stable_adamw")
+            raise ValueError(
+                f"there is no optimiser {unknown!r}; there are adamw, adamw8bit, lars, sgd and stable_adamw"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,11 @@ class StableAdamW(torch.optim.Optimizer):
 
     def rms(self) -> dict[nn.Parameter, Tensor]:
         """RMS of the last step of each parameter that moved in it; scalars on the parameters' device, not waited for."""
-        return {weight: rms for bunch, sizes in self._last for weight, rms in zip(bunch.weights, sizes.unbind(), strict=True)}
+        return {
+            weight: rms
+            for bunch, sizes in self._last
+            for weight, rms in zip(bunch.weights, sizes.unbind(), strict=True)
+        }
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -133,7 +137,9 @@ class StableAdamW(torch.optim.Optimizer):
         self._last, waiting = [], []
         for group in self.param_groups:
             for bunch in self._bunches(group):
-                sizes = _rms_on_cpu(bunch, self._scratch) if bunch.weights[0].device.type == "cpu" else _rms_at_once(bunch)
+                sizes = (
+                    _rms_on_cpu(bunch, self._scratch) if bunch.weights[0].device.type == "cpu" else _rms_at_once(bunch)
+                )
                 self._last.append((bunch, sizes))
                 if sizes.device.type == "cpu":
                     self._move(group, bunch, sizes.tolist())
@@ -258,7 +264,9 @@ def _check(group: dict[str, Any]) -> None:
     for weight in group["params"]:
         what = f"StableAdamW got a parameter of shape {tuple(weight.shape)}"
         if isinstance(weight, DTensor):
-            raise ValueError(f"{what} of which each rank has a share, and it measures whole ones. Use torch.optim.AdamW.")
+            raise ValueError(
+                f"{what} of which each rank has a share, and it measures whole ones. Use torch.optim.AdamW."
+            )
         if not weight.is_floating_point():
             raise ValueError(f"{what} and {weight.dtype}; it takes floating-point numbers. View complex ones as real.")
         if torch.empty_like(weight, device="meta").stride() != weight.stride():

@@ -108,7 +108,9 @@ def test_whole_steps_differ_from_fractional_ones_by_less_than_a_step(steps):
     """The official codes cut 1.25 times the run to whole steps: the same where it is whole, else less than a step's change."""
     config = OptimConfig(lr_start=0.8, lr=3.2, lr_final=0.032, warmup_steps=1950)
     ours = Schedule(config=config, steps=steps, steps_per_epoch=195)
-    official = Schedule(config=dataclasses.replace(config, stretch=int(1.25 * steps) / steps), steps=steps, steps_per_epoch=195)
+    official = Schedule(
+        config=dataclasses.replace(config, stretch=int(1.25 * steps) / steps), steps=steps, steps_per_epoch=195
+    )
     step = steps // 2
     change = ours.at(step)["lr"] - ours.at(step + 1)["lr"]
     assert abs(ours.at(step)["lr"] - official.at(step)["lr"]) <= (0 if steps % 4 == 0 else change)

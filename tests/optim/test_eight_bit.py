@@ -113,20 +113,26 @@ def test_bytes_of_a_large_tensors_state_are_the_real_ones():
 
 def test_without_the_package_one_line_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ConfigError, match=r"adamw8bit needs bitsandbytes.*pip install 'ssl-cookbook\[lowbit\]'") as error:
+    with pytest.raises(
+        ConfigError, match=r"adamw8bit needs bitsandbytes.*pip install 'ssl-cookbook\[lowbit\]'"
+    ) as error:
         build.check(CONFIG, SyncConfig(), torch.device("cpu"))
     assert "\n" not in str(error.value)
 
 
 def test_a_device_that_it_has_no_kernel_for_is_refused_in_one_line():
-    with pytest.raises(ConfigError, match=r"adamw8bit does not run on meta with bitsandbytes \d.*Use --optim.name adamw"):
+    with pytest.raises(
+        ConfigError, match=r"adamw8bit does not run on meta with bitsandbytes \d.*Use --optim.name adamw"
+    ):
         build.check(CONFIG, SyncConfig(), torch.device("meta"))
     with pytest.raises(ConfigError, match="does not run on meta"):
         optimizer_of(network().to("meta"))
 
 
 def test_codes_are_never_averaged():
-    with pytest.raises(ConfigError, match="sync.buffers average cannot average the running means of optim.name adamw8bit"):
+    with pytest.raises(
+        ConfigError, match="sync.buffers average cannot average the running means of optim.name adamw8bit"
+    ):
         build.check(CONFIG, SyncConfig(name="local_sgd", buffers="average"), torch.device("cpu"))
     net = network()
     optimizer = optimizer_of(net)

@@ -108,7 +108,6 @@ def test_impossible_values_are_refused(name, value):
     with pytest.raises(ValueError, match=f"LARS {name} = {value} is not allowed"):
         LARS([nn.Parameter(torch.ones(1))], **{"lr": 0.1, name: value})
 
-
     optimizer = LARS([nn.Parameter(torch.ones(1))], lr=0.1)
     with pytest.raises(ValueError, match=f"LARS {name} = {value} is not allowed"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], name: value})

@@ -53,7 +53,8 @@ def test_a_state_from_a_file_is_laid_out_as_its_parameter(name):
     steps(first, whole, "channels last", (1.0, 0.5))
     saved = first.state_dict()
     saved["state"][0] = {
-        key: value.contiguous().clone() if isinstance(value, Tensor) else value for key, value in saved["state"][0].items()
+        key: value.contiguous().clone() if isinstance(value, Tensor) else value
+        for key, value in saved["state"][0].items()
     }
     again.data.copy_(whole)
     second = ours(name, again)

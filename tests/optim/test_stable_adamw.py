@@ -328,7 +328,6 @@ def test_impossible_values_are_refused(name, value):
         StableAdamW([weight_of([1.0])], **{"lr": 0.1, name: value})
     assert str(value) in str(caught.value)
 
-
     optimizer = StableAdamW([weight_of([1.0])], lr=0.1)
     with pytest.raises(ValueError, match=f"StableAdamW {name} = "):
         optimizer.add_param_group({"params": [weight_of([1.0])], name: value})
