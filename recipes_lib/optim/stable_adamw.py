@@ -16,11 +16,21 @@ from recipes_lib.optim import layout
 _PIECE = 524_288
 """Elements that a CPU thread works on at once: few enough that the gradient and u are still in the cache when the fused
 kernel reads them after the RMS, enough that the calls themselves do not weigh."""
-_OTHERS = frozenset(
-    "amsgrad foreach capturable differentiable fused decoupled_weight_decay "  # torch's Adam and AdamW
-    "beta1 beta2 step decouple_lr max_lr kahan_sum triton gradient_release setup".split()  # torch-optimi
-)
-"""Keys of other optimisers' parameter groups that mean nothing here once they have been read."""
+_ADAMW = {"amsgrad", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
+_OPTIMI = {
+    "beta1",
+    "beta2",
+    "step",
+    "decouple_lr",
+    "max_lr",
+    "kahan_sum",
+    "triton",
+    "gradient_release",
+    "setup",
+    "foreach",
+}
+_OTHERS = _ADAMW | _OPTIMI
+"""Keys of torch's and torch-optimi's parameter groups that mean nothing here once they have been read."""
 
 
 class StableAdamW(torch.optim.Optimizer):
@@ -173,7 +183,9 @@ class StableAdamW(torch.optim.Optimizer):
         for (device, _, step), rows in found.items():
             beta1, beta2 = (_debiased(beta, step) for beta in group["betas"])
             for run in _runs(rows) if device.type == "cpu" else [rows]:
-                bunch = _Bunch(*map(list, zip(*run, strict=True)), beta1, beta2, group["eps"])
+                # after as many steps the kernel corrects no bias: our betas contain the correction
+                never = [torch.full((), math.inf, device=device)] * len(run)
+                bunch = _Bunch(*map(list, zip(*run, strict=True)), never, beta1, beta2, group["eps"])
                 if not beta2:
                     torch._foreach_zero_(bunch.squares)  # nothing of them counts, and 0 times infinity is no number
                 yield bunch
@@ -186,7 +198,7 @@ class StableAdamW(torch.optim.Optimizer):
             shared.setdefault(lr / max(1.0, min(size, _LARGEST)), []).append(place)
         with_remainders = group["kahan"] and bunch.weights[0].dtype in (torch.bfloat16, torch.float16)
         for rate, places in shared.items():
-            some = bunch.part(places)
+            some = bunch if len(shared) == 1 else bunch.part(places)
             decay = group["weight_decay"] * (1.0 if group["clip_decay"] or not rate else lr / rate)
             if with_remainders:
                 self._move_with_remainders(some, rate, decay, group["maximize"])
@@ -213,26 +225,24 @@ class _Bunch(NamedTuple):
     grads: list[Tensor]
     means: list[Tensor]
     squares: list[Tensor]
+    steps: list[Tensor]
     beta1: float
     beta2: float
     eps: float
 
     def part(self, places: list[int]) -> "_Bunch":
         """Some of them."""
-        if len(places) == len(self.weights):
-            return self
-        return _Bunch(*([some[place] for place in places] for some in self[:4]), *self[4:])
+        return _Bunch(*([some[place] for place in places] for some in self[:5]), *self[5:])
 
     def step(self, moved: list[Tensor], rate: float, decay: float, maximize: bool) -> None:
         """torch's fused AdamW, on the tensors ``moved``."""
-        never = torch.full((), math.inf, device=moved[0].device)  # after as many steps the kernel corrects no bias
         torch._fused_adamw_(
             moved,
             self.grads,
             self.means,
             self.squares,
             [],
-            [never] * len(moved),
+            self.steps,
             lr=rate,
             beta1=self.beta1,
             beta2=self.beta2,
@@ -324,29 +334,29 @@ class _Scratch(dict[tuple[torch.dtype, int], Tensor]):
 def _rms_on_cpu(bunch: _Bunch, scratch: _Scratch) -> Tensor:
     """Each tensor's RMS against the u that the step is going to make, tensor by tensor. -> [len(weights)]"""
     wide, floor = _wide(bunch)
-    beta2, room = bunch.beta2, _room()
+    room, beta2 = _room(), bunch.beta2
     memory = scratch[wide, room]
     # u / beta2 is one operation less than u, unless beta2 is too small to divide by
     factor = beta2 if beta2 > 0.1 else 1.0
-    floor, most, ratio = floor / factor, torch.finfo(wide).max, (1 - beta2) / factor
+    ratio, floor, most = (1 - beta2) / factor, floor / factor, torch.finfo(wide).max
 
     def total(g: Tensor, u: Tensor, size: int) -> float:
         if size > room:
             return sum(total(*pieces, len(pieces[0])) for pieces in zip(g.split(room), u.split(room), strict=True))
         if g.dtype != wide:
             g, u = g.to(wide), u.to(wide)
-        x = memory.narrow(0, 0, size)
+        x = memory[:size]
         if factor == beta2:
             torch.addcmul(u, g, g, value=ratio, out=x)
         else:
             torch.mul(u, beta2, out=x).addcmul_(g, g, value=ratio)
         return torch.dot(g, torch.div(g, x.clamp_(floor, most), out=x)).item()
 
-    sizes = []
+    roots = []
     for g, u in zip(bunch.grads, bunch.squares, strict=True):
         size = g.numel()
-        sizes.append(math.sqrt(total(_flat(g), _flat(u), size) / factor / max(size, 1)))
-    return torch.tensor(sizes, dtype=wide)
+        roots.append(math.sqrt(total(_flat(g), _flat(u), size) / factor / max(size, 1)))
+    return torch.tensor(roots, dtype=wide)
 
 
 def _rms_at_once(bunch: _Bunch) -> Tensor:

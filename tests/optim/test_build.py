@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from recipes_lib.config import OptimConfig
-from recipes_lib.recipes import switchback
 from recipes_lib.optim.build import Schedule, build
 from recipes_lib.optim.groups import decay_groups
 from recipes_lib.optim.lars import LARS
 from recipes_lib.optim.stable_adamw import StableAdamW
+from recipes_lib.recipes import switchback
 
 PAPER = Schedule(config=OptimConfig(), steps=1_000_800, steps_per_epoch=1251)
 

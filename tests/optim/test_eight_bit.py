@@ -131,7 +131,7 @@ def test_a_device_that_it_has_no_kernel_for_is_refused_in_one_line():
 
 def test_codes_are_never_averaged():
     with pytest.raises(
-        ConfigError, match="sync.buffers average cannot average the running means of optim.name adamw8bit"
+        ConfigError, match=r"sync\.buffers average cannot average the running means of optim\.name adamw8bit"
     ):
         build.check(CONFIG, SyncConfig(name="local_sgd", buffers="average"), torch.device("cpu"))
     net = network()
@@ -144,6 +144,6 @@ def test_codes_are_never_averaged():
 def test_a_run_is_refused_before_it_has_a_folder(tmp_path):
     changes = {"optim.name": "adamw8bit", "sync.name": "local_sgd", "sync.buffers": "average", "train.device": "cpu"}
     recipe = recipes.module("msn")
-    with pytest.raises(ConfigError, match="sync.buffers average"):
+    with pytest.raises(ConfigError, match=r"sync\.buffers average"):
         recipe.run(override(recipe.PRESETS["toy"], changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
