@@ -84,9 +84,9 @@ class DataConfig:
 class OptimConfig:
     """The optimiser and its schedules; the counter of a schedule is the optimiser step."""
 
-    name: Literal["adamw", "lars", "sgd", "stable_adamw"] = "adamw"
-    """sgd has Nesterov momentum 0.9; fine-tuning uses it. stable_adamw takes smaller steps where gradients outgrow their
-    running mean square."""
+    name: Literal["adamw", "adamw8bit", "lars", "sgd", "stable_adamw"] = "adamw"
+    """adamw8bit: bitsandbytes' AdamW, whose running means take 8 bits (needs the extra ``lowbit``). sgd has Nesterov momentum
+    0.9; fine-tuning uses it. stable_adamw takes smaller steps where gradients outgrow their running mean square."""
     lr: float = 1e-3
     """Peak learning rate, absolute: it is not scaled with the batch."""
     lr_start: float = 2e-4
@@ -106,9 +106,12 @@ class OptimConfig:
     first_count: Literal[0, 1] = 1
     """What the schedules count the first step as: 1 in MSN's code, 0 in PAWS's."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square; ``adamw`` and ``stable_adamw`` only."""
+    """Decay of the running means of the gradient and of its square; ``adamw``, ``adamw8bit`` and ``stable_adamw`` only."""
     eps: float = 1e-8
-    """Added to the root of the mean square; ``adamw`` and ``stable_adamw`` only."""
+    """Added to the root of the mean square; ``adamw``, ``adamw8bit`` and ``stable_adamw`` only."""
+    clip_decay: bool = True
+    """``stable_adamw`` only. Where a tensor's step is shortened its weight decay is too; if not, the decay keeps the
+    scheduled learning rate, as in the code of the method's authors."""
     lr_in_momentum: bool = False
     """``lars`` only. The learning rate enters the momentum, as in PAWS; else it multiplies the momentum."""
     clip: float | None = 3.0

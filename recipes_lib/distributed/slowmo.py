@@ -10,7 +10,8 @@ learning rate of the round's last step, :math:`\beta` the slow momentum and :mat
     x_k \leftarrow x_0
 
 :math:`\beta = 0, \alpha = 1` is plain averaging. Source: Wang, Tantia, Ballas, Rabbat, "SlowMo: Improving
-Communication-Efficient Distributed SGD with Slow Momentum", ICLR 2020, Algorithm 1.
+Communication-Efficient Distributed SGD with Slow Momentum", ICLR 2020, Algorithm 1. Differs: fairscale's SlowMo has two
+periods, one for averaging and a longer one for the slow step; here, as in the algorithm, one period is both.
 """
 
 from collections.abc import Mapping, Sequence

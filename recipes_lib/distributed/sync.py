@@ -254,14 +254,20 @@ def _running_statistics(module: nn.Module) -> list[Tensor]:
 
 
 def running_means(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """An optimiser's state that is a mean of gradients or their squares: of its parameter's shape, the counter apart."""
+    """An optimiser's state that is a mean of gradients or their squares: of its parameter's shape, the counter apart.
+
+    Raises: ``ValueError`` for 8-bit codes, whose mean means nothing.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return [
+    found = [
         value
         for parameter in parameters
         for key, value in sorted(optimizer.state.get(parameter, {}).items())
         if key != "step" and isinstance(value, Tensor) and value.shape == parameter.shape
     ]
+    if any(not value.is_floating_point() for value in found):
+        raise ValueError(f"the running means of {type(optimizer).__name__} are codes: they cannot be averaged")
+    return found
 
 
 def refuse_other_models(method: nn.Module) -> None:

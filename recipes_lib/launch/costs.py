@@ -15,6 +15,7 @@ from recipes_lib.distributed import fsdp
 from recipes_lib.distributed.sync import ring_bytes
 from recipes_lib.launch.trace import Uses
 from recipes_lib.optim import build as optim
+from recipes_lib.optim import eight_bit
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,17 @@ class State:
     """Tensors of the parameter's shape, such as running means."""
     constant: int
     """Bytes of the rest, such as a count of steps."""
+    eight_bit: bool = False
+    """Whether the state of large parameters is in 8 bits instead."""
 
     def bytes(self, weights: Iterable[Tensor]) -> int:
         """Of all these parameters."""
-        return sum(self.copies * weight.nbytes + self.constant for weight in weights)
+        return sum(
+            eight_bit.state_bytes(weight.numel())
+            if self.eight_bit and weight.numel() >= eight_bit.LEAST
+            else self.copies * weight.nbytes + self.constant
+            for weight in weights
+        )
 
 
 def optimizer_state(config: OptimConfig) -> State:
@@ -39,7 +47,8 @@ def optimizer_state(config: OptimConfig) -> State:
     optimizer.step()
     tensors = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
     copies = [value for value in tensors if value.shape == weight.shape]
-    return State(len(copies), sum(value.nbytes for value in tensors) - sum(value.nbytes for value in copies))
+    constant = sum(value.nbytes for value in tensors) - sum(value.nbytes for value in copies)
+    return State(len(copies), constant, eight_bit=config.name == "adamw8bit")
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:

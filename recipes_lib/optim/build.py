@@ -6,31 +6,60 @@ from typing import Any
 
 import torch
 
-from recipes_lib.config import OptimConfig
+from recipes_lib.config import OptimConfig, SyncConfig
+from recipes_lib.errors import ConfigError
+from recipes_lib.optim import eight_bit, layout
 from recipes_lib.optim.lars import LARS
 from recipes_lib.optim.schedules import cosine, warmup_cosine
 from recipes_lib.optim.stable_adamw import StableAdamW
+
+
+def check(config: OptimConfig, sync: SyncConfig, device: torch.device) -> None:
+    """Raises ``ConfigError`` where the optimiser cannot run on ``device``, or its state be averaged as ``sync`` asks."""
+    if config.name == "adamw8bit":
+        eight_bit.check(device)
+        if sync.buffers == "average":
+            raise ConfigError(
+                "sync.buffers average cannot average the running means of optim.name adamw8bit, which are 8-bit codes. Use "
+                "--sync.buffers maintain or reset, or --optim.name adamw."
+            )
 
 
 def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser of ``config.name`` over ``groups``, each with ``params`` and ``decays``.
 
     Its learning rate and weight decay are set by :meth:`Schedule.apply` before each step.
+
+    Raises: ``ConfigError`` where ``adamw8bit`` cannot run.
     """
     match config.name:
         case "adamw":
             # fused: one pass over each tensor in place of a dozen, on CPUs too
-            return torch.optim.AdamW(
+            optimizer = torch.optim.AdamW(
                 groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True
             )
+            optimizer.register_step_pre_hook(lambda optimizer, *_: layout.match_gradients(optimizer))
+            optimizer.register_load_state_dict_post_hook(layout.match_state)
+            return optimizer
+        case "adamw8bit":
+            return eight_bit.adamw(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0)
         case "lars":
             return LARS(groups, lr=config.lr, lr_in_momentum=config.lr_in_momentum)
         case "sgd":
             return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
         case "stable_adamw":
-            return StableAdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0)
+            return StableAdamW(
+                groups,
+                lr=config.lr,
+                betas=config.betas,
+                eps=config.eps,
+                weight_decay=0.0,
+                clip_decay=config.clip_decay,
+            )
         case unknown:
-            raise ValueError(f"there is no optimiser {unknown!r}; there are adamw, lars, sgd and stable_adamw")
+            raise ValueError(
+                f"there is no optimiser {unknown!r}; there are adamw, adamw8bit, lars, sgd and stable_adamw"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +68,9 @@ class Schedule:
 
     Source: the released codes: in MSN's the counter is 1 at the first update, so update ``step`` (from 0) has that of
     ``step + 1`` (the EMA's counter is 0 there); in PAWS's it is 0.
+    Differs: there a warm-up of a fractional number of steps is cut to whole ones, and so is ``stretch`` times the run; here
+    the warm-up is rounded and the stretched run may end within a step. Both are the same where these are whole numbers, as
+    in every published setting.
     """
 
     config: OptimConfig

@@ -20,15 +20,20 @@ class LARS(torch.optim.Optimizer):
     :math:`\gamma`. Tensors of one dimension (biases, norms) get plain SGD with momentum: no decay, no scaling; as do
     weights that are still 0, whose scale would be 0 for ever.
 
+    ``nesterov``: the step looks one ahead: it is :math:`\gamma (\lambda (g + \beta w) + \mu v)` with the new :math:`v`.
+    ``scale_vectors``: tensors of one dimension decay and are scaled like the others; for a parameter group of its own.
+
     ``lr_in_momentum``: :math:`v \leftarrow \mu v + \gamma \lambda (g + \beta w)` and :math:`w \leftarrow w - v`, so that
     a step keeps the learning rate it was made with; the same at a constant :math:`\gamma`.
 
-    Raises: ``ValueError`` for a negative or otherwise impossible hyper-parameter.
+    Raises: ``ValueError`` for a negative or otherwise impossible hyper-parameter, and for parameters that are no real
+    numbers.
 
     Source: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017, Eq. 6 and Algorithm 1.
     Differs: the paper and the code of PAWS have :math:`\gamma` inside :math:`v` (``lr_in_momentum``); torch's SGD and
     most SSL papers' codes multiply :math:`v` by it, as here by default. PAWS's code leaves a weight without any
-    gradient where it is, here it decays; it tells norms by their names, and so scales those of a ResNet's shortcuts.
+    gradient where it is, here it decays; it tells norms by their names, and so scales those of a ResNet's shortcuts: to
+    do the same, put the weights of ``downsample.1`` into a group with ``scale_vectors``. The paper has no ``nesterov``.
     """
 
     def __init__(
@@ -40,23 +45,34 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
         lr_in_momentum: bool = False,
+        nesterov: bool = False,
+        scale_vectors: bool = False,
     ) -> None:
-        for name, value, allowed in (
-            ("lr", lr, lr >= 0),
-            ("momentum", momentum, 0 <= momentum < 1),
-            ("weight_decay", weight_decay, weight_decay >= 0),
-            ("trust_coefficient", trust_coefficient, trust_coefficient > 0),
-        ):
-            if not allowed:
-                raise ValueError(f"LARS {name} = {value} is not allowed")
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
             "lr_in_momentum": lr_in_momentum,
+            "nesterov": nesterov,
+            "scale_vectors": scale_vectors,
         }
         super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch's optimisers; raises ``ValueError`` as the class does."""
+        super().add_param_group(param_group)
+        try:
+            _check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # one of an older version lacks the newer options
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -73,7 +89,7 @@ class LARS(torch.optim.Optimizer):
 
     def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
         update = weight.grad
-        if weight.ndim > 1:
+        if weight.ndim > 1 or group["scale_vectors"]:
             decay = group["weight_decay"]
             size, slope = _norm(weight), _norm(weight.grad)
             total = slope + decay * size
@@ -84,7 +100,28 @@ class LARS(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(weight)
         inside, outside = (group["lr"], 1.0) if group["lr_in_momentum"] else (1.0, group["lr"])
         buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update, alpha=inside)
-        weight.sub_(buffer, alpha=outside)
+        if group["nesterov"]:
+            weight.sub_(update, alpha=inside * outside).sub_(buffer, alpha=group["momentum"] * outside)
+        else:
+            weight.sub_(buffer, alpha=outside)
+
+
+def _check(group: dict[str, Any]) -> None:
+    """Raises ``ValueError`` where a group has a value, or a parameter, that cannot be."""
+    for name, allowed in (
+        ("lr", group["lr"] >= 0),
+        ("momentum", 0 <= group["momentum"] < 1),
+        ("weight_decay", group["weight_decay"] >= 0),
+        ("trust_coefficient", group["trust_coefficient"] > 0),
+    ):
+        if not allowed:
+            raise ValueError(f"LARS {name} = {group[name]} is not allowed")
+    for weight in group["params"]:
+        if not weight.is_floating_point():
+            raise ValueError(
+                f"LARS got a parameter of shape {tuple(weight.shape)} and {weight.dtype}; it takes floating-point numbers. "
+                "View complex ones as real."
+            )
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -1,17 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """AdamW that takes a smaller step where its second moment lags behind the gradients."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from recipes_lib.optim import layout
 
 # v: running mean of gradients ("exp_avg"), u: of their squares ("exp_avg_sq"), eta: the clipped learning rate
 
-_PIECE = 262_144
-"""Elements that a CPU thread works on at once. Of 2**16 to 2**19 those from 2**18 were fastest: fewer calls weigh more
-than the nearest cache; all tensors at once would need fresh memory at every step."""
+_PIECE = 524_288
+"""Elements that a CPU thread works on at once: few enough that the gradient and u are still in the cache when the fused
+kernel reads them after the RMS, enough that the calls themselves do not weigh."""
+_ADAMW = {"amsgrad", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
+_OPTIMI = {
+    "beta1",
+    "beta2",
+    "step",
+    "decouple_lr",
+    "max_lr",
+    "kahan_sum",
+    "triton",
+    "gradient_release",
+    "setup",
+    "foreach",
+}
+_OTHERS = _ADAMW | _OPTIMI
+"""Keys of torch's and torch-optimi's parameter groups that mean nothing here once they have been read."""
 
 
 class StableAdamW(torch.optim.Optimizer):
@@ -28,48 +47,94 @@ class StableAdamW(torch.optim.Optimizer):
         \theta \leftarrow (1 - \eta \lambda) \theta - \eta \frac{v}{\sqrt{u} + \epsilon}
 
     for each tensor, at its step :math:`t` from 1, with learning rate :math:`\gamma` and weight decay :math:`\lambda`.
-    While RMS is at most 1 it is AdamW, whose bias correction :math:`\hat\beta` holds. ``clip_decay=False``: the decay
-    keeps :math:`\gamma`. RMS never exceeds :math:`1 / \sqrt{1 - \hat\beta_2}`.
+    While RMS is at most 1 it is AdamW, whose bias correction :math:`\hat\beta` holds. RMS never exceeds
+    :math:`1 / \sqrt{1 - \hat\beta_2}`.
 
-    Each tensor must be whole on its rank: the mean of a part is not that of the tensor. With gradients averaged over
-    ranks, as DDP's are, the RMS is the same on all of them. On a GPU a step waits once for the device.
+    ``clip_decay``: the weight decay uses the clipped rate :math:`\eta`, as written above. With ``False`` it uses
+    :math:`\gamma`: a tensor whose step is shortened decays as fast as the others.
+    ``maximize``: the steps go up the gradient.
+    ``kahan``: a parameter in bfloat16 or float16 keeps what its last update lost to rounding (``kahan_comp`` in the
+    state) and adds it to the next one. Without it, steps below half of the last bit of a weight are lost altogether.
+    It takes one more tensor of the parameter's size and does nothing for other dtypes.
 
-    Raises: ``ValueError`` for a hyper-parameter that is not allowed, and for sparse gradients.
+    A learning rate may be a tensor of one element. Each tensor must be whole on its rank: the mean of a part is not that
+    of the tensor. With gradients averaged over ranks, as DDP's are, the RMS is the same on all of them. The steps are
+    those of torch's fused AdamW kernel, called with each tensor's own rate (there is no ``fused`` or ``foreach`` to
+    choose). On a GPU a step waits once for the device, so it cannot be captured in a CUDA graph (no ``capturable``).
+    Squares are added up in float32 at least. Where one overflows it counts as the largest number in the RMS, and the
+    element's :math:`u` is infinite: it does not move from then on, as under torch's AdamW. In float16 :math:`u` stays at
+    the largest number instead.
+
+    ``load_state_dict`` takes the state of torch's Adam and AdamW (their running means lack the bias correction that ours
+    contain; it is made up for) and of torch-optimi's StableAdamW too.
+
+    Raises: ``ValueError`` for a hyper-parameter that is not allowed, for parameters that are no real numbers, are shares
+    of a tensor (``DTensor``) or have gaps in memory, for sparse gradients, and for a state that it cannot go on from.
 
     Source: Wortsman et al., "Stable and low-precision training for large-scale vision-language models", NeurIPS 2023.
-    Differs: the authors' public code decays with :math:`\gamma`; torch-optimi and pytorch_optimizer
-    with :math:`\eta`, as here by default.
+    Differs: the authors' public code, with which their runs were made, decays with :math:`\gamma`
+    (``clip_decay=False``); torch-optimi and pytorch_optimizer with :math:`\eta`, as here by default.
     """
 
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float,
+        lr: float | Tensor,
         *,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-6,
         weight_decay: float = 0.01,
         clip_decay: bool = True,
+        maximize: bool = False,
+        kahan: bool = False,
     ) -> None:
-        for name, value, allowed in (
-            ("lr", lr, lr >= 0),
-            ("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas)),
-            ("eps", eps, eps > 0),
-            ("weight_decay", weight_decay, weight_decay >= 0),
-        ):
-            if not allowed:
-                raise ValueError(f"StableAdamW {name} = {value} is not allowed")
-        self._rms: dict[nn.Parameter, Tensor] = {}
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "clip_decay": clip_decay}
+        self._last: list[tuple[_Bunch, Tensor]] = []
+        self._scratch = _Scratch()
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "clip_decay": clip_decay,
+            "maximize": maximize,
+            "kahan": kahan,
+        }
         super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch's optimisers; raises ``ValueError`` as the class does."""
+        super().add_param_group(param_group)
+        try:
+            _check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._rms = {}  # no part of the state: it belongs to the step just made
+        self._last, self._scratch = [], _Scratch()  # no part of the state
+        for group in self.param_groups:
+            self._take_over(group)
+        layout.match_state(self)
+
+    def _take_over(self, group: dict[str, Any]) -> None:
+        """Makes a loaded group and its state ours: of an older version, of torch's AdamW, or of torch-optimi."""
+        if "beta1" in group:
+            group["betas"], group["kahan"] = (group["beta1"], group["beta2"]), bool(group["kahan_sum"])
+        others = {key: group.pop(key) for key in _OTHERS & group.keys()}
+        for key, value in self.defaults.items():
+            group.setdefault(key, value)
+        for weight in group["params"]:
+            if old := self.state.get(weight):
+                self.state[weight] = _state_from(old, others, group["betas"])
 
     def rms(self) -> dict[nn.Parameter, Tensor]:
         """RMS of the last step of each parameter that moved in it; scalars on the parameters' device, not waited for."""
-        return dict(self._rms)
+        return {
+            weight: rms
+            for bunch, sizes in self._last
+            for weight, rms in zip(bunch.weights, sizes.unbind(), strict=True)
+        }
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -78,74 +143,160 @@ class StableAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        bunches = [(group, bunch) for group in self.param_groups for bunch in self._alike(group["params"])]
-        sizes = [self._observe(group, bunch) for group, bunch in bunches]
-        self._rms = {
-            weight: size
-            for (_, bunch), bunch_sizes in zip(bunches, sizes, strict=True)
-            for weight, size in zip(bunch, bunch_sizes.unbind(), strict=True)
-        }
-        # all moments first: reading the first RMS waits for a GPU, those after it are there
-        for (group, bunch), bunch_sizes in zip(bunches, sizes, strict=True):
-            self._move(group, bunch, bunch_sizes.tolist())
+        layout.match_gradients(self)
+        self._last, waiting = [], []
+        for group in self.param_groups:
+            for bunch in self._bunches(group):
+                sizes = (
+                    _rms_on_cpu(bunch, self._scratch) if bunch.weights[0].device.type == "cpu" else _rms_at_once(bunch)
+                )
+                self._last.append((bunch, sizes))
+                if sizes.device.type == "cpu":
+                    self._move(group, bunch, sizes.tolist())
+                else:
+                    waiting.append((group, bunch, sizes))
+        for group, bunch, sizes in waiting:  # reading the first waits for the device, the others are there by then
+            self._move(group, bunch, sizes.tolist())
         return loss
 
-    def _alike(self, weights: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-        """Those with a gradient, counted one step further, in lists of one device, dtype and step."""
-        bunches: dict[tuple[Any, ...], list[nn.Parameter]] = {}
-        for weight in weights:
-            if weight.grad is None:
+    def _bunches(self, group: dict[str, Any]) -> Iterator["_Bunch"]:
+        """Parameters with a gradient, counted one step further, by device, dtype and step.
+
+        On a CPU they are few at a time, so that what the RMS has read is in a cache when the step is taken.
+        """
+        found: dict[tuple[Any, ...], list[tuple[nn.Parameter, Tensor, Tensor, Tensor]]] = {}
+        for weight in group["params"]:
+            g = weight.grad
+            if g is None:
                 continue
-            if weight.grad.layout != torch.strided:
+            if g.layout != torch.strided:
                 raise ValueError(
                     f"StableAdamW takes dense gradients only; one of shape {tuple(weight.shape)} has layout "
-                    f"{weight.grad.layout}. Give that parameter to torch.optim.SparseAdam."
+                    f"{g.layout}. Give that parameter to torch.optim.SparseAdam."
                 )
-            bunches.setdefault((weight.device, weight.dtype), []).append(weight)
-        return [part for bunch in bunches.values() for part in self._of_one_step(bunch)]
-
-    def _of_one_step(self, weights: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
-        by_step: dict[int, list[nn.Parameter]] = {}
-        for weight in weights:
             state = self.state[weight]
             if not state:
                 state |= {"step": 0, "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
             state["step"] += 1
-            by_step.setdefault(state["step"], []).append(weight)
-        return by_step.values()
+            key = (weight.device, weight.dtype, state["step"])
+            found.setdefault(key, []).append((weight, g, state["exp_avg"], state["exp_avg_sq"]))
+        for (device, _, step), rows in found.items():
+            beta1, beta2 = (_debiased(beta, step) for beta in group["betas"])
+            for run in _runs(rows) if device.type == "cpu" else [rows]:
+                # after as many steps the kernel corrects no bias: our betas contain the correction
+                never = [torch.full((), math.inf, device=device)] * len(run)
+                bunch = _Bunch(*map(list, zip(*run, strict=True)), never, beta1, beta2, group["eps"])
+                if not beta2:
+                    torch._foreach_zero_(bunch.squares)  # nothing of them counts, and 0 times infinity is no number
+                yield bunch
 
-    def _moments(self, weights: list[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
-        return [self.state[w]["exp_avg"] for w in weights], [self.state[w]["exp_avg_sq"] for w in weights]
+    def _move(self, group: dict[str, Any], bunch: "_Bunch", rms: list[float]) -> None:
+        """Steps, and decays, each tensor with a learning rate of its own; those that share one, in one call."""
+        lr = float(group["lr"])
+        shared: dict[float, list[int]] = {}
+        for place, size in enumerate(rms):
+            shared.setdefault(lr / max(1.0, min(size, _LARGEST)), []).append(place)
+        with_remainders = group["kahan"] and bunch.weights[0].dtype in (torch.bfloat16, torch.float16)
+        for rate, places in shared.items():
+            some = bunch if len(shared) == 1 else bunch.part(places)
+            decay = group["weight_decay"] * (1.0 if group["clip_decay"] or not rate else lr / rate)
+            if with_remainders:
+                self._move_with_remainders(some, rate, decay, group["maximize"])
+            else:
+                some.step(some.weights, rate, decay, group["maximize"])
 
-    def _observe(self, group: dict[str, Any], weights: list[nn.Parameter]) -> Tensor:
-        """Takes the gradients into the moments; returns each tensor's RMS. -> [len(weights)]"""
-        grads, (means, squares) = [weight.grad for weight in weights], self._moments(weights)
-        beta1, beta2 = (_debiased(beta, self.state[weights[0]]["step"]) for beta in group["betas"])
-        sums: list[list[Tensor]] = [[] for _ in weights]
-        # the dtype's smallest number: in float16 the square of eps is 0
-        floor = max(group["eps"] ** 2, torch.finfo(weights[0].dtype).tiny)
-        for places, (g, v, u) in _pieces(grads, means, squares):
-            torch._foreach_lerp_(v, g, 1 - beta1)
-            ratios = torch._foreach_mul(g, g)
-            torch._foreach_lerp_(u, ratios, 1 - beta2)
-            torch._foreach_div_(ratios, torch._foreach_clamp_min(u, floor))
-            for place, part in zip(places, _sums(ratios), strict=True):
-                sums[place].append(part)
-        totals = torch.stack([parts[0] if len(parts) == 1 else torch.stack(parts).sum() for parts in sums])
-        counts = torch.tensor([max(weight.numel(), 1) for weight in weights], dtype=totals.dtype)
-        return (totals / counts.to(totals.device, non_blocking=True)).sqrt()
+    def _move_with_remainders(self, bunch: "_Bunch", rate: float, decay: float, maximize: bool) -> None:
+        """Kahan's sum: the step goes to the remainder, which goes to the weight; what does not arrive there remains."""
+        states = [self.state[weight] for weight in bunch.weights]
+        remainders = [s.setdefault("kahan_comp", torch.zeros_like(s["exp_avg"])) for s in states]
+        if decay:
+            torch._foreach_mul_(bunch.weights, 1 - rate * decay)
+        bunch.step(remainders, rate, 0.0, maximize)
+        before = [weight.clone() for weight in bunch.weights]
+        torch._foreach_add_(bunch.weights, remainders)
+        torch._foreach_sub_(before, bunch.weights)
+        torch._foreach_add_(remainders, before)
 
-    def _move(self, group: dict[str, Any], weights: list[nn.Parameter], rms: list[float]) -> None:
-        """Steps, and decays, each tensor with a learning rate of its own."""
-        lr, eps = group["lr"], group["eps"]
-        rates = [lr / max(1.0, size) for size in rms]
-        for places, (w, v, u) in _pieces(weights, *self._moments(weights)):
-            if group["weight_decay"]:
-                decayed = [rates[place] if group["clip_decay"] else lr for place in places]
-                torch._foreach_mul_(w, [1 - rate * group["weight_decay"] for rate in decayed])
-            roots = torch._foreach_sqrt(u)
-            torch._foreach_add_(roots, eps)
-            torch._foreach_addcdiv_(w, v, roots, [-rates[place] for place in places])
+
+class _Bunch(NamedTuple):
+    """Parameters of one group, device, dtype and step, with what a step takes; the betas contain the bias correction."""
+
+    weights: list[nn.Parameter]
+    grads: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
+    beta1: float
+    beta2: float
+    eps: float
+
+    def part(self, places: list[int]) -> "_Bunch":
+        """Some of them."""
+        return _Bunch(*([some[place] for place in places] for some in self[:5]), *self[5:])
+
+    def step(self, moved: list[Tensor], rate: float, decay: float, maximize: bool) -> None:
+        """torch's fused AdamW, on the tensors ``moved``."""
+        torch._fused_adamw_(
+            moved,
+            self.grads,
+            self.means,
+            self.squares,
+            [],
+            self.steps,
+            lr=rate,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=maximize,
+        )
+        if moved[0].dtype == torch.float16:
+            torch._foreach_clamp_max_(self.squares, torch.finfo(torch.float16).max)
+
+
+_LARGEST = torch.finfo(torch.float32).max
+
+
+def _check(group: dict[str, Any]) -> None:
+    """Raises ``ValueError`` where a group has a value, or a parameter, that cannot be."""
+    lr, betas, eps, weight_decay = (group[name] for name in ("lr", "betas", "eps", "weight_decay"))
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"StableAdamW lr has shape {tuple(lr.shape)}: use a number or a tensor of one element")
+    for name, value, allowed in (
+        ("lr", lr, lr >= 0),
+        ("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas)),
+        ("eps", eps, eps > 0),
+        ("weight_decay", weight_decay, weight_decay >= 0),
+    ):
+        if not allowed:
+            raise ValueError(f"StableAdamW {name} = {value} is not allowed")
+    for weight in group["params"]:
+        what = f"StableAdamW got a parameter of shape {tuple(weight.shape)}"
+        if isinstance(weight, DTensor):
+            raise ValueError(
+                f"{what} of which each rank has a share, and it measures whole ones. Use torch.optim.AdamW."
+            )
+        if not weight.is_floating_point():
+            raise ValueError(f"{what} and {weight.dtype}; it takes floating-point numbers. View complex ones as real.")
+        if torch.empty_like(weight, device="meta").stride() != weight.stride():
+            raise ValueError(f"{what} with gaps or repetitions in memory. Make it of a .contiguous() tensor.")
+
+
+def _state_from(old: dict[str, Any], others: dict[str, Any], betas: tuple[float, float]) -> dict[str, Any]:
+    """The state of a parameter, of ours or of another optimiser whose group had the keys ``others``."""
+    step = old.get("step", others.get("step"))
+    if step is None or not all(isinstance(old.get(key), Tensor) for key in ("exp_avg", "exp_avg_sq")):
+        raise ValueError(
+            f"StableAdamW cannot go on from a state of {', '.join(map(str, old))}: it needs step, exp_avg and exp_avg_sq, "
+            "as it saves them itself, and torch's AdamW does. Start it anew."
+        )
+    state = {key: old[key] for key in ("exp_avg", "exp_avg_sq", "kahan_comp") if isinstance(old.get(key), Tensor)}
+    state["step"] = int(step)
+    if "amsgrad" in others and state["step"]:  # Adam's means lack the correction; ours contain it
+        for key, beta in zip(("exp_avg", "exp_avg_sq"), betas, strict=True):
+            state[key] = state[key] / (1 - beta ** state["step"])
+    return state
 
 
 def _debiased(beta: float, step: int) -> float:
@@ -153,36 +304,82 @@ def _debiased(beta: float, step: int) -> float:
     return beta * (1 - beta ** (step - 1)) / (1 - beta**step)
 
 
-def _sums(tensors: list[Tensor]) -> list[Tensor]:
-    """The sum of each tensor, none of whose elements is negative; bf16 numbers need float32 to be added up."""
-    wide = torch.promote_types(tensors[0].dtype, torch.float32)
-    if tensors[0].device.type == "cpu":
-        return [tensor.sum(dtype=wide) for tensor in tensors]  # a third of the norm's time
-    return list(torch._foreach_norm(tensors, 1, dtype=wide))
+def _room() -> int:
+    return _PIECE * torch.get_num_threads()
 
 
-def _pieces(*lists: list[Tensor]) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
-    """Corresponding tensors of the lists, or parts of them, with the places of the whole tensors.
-
-    On a GPU all at once, for the fewest kernels. On a CPU few enough to stay in a cache from one operation to the
-    next; larger tensors are cut along their first dimension.
-    """
-    first = lists[0]
-    if first[0].device.type != "cpu":
-        yield list(range(len(first))), list(lists)
-        return
-    room = _PIECE * torch.get_num_threads()
-    begun, held = 0, 0
-    for place, tensor in enumerate(first):
-        size = tensor.numel()
-        if place > begun and held + size > room:
-            yield list(range(begun, place)), [tensors[begun:place] for tensors in lists]
-            begun, held = place, 0
+def _runs(rows: list[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
+    """``rows`` in order, in lists whose first tensors have no more elements than fit, or a single larger one."""
+    run, held, room = [], 0, _room()
+    for row in rows:
+        size = row[0].numel()
+        if run and held + size > room:
+            yield run
+            run, held = [], 0
+        run.append(row)
         held += size
-        if size > room:  # it is alone, as nothing fits beside it
-            rows = max(1, room * tensor.shape[0] // size)
-            for cut in zip(*(tensors[place].split(rows) for tensors in lists), strict=True):
-                yield [place], [[part] for part in cut]
-            begun, held = place + 1, 0
-    if begun < len(first):
-        yield list(range(begun, len(first))), [tensors[begun:] for tensors in lists]
+    if run:
+        yield run
+
+
+class _Scratch(dict[tuple[torch.dtype, int], Tensor]):
+    """Memory for so many numbers of a dtype, the same at every step: fresh memory costs more than the arithmetic."""
+
+    def __missing__(self, key: tuple[torch.dtype, int]) -> Tensor:
+        self.clear()
+        self[key] = torch.empty(key[1], dtype=key[0])
+        return self[key]
+
+
+def _rms_on_cpu(bunch: _Bunch, scratch: _Scratch) -> Tensor:
+    """Each tensor's RMS against the u that the step is going to make, tensor by tensor. -> [len(weights)]"""
+    wide, floor = _wide(bunch)
+    room, beta2 = _room(), bunch.beta2
+    memory = scratch[wide, room]
+    # u / beta2 is one operation less than u, unless beta2 is too small to divide by
+    factor = beta2 if beta2 > 0.1 else 1.0
+    ratio, floor, most = (1 - beta2) / factor, floor / factor, torch.finfo(wide).max
+
+    def total(g: Tensor, u: Tensor, size: int) -> float:
+        if size > room:
+            return sum(total(*pieces, len(pieces[0])) for pieces in zip(g.split(room), u.split(room), strict=True))
+        if g.dtype != wide:
+            g, u = g.to(wide), u.to(wide)
+        x = memory[:size]
+        if factor == beta2:
+            torch.addcmul(u, g, g, value=ratio, out=x)
+        else:
+            torch.mul(u, beta2, out=x).addcmul_(g, g, value=ratio)
+        return torch.dot(g, torch.div(g, x.clamp_(floor, most), out=x)).item()
+
+    roots = []
+    for g, u in zip(bunch.grads, bunch.squares, strict=True):
+        size = g.numel()
+        roots.append(math.sqrt(total(_flat(g), _flat(u), size) / factor / max(size, 1)))
+    return torch.tensor(roots, dtype=wide)
+
+
+def _rms_at_once(bunch: _Bunch) -> Tensor:
+    """The same for all tensors together: the fewest kernels."""
+    wide, floor = _wide(bunch)
+    grads, squares = ([x.to(wide) for x in some] for some in (bunch.grads, bunch.squares))
+    means = torch._foreach_mul(squares, bunch.beta2)
+    torch._foreach_addcmul_(means, grads, grads, 1 - bunch.beta2)
+    torch._foreach_clamp_min_(means, floor)
+    torch._foreach_clamp_max_(means, torch.finfo(wide).max)
+    ratios = torch._foreach_div(grads, means)
+    torch._foreach_mul_(ratios, grads)
+    totals = torch.stack(torch._foreach_norm(ratios, 1))  # none is negative: the norm is the sum
+    sizes = torch.tensor([max(g.numel(), 1) for g in grads], dtype=wide)
+    return (totals / sizes.to(totals.device, non_blocking=True)).sqrt()
+
+
+def _wide(bunch: _Bunch) -> tuple[torch.dtype, float]:
+    """The dtype that squares are added up in, and the least that u counts as in it, which must not be 0."""
+    wide = torch.promote_types(bunch.weights[0].dtype, torch.float32)
+    return wide, max(bunch.eps**2, torch.finfo(wide).tiny)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """The elements in their order in memory; x has neither gaps nor repetitions there."""
+    return x.view(-1) if x.is_contiguous() else x.as_strided((x.numel(),), (1,))

@@ -32,6 +32,7 @@ from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import ConfigError, RunError, nearest
 from recipes_lib.evaluation import finetune, probes
 from recipes_lib.models import interchange
+from recipes_lib.optim import build as optim
 from recipes_lib.recipes import scoring
 from recipes_lib.recipes.scoring import DATA_SEED
 from recipes_lib.training import checkpoint, folder, loop
@@ -67,6 +68,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     place = world.start(config.train.device)
+    optim.check(config.optim, config.sync, place.device)
     name = recipe.__name__.rpartition(".")[2]
     out = collectives.broadcast_object(out or folder.default_path(name))
     with folder.RunFolder.create_or_continue(out, name, config) as run:

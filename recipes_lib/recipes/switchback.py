@@ -41,7 +41,8 @@ _LAPTOP = clip.PRESETS["laptop"]
 
 
 def _laion(arch: str, patch_size: int, text_width: int, text_heads: int, text_layers: int, dim: int) -> Config:
-    """A CLIP of the paper's. Learning rate, weight decay, betas and epsilon are defaults of its authors' optimiser.
+    """A CLIP of the paper's. Learning rate, weight decay, betas and epsilon are defaults of its authors' optimiser, whose
+    weight decay keeps the scheduled learning rate where a step is shortened (``clip_decay``; the smaller presets' does not).
 
     Batch, steps, warm-up and the share of patches dropped could not be checked against the paper.
     """
@@ -59,7 +60,7 @@ def _laion(arch: str, patch_size: int, text_width: int, text_heads: int, text_la
             dim=dim,
             linear="switchback",
         ),
-        optim=replace(base.optim, lr=2e-3, warmup_steps=5000, **_STABLE),
+        optim=replace(base.optim, lr=2e-3, warmup_steps=5000, **_STABLE, clip_decay=False),
         train=replace(base.train, steps=20_000, batch_size=16_384),
     )
 

@@ -167,14 +167,18 @@ def flatten_optimizer(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state as tensors under ``parameter/key``, and as facts for JSON what is no tensor.
 
-    ``named`` is ``dict(module.named_parameters())`` of all that it optimises.
+    ``named`` is ``dict(module.named_parameters())`` of all that it optimises. A tensor that several states share, as the
+    tables of 8-bit codes are, is copied: a safetensors file has none twice.
     """
     names = {parameter: name for name, parameter in named.items()}
-    tensors, values = {}, {}
+    tensors, values, seen = {}, {}, set()
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            place = tensors if isinstance(value, Tensor) else values
-            place[f"{names[parameter]}/{key}"] = value
+            if not isinstance(value, Tensor):
+                values[f"{names[parameter]}/{key}"] = value
+                continue
+            tensors[f"{names[parameter]}/{key}"] = value.clone() if id(value) in seen else value
+            seen.add(id(value))
     groups = [{**group, "params": [names[weight] for weight in group["params"]]} for group in optimizer.param_groups]
     return tensors, {"groups": groups, "values": values}
 

@@ -20,7 +20,7 @@ def preset(name: str, which: str, **changes: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "stable_adamw"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "sgd", "lars", "stable_adamw"])
 def test_the_optimisers_state_is_that_of_a_real_one_after_a_step(optimizer):
     config = preset("paws", "toy", optim__name=optimizer)
     method = pretraining.build(recipes.module("paws"), config, 10)

@@ -10,6 +10,7 @@ from recipes_lib.optim.build import Schedule, build
 from recipes_lib.optim.groups import decay_groups
 from recipes_lib.optim.lars import LARS
 from recipes_lib.optim.stable_adamw import StableAdamW
+from recipes_lib.recipes import switchback
 
 PAPER = Schedule(config=OptimConfig(), steps=1_000_800, steps_per_epoch=1251)
 
@@ -52,7 +53,12 @@ def test_the_form_of_lars_is_the_configs(lr_in_momentum):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("adamw", torch.optim.AdamW), ("lars", LARS), ("sgd", torch.optim.SGD), ("stable_adamw", StableAdamW)],
+    [
+        ("adamw", torch.optim.AdamW),
+        ("lars", LARS),
+        ("sgd", torch.optim.SGD),
+        ("stable_adamw", StableAdamW),
+    ],
 )
 def test_only_groups_that_decay_get_weight_decay(name, kind):
     optimizer = build(OptimConfig(name=name), groups())
@@ -83,11 +89,31 @@ def test_stable_adamw_has_the_betas_and_the_eps_of_the_config():
     }
 
 
+def test_the_weight_decay_of_stable_adamw_follows_the_authors_where_the_config_says_so():
+    optimizer = build(OptimConfig(name="stable_adamw", clip_decay=False), groups())
+    assert [group["clip_decay"] for group in optimizer.param_groups] == [False] * 3
+    full, toy = (switchback.PRESETS[name].optim.clip_decay for name in ("vitb32_laion2b", "toy"))
+    assert (full, toy) == (False, True)
+
+
 def test_unknown_names_are_refused():
     config = OptimConfig()
     object.__setattr__(config, "name", "adam")
-    with pytest.raises(ValueError, match="no optimiser 'adam'; there are adamw, lars, sgd and stable_adamw"):
+    with pytest.raises(ValueError, match="no optimiser 'adam'; there are adamw, adamw8bit, lars, sgd and stable_adamw"):
         build(config, groups())
+
+
+@pytest.mark.parametrize("steps", [117_000, 117_001, 117_002])
+def test_whole_steps_differ_from_fractional_ones_by_less_than_a_step(steps):
+    """The official codes cut 1.25 times the run to whole steps: the same where it is whole, else less than a step's change."""
+    config = OptimConfig(lr_start=0.8, lr=3.2, lr_final=0.032, warmup_steps=1950)
+    ours = Schedule(config=config, steps=steps, steps_per_epoch=195)
+    official = Schedule(
+        config=dataclasses.replace(config, stretch=int(1.25 * steps) / steps), steps=steps, steps_per_epoch=195
+    )
+    step = steps // 2
+    change = ours.at(step)["lr"] - ours.at(step + 1)["lr"]
+    assert abs(ours.at(step)["lr"] - official.at(step)["lr"]) <= (0 if steps % 4 == 0 else change)
 
 
 def test_a_schedule_is_a_value():

@@ -108,6 +108,52 @@ def test_impossible_values_are_refused(name, value):
     with pytest.raises(ValueError, match=f"LARS {name} = {value} is not allowed"):
         LARS([nn.Parameter(torch.ones(1))], **{"lr": 0.1, name: value})
 
+    optimizer = LARS([nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(ValueError, match=f"LARS {name} = {value} is not allowed"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], name: value})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_complex_parameters_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(2,\) and torch.complex64; it takes floating-point numbers"):
+        LARS([nn.Parameter(torch.ones(2, dtype=torch.complex64))], lr=0.1)
+
+
+@pytest.mark.parametrize("lr_in_momentum", [True, False])
+def test_nesterov_is_that_of_torchs_sgd_where_nothing_is_scaled(lr_in_momentum):
+    ours, theirs = (nn.Parameter(torch.tensor(BIAS, dtype=torch.float64)) for _ in range(2))
+    a = LARS([ours], lr=0.1, nesterov=True, lr_in_momentum=lr_in_momentum)
+    b = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, nesterov=True)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        ours.grad = torch.randn(2, generator=g).double()
+        theirs.grad = ours.grad.clone()
+        a.step()
+        b.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+
+
+def test_vectors_are_scaled_as_matrices_are_where_a_group_asks_for_it():
+    """The shortcut's norms of PAWS's code: a vector is moved as the matrix of one row is."""
+    vector, matrix = (nn.Parameter(torch.tensor(values).double()) for values in ([3.0, 4.0], [[3.0, 4.0]]))
+    optimizer = LARS([{"params": [vector], "scale_vectors": True}, {"params": [matrix]}], lr=0.5, weight_decay=0.1)
+    for gradient in ([0.6, 0.8], [0.0, 2.0]):
+        vector.grad, matrix.grad = torch.tensor(gradient).double(), torch.tensor([gradient]).double()
+        optimizer.step()
+    assert torch.equal(vector, matrix[0])
+
+
+def test_a_state_of_an_older_version_has_the_defaults_of_newer_options():
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = LARS([weight], lr=0.5)
+    saved = optimizer.state_dict()
+    for key in ("nesterov", "scale_vectors"):
+        del saved["param_groups"][0][key]
+    optimizer.load_state_dict(saved)
+    weight.grad = torch.ones(2, 2)
+    optimizer.step()
+    assert weight.isfinite().all()
+
 
 def test_parity_with_lightly():
     """lightly.utils.lars.LARS(momentum=.9, weight_decay=.1, eps=0), float64, rtol 1e-12: weights, constant lr.

@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
+from recipes_lib.distributed.local import run_ranks
 from recipes_lib.optim import StableAdamW, stable_adamw
 
 START = [1.0, -2.0, 0.5]
@@ -53,6 +56,41 @@ def test_it_is_adamw_while_rms_is_at_most_one():
     run(a, [ours], [torch.full((6,), 3.0)])
     run(b, [theirs], [torch.full((6,), 3.0)])
     assert (ours - theirs).abs().max() > 1e-4
+
+
+def plain(weight: Tensor, gradients: list[Tensor], lr: float, decay: float, clip_decay: bool) -> Tensor:
+    """The docstring's equations, an operation a line, betas .9 and .99, eps 1e-6."""
+    v, u = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step, g in enumerate(gradients, start=1):
+        beta1, beta2 = (beta * (1 - beta ** (step - 1)) / (1 - beta**step) for beta in (0.9, 0.99))
+        v = beta1 * v + (1 - beta1) * g
+        u = beta2 * u + (1 - beta2) * g**2
+        eta = lr / max(1.0, (g**2 / u.clamp_min(1e-12)).mean().sqrt().item())
+        weight = weight * (1 - decay * (eta if clip_decay else lr)) - eta * v / (u.sqrt() + 1e-6)
+    return weight
+
+
+@pytest.mark.parametrize("clip_decay", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_the_fused_kernels_steps_are_those_of_the_plain_equations(dtype, tolerance, clip_decay):
+    """Tensors with elements that are always 0, gradients below eps, and jumps that are clipped, every other tensor's."""
+    g = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=g, dtype=dtype) for shape in ((5, 4), (7,), (2, 3, 2), ())]
+    drawn = [[torch.randn(x.shape, generator=g, dtype=dtype) for x in start] for _ in range(30)]
+    for step, gradients in enumerate(drawn):
+        gradients[0][0] = 0
+        gradients[0][1] *= 1e-8
+        for gradient in gradients[::2]:
+            gradient *= 40 if step % 10 == 9 else 1
+    weights = [nn.Parameter(x.clone()) for x in start]
+    optimizer = StableAdamW(weights, **CARD, clip_decay=clip_decay)
+    for gradients in drawn:
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        optimizer.step()
+    for place, weight in enumerate(weights):
+        want = plain(start[place], [gradients[place] for gradients in drawn], 0.01, 0.1, clip_decay)
+        torch.testing.assert_close(weight.detach(), want, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(("step", "bound"), [(2, 1.413860), (100, 9.757451)])
@@ -140,6 +178,126 @@ def test_half_precision_has_a_finite_rms_of_all_its_elements(dtype):
     torch.testing.assert_close(weight.float(), -0.5 * gradient, rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.9, 0.0)])
+@pytest.mark.parametrize(
+    ("dtype", "gradients"),
+    [
+        (torch.float16, [1.0, 1.0, 300.0, 1.0, 1.0]),
+        (torch.float16, [1.0, 1.0, 6e4, 6e4, 1.0, 1.0]),
+        (torch.bfloat16, [1.0, 1e20, 1.0]),
+        (torch.float32, [1e20]),
+        (torch.float32, [1.0, 1e20, 1.0, 1.0]),
+        (torch.float32, [1.0, 3e38, 1.0, 1.0]),
+    ],
+)
+def test_squares_that_overflow_leave_the_weights_finite(dtype, gradients, betas):
+    weight, calm = (nn.Parameter(torch.ones(3, dtype=dtype)) for _ in range(2))
+    optimizer = StableAdamW([weight, calm], lr=0.01, betas=betas)
+    for gradient in gradients:
+        weight.grad = torch.tensor([1.0, gradient, 1.0]).to(dtype)
+        calm.grad = torch.ones(3, dtype=dtype)
+        optimizer.step()
+        assert weight.isfinite().all()
+        assert optimizer.rms()[weight].isfinite()
+    assert (weight[::2] < 1).all()  # the other elements went on
+    if dtype == torch.float16:
+        assert optimizer.state[weight]["exp_avg_sq"].isfinite().all()
+
+
+def test_a_spike_whose_square_overflows_is_clipped():
+    """u of the spike counts as the largest number: the mean of three ratios of which one is about 1 / (1 - beta2)."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = StableAdamW([weight], lr=0.01, weight_decay=0.0)
+    run(optimizer, [weight], [torch.ones(3)] * 200)
+    run(optimizer, [weight], [torch.tensor([1.0, 3e20, 1.0])])
+    assert optimizer.rms()[weight].item() > 5
+
+
+def test_a_learning_rate_may_be_a_tensor():
+    (ours, theirs), gradients = (weight_of(START) for _ in range(2)), [torch.tensor(g) for g in GRADIENTS]
+    run(StableAdamW([ours], **CARD | {"lr": torch.tensor(0.01, dtype=torch.float64)}), [ours], gradients)
+    run(StableAdamW([theirs], **CARD), [theirs], gradients)
+    assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match=r"lr has shape \(2,\)"):
+        StableAdamW([ours], lr=torch.ones(2))
+
+
+def test_maximizing_is_minimizing_the_negative():
+    ours, theirs = weight_of(START), weight_of(START)
+    run(StableAdamW([ours], **CARD, maximize=True), [ours], [torch.tensor(g) for g in GRADIENTS])
+    run(StableAdamW([theirs], **CARD), [theirs], [-torch.tensor(g) for g in GRADIENTS])
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kahans_sum_follows_float32_where_plain_half_precision_stands_still(dtype):
+    """Steps of 1e-4 from a weight of 1: the neighbours in bfloat16 are 2^-8 and 2^-7 away, in float16 2^-11 and 2^-10."""
+
+    def end(dtype: torch.dtype, kahan: bool) -> float:
+        weight = nn.Parameter(torch.ones(8, dtype=dtype))
+        optimizer = StableAdamW([weight], lr=1e-4, weight_decay=0.0, kahan=kahan)
+        run(optimizer, [weight], [torch.ones(8)] * 200)
+        assert ("kahan_comp" in optimizer.state[weight]) == (kahan and dtype != torch.float32)
+        return weight[0].item()
+
+    assert end(dtype, kahan=False) == 1.0
+    assert end(dtype, kahan=True) == pytest.approx(0.98, abs=2e-3)
+    assert end(torch.float32, kahan=True) == end(torch.float32, kahan=False) == pytest.approx(0.98, abs=1e-5)
+
+
+def adam_state(kind: type, steps: int = 3, **more: object) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+    weight = weight_of(START)
+    optimizer = kind([weight], lr=0.01, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1, **more)
+    run(optimizer, [weight], [torch.tensor([0.1, -0.2, 0.3]) * scale for scale in torch.linspace(1, 0.7, steps)])
+    return weight, optimizer
+
+
+@pytest.mark.parametrize("more", [{}, {"fused": True}, {"amsgrad": True}])
+def test_it_goes_on_from_torchs_adamw(more):
+    """Where no gradient grows they are the same, so the state of one is the other's once its bias is corrected."""
+    theirs, adamw = adam_state(torch.optim.AdamW, **more)
+    ours, ownself = adam_state(StableAdamW)
+    weight = nn.Parameter(theirs.detach().clone())
+    optimizer = StableAdamW([weight], lr=1.0)
+    optimizer.load_state_dict(adamw.state_dict())
+    torch.testing.assert_close(optimizer.state[weight], ownself.state[ours], rtol=1e-12, atol=0)
+    assert optimizer.param_groups[0].keys() - ownself.param_groups[0].keys() == {"differentiable"}  # torch adds it
+    for one, its_weight in ((optimizer, weight), (ownself, ours)):
+        run(one, [its_weight], [torch.tensor([5.0, -4.0, 3.0])])
+    torch.testing.assert_close(weight, ours, rtol=1e-12, atol=0)
+
+
+def test_it_goes_on_from_torch_optimis():
+    optimi = pytest.importorskip("optimi", reason="torch-optimi is not installed")
+    theirs, other = adam_state(optimi.StableAdamW, triton=False)
+    ours, ownself = adam_state(StableAdamW)
+    optimizer = StableAdamW([theirs], lr=1.0)
+    optimizer.load_state_dict(other.state_dict())
+    torch.testing.assert_close(optimizer.state[theirs], ownself.state[ours], rtol=1e-12, atol=0)
+    assert optimizer.param_groups[0].keys() - ownself.param_groups[0].keys() == {"differentiable"}  # torch adds it
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.99)
+
+
+def test_a_state_that_does_not_fit_is_refused_in_one_line():
+    weight = weight_of(START)
+    other = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    run(other, [weight], [torch.ones(3)])
+    with pytest.raises(ValueError, match="cannot go on from a state of momentum_buffer: it needs step") as caught:
+        StableAdamW([weight], lr=0.1).load_state_dict(other.state_dict())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_an_older_version_has_the_defaults_of_newer_options():
+    ours, optimizer = adam_state(StableAdamW)
+    saved = optimizer.state_dict()
+    for key in ("clip_decay", "maximize", "kahan"):
+        del saved["param_groups"][0][key]
+    again = StableAdamW([ours], lr=1.0, clip_decay=False)
+    again.load_state_dict(saved)
+    assert again.param_groups[0]["clip_decay"] is False
+    run(again, [ours], [torch.ones(3)])
+
+
 def test_a_copy_goes_on_alike_and_the_state_holds_no_rms():
     weight = weight_of(START)
     optimizer = StableAdamW([weight], **CARD)
@@ -169,6 +327,38 @@ def test_impossible_values_are_refused(name, value):
     with pytest.raises(ValueError, match=f"StableAdamW {name} = ") as caught:
         StableAdamW([weight_of([1.0])], **{"lr": 0.1, name: value})
     assert str(value) in str(caught.value)
+
+    optimizer = StableAdamW([weight_of([1.0])], lr=0.1)
+    with pytest.raises(ValueError, match=f"StableAdamW {name} = "):
+        optimizer.add_param_group({"params": [weight_of([1.0])], name: value})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        (torch.ones(2, dtype=torch.complex64), r"of shape \(2,\) and torch.complex64; it takes floating-point numbers"),
+        (torch.ones(2, 6)[:, :3], r"of shape \(2, 3\) with gaps or repetitions in memory"),
+        (torch.ones(3).expand(2, 3), r"of shape \(2, 3\) with gaps or repetitions in memory"),
+    ],
+)
+def test_parameters_that_it_cannot_move_are_refused(parameter, message):
+    with pytest.raises(ValueError, match=message):
+        StableAdamW([nn.Parameter(parameter)], lr=0.1)
+
+
+@pytest.mark.distributed
+def test_shares_of_a_tensor_are_refused():
+    assert run_ranks(refuse_a_share, 1) == ["StableAdamW got a parameter of shape (4,) of which each rank has a share"]
+
+
+def refuse_a_share() -> str:
+    share = distribute_tensor(torch.ones(4), init_device_mesh("cpu", (1,)), [Shard(0)])
+    try:
+        StableAdamW([nn.Parameter(share)], lr=0.1)
+    except ValueError as error:
+        return str(error).split(", and it measures")[0]
+    return "taken"
 
 
 def test_sparse_gradients_are_refused():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ingredients compose: every recipe that trains takes every way to agree, every linear layer and every optimiser."""
 
+import importlib.util
 import json
 import shutil
 from itertools import product
@@ -18,9 +19,11 @@ from recipes_lib.training import checkpoint
 pytestmark = pytest.mark.distributed
 
 LINEARS = ("full", "switchback")
+EIGHT_BIT = ("adamw8bit",) if importlib.util.find_spec("bitsandbytes") else ()
 CHOICES = [
     *product(("ddp", "local_sgd", "slowmo"), LINEARS, ("adamw", "stable_adamw")),
-    *product(("fsdp",), LINEARS, ("adamw",)),  # StableAdamW measures whole tensors: refused there
+    *product(("ddp", "local_sgd", "slowmo"), ("full",), EIGHT_BIT),
+    *product(("fsdp",), LINEARS, ("adamw",)),  # the others need whole tensors: refused there
 ]
 SMALL = {
     "data.train_size": 32,
