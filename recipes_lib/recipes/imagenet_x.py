@@ -197,7 +197,7 @@ def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
     return plain
 
 
-# Four nets with labels on Pantry-X, plainly and with each augmentation. Half a minute of one core.
+# Four nets with labels on Pantry-X, plainly and with each augmentation.
 _TOY = Config(
     data=FactorData(name="pantry", images=1200),
     nets=NetsConfig(images=1200, steps=120),
