@@ -35,7 +35,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="imagenet_x", seconds=90, threads=1)
+notebook.start(chapter="imagenet_x", seconds=50, threads=1)
 
 # %% [markdown]
 # ## The question
@@ -62,24 +62,26 @@ for ax, name in zip(axes.flat, ["ordinary", *pantry_x.FACTORS], strict=True):
 plt.show()
 
 # %% [markdown]
-# Two nets that find as many objects can differ in all of these. Which one would you put on a robot that works at night?
+# Two nets with equal accuracy can differ on all of these. Which one would you put on a robot that works at night?
 #
-# ImageNet-X asked people. For each validation image of ImageNet they were shown three typical images of its class, and ticked
-# which of sixteen {term}`factors of variation <factor of variation>` set it apart (marks `multi`); the one that they named in words is the mark
-# `top`. On {term}`Pantry-X`, fourteen of the sixteen are *set*: we know what is odd, since we drew it. Two have no twin there: the Pantry's classes
-# have no subcategories, and nobody stands in front of the objects.
+# ImageNet-X asked people. For each validation image of ImageNet an annotator saw three typical images of its class, ticked
+# which of sixteen {term}`factors of variation <factor of variation>` set it apart (marks `multi`), and described it in words; the ticked factor whose
+# name is nearest to these words in a word embedding is the mark `top`. On {term}`Pantry-X`, fourteen of the sixteen factors are *set*: we know what
+# is odd, since we drew it. The other two are missing on Pantry-X: its classes have no subcategories, and its scenes show no
+# people, so no person can block an object.
 
 # %% [markdown]
 # :::{admonition} What this chapter puts to the test
 # :class: important
-# Each claim was written down with its margin before the runs that decide it, and has a control. On the real annotations, three disjoint
-# thirds of images and of published runs take the place of seeds; on the Pantry, each seed is a training set, a test set and nets of its
-# own. The verdicts come at the end, and from there go to the {doc}`/book/ledger`.
+# Each claim has a control, and a margin that was written down before the claim was checked. On the Pantry, each seed is a training set, a
+# test set and nets of its own, and the margins were fixed after one pilot on another seed. On the published annotations the figures are counted by
+# *thirds*: three disjoint thirds of the images and of the published runs. The tables of all images and all runs had been read before those margins
+# were fixed. The verdicts come at the end, and from there go to the {doc}`/book/ledger`.
 #
-# On real annotations:
+# On the published annotations:
 #
 # - `imagenet_x.shared`: a ViT, a ResNet-50, DINO and SimCLR share their worst factors.
-# - `imagenet_x.pose_easier`, `imagenet_x.texture_harder`: odd poses cost none of them anything, odd textures cost each of them much.
+# - `imagenet_x.pose_easier`, `imagenet_x.texture_harder`: none of the four errs more on odd poses than on average, each errs more on odd textures.
 # - `imagenet_x.crop_smaller`: strong random crops come with a higher error ratio of small objects.
 # - `imagenet_x.jitter_darker`, `imagenet_x.jitter_pose`: colour jitter helps in the dark, and spills over to odd poses.
 # - `imagenet_x.rarity_real`: factors that are rarer in training have higher error ratios.
@@ -191,25 +193,29 @@ from IPython.utils.capture import capture_output
 
 from recipes_lib.config import override
 
-with capture_output():  # it says where the page is
+with capture_output():  # the run names its page, which lies in a temporary folder here
     drawn = imagenet_x.run(override(imagenet_x.PRESETS["toy"], {"data.name": "drawn"}), Path(mkdtemp()) / "run")
 print(drawn.report["notes"][0])
-print(sorted(path.name for path in drawn.folder.iterdir() if not path.name.startswith(".")))
+print("tables:", ", ".join(sorted(path.stem for path in drawn.folder.glob("*.csv"))))
 cell = drawn.report["models"]["plain-1"]["multi"]["class"]["darker"]
-print({key: round(value, 2) for key, value in cell.items()})
+print(
+    f"plain-1 on {cell['n']} dark images: accuracy {cell['accuracy']:.2f}, error ratio {cell['error_ratio']:.2f}",
+    end=" ",
+)
+print(f"(95 % interval {cell['low']:.2f} to {cell['high']:.2f})")
 
 # %% [markdown]
 # ## Live on the Pantry
 #
-# Preset `toy` (about 35 seconds): four small nets learn twelve kitchen objects from the same 1,200 pictures, in which each factor is odd in 3 % of
-# the images; one plainly, three through one augmentation each. They are asked 1,200 others, in which each factor is odd in 12 %.
+# In preset `toy`, four small nets learn twelve kitchen objects from the same 1,200 pictures, in which each factor is odd in 3 % of the images: one
+# net without augmentation (`plain`), three through one augmentation each. They are tested on 1,200 others, in which each factor is odd in 12 %.
 
 # %%
-result = imagenet_x.run(imagenet_x.PRESETS["toy"], Path(mkdtemp()) / "run")
+with capture_output():
+    result = imagenet_x.run(imagenet_x.PRESETS["toy"], Path(mkdtemp()) / "run")
 for name, shares in result.report["average"].items():
-    print(f"{name:7} right on {shares['class']:.0%}")
-lit = {name: result.report["models"][name]["multi"]["class"]["darker"] for name in nets.AUGMENTATIONS}
-print("error ratio in the dark:", {name: round(cell["error_ratio"], 2) for name, cell in lit.items()})
+    dark = result.report["models"][name]["multi"]["class"]["darker"]["error_ratio"]
+    print(f"{name:7} right on {shares['class']:.0%}, error ratio on dark pictures {dark:.2f}")
 
 # %% [markdown]
 # In the run folder there is a page with all of this, `index.html`. Here is one figure of it:
@@ -229,7 +235,7 @@ plt.show()
 # %% [markdown]
 # ### One cooked earlier
 #
-# `recipes cook imagenet_x` (preset `simmer`, minutes and not seconds) gave such nets five times the pictures and more than six times the steps. They
+# `recipes cook imagenet_x` (preset `simmer`) gave such nets five times the pictures and more than six times the steps. They
 # err less; do they err on the same?
 
 # %% mystnb={"image": {"alt": "Error ratio with interval of each of fourteen factors for the plain net after the toy's run and after the cooked one, sorted."}} tags=["hide-input"]
@@ -255,9 +261,10 @@ plt.show()
 # %% tags=["hide-input"]
 for name, shares in cooked["average"].items():
     dark = cooked["models"][name]["multi"]["class"]["darker"]["error_ratio"]
-    print(f"{name:12} right on {shares['class']:.0%}, error ratio in the dark {dark:.2f}")
+    print(f"{name:12} right on {shares['class']:.0%}, error ratio on dark pictures {dark:.2f}")
 agreement = cooked["consistency"]["multi"]["class"]
-print(f"mean rank correlation over pairs: {agreement['mean_rank_correlation']:.2f}, p = {agreement['p']:.3f}")
+print(f"mean rank correlation of their error ratios over all pairs: {agreement['mean_rank_correlation']:.2f}", end=", ")
+print(f"p = {agreement['p']:.3f}")
 
 # %% [markdown]
 # More training does not even them out. Cut-off and small objects stay among the worst, with ratios that are higher than before, since the
@@ -288,7 +295,7 @@ for name, strength in (("dark", those.light_strength), ("lit", 1.0)):
 # ```
 #
 # What follows are aggregates, computed by `recipes verify imagenet_x` from the annotations, four models' predictions and tables that
-# {cite:t}`idrissi2023imagenetx` published: one point a factor and model, of 46,110 images.
+# {cite:t}`idrissi2023imagenetx` published: one point per factor and model, of 46,110 images.
 
 # %% mystnb={"image": {"alt": "Error ratios with intervals of DINO, ResNet-50, SimCLR and ViT for the sixteen factors of ImageNet-X. Texture and subcategory are about twice as hard as the average, pose and pattern are easier, for all four."}} tags=["hide-input"]
 figures = json.loads(embedded.path("claims/imagenet_x.json").read_text())["figures"]
@@ -310,17 +317,23 @@ plt.show()
 # %% [markdown]
 # Supervised or not, convolution or attention: the order is nearly the same. A permutation null says how much of that chance would give:
 
+
 # %% tags=["hide-input"]
+def listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
 for kind in ("top", "multi"):
     rows = [third["shared"][kind] for third in thirds]
-    print(f"{kind:6} mean rank correlation", [round(row["mean_rank_correlation"], 2) for row in rows], end="  ")
-    print("95 % of shuffles are below", [round(row["null_95"], 2) for row in rows])
+    print(f"marks {kind}: mean rank correlation in each third", listed([row["mean_rank_correlation"] for row in rows]))
+    print("   95 % of shuffles are below", listed([row["null_95"] for row in rows]))
 
 # %% [markdown]
 # ## Spill-over
 #
-# An augmentation is meant to help with what it varies. The authors trained ResNet-50s with crops (1,272 runs) and colour jitter (664 runs) of every
-# strength. What happens to the other factors is the {term}`spill-over`:
+# An augmentation is meant to help with what it varies. The authors trained ResNet-50s with crops (1,272 runs in their tables) and colour jitter (664
+# runs) of every strength. What happens to the other factors is the {term}`spill-over`. By the names of the runs, those of one sweep have the same
+# weight decay; by the paper, the strength of the jitter also sets how often images become grey or solarised.
 
 # %% mystnb={"image": {"alt": "Four panels over the strength of an augmentation in published runs. With stronger crops the error ratio of small objects rises; their accuracy hardly moves, while the average rises. With stronger colour jitter the error ratio of dark images falls and that of odd poses rises slightly."}} tags=["hide-input"]
 
@@ -346,9 +359,9 @@ plt.show()
 # about as well as before; all the *others* gained, and equation {eq}`imagenet-x-identity` does the rest. With colour jitter it is another
 # matter: there the accuracy on odd poses falls with that on all images. A ratio ranks a model's weaknesses; whether you *lost* anything, accuracy says.
 #
-# The same on the Pantry, for three augmentations, one point a seed; marked are the factors that the augmentation varies:
+# The same on the Pantry, for three augmentations, one point per seed; in a second colour are the factors that the augmentation varies:
 
-# %% mystnb={"image": {"alt": "Three panels, one an augmentation: colour jitter, crop and blur. Each shows for fourteen factors the change of the error ratio against the plain net, a point a seed; factors that the augmentation varies are in a second colour."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Three panels, one an augmentation: colour jitter, crop and blur. Each shows for fourteen factors the change of the error ratio against the plain net, a point per seed; factors that the augmentation varies are in a second colour."}} tags=["hide-input"]
 figure, axes = plt.subplots(1, 3, figsize=(9, 4), sharey=True, layout="constrained")
 for ax, (name, own) in zip(axes, nets.TOUCHES.items(), strict=True):
     for height, factor in enumerate(pantry_x.FACTORS):
@@ -362,11 +375,12 @@ axes[0].set_yticks(range(len(pantry_x.FACTORS)), pantry_x.FACTORS)
 plt.show()
 
 # %% tags=["hide-input"]
+print("mean of three seeds; change of the error ratio against the plain net, mean of the factors that ...")
+print(f"{'net':8}{'accuracy':>10}{'... it varies':>16}{'... it does not':>18}")
 for name in nets.AUGMENTATIONS:
-    average = np.mean([seed["average"][name] for seed in seeds])
-    print(f"{name:10} accuracy {average:.2f}", end="")
-    for key in ("touched", "untouched") if name != "plain" else ():
-        print(f"   {key} {np.mean([seed[key][name] for seed in seeds]):+.2f}", end="")
+    print(f"{name:8}{np.mean([seed['average'][name] for seed in seeds]):10.2f}", end="")
+    for key, width in (("touched", 16), ("untouched", 18)) if name != "plain" else ():
+        print(f"{np.mean([seed[key][name] for seed in seeds]):+{width}.2f}", end="")
     print()
 
 # %% [markdown]
@@ -378,21 +392,18 @@ for name in nets.AUGMENTATIONS:
 # %% [markdown]
 # ## Rarity
 #
-# Are these factors hard because they are rare in training? On the real annotations one can only compare factors with each other:
+# Are these factors hard because they are rare in training? On the published annotations one can only compare factors with each other:
 
 # %% tags=["hide-input"]
 for kind in ("top", "multi"):
     rows = [third["rarity"][kind] for third in thirds]
-    print(
-        f"{kind:6} rank correlation with the share in training",
-        [round(r["rank_correlation"], 2) for r in rows],
-        end="  ",
-    )
-    print("5 % of shuffles are below", [round(r["null_5"], 2) for r in rows])
+    print(f"marks {kind}: rank correlation with the share in training, in each third", end=" ")
+    print(listed([row["rank_correlation"] for row in rows]))
+    print("   5 % of shuffles are below", listed([row["null_5"] for row in rows]))
 
 # %% [markdown]
 # But a rare factor may be hard for other reasons. On the Pantry we set the share ourselves. Four nets and four factors make a Latin square: each net
-# meets one of the four in 1 %, one in 5 %, one in 20 %, one in 50 % of its training pictures. All are asked the same pictures.
+# meets one of the four in 1 %, one in 5 %, one in 20 %, one in 50 % of its training pictures. All are tested on the same pictures.
 
 # %% mystnb={"image": {"alt": "Error ratio over the share of the training pictures, from 1 to 50 percent, one line each for dark, small, blocked and oddly posed objects."}} tags=["hide-input"]
 levels = [f"{100 * share:g}" for share in study.SHARES]
@@ -401,21 +412,23 @@ figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
 plots.curve(ax, 100 * np.array(study.SHARES), lines, xlabel="share of the training pictures, %", ylabel="error ratio")
 ax.set_xscale("log")
 ax.set_xticks(100 * np.array(study.SHARES), levels)
+ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# The share is set by us, and the other three factors take turns at every share; so on the Pantry rarity *is* a cause. It is not the only one: met in
-# half of all training pictures, small objects still have more than their part of the errors. And a card before the object does so little that being
-# used to it changes nothing.
+# The share is set by us, and the other three factors take turns at every share; so on the Pantry rarity *is* a cause. It is not the only one. Even
+# when half of all training pictures show a small object, the error ratio of small objects stays above 1. And a card in front of the object makes so
+# few further errors that its ratio hardly depends on how often the net has met one.
 
 # %% [markdown]
 # ## What taught the net
 #
-# ImageNet-X's finding is that supervised and self-supervised models fail on the same things. On the Pantry, three nets that have little in common: a
+# The paper finds that supervised and self-supervised models fail on much the same things, and that the latter are slightly more robust to some
+# factors, such as colour, dark images and texture. On the Pantry, we compare three nets that have little in common: a
 # small convolutional one that learned from labels; the book's {doc}`clip`, from captions of the same pictures, which classifies by sentences; and
 # {doc}`msn` as it was cooked for its chapter, from neither, on other pictures, which classifies by its nearest neighbours.
 
-# %% mystnb={"image": {"alt": "Error ratio of each of fourteen factors on Pantry-X for nets taught by labels, by captions and by neither, a small point a seed and a large one for the mean."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Error ratio of each of fourteen factors on Pantry-X for nets taught by labels, by captions and by neither, a small point per seed and a large one for the mean."}} tags=["hide-input"]
 by_teacher = list(figures["captions"].values())
 names = {"labels": "labels", "captions": "captions (CLIP)", "msn": "neither (MSN)"}
 worst = sorted(
@@ -435,27 +448,30 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% tags=["hide-input"]
-for seed in by_teacher:
-    print("right:", {name: round(share, 2) for name, share in seed["teacher"]["average"].items()}, end="  ")
-    print(f"rank correlation {seed['shared']['mean_rank_correlation']:.2f}, by chance {seed['shared']['null_95']:.2f}")
+for name, label in names.items():
+    print(f"{label:16} accuracy, each seed:", listed([seed["teacher"]["average"][name] for seed in by_teacher]))
+for word, key in (("their rank correlation", "mean_rank_correlation"), ("95 % of shuffles are below", "null_95")):
+    print(f"{word}:", listed([seed["shared"][key] for seed in by_teacher]))
 for name in nets.AUGMENTATIONS:
-    print(f"{name:7} labels", [round(seed["average"][name], 2) for seed in seeds], end="  ")
-    print("captions", [round(seed["average"][name], 2) for seed in by_teacher])
+    print(f"accuracy of {name:7} with labels:", listed([seed["average"][name] for seed in seeds]), end="; ")
+    print("with captions:", listed([seed["average"][name] for seed in by_teacher]))
 
 # %% [markdown]
-# Small and cut-off objects, odd poses and colours and the dark are hard for all three; odd shapes and further objects for none. So much of
+# Small objects, odd colours and the dark are hard for all three; odd shapes and further objects for none. Cut-off objects are among the worst for
+# the net with labels and for CLIP, and less so for MSN, for which odd backgrounds are worse. So much of
 # what a model fails on lies in the pictures, and not in what taught it. CLIP's ratios are nearer to 1, but CLIP errs most, and no ratio can exceed
 # $1 / (1 - a)$: compare orders, not heights.
 #
 # Nor is an augmentation good or bad by itself. In these short runs jitter costs the net with labels about a tenth of its accuracy, and CLIP about a
 # third. An explanation is at hand: captions name colours, and "an orange mug" is false of the mug that jitter has just made blue. Do not trust it. Of the
 # CLIPs that were cooked earlier, with more pictures and four times the steps, the one with jitter is the *best*. What the short runs show is that
-# jitter makes learning slower, and what looks like a law at 150 steps may be gone at 600.
+# jitter makes learning slower, and what looks like a law at 150 steps may be gone at 600. The number of 150 steps had been chosen on a pilot seed for the
+# CLIP *without* jitter, which favours it; nothing was searched for the one with jitter.
 
 # %% [markdown]
 # ## Knobs
 #
-# In a live kernel: learn from pictures in which one factor is as frequent as you like, for a few seconds.
+# In a live kernel: learn from pictures in which one factor is as frequent as you like, for 200 steps.
 
 # %% tags=["remove-output", "hide-input"]
 from ipywidgets import Dropdown, FloatSlider, interact_manual
@@ -465,7 +481,8 @@ def try_out(factor: str = "darker", share: float = 0.3) -> None:
     pictures = pantry_x.image_set(1500, 8, "train", study.usual_shares() | {factor: share})
     net = nets.with_labels(pictures, nets.PLAIN, 8, steps=200)
     found = study.report({"net": nets.answers(net, test)}, test)
-    print(dict(zip(found.factors, found.tables["multi"]["class"].counts.error_ratio[0].round(2), strict=True)))
+    for name, ratio in zip(found.factors, found.tables["multi"]["class"].counts.error_ratio[0], strict=True):
+        print(f"{name:16} {ratio:.2f}")
 
 
 interact_manual(try_out, factor=Dropdown(options=pantry_x.FACTORS), share=FloatSlider(0.3, min=0, max=1, step=0.05))
@@ -473,7 +490,8 @@ interact_manual(try_out, factor=Dropdown(options=pantry_x.FACTORS), share=FloatS
 # %% [markdown]
 # ## Break it
 #
-# The commonest way to a wrong report is a prediction file that is not what it seems. Shift all class ids by one, then lose an image:
+# A report can be wrong because a prediction file is not what it seems. In the first file below, a class folder was missing when the ids were made, so
+# that from one class on they are one too low; most answers look right, and the accuracy is merely worse. In the second an image is lost:
 
 # %% tags=["nbval-check-output"]
 from recipes_lib.analysis import predictions
@@ -482,7 +500,8 @@ from recipes_lib.errors import DataError
 labelled = pantry_x.annotations(test)
 good, place = nets.answers(taught["plain"], test), Path(mkdtemp())
 sure = np.ones(len(good), np.float32)
-predictions.write(place / "shifted.csv", labelled.names, np.minimum(labelled.labels + 1, 11), sure)
+shifted = np.where(labelled.labels > 8, labelled.labels - 1, labelled.labels)
+predictions.write(place / "shifted.csv", labelled.names, shifted, sure)
 predictions.write(place / "short.csv", labelled.names[1:], good[1:], sure[1:])
 for name in ("shifted.csv", "short.csv"):
     try:
@@ -496,7 +515,8 @@ for name in ("shifted.csv", "short.csv"):
 # %% [markdown]
 # ## Verdicts
 #
-# What follows was computed by `recipes verify imagenet_x`, and is compared with margins fixed before.
+# What follows was computed by `recipes verify imagenet_x`, and is compared with margins fixed before. On the published annotations the columns are
+# thirds; on the Pantry they are seeds.
 
 # %%
 from recipes_lib import claims
@@ -598,12 +618,49 @@ check.table(verdicts["imagenet_x.pantry_captions_jitter"])
 # Three do not hold. *Odd shapes under jitter*: in the pilot this was the largest rise of all factors that jitter does not touch, which is how it
 # became a claim; with other seeds it is gone. Whoever looks at eleven changes finds a large one, and that is what new seeds are for. (In the
 # three seeds here it is *larger* that rises each time. Now you know what to think of it.)
-# *Small objects under crops*: with these nets it is the other way round than in the published runs, as the pilot had shown. *Rarity of the real
+# *Small objects under crops*: with these nets it is the other way round than in the published runs, as the pilot had shown. *Rarity of the annotated
 # factors*: the sign is as expected in every third, but of sixteen factors chance gives as much too often; the Pantry, where the share is set, can say more.
 #
-# What the others rest on: the published runs are of one architecture, and thirds of them are no new experiments, so that three of three says only that their
-# tables are not noise. The Pantry's nets are small and learn for a minute; of those with labels about half of all answers are wrong, of the CLIPs
-# about two thirds.
+# What the others rest on: the published runs are of one architecture, and their tables had been read before the margins were fixed. Thirds of them are no
+# new experiments, so that three of three says only that these tables are not noise. The Pantry's nets are small and learn for 300 steps, CLIPs for 150; of
+# those with labels about half of all answers are wrong, of the CLIPs about two thirds. The
+# strengths of the augmentations were not searched, and no search of the learning rate is on record.
+#
+# ### The paper's numbers beside ours
+#
+# Of the paper we read the submission's full text without its appendix. It has one figure of the kind that a claim here compares:
+
+# %% tags=["hide-input"]
+check.against_paper(verdicts)
+
+# %% [markdown]
+# The figure is that of a ViT of 84 % accuracy, on all its images. Ours is the lowest of four models, on a third; the ViT whose predictions
+# the package publishes is another one. Here are the ratios of that ViT on all images that count, for texture, occlusion and subcategory:
+
+# %% tags=["hide-input"]
+for name in ("texture", "object_blocking", "person_blocking", "subcategory"):
+    print(f"{name:16} {whole['ViT'][name]['error_ratio']:.2f}")
+
+# %% [markdown]
+# Of augmentations the paper speaks in words. Beside them, the mean error ratios of the published runs at the weak and the strong end:
+
+# %% tags=["hide-input"]
+words = {
+    "crop": {"better": ("pose", "partial_view", "pattern", "texture"), "worse": ("subcategory", "smaller")},
+    "colorjitter": {"better": ("color", "darker", "brighter", "larger"), "worse": ("pose",)},
+}
+for sweep, weak, strong in (("crop", "high", "low"), ("colorjitter", "low", "high")):
+    for word, chosen in words[sweep].items():
+        for name in chosen:
+            ends = [np.mean([third["sweep"][sweep][end]["ratio"][name] for third in thirds]) for end in (weak, strong)]
+            same = (ends[1] < ends[0]) == (word == "better")
+            said = "as in the runs" if same else "NOT as in the runs"
+            print(f"{sweep:12} {name:13} {ends[0]:.2f} -> {ends[1]:.2f}   paper: {word}, {said}")
+
+# %% [markdown]
+# Where the two disagree, the ratio and the accuracy differ in direction: with strong crops the accuracy on odd textures rises, and the average
+# rises more. Of background under crops the paper says both, that it gets better and that it gets worse, so it is left out. And the paper gives the sweeps a
+# weight decay of 1e-5, where the names of the crop runs have 1e-4. On the Pantry, crops *lowered* the ratio of small objects, against the paper's finding.
 
 # %% [markdown]
 # ## Scale it up
@@ -611,7 +668,8 @@ check.table(verdicts["imagenet_x.pantry_captions_jitter"])
 # ```sh
 # recipes run imagenet_x --preset simmer --out pantry      # Pantry-X with eight nets, four of them CLIPs; no data needed
 # recipes run imagenet_x --preset score --model timm:vit_base_patch16_224 --data.root IMAGENET --out scored
-# recipes run imagenet_x --preset report --predictions scored/*.csv other.csv --annotations imagenet_x/annotations --groups groups.csv --out report
+# recipes run imagenet_x --preset report --predictions scored/*.csv other.csv --annotations imagenet_x/annotations \
+#     --groups groups.csv --out report
 # ```
 #
 # The second makes one CSV file of predictions for any timm or torchvision model, or any backbone of this book; it is batched and goes on where it was

@@ -30,7 +30,7 @@ from recipes_lib.analysis.factor_json import as_json
 from recipes_lib.analysis.factor_report import FactorReport, factor_report
 from recipes_lib.config import MOST_WORKERS
 from recipes_lib.distributed import collectives, world
-from recipes_lib.errors import ConfigError, Faults
+from recipes_lib.errors import ConfigError, Faults, printable
 from recipes_lib.recipes import imagenet_x_drawn, imagenet_x_pantry, imagenet_x_report, imagenet_x_score, pretraining
 from recipes_lib.recipes.imagenet_x_pantry import NetsConfig
 from recipes_lib.recipes.imagenet_x_score import ScoreConfig
@@ -192,12 +192,12 @@ def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
     plain = as_json(found)
     page = imagenet_x_report.write(found, plain, run.path)
     for note in found.notes:
-        run.warn(note)
-    Console(stderr=True).print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+        run.warn(printable(note))
+    Console(stderr=True).print(printable(f"page: {page}"), markup=False, highlight=False, soft_wrap=True)
     return plain
 
 
-# Four nets with labels on Pantry-X, plainly and with each augmentation. Half a minute of one core.
+# Four nets with labels on Pantry-X, plainly and with each augmentation.
 _TOY = Config(
     data=FactorData(name="pantry", images=1200),
     nets=NetsConfig(images=1200, steps=120),

@@ -2,6 +2,7 @@
 """The figures of a factor report, each with the words that stand in for it where it cannot be seen."""
 
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,13 @@ from recipes_lib import plots
 from recipes_lib.analysis import factor_stats
 from recipes_lib.analysis.factor_report import FEW, FactorReport, Prevalence, Table
 from recipes_lib.analysis.factors import Counts
+from recipes_lib.errors import printable
 
 MOST_ARMS = len(plots.PALETTE)
 """Models that can be told apart by colour and marker; of more, their spread is drawn."""
 
+LONGEST_NAME = 60
+"""Characters of a name in a figure; a longer one loses its middle."""
 METACLASSES = "metaclasses"
 """Name of the picture of metaclasses."""
 
@@ -40,8 +44,8 @@ def pictures(report: FactorReport) -> list[Picture]:
         table = by_kind["class"]
         found.append(_ratios(report, table, which))
         found.append(_prevalence(report, which))
-        for column in table.groups:
-            found.append(_groups(report, table, which, column))
+        for place, column in enumerate(table.groups):
+            found.append(_groups(report, table, which, column, place))
     if report.splits["class"].metaclasses:
         found.append(_metaclasses(report))
     return found
@@ -61,7 +65,7 @@ def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
             ax.hlines(
                 heights + offset, table.low[place, order], table.high[place, order], color=look["color"], linewidth=1
             )
-            ax.plot(ratios, heights + offset, linestyle="none", **look, markersize=4, label=model)
+            ax.plot(ratios, heights + offset, linestyle="none", **look, markersize=4, label=_shown(model))
         if len(report.models) > 1:
             ax.legend(frameon=False, fontsize="small", loc="lower right")  # ratios are high on top, low below
     else:
@@ -97,7 +101,7 @@ def groups(ax: Axes, report: FactorReport, table: Table, column: str) -> Axes:
         means = [tests[factor].means[name] for factor in order]
         own = [(ratio, height) for height, factor in enumerate(order) for ratio in tests[factor].ratios[name]]
         ax.plot(*np.array(own).reshape(-1, 2).T, linestyle="none", **plots.style(place), markersize=3, alpha=0.35)
-        ax.plot(means, heights, linestyle="none", **plots.style(place), markersize=7, label=f"{column}: {name}")
+        ax.plot(means, heights, linestyle="none", **plots.style(place), markersize=7, label=_shown(f"{column}: {name}"))
     ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
     ax.legend(frameon=False, fontsize="small")
     stars = {factor: "* " for factor in range(len(tests)) if adjusted[factor] < 0.05}
@@ -129,8 +133,8 @@ def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
         colour = "white" if dark else "#595959" if few[row, column] else "black"
         said = f"{ratios[row, column]:.1f}"
         ax.text(column, row, said, ha="center", va="center", fontsize=6.5, color=colour)
-    ax.set_xticks(range(len(columns)), [report.factors[place] for place in columns], rotation=45, ha="right")
-    ax.set_yticks(range(len(parts)), list(parts))
+    ax.set_xticks(range(len(columns)), [_shown(report.factors[place]) for place in columns], rotation=45, ha="right")
+    ax.set_yticks(range(len(parts)), list(map(_shown, parts)))
     ax.tick_params(labelsize="small", length=0)
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(shown, ax=ax, ticks=[-2, -1, 0, 1, 2], shrink=0.6, label="error ratio in the metaclass")
@@ -161,7 +165,7 @@ def _named(
     ax.figure.set_facecolor("white")
     ax.set_facecolor("white")
     ax.spines[["top", "right"]].set_visible(False)
-    labels = [f"{(before or {}).get(place, '')}{report.factors[place]}" for place in order]
+    labels = [f"{(before or {}).get(place, '')}{_shown(report.factors[place])}" for place in order]
     ax.set_yticks(range(len(order)), labels, fontsize="small")
     for label, place in zip(ax.get_yticklabels(), order, strict=True):
         if table.counts.with_factor[place] < FEW:
@@ -169,6 +173,14 @@ def _named(
     ax.set_ylim(-0.7, len(order) - 0.3)
     ax.set_xlabel(xlabel)
     return ax
+
+
+def _shown(name: str) -> str:
+    """A name of the user's as a figure may show it: not as a formula, not left out of the legend, and not wider than it."""
+    text = printable(name)
+    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-LONGEST_NAME // 2 :]}"
+    hidden = " " if text.startswith("_") else ""  # matplotlib's legends leave such labels out
+    return hidden + text.replace("$", r"\$")
 
 
 def _figure(report: FactorReport) -> tuple[Figure, Axes]:
@@ -213,7 +225,7 @@ def _prevalence(report: FactorReport, which: str) -> Picture:
     return _picture(f"prevalence_{which}", figure, alt, f"How frequent each factor is, marked {which}.")
 
 
-def _groups(report: FactorReport, table: Table, which: str, column: str) -> Picture:
+def _groups(report: FactorReport, table: Table, which: str, column: str, place: int) -> Picture:
     figure, ax = _figure(report)
     groups(ax, report, table, column)
     tests = table.groups[column]
@@ -223,7 +235,9 @@ def _groups(report: FactorReport, table: Table, which: str, column: str) -> Pict
     )
     alt = f"Mean error ratio of each group of models by {column} ({which}). {listed}."
     caption = f"Models by {column}, factors marked {which}. A star: groups differ (Alexander-Govern, Holm, p < .05)."
-    return _picture(f"groups_{column}_{which}", figure, alt, caption)
+    safe = re.sub(r"[^\w.-]+", "_", column)[: LONGEST_NAME // 2]
+    name = safe if safe == column else f"{safe}~{place + 1}"  # two columns may be the same once they are safe
+    return _picture(f"groups_{name}_{which}", figure, alt, caption)
 
 
 def _metaclasses(report: FactorReport) -> Picture:

@@ -4,6 +4,7 @@
 import base64
 import csv
 import html
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,24 @@ def read_groups(path: Path, models: Sequence[str]) -> dict[str, dict[str, str]]:
         raise DataError(f"groups = {path} cannot be read as a CSV file (it is no plain file).")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), [name for name in reader.fieldnames or () if name != "model"]
-            given = "model" in (reader.fieldnames or ())
+            header, *rows = [line for line in csv.reader(file) if line] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"groups = {path} cannot be read as a CSV file ({error}).") from None
-    if not given or not columns:
+    header, rows = [name.strip() for name in header], [[value.strip() for value in line] for line in rows]
+    if "model" not in header or len(header) < 2:
         raise DataError(f"groups = {path} needs a column model and at least one more, such as architecture.")
-    found = {row["model"]: {name: row[name] for name in columns} for row in rows}
+    if odd := next((line for line in rows if len(line) != len(header)), None):
+        raise DataError(
+            f"groups = {path} has {len(odd)} values for {len(header)} columns in the line of {odd[0]!r}. Put values that have a "
+            "comma in double quotes."
+        )
+    where = header.index("model")
+    for what, names in (("the column", header), ("a line for the model", [line[where] for line in rows])):
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataError(f"groups = {path} has {what} {twice[0]!r} more than once. Leave one.")
+    columns = [name for name in header if name != "model"]
+    lines = [dict(zip(header, line, strict=True)) for line in rows]
+    found = {line["model"]: {name: line[name] for name in columns} for line in lines}
     if lacking := [name for name in models if name not in found]:
         raise DataError(f"groups = {path} has no line for {len(lacking):,} models: {', '.join(lacking[:5])}. Add them.")
     if odd := next((name for name in models if not all(found[name].values())), None):

@@ -27,7 +27,7 @@ from recipes_lib.data.images import ImageFiles
 from recipes_lib.data.loader import each, outlive_signals
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.world import World
-from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted
+from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted, printable
 from recipes_lib.recipes import imagenet_x_networks as networks
 from recipes_lib.training import loop
 from recipes_lib.training.folder import RunFolder
@@ -159,7 +159,8 @@ def _classifier(config: Any, run: RunFolder, place: World, images: ImageFiles) -
 def _warn_of_doubles(images: ImageFiles, run: RunFolder) -> None:
     names = Counter(Path(name).name for name in images.names.tolist())
     if twice := [name for name, count in names.items() if count > 1]:
-        run.warn(f"{images.root} has {len(twice):,} file names more than once ({twice[0]}): a report will refuse them.")
+        line = f"{images.root} has {len(twice):,} file names more than once ({twice[0]}): a report will refuse them."
+        run.warn(printable(line))
 
 
 def _part(parts: Path, number: int) -> Path:

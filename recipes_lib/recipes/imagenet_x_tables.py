@@ -9,6 +9,7 @@ from typing import Any
 
 import torchvision
 
+from recipes_lib.analysis import predictions
 from recipes_lib.analysis.annotations import CLASSES, FACTORS
 from recipes_lib.analysis.factor_json import MOST_TABLES
 from recipes_lib.analysis.factor_report import FactorReport
@@ -131,9 +132,15 @@ def _group_rows(groups: Mapping[str, Any]) -> Rows:
 
 
 def as_csv(rows: Rows) -> str:
-    """Figures in full; what is not defined is empty."""
+    """Figures in full; what is not defined is empty. Names that a spreadsheet would run as formulas are quoted."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     for row in rows:
-        writer.writerow("" if isinstance(value, float) and math.isnan(value) else value for value in row)
+        writer.writerow(_cell(value) for value in row)
     return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return predictions.cell(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes_lib.analysis import predictions
+from recipes_lib.analysis import imagenet_x_files, predictions
 from recipes_lib.analysis.annotations import Annotations
 from recipes_lib.errors import DataError
 
@@ -84,10 +84,33 @@ def replaced(row: int, value) -> list:
         ({"classes": np.full(IMAGES, 0.93)}, "the value 0.93 .* look like probabilities: write the class ids there"),
         ({"classes": GUESSES + 1}, "the value 20 .*The ids run from 1: subtract 1"),
         (
-            {"classes": np.minimum(LABELS + 1, CLASSES - 1)},
-            r"one too high: .* after a shift by -1; expected are 0 to 19",
+            {"classes": np.where(GUESSES == CLASSES - 1, 3, GUESSES + 1)},
+            r"one too high: .* after a shift by -1; expected are 0 to 19 .*\. Subtract 1\.",
         ),
-        ({"classes": np.maximum(LABELS.astype(int) - 1, 0)}, r"one too low: .* after a shift by \+1"),
+        (
+            {"classes": np.where(GUESSES == 0, 3, GUESSES - 1)},
+            r"one too low: .* after a shift by \+1; .*\. Add 1\.",
+        ),
+        (
+            {"classes": np.where((GUESSES >= 14) & (GUESSES < 19), GUESSES + 1, GUESSES)},
+            r"one too high for the images of classes 14 to 18: .* by -1 there; .* The shift begins at class 14, so a class folder",
+        ),
+        (
+            {"classes": np.where(GUESSES > 11, GUESSES - 1, GUESSES)},
+            r"one too low for the images of classes 12 to 19: .* by \+1 there; .* The shift begins at class 12, so a class folder",
+        ),
+        (
+            {"classes": np.where(GUESSES < 5, np.maximum(GUESSES - 1, 0), GUESSES)},
+            r"one too low for the images of classes 1 to 4: .* The shift begins at class 1,",
+        ),
+        (
+            {"classes": replaced(4, CLASSES)},
+            r"the value 20 .* There are 21 ids\. If 0 is a background class, the others run from 1: leave the background out",
+        ),
+        (
+            {"header": "file_name,predicted_class,predicted_class"},
+            "has the column 'predicted_class' more than once",
+        ),
         (
             {"classes": np.random.default_rng(3).permutation(CLASSES)[LABELS]},
             "another order: .* if each id were renamed",
@@ -114,6 +137,9 @@ def test_a_csv_file_that_cannot_be_right_is_told_in_one_line(known, tmp_path, gi
         ({"predicted_class": np.full(IMAGES, np.nan)}, "the value nan .*Predict these images again"),
         ({"predicted_class": np.sort(LABELS)}, r"rows of net are in the order of class folders: .* Add file_name"),
         ({"predicted_class": NAMES}, "predicted classes are <U28; give whole numbers"),
+        ({"predicted_class": np.stack([GUESSES] * 2), "models": ["x", "x"]}, "holds model 'x' more than once"),
+        ({"predicted_class": np.stack([GUESSES] * 2), "models": ["x", "x "]}, "holds model 'x' more than once"),
+        ({"predicted_class": GUESSES, "pred_net": GUESSES}, "holds model 'net' more than once"),
     ],
 )
 def test_an_npz_file_that_cannot_be_right_is_told_in_one_line(known, tmp_path, arrays, words):
@@ -147,6 +173,59 @@ def test_weak_and_constant_models_are_not_taken_for_renamed_ones(known, tmp_path
     guesses = np.where(draw.random(IMAGES) < accuracy, LABELS, draw.integers(CLASSES, size=IMAGES))
     predictions.read([written(tmp_path / "weak.csv", classes=guesses)], known)
     predictions.read([written(tmp_path / "constant.csv", classes=np.zeros(IMAGES, int))], known)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+def test_ids_of_a_type_that_cannot_hold_every_class_are_refused(tmp_path, kind):
+    labels = np.repeat(np.arange(300), 2).astype(np.int16)
+    many = Annotations(
+        np.array([f"{n:03}.png" for n in range(600)]), labels, 300, ("all",), {"multi": np.ones((600, 1), bool)}
+    )
+    with np.errstate(over="ignore"):
+        np.savez(tmp_path / "net.npz", predicted_class=(labels % (np.iinfo(kind).max + 1)).astype(kind))
+    with pytest.raises(
+        DataError, match=rf"are {np.dtype(kind)}, which ends at \d+ and cannot hold 300 classes: .* as int16"
+    ):
+        predictions.read([tmp_path / "net.npz"], many)
+
+
+def test_ids_of_a_small_type_are_read_where_it_holds_every_class(known, tmp_path):
+    np.savez(tmp_path / "net.npz", predicted_class=GUESSES.astype(np.uint8))
+    np.testing.assert_array_equal(predictions.read([tmp_path / "net.npz"], known).classes[0], GUESSES)
+
+
+def test_two_files_hold_one_model_where_names_differ_in_white_space_alone(known, tmp_path):
+    np.savez(tmp_path / "a.npz", predicted_class=GUESSES[None], models=["net "])
+    with pytest.raises(DataError, match="both hold a model 'net'"):
+        predictions.read([written(tmp_path / "net.csv"), tmp_path / "a.npz"], known)
+
+
+def test_image_names_that_a_spreadsheet_would_run_are_quoted_and_read_again(tmp_path):
+    names = ["=1+1.png", "-a.png", "@b.png", "+c.png", "d.png"]
+    known = Annotations(np.array(names), np.arange(5, dtype=np.int16), 5, ("all",), {"multi": np.ones((5, 1), bool)})
+    predictions.write(tmp_path / "net.csv", names, np.arange(5), np.ones(5, np.float32))
+    cells = [line.split(",")[0] for line in (tmp_path / "net.csv").read_text().splitlines()[1:]]
+    assert cells == ["'=1+1.png", "'-a.png", "'@b.png", "'+c.png", "d.png"]
+    assert predictions.read([tmp_path / "net.csv"], known).classes[0].tolist() == list(range(5))
+
+
+def test_real_models_are_read_and_a_shift_of_ten_of_their_thousand_classes_is_named(recipes_data, tmp_path):
+    val, _ = imagenet_x_files.read(recipes_data / "imagenet_x")
+    found = predictions.read([recipes_data / "imagenet_x" / "imagenet_x_val.npz"], val)
+    for model, classes in zip(found.models, found.classes, strict=True):
+        for shifted, words in (
+            (np.where(classes > 750, classes - 1, classes), "one too low for the images of classes 751 to 999"),
+            (
+                np.where((classes >= 900) & (classes < 999), classes + 1, classes),
+                "high for the images of classes 900 to 998",
+            ),
+            (
+                np.where((classes >= 990) & (classes < 999), classes + 1, classes),
+                "high for the images of classes 990 to 998",
+            ),
+        ):
+            with pytest.raises(DataError, match=f"ids of {model} are .*{words}"):
+                predictions.refuse_other_classes(tmp_path, model, shifted, val)
 
 
 def test_parts_that_do_not_fit_together_are_refused():

@@ -134,3 +134,53 @@ def test_a_table_of_groups_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "groups.csv")
     with pytest.raises(DataError, match="it is no plain file"):
         imagenet_x_report.read_groups(tmp_path / "groups.csv", ["net-0"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model,arch\ncnn,a\nvit,b\ncnn,b\n", "has a line for the model 'cnn' more than once"),
+        ("model,arch\ncnn,a\nvit,b\ncnn ,b\n", "has a line for the model 'cnn' more than once"),
+        ("model,arch,arch\ncnn,a,b\nvit,b,a\n", "has the column 'arch' more than once"),
+        ("model,arch\ncnn,a, small\nvit,b\n", "has 3 values for 2 columns in the line of 'cnn'"),
+        ("model,arch\ncnn\nvit,b\n", "has 1 values for 2 columns"),
+        ("model,arch\ncnn, \nvit,b\n", "leaves a column of cnn empty"),
+        ("model\ncnn\nvit\n", "needs a column model and at least one more"),
+        ("", "needs a column model"),
+        ("model,arch\ncnn,a\n", "has no line for 1 models: vit"),
+    ],
+)
+def test_a_table_of_groups_that_leaves_a_doubt_is_refused(tmp_path, text, words):
+    (tmp_path / "groups.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        imagenet_x_report.read_groups(tmp_path / "groups.csv", ["cnn", "vit"])
+
+
+def test_white_space_around_names_of_groups_is_passed_over(tmp_path):
+    (tmp_path / "groups.csv").write_text("model , arch\ncnn , conv\n\nvit,attention\nother,x\n")
+    found = imagenet_x_report.read_groups(tmp_path / "groups.csv", ["cnn", "vit"])
+    assert found == {"cnn": {"arch": "conv"}, "vit": {"arch": "attention"}}
+
+
+def test_names_of_any_characters_are_safe_for_files_figures_and_tables(tmp_path):
+    models = ("$x_{$", "_hidden", "=1+1", "a\x1b[31m", "long" * 60, "<b>")
+    given = Predictions(models, DRAWN.predictions.classes)
+    columns = {"arch/size": "$\\frac{$", "arch size": "../up", "../..": "g"}
+    groups = {m: {c: f"{g}{place % 2}" for c, g in columns.items()} for place, m in enumerate(models)}
+    found = factor_report(DRAWN.annotations.val, given, groups=groups, interval="wilson")
+    page = written(found, tmp_path / "report") if (tmp_path / "report").mkdir() is None else ""
+    assert page.count("<img") == 2 * (2 + 3) + 1
+    assert len(list((tmp_path / "report" / "plots").iterdir())) == 2 * (2 + 3) + 1  # none was written over
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert [row["model"] for row in table(tmp_path / "report" / "models.csv")[:3]] == ["$x_{$", "_hidden", "'=1+1"]
+    ax = imagenet_x_plots.error_ratios(Figure().add_subplot(), found, found.tables["multi"]["class"])
+    shown = [label.get_text().strip() for label in ax.get_legend().get_texts()]
+    assert shown[:4] == [r"\$x_{\$", "_hidden", "=1+1", r"a\x1b[31m"]
+    assert len(shown) == 6
+    assert len(shown[4]) < 70
+
+
+def test_a_table_holds_no_cell_that_a_spreadsheet_would_run():
+    rows = [("model", "low"), ("=cmd()", -0.5), ("+x", 1), ("-x", None), ("@x", float("nan")), ("\tx", "x")]
+    lines = imagenet_x_tables.as_csv(rows).splitlines()
+    assert lines == ["model,low", "'=cmd(),-0.5", "'+x,1", "'-x,", "'@x,", "'\tx,x"]
