@@ -187,6 +187,8 @@ class TrainConfig:
     """auto: the GPU where there is one."""
     threads: int | None = None
     """CPU threads of torch; none: torch's own choice. One is bit-stable, and on a busy machine faster."""
+    memory_limit: float | None = None
+    """GB that a run may ask for, checked before it starts; none: what the device has."""
     seed: int = 0
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step is always kept."""
@@ -212,7 +214,11 @@ class TrainConfig:
             f"that divides train.batch_size = {self.batch_size} into micro-batches of at least 2",
         )
         faults.need(self.threads is None or 1 <= self.threads <= 1024, "train.threads", self.threads, "of 1 to 1024")
-        faults.need(0 <= self.seed < 2**63, "train.seed", self.seed, "of at least 0 and below 2**63")
+        faults.need(0 <= self.seed < 2**63, "train.seed", self.seed, "of at least 0 and below 2**63", most=2**63 - 1)
+        limit = self.memory_limit
+        faults.need(
+            limit is None or limit > 0, "train.memory_limit", limit, "above 0, or None for the machine's memory"
+        )
         faults.need(self.checkpoint_every >= 1, "train.checkpoint_every", self.checkpoint_every, "of at least 1")
         faults.need(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "of at least 1")
 

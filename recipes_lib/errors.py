@@ -105,15 +105,23 @@ class Faults:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def need(self, condition: bool, field: str, value: object, allowed: str, hint: str = "") -> None:
+    def need(
+        self, condition: bool, field: str, value: object, allowed: str, hint: str = "", *, most: int = 2**31 - 1
+    ) -> None:
         """Notes a fault of ``field`` unless ``condition`` holds. ``allowed`` completes "use a value ...".
 
-        An infinite value is a fault in any field.
+        An infinite value is a fault in any field, and so is an integer beyond ``most``: no size or count is that large,
+        and later arithmetic would overflow.
         """
-        infinite = any(part in (math.inf, -math.inf) for part in (value if isinstance(value, tuple) else (value,)))
-        if infinite or not condition:
-            kind = "finite value" if infinite else "value"
-            self.lines.append(f"{field} = {value} is not allowed: use a {kind} {allowed}. {hint}".rstrip())
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(part in (math.inf, -math.inf) for part in parts):
+            self.lines.append(f"{field} = {value} is not allowed: use a finite value {allowed}. {hint}".rstrip())
+        elif any(isinstance(part, int) and abs(part) > most for part in parts):
+            self.lines.append(
+                f"{field} = {value} is not allowed: use a value {allowed}, at most {most:,}. {hint}".rstrip()
+            )
+        elif not condition:
+            self.lines.append(f"{field} = {value} is not allowed: use a value {allowed}. {hint}".rstrip())
 
     def add(self, line: str) -> None:
         """Notes a fault in words of its own."""

@@ -134,7 +134,8 @@ def tokenizer_of(model: ModelConfig) -> tokenizer.Tokenizer:
     """The map from texts to tokens; the Pantry's is learned anew within a second, and is the same each time."""
     if model.tokenizer == "clip":
         return tokenizer.clip_vocabulary(model.context)
-    return tokenizer.train(image_text_data.vocabulary_texts(), 1024, model.context)
+    with torch.device("cpu"):  # its texts are needed, also where a network is built without storage for its weights
+        return tokenizer.train(image_text_data.vocabulary_texts(), 1024, model.context)
 
 
 class CLIP(nn.Module):

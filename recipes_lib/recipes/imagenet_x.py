@@ -72,7 +72,7 @@ class ReportConfig:
         """Notes every fault of this group in ``faults``."""
         faults.need(0 < self.level < 1, "report.level", self.level, "in (0, 1)", "0.95 is usual.")
         faults.need(self.resamples >= 100, "report.resamples", self.resamples, "of at least 100")
-        faults.need(0 <= self.seed < 2**63, "report.seed", self.seed, "of at least 0 and below 2**63")
+        faults.need(0 <= self.seed < 2**63, "report.seed", self.seed, "of at least 0 and below 2**63", most=2**63 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

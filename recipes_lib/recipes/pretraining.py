@@ -35,7 +35,7 @@ from recipes_lib.models import interchange
 from recipes_lib.optim import build as optim
 from recipes_lib.recipes import scoring
 from recipes_lib.recipes.scoring import DATA_SEED
-from recipes_lib.training import checkpoint, folder, loop
+from recipes_lib.training import checkpoint, folder, limits, loop
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
         torch.set_num_threads(config.train.threads)
     place = world.start(config.train.device)
     optim.check(config.optim, config.sync, place.device)
+    limits.refuse_too_large(config, lambda: build(recipe, config, steps=1), world_size=place.size, device=place.device)
     name = recipe.__name__.rpartition(".")[2]
     out = collectives.broadcast_object(out or folder.default_path(name))
     with folder.RunFolder.create_or_continue(out, name, config) as run:

@@ -72,7 +72,7 @@ class ScoreConfig:
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
         faults.need(self.batch_size >= 1, "score.batch_size", self.batch_size, "of at least 1")
-        faults.need(0 <= self.seed < 2**63, "score.seed", self.seed, "of at least 0 and below 2**63")
+        faults.need(0 <= self.seed < 2**63, "score.seed", self.seed, "of at least 0 and below 2**63", most=2**63 - 1)
         faults.need(self.threads is None or self.threads >= 1, "score.threads", self.threads, "of at least 1")
 
 
