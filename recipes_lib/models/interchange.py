@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +34,7 @@ def export(
     layout: Literal["timm", "hf"],
     *,
     normalize: Literal["imagenet", "image", "grey"] = "imagenet",
+    classes: Sequence[str] = (),
 ) -> None:
     """Writes ``model.safetensors`` and ``config.json`` into a new folder, all of it or nothing.
 
@@ -41,6 +42,7 @@ def export(
     has neither our convolutional stem nor the ResNets' small one), and by :func:`load` in any case.
     ``hf``: read by ``ViTMSNModel.from_pretrained(FOLDER)`` and by :func:`load`.
     ``normalize``: how the network's input was normalised; the ImageNet mean and std are written into the config.
+    ``classes``: names of the classes of the images that it was trained on, kept in ``config.json`` as ``trained_on``.
 
     Raises: ``RunError`` where the folder exists, cannot be written, or the layout has no place for the network.
     """
@@ -57,7 +59,7 @@ def export(
             files["preprocessor_config.json"] = _hf_preprocessor(backbone.image_size)
     else:
         config = _timm_config(backbone, normalize)
-    files |= {"config.json": config}
+    files |= {"config.json": {**config, "trained_on": list(classes)} if classes else config}
     contents = {name: (json.dumps(facts, indent=2) + "\n").encode() for name, facts in files.items()}
     _write_folder(folder, contents | {"model.safetensors": tensors_to_bytes(state, {"format": "pt"})})
 

@@ -27,9 +27,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from recipes_lib import durable, terminal
 from recipes_lib.analysis import pool_selection, score_files, uids
 from recipes_lib.analysis.phrases import PHRASES
 from recipes_lib.config import to_dict
@@ -238,7 +238,7 @@ def _told(run: folder.RunFolder) -> Iterator[None]:
 @contextmanager
 def _watched(run: folder.RunFolder) -> Iterator[Any]:
     """Shows progress, and notes each shard as a line of ``metrics.jsonl``; on ranks above 0 nothing happens."""
-    console = Console(stderr=True, quiet=not collectives.is_main())
+    console = terminal.aside(quiet=not collectives.is_main())
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.fields[pairs]:,} pairs scored"))
     began, told, pairs = time.perf_counter(), 0, 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -252,7 +252,7 @@ def _watched(run: folder.RunFolder) -> Iterator[Any]:
             new, told, pairs = done.pairs > pairs, done.shards_done, done.pairs
             if collectives.is_main() and new:  # an earlier run has noted the shards that it scored
                 line = {"step": told, "pairs": pairs, "seconds": round(time.perf_counter() - began, 3)}
-                with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                with durable.append(run.path / "metrics.jsonl") as file:
                     file.write(json.dumps(line) + "\n")
 
         yield progress

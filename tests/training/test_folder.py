@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from recipes_lib.config import OptimConfig, TrainConfig
+from recipes_lib.distributed import collectives
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError, Interrupted, RunError
 from recipes_lib.training.folder import RunFolder, default_path
@@ -87,10 +90,25 @@ def test_another_config_is_refused_with_the_first_field_that_differs(run, recipe
     assert contents(run) == before
 
 
-def test_a_field_that_one_config_lacks_is_named(run):
+def test_a_field_that_an_older_version_did_not_have_counts_as_its_default(run):
     text = (run / "config.yaml").read_text().replace("  seed: 0\n", "")
     (run / "config.yaml").write_text(text)
-    with pytest.raises(RunError, match=r"train\.seed was absent and is now 0"):
+    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        assert folder.state()["step"] == 7
+    assert (run / "config.yaml").read_text() == text
+    with pytest.raises(RunError, match=r"train\.seed was 0 and is now 3"):
+        RunFolder.create_or_continue(run, "msn", Config(train=TrainConfig(steps=20, seed=3)))
+
+
+def test_what_only_says_how_a_run_is_watched_may_change_and_is_kept(run):
+    RunFolder.create_or_continue(run, "msn", Config(train=TrainConfig(steps=20, timeout=60.0))).unlock()
+    assert RunFolder.open(run).read_config()["train"]["timeout"] == 60.0
+
+
+def test_a_field_that_is_no_longer_known_is_named(run):
+    with (run / "config.yaml").open("a") as file:
+        file.write("  kitchen: 1\n")
+    with pytest.raises(RunError, match=r"config\.yaml: This config does not fit Config: .*kitchen"):
         RunFolder.create_or_continue(run, "msn", Config())
 
 
@@ -111,14 +129,32 @@ def test_open_refuses_what_is_no_run(tmp_path):
 
 
 def test_damaged_files_are_named(run):
-    (run / "state.json").write_text('{"status": "run')
-    with pytest.raises(RunError, match=r"state\.json cannot be read\. Remove it"):
-        RunFolder.open(run).state()
-    (run / "config.yaml").write_text("a: [")
-    with pytest.raises(RunError, match=r"config\.yaml cannot be read"):
-        RunFolder.open(run).read_config()
     with pytest.raises(RunError, match=r"has no report\.json yet\. Finish the run: recipes resume"):
         RunFolder.open(run).read_report()
+    (run / "report.json").write_text("[1]")
+    with pytest.raises(RunError, match=r"report\.json cannot be read\. Score the weights again: recipes evaluate"):
+        RunFolder.open(run).read_report()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"status": "run',
+        '{"status": "cooking", "step": 1}',
+        '{"status": "running", "step": 1e400}',
+        '{"status": "running", "step": ' + "9" * 5000 + "}",
+        '{"status": "running", "step": -1}',
+        '{"status": "running", "step": true}',
+        '{"status": ["running"], "step": 1}',
+        '{"a": ' * 50_000,
+        "\udcff",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_state_that_was_edited_by_hand_is_one_line(run, text):
+    (run / "state.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(RunError, match=r"state\.json cannot be read\. Remove it"):
+        RunFolder.open(run).state()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +213,11 @@ def test_what_was_there_before_a_mistake_and_what_training_wrote_stays(run, tmp_
     assert RunFolder.open(tmp_path / "fault").state()["status"] == "failed"
 
 
-@pytest.mark.parametrize("text", ["train: {}\n", "recipe: 5\n", "recipe: [msn\n", "- msn\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["train: {}\n", "recipe: 5\n", "recipe: [msn\n", "- msn\n", "recipe: msn\na: 2024-13-45\n", "[" * 3000],
+    ids=lambda text: text[:30],
+)
 def test_a_config_that_names_no_recipe_cannot_be_read(run, text):
     (run / "config.yaml").write_text(text)
     with pytest.raises(RunError, match=r"config\.yaml cannot be read\."):
@@ -213,6 +253,112 @@ def test_a_run_in_use_is_refused_until_its_process_is_gone(run):
     os.kill(worker, signal.SIGKILL)
     holder.stdin.close()
     holder.stdout.close()
+
+
+def test_a_run_with_a_report_and_no_state_is_finished(run):
+    """As those in ``data/cooked`` are."""
+    (run / "report.json").write_text('{"steps": 20}')
+    (run / "state.json").unlink()
+    assert RunFolder.open(run).state() == {"status": "done", "step": 20}
+    with pytest.raises(RunError, match=r"is finished: its 20 steps are done"):
+        RunFolder.create_or_continue(run, "msn", Config())
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(run):
+    folder = RunFolder.open(run)
+    with pytest.raises(RunError, match=r"state\.json says that step 7 is kept, and .*checkpoints holds no checkpoint"):
+        folder.refuse_lost()
+    folder.set_state("running", 0)
+    folder.refuse_lost()  # killed before its first checkpoint
+    (run / "metrics.jsonl").write_text('{"step": 0}\n')
+    folder.refuse_lost()
+    (run / "state.json").unlink()
+    with pytest.raises(RunError, match=r"it holds metrics of earlier steps, but neither state\.json nor a checkpoint"):
+        folder.refuse_lost()
+    (run / "model.safetensors").touch()
+    with pytest.raises(
+        RunError, match=r"it holds trained weights and no checkpoint\. Put .* nothing here is overwritten"
+    ):
+        folder.refuse_lost()
+
+
+@pytest.mark.parametrize(
+    "name", [".lock", "state.json", ".state.json.partial", "config.yaml", ".config.yaml.partial", "metrics.jsonl",
+             "report.json", "warnings.txt", "data.json", "model.safetensors", ".model.safetensors.partial"]
+)  # fmt: skip
+def test_links_under_a_runs_names_are_refused_and_not_followed(run, tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text((run / name).read_text() if (run / name).exists() else "mine")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(victim)
+    before = victim.read_text()
+    with pytest.raises(RunError, match=rf"{name} is a symbolic link, and a run writes a file there\. Remove it"):
+        RunFolder.create_or_continue(run, "msn", Config())
+    assert victim.read_text() == before
+
+
+def test_pipes_and_missing_folders_under_a_runs_names_are_named(run):
+    os.mkfifo(run / ".state.json.partial")
+    with pytest.raises(RunError, match=r"partial is a named pipe"):
+        RunFolder.create_or_continue(run, "msn", Config())
+    (run / ".state.json.partial").unlink()
+    (run / "checkpoints").symlink_to(run / "elsewhere")
+    with pytest.raises(RunError, match=r"checkpoints is a link to nothing"):
+        RunFolder.create_or_continue(run, "msn", Config())
+    (run / "elsewhere").mkdir()  # another disk may hold them
+    RunFolder.create_or_continue(run, "msn", Config()).unlock()
+
+
+def test_a_run_whose_folder_is_removed_or_replaced_ends_with_a_line(run):
+    def work(away: Callable[[], object]) -> None:
+        with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+            away()
+            folder.set_state("running", 9)
+
+    with pytest.raises(RunError, match=r"runs/msn was removed or replaced while the run was at work"):
+        work(lambda: shutil.rmtree(run))
+    assert not run.exists()
+    RunFolder.create_or_continue(run, "msn", Config()).unlock()
+    with pytest.raises(RunError, match=r"was removed or replaced"):
+        work(lambda: (run.rename(run.with_name("moved")), shutil.copytree(run.with_name("moved"), run)))
+    assert RunFolder.open(run).state()["step"] == 0
+    work(lambda: (run / ".lock").unlink())  # somebody thought it was left over
+    assert RunFolder.open(run).state()["step"] == 9
+
+
+def test_warnings_are_kept_once_and_reported(run):
+    for _ in range(2):
+        with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+            folder.warn("the prior is steep")
+            folder.warn("two lines\nof one")
+    folder.warn("of a look at it")  # nobody holds it
+    assert (run / "warnings.txt").read_text() == "the prior is steep\ntwo lines of one\n"
+    folder.write_report({"steps": 20})
+    assert folder.read_report() == {"steps": 20, "warnings": ["the prior is steep", "two lines of one"]}
+
+
+@pytest.mark.parametrize("value", [float("nan"), (0.9, float("nan"))])
+def test_what_is_not_a_number_is_refused_wherever_it_stands(run, value):
+    field = {"betas": value} if isinstance(value, tuple) else {"lr": value}
+    with pytest.raises(ConfigError, match=r"optim\.(lr|betas) = nan is not a number"):
+        RunFolder.create_or_continue(run, "msn", Config(optim=OptimConfig(**field)))
+
+
+def with_configs_of_their_own(path: str) -> str:
+    config = Config(train=TrainConfig(steps=20, seed=collectives.rank()))
+    try:
+        RunFolder.create_or_continue(Path(path), "msn", config)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.distributed
+def test_ranks_with_different_configs_are_refused_on_every_rank(tmp_path):
+    said = run_ranks(with_configs_of_their_own, 2, str(tmp_path / "new"))
+    assert said[0] == said[1]
+    assert "different configs: train.seed is 0 in process 0 and 1 in process 1. Start all of them with" in said[0]
+    assert not (tmp_path / "new").exists()
 
 
 def test_default_paths_are_not_taken(tmp_path, monkeypatch):
