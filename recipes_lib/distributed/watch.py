@@ -86,10 +86,9 @@ class Watch:
         if self._left.is_set() or self._place != place:
             return  # it got on after all
         dead = [rank for rank in after if rank != self._rank and after[rank] == before[rank]]
-        if not after:
-            dead, line = [0], "Process 0 does not answer any more"
-        elif dead:
-            line = f"Process {dead[0]} does not answer any more; it was at step {after[dead[0]][1]}"
+        if dead or not after:
+            dead = dead or [0]  # it keeps the meeting point where no launcher does
+            line = f"Process {dead[0]} does not answer any more, and the others wait for it at step {place[0]}"
         else:  # all are alive: the one that is furthest back, or that does something of its own
             late = min(after, key=lambda rank: (after[rank][1], after[rank][2] != "reading its images"))
             line = f"Process {late} has not got on from step {after[late][1]}, {after[late][2]}"

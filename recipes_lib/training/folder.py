@@ -21,7 +21,7 @@ import yaml
 
 from recipes_lib import durable, terminal
 from recipes_lib.config import from_dict, refuse_unordered, to_dict, to_yaml
-from recipes_lib.distributed.collectives import barrier, from_main, gather_objects, is_main
+from recipes_lib.distributed.collectives import barrier, from_main, gather_objects, is_main, left_alone
 from recipes_lib.errors import ConfigError, Interrupted, RunError, UserError
 
 Status = Literal["running", "interrupted", "done", "failed"]
@@ -94,7 +94,7 @@ class RunFolder:
             elif isinstance(error, UserError) and self._made and not (self.path / "metrics.jsonl").exists():
                 self._take_back()
             elif is_main() and error is not None and self.state()["status"] == "running":
-                stopped = isinstance(error, (KeyboardInterrupt, SystemExit, Interrupted))
+                stopped = isinstance(error, (KeyboardInterrupt, SystemExit, Interrupted)) or left_alone(error)
                 self.set_state("interrupted" if stopped else "failed")
         except RunError:
             pass  # a full disk is the likely reason for both; the first error is the one to tell
@@ -102,6 +102,11 @@ class RunFolder:
             self.unlock()
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"Interrupted. Go on: recipes resume {self.path}") from None
+        if left_alone(error):
+            raise Interrupted(
+                f"Another process of this run has ended, or does not answer ({str(error).strip().splitlines()[0]}). "
+                f"Go on: recipes resume {self.path}"
+            ) from None
 
     @property
     def config_text(self) -> str:

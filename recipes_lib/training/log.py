@@ -83,8 +83,9 @@ class RunLog:
                 for name, value in metrics.items():
                     self._board.add_scalar(name, value, step)
         self._done, self._loss = step + 1, metrics["loss"]
-        self._bar.update(self._task, completed=self._done, rate=self._rate(), loss=self._loss)
-        if not self._console.is_terminal and time.monotonic() - self._told > _SILENCE:
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=self._done, rate=self._rate(), loss=self._loss)
+        elif time.monotonic() - self._told > _SILENCE:
             self._tell()
 
     def _rate(self) -> float:

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,7 @@ def fit(
     model = strategy.wrap(method, optimizer)
     start = shares.restore(folder, method, optimizer, strategy)
     schedule = optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
+    clipped = method.clipped_parameters()
     method.train()
     untold: list[dict[str, Tensor | float]] = []
     # drop path draws from torch's global generator: seeded by the step, and given back as it was
@@ -76,13 +77,13 @@ def fit(
         folder.set_state("running", start)
         for step in range(start, steps):
             schedule.apply(optimizer, step)
-            torch.manual_seed(randomness.step_key(train.seed, step, "layers"))
+            randomness.seed_torch(randomness.step_key(train.seed, step, "layers"), world.device)
             try:
                 figures = _accumulate(model, strategy, stream, make_views, step, train, watch)
             except FloatingPointError as error:  # a loss that met values it cannot use
                 folder.set_state("failed")
                 raise Diverged(advice(step, str(error), optim_config, folder)) from None
-            norm = fsdp.clip_grad_norm(method.clipped_parameters(), optim_config.clip or float("inf"))
+            norm = fsdp.clip_grad_norm(clipped, optim_config.clip or float("inf"))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             strategy.after_step(step)
@@ -147,11 +148,16 @@ def _accumulate(
         watch.at(step, "computing")
         with strategy.hold(step, last=micro + 1 == train.accumulate):
             views = make_views(batch, step)
-            with torch.autocast(batch.indices.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            with (
+                torch.autocast(batch.indices.device.type, torch.bfloat16)
+                if train.precision == "bf16"
+                else nullcontext()
+            ):
                 out = model(views)
-            (out["loss"] / train.accumulate).backward()
+            (out["loss"] / train.accumulate if train.accumulate > 1 else out["loss"]).backward()
         for name, value in out.items():
-            totals[name] = totals.get(name, 0) + value.detach() / train.accumulate
+            share = value.detach() / train.accumulate  # a copy: what a figure is a view of may change in the step
+            totals[name] = totals[name] + share if micro else share
     return totals
 
 

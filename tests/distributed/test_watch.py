@@ -52,7 +52,10 @@ def test_a_process_that_is_stopped_for_good_is_named_with_its_step_and_the_other
     ranks[late].communicate()
     assert ranks[1 - late].returncode == 3
     assert out == f"ended by {1 - late}\n"
-    assert f"recipes: Process {late} does not answer any more; it was at step 3: waited 2 s (train.timeout)." in err
+    assert (
+        f"recipes: Process {late} does not answer any more, and the others wait for it at step 3: waited 2 s (train.timeout)."
+        in err
+    )
 
 
 @pytest.mark.distributed

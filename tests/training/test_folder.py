@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from recipes_lib.config import OptimConfig, TrainConfig
 from recipes_lib.distributed import collectives
@@ -359,6 +360,42 @@ def test_ranks_with_different_configs_are_refused_on_every_rank(tmp_path):
     assert said[0] == said[1]
     assert "different configs: train.seed is 0 in process 0 and 1 in process 1. Start all of them with" in said[0]
     assert not (tmp_path / "new").exists()
+
+
+LEFT_ALONE = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_folder import Config, RunFolder, collectives
+from recipes_lib.distributed import world
+world.start("cpu")
+try:
+    with RunFolder.create_or_continue(Path({run!r}), "msn", Config()) as folder:
+        folder.set_state("running", 9)
+        if collectives.rank() == 1:
+            os._exit(0)
+        collectives.barrier()
+except BaseException as error:
+    print(type(error).__name__, error, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.distributed
+def test_a_rank_that_is_left_alone_says_how_to_go_on(run):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    where |= {"TORCHELASTIC_USE_AGENT_STORE": "True", **os.environ}
+    command = [sys.executable, "-c", LEFT_ALONE.format(tests=str(Path(__file__).parent), run=str(run))]
+    ranks = [
+        subprocess.Popen(command, env=where | {"RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    said = ranks[0].communicate(timeout=100)[0]
+    ranks[1].communicate()
+    assert said.startswith("Interrupted Another process of this run has ended, or does not answer (")
+    assert said.endswith(f"Go on: recipes resume {run}\n")
+    assert RunFolder.open(run).state() == {"status": "interrupted", "step": 9}
 
 
 def test_default_paths_are_not_taken(tmp_path, monkeypatch):
