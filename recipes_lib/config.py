@@ -326,3 +326,15 @@ def override(config: C, changes: dict[str, Any]) -> C:
 def to_yaml(recipe: str, config: Any) -> str:
     """The text of a run folder's ``config.yaml``: the recipe's name, then its groups."""
     return yaml.safe_dump({"recipe": recipe, **to_dict(config)}, sort_keys=False, allow_unicode=True)
+
+
+def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one level.
+
+    >>> dotted({"optim": {"lr": 1}})
+    {'optim.lr': 1}
+    """
+    flat = {}
+    for key, value in values.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

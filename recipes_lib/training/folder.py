@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, get_args
 import yaml
 
 from recipes_lib import durable, terminal
-from recipes_lib.config import from_dict, refuse_unordered, to_dict, to_yaml
+from recipes_lib.config import dotted, from_dict, refuse_unordered, to_dict, to_yaml
 from recipes_lib.distributed.collectives import barrier, from_main, gather_objects, is_main, left_alone
 from recipes_lib.errors import ConfigError, Interrupted, RunError, UserError
 
@@ -353,10 +353,10 @@ class RunFolder:
             yield "recipe", was, recipe
             return
         try:
-            before = _dotted(to_dict(from_dict(type(config), values)))
+            before = dotted(to_dict(from_dict(type(config), values)))
         except ConfigError as error:
             raise RunError(f"{self.path / 'config.yaml'}: {error}") from None
-        now = _dotted(to_dict(config))
+        now = dotted(to_dict(config))
         for field in {**now, **before}:
             pair = before.get(field, "absent"), now.get(field, "absent")
             if pair[0] != pair[1]:
@@ -386,18 +386,10 @@ def _refuse_unlike(text: str) -> None:
     first, *others = gather_objects(text)
     for rank, other in enumerate(others, start=1):
         if other != first:
-            here, there = (_dotted(yaml.safe_load(part)) for part in (first, other))
+            here, there = (dotted(yaml.safe_load(part)) for part in (first, other))
             fields = (name for name in {**here, **there} if here.get(name, "absent") != there.get(name, "absent"))
             field = next(fields)
             raise RunError(
                 f"The processes were started with different configs: {field} is {here.get(field, 'absent')} in process 0 "
                 f"and {there.get(field, 'absent')} in process {rank}. Start all of them with the same command."
             )
-
-
-def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups as one level: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
-    flat = {}
-    for key, value in values.items():
-        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
