@@ -35,6 +35,8 @@ class DataConfig:
     probe ``val`` may be missing, and images may lie in the folder itself."""
     on_damage: Literal["stop", "skip"] = "stop"
     """What to do about an image that cannot be read: stop with its name, or leave it out and say how many were."""
+    changed: Literal["refuse", "accept"] = "refuse"
+    """What to do where the images are no longer those that the run began with: stop, or go on with what is there now."""
     image_size: int = 224
     """Side in pixels at which images are drawn, or evaluated."""
     train_size: int = 6000
@@ -194,6 +196,9 @@ class TrainConfig:
     """Steps between checkpoints; the last step is always kept."""
     keep_checkpoints: int = 2
     """How many checkpoints stay on disk; two, so that a damaged one has another before it."""
+    timeout: float = 1800.0
+    """Seconds in which a process that trains with others must get on; where one does not, all end, naming it, and the run
+    can be resumed. Longer than the slowest step."""
     tensorboard: bool = False
     """Write TensorBoard events beside ``metrics.jsonl`` (needs the extra ``track``)."""
 
@@ -221,6 +226,7 @@ class TrainConfig:
         )
         faults.need(self.checkpoint_every >= 1, "train.checkpoint_every", self.checkpoint_every, "of at least 1")
         faults.need(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "of at least 1")
+        faults.need(1 <= self.timeout <= 10**7, "train.timeout", self.timeout, "from 1 to 10,000,000 seconds")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the whole run."""
@@ -288,9 +294,31 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
     Raises: ``ConfigError`` naming a field that is unknown, missing or of the wrong type.
     """
     try:
-        return dacite.from_dict(kind, values, dacite.Config(cast=[tuple, Path], strict=True))
-    except dacite.DaciteError as error:
-        raise ConfigError(f"This config does not fit {kind.__name__}: {error}.") from None
+        config = dacite.from_dict(kind, values, dacite.Config(cast=[tuple, Path], strict=True))
+    except (dacite.DaciteError, TypeError, ValueError, RecursionError) as error:  # what its casts raise, it lets pass
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"This config does not fit {kind.__name__}: {reason}.") from None
+    refuse_unordered(config)
+    return config
+
+
+def refuse_unordered(config: Any) -> None:
+    """Raises ``ConfigError`` naming a field that is not a number (nan), which no comparison finds and no run resumes."""
+    faults = Faults()
+
+    def look(value: Any, name: str) -> None:
+        match value:
+            case float() if value != value:
+                faults.add(f"{name} = nan is not a number. Give one, or leave it out.")
+            case dict():
+                for key, item in value.items():
+                    look(item, f"{name}.{key}" if name else str(key))
+            case list() | tuple():
+                for item in value:
+                    look(item, name)
+
+    look(dataclasses.asdict(config), "")
+    faults.raise_any()
 
 
 def override(config: C, changes: dict[str, Any]) -> C:
@@ -314,3 +342,15 @@ def override(config: C, changes: dict[str, Any]) -> C:
 def to_yaml(recipe: str, config: Any) -> str:
     """The text of a run folder's ``config.yaml``: the recipe's name, then its groups."""
     return yaml.safe_dump({"recipe": recipe, **to_dict(config)}, sort_keys=False, allow_unicode=True)
+
+
+def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one level.
+
+    >>> dotted({"optim": {"lr": 1}})
+    {'optim.lr': 1}
+    """
+    flat = {}
+    for key, value in values.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -8,7 +8,12 @@ its ``exit_code``. Anything else that escapes is a fault of ours and keeps its t
 import difflib
 import errno
 import math
+import signal
 from collections.abc import Iterable
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What asks a run to stop and to be gone on with later: Ctrl-C, a scheduler's end and its early warnings (submitit's is
+SIGUSR2)."""
 
 
 class UserError(Exception):

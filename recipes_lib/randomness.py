@@ -17,6 +17,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # int64 twins of the paper's unsigned constants
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_ALL = (1 << 64) - 1
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -31,8 +32,31 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def _mix_number(x: int) -> int:
+    """:func:`_mix` of one number, as an int64: torch's operations on a single one take a hundred times as long."""
+    x &= _ALL
+    x = (x ^ (x >> 30)) * _MIX_1 & _ALL
+    x = (x ^ (x >> 27)) * _MIX_2 & _ALL
+    return _int64(x ^ (x >> 31))
+
+
+def _int64(x: int) -> int:
+    """The number that int64 has for the lowest 64 bits of ``x``."""
+    return ((x + (1 << 63)) & _ALL) - (1 << 63)
+
+
 def _absorb(state: Tensor, value: Tensor | int) -> Tensor:
-    return _mix(state + _GOLDEN + _mix(torch.as_tensor(value, dtype=torch.int64, device=state.device) + _GOLDEN))
+    if isinstance(value, int):
+        return _mix(state + _int64(_GOLDEN + _mix_number(value + _GOLDEN)))
+    return _mix(state + _GOLDEN + _mix(value + _GOLDEN))
+
+
+def _absorb_numbers(*values: int) -> int:
+    """What :func:`_absorb` makes of 0 and each of ``values`` in turn."""
+    state = 0
+    for value in values:
+        state = _mix_number(state + _GOLDEN + _mix_number(value + _GOLDEN))
+    return state
 
 
 def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
@@ -40,15 +64,23 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
 
     Shapes: ``indices`` int64 [batch] (positions in the data set) -> int64 [batch].
     """
-    state = torch.zeros((), dtype=torch.int64, device=indices.device)
-    return _absorb(_absorb(_absorb(state, seed), epoch), indices)
+    return _mix(_int64(_absorb_numbers(seed, epoch) + _GOLDEN) + _mix(indices + _GOLDEN))
 
 
 def step_key(seed: int, step: int, purpose: str) -> int:
     """A non-negative 63-bit seed for what a whole step shares (a mask, a dropout pattern)."""
-    start = torch.zeros((), dtype=torch.int64, device="cpu")  # a default device may hold no numbers, as "meta" does
-    state = _absorb(_absorb(start, seed), step)
-    return int(_absorb(state, zlib.crc32(purpose.encode()))) & ((1 << 63) - 1)
+    return _absorb_numbers(seed, step, zlib.crc32(purpose.encode())) & ((1 << 63) - 1)
+
+
+def seed_torch(key: int, device: torch.device) -> None:
+    """Seeds torch's global generators of the CPU and of ``device``, as ``torch.manual_seed`` does.
+
+    That seeds the devices of all kinds, and notes for those that are not in use from where it was called, which takes
+    longer than a small network's step.
+    """
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(key)
 
 
 def generator(seed: int, step: int, purpose: str) -> torch.Generator:

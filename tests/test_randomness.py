@@ -121,6 +121,22 @@ def test_two_generators_of_one_purpose_and_step_agree_and_others_do_not():
         assert not torch.equal(draw(0, 5, "mask"), draw(*other))
 
 
+@pytest.mark.parametrize("value", [0, 1, -1, 2**62 + 12345, 2**63 - 1, -(2**63)])
+def test_one_number_is_mixed_as_a_tensor_of_it_is(value):
+    state = torch.tensor([0, 5, -7, 2**63 - 1, -(2**63)])
+    ours = randomness._absorb(state, value)
+    assert torch.equal(ours, randomness._absorb(state, torch.tensor(value)))
+    assert [randomness._mix_number(number) for number in state.tolist()] == randomness._mix(state).tolist()
+
+
+def test_seeding_a_device_gives_what_torchs_own_seeding_gives():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2**62 + 3)
+        wanted = torch.randn(4)
+        randomness.seed_torch(2**62 + 3, torch.device("cpu"))
+        assert torch.equal(torch.randn(4), wanted)
+
+
 def test_step_keys_are_seeds_that_torch_accepts():
     assert all(0 <= step_key(seed, step, "x") < 1 << 63 for seed in range(20) for step in range(50))
 

@@ -7,7 +7,6 @@ of a pipe has gone, 1 a fault of ours (with its traceback).
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -16,9 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from recipes_lib import __version__
+from recipes_lib import __version__, terminal
 from recipes_lib.cli import display, verbs
-from recipes_lib.errors import ConfigError, DamagedImage, Interrupted, UserError, nearest, path_fault, printable
+from recipes_lib.errors import (
+    STOP_SIGNALS,
+    ConfigError,
+    DamagedImage,
+    Interrupted,
+    UserError,
+    nearest,
+    path_fault,
+    printable,
+)
 from recipes_lib.launch.hardware import GPUS
 
 READER_LEFT = 128 + signal.SIGPIPE
@@ -64,21 +72,19 @@ def _widen_the_terminal() -> None:
 
 
 def _heed_the_scheduler() -> None:
-    """SIGTERM and SIGUSR1, a cluster's way to stop a job, act as Ctrl-C does; while it trains, the loop answers them."""
+    """A cluster's ways to stop a job act as Ctrl-C does; while it trains, the loop answers them."""
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.default_int_handler)
 
 
 def _complain(text: str, *, alone: bool = False) -> None:
     """A line per fault on stderr. All processes of a run meet most errors; where one meets it ``alone``, that one tells."""
-    rank = os.environ.get("RANK", "0")
+    rank = display.rank()
     if rank == "0" or alone:
         who = "recipes" if rank == "0" else f"recipes (process {rank})"
-        with contextlib.suppress(OSError, AttributeError):  # stderr is full or closed: the exit code still tells
-            for line in text.splitlines():
-                sys.stderr.write(f"{who}: {printable(line)}\n")
-            sys.stderr.flush()
+        for line in text.splitlines():
+            terminal.complain(f"{who}: {printable(line)}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,7 +153,12 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     run.add_argument("name", metavar="NAME")
     run.epilog = "then: --preset P, --out DIR, and any field of the config; `recipes run NAME --help` lists them"
     resume = _add(commands, "resume", verbs.resume, "go on with a run that was interrupted")
+    change = "where the images are not those that the run began with (default refuse)"
+    resume.add_argument("--data.changed", dest="changed", choices=("refuse", "accept"), help=change)
     evaluate = _add(commands, "evaluate", verbs.evaluate, "score a run's weights with probes on frozen features")
+    for command in (resume, evaluate):
+        names, damage = ("--data.on-damage", "--data.on_damage"), "what to do about an image that cannot be read"
+        command.add_argument(*names, dest="on_damage", choices=("stop", "skip"), help=f"{damage} (default: the run's)")
     which = f"{' '.join(PROBES)}; default: those of the run's own eval.probes"
     evaluate.add_argument("--probe", nargs="+", choices=PROBES, metavar="PROBE", help=which)
     _add_json(evaluate)

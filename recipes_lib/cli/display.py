@@ -20,6 +20,11 @@ from recipes_lib.recipes import Entry
 COLUMNS = ("method", "random_init", "raw_pixels", "supervised")
 
 
+def rank() -> str:
+    """This process's number among those of its run as its launcher says it, torchrun or Slurm; "0" for a single one."""
+    return os.environ.get("RANK") or (os.environ.get("SLURM_STEP_ID") and os.environ.get("SLURM_PROCID")) or "0"
+
+
 class _Results(Console):
     """A console that leaves a reader's departure to :func:`recipes_lib.cli.main`; rich's own exits with code 1."""
 
@@ -34,19 +39,14 @@ def show(content: RenderableType) -> None:
 
     Raises: ``OutputClosed`` where stdout is closed or full; ``BrokenPipeError`` where its reader has gone.
     """
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == "0":
         with _output_errors():
             _Results(file=sys.stdout, markup=False, highlight=False, soft_wrap=True).print(content)
 
 
-def aside() -> Console:
-    """The console for progress, which is no result: stderr."""
-    return Console(file=sys.stderr, markup=False)
-
-
 def as_json(content: Any) -> None:
     """Prints ``content`` as JSON, and nothing else. Raises: as :func:`show`."""
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == "0":
         with _output_errors():
             sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
 

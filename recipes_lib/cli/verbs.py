@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from recipes_lib import recipes
+from recipes_lib import recipes, terminal
 from recipes_lib.cli import display
 from recipes_lib.errors import ConfigError, nearest
 from recipes_lib.recipes import MENU, Entry
@@ -42,7 +42,7 @@ def plan(arguments: argparse.Namespace) -> None:
     for name in ("nodes", "gpus"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ConfigError(f"--{name} = {value} is not allowed: use a value of at least 1.")
-    with display.aside().status(f"planning {entry.name}, preset {preset}"):
+    with terminal.aside().status(f"planning {entry.name}, preset {preset}"):
         from recipes_lib.launch import plan as planner
 
         module = recipes.module(entry.name)
@@ -86,14 +86,14 @@ def resume(arguments: argparse.Namespace) -> None:
     """``recipes resume DIR``"""
     from recipes_lib.recipes import pretraining
 
-    _finish(pretraining.resume(arguments.folder))
+    _finish(pretraining.resume(arguments.folder, on_damage=arguments.on_damage, changed=arguments.changed))
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """``recipes evaluate DIR --probe knn linear lowshot``"""
     from recipes_lib.recipes import pretraining
 
-    found = pretraining.evaluate(arguments.folder, arguments.probe)
+    found = pretraining.evaluate(arguments.folder, arguments.probe, on_damage=arguments.on_damage)
     if arguments.json:
         display.as_json(found)
     else:
@@ -128,7 +128,7 @@ def verify(arguments: argparse.Namespace) -> None:
     from recipes_lib.claims import verify as trial
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=display.aside()) as bar:
+    with Progress(*columns, console=terminal.aside()) as bar:
         task = bar.add_task(f"verify {entry.name}", total=None)
 
         def progress(done: int, total: int, what: str) -> None:

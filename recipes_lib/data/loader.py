@@ -21,7 +21,7 @@ from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.imbalance import grouped_order
 from recipes_lib.data.shard_order import ShardOrder
 from recipes_lib.data.shard_pairs import ShardPairs
-from recipes_lib.errors import DataError, UserError
+from recipes_lib.errors import STOP_SIGNALS, DataError, UserError
 
 Crop = Callable[..., list[Tensor]]
 """Cuts one image into the uint8 crops of its views: ``crop(image, index, epoch)``."""
@@ -74,7 +74,7 @@ def outlive_signals(worker: int) -> None:
 
     A worker that died of it would make the parent fail before it has written its checkpoint.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

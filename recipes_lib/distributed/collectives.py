@@ -41,6 +41,13 @@ def barrier() -> None:
         dist.barrier()
 
 
+def left_alone(error: BaseException | None) -> bool:
+    """Whether an error is a collective's that found another process gone, or waited too long for it."""
+    told = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "timed out", "aborted communicator")
+    ours = isinstance(error, RuntimeError) and world_size() > 1
+    return ours and (isinstance(error, dist.DistError) or any(words in str(error) for words in told))
+
+
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joining the other processes of a run, as torchrun's environment says, and leaving them.
+"""Joining the other processes of a run, as torchrun's environment or Slurm's says, and leaving them.
 
 Set-up that fails raises. Going on alone would train as many separate models as there are processes.
 """
@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from recipes_lib.distributed import slurm, watch
 from recipes_lib.errors import RunError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -30,17 +31,22 @@ class World:
     """What this process computes on."""
 
 
-def start(device: Literal["auto", "cpu", "cuda"] = "auto", *, patience: timedelta | None = None) -> World:
+def start(
+    device: Literal["auto", "cpu", "cuda"] = "auto", *, patience: timedelta | None = None, timeout: float = 0.0
+) -> World:
     """Joins the run's other processes: gloo on CPUs, NCCL on GPUs (gloo beside it, for what stays in main memory).
 
-    Without torchrun's variables in the environment this is the only process, and nothing is set up. A second call
-    finds the processes joined. ``patience``: how long a process waits for another before it gives up, half an hour
-    where it is not given; torchrun ends all of them at once where one dies, so a long one only delays the news of one
-    that hangs.
+    Without torchrun's variables in the environment, and outside of a Slurm step of several tasks, this is the only process,
+    and nothing is set up. A second call finds the processes joined. ``patience``: how long a process waits for another
+    before it gives up, half an hour where it is not given, and at least twice ``timeout`` seconds, in which a
+    :class:`~recipes_lib.distributed.watch.Watch` tells more of it. torchrun ends all processes at once where one dies; where
+    torchrun itself is gone, each is asked to stop.
 
-    Raises: ``RunError`` where only some of the variables are set, one is no number, a GPU is missing, or the
-    processes do not find each other.
+    Raises: ``RunError`` where only some of the variables are set, one is no number or none of this run's, a GPU is missing,
+    or the processes do not find each other.
     """
+    watch.heed_launcher()
+    _ask_slurm()
     found = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     missing = [name for name in _VARIABLES if name not in found]
     if missing and found:
@@ -48,10 +54,11 @@ def start(device: Literal["auto", "cpu", "cuda"] = "auto", *, patience: timedelt
             f"The environment has {', '.join(found)} but not {', '.join(missing)}, so the other processes cannot be "
             "found. Start with torchrun, or unset them to train on one process."
         )
-    rank, size, local_rank = (_number(name) for name in _VARIABLES[:3]) if found else (0, 1, 0)
+    rank, size, local_rank = _places() if found else (0, 1, 0)
     here = _device(device, local_rank)
     if size > 1 and not dist.is_initialized():
-        _join(here, rank, size, f"{found['MASTER_ADDR']}:{found['MASTER_PORT']}", patience or _PATIENCE)
+        patience = max(patience or _PATIENCE, timedelta(seconds=2 * timeout))
+        _join(here, rank, size, f"{found['MASTER_ADDR']}:{found['MASTER_PORT']}", patience)
     return World(rank, size, here)
 
 
@@ -59,6 +66,27 @@ def stop() -> None:
     """Leaves the other processes, where there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _ask_slurm() -> None:
+    """Sets torchrun's variables in a task that ``srun`` started in torchrun's place."""
+    if not any(name in os.environ for name in _VARIABLES[:3]):
+        os.environ.update(slurm.variables())
+
+
+def _places() -> tuple[int, int, int]:
+    """This process's number, the number of processes, and its number on its machine, as the environment says."""
+    rank, size, local_rank = (_number(name) for name in _VARIABLES[:3])
+    port = _number("MASTER_PORT")
+    for fits, name, value, allowed in (
+        (size >= 1, "WORLD_SIZE", size, "at least 1"),
+        (0 <= rank < max(size, 1), "RANK", rank, f"at least 0 and below WORLD_SIZE = {size}"),
+        (0 <= local_rank < max(size, 1), "LOCAL_RANK", local_rank, f"at least 0 and below WORLD_SIZE = {size}"),
+        (0 <= port < 2**16, "MASTER_PORT", port, "a port, from 0 to 65535"),
+    ):
+        if not fits:
+            raise RunError(f"{name} = {value} in the environment is wrong: it must be {allowed}. Start with torchrun.")
+    return rank, size, local_rank
 
 
 def _number(name: str) -> int:
@@ -73,6 +101,8 @@ def _number(name: str) -> int:
 def _device(wanted: str, local_rank: int) -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
+    if torch.cuda.device_count() == 1 and ("SLURM_GPUS_PER_TASK" in os.environ or "SLURM_TRES_PER_TASK" in os.environ):
+        local_rank = 0  # each task of the step sees its own GPU and no other
     if local_rank >= torch.cuda.device_count():
         raise RunError(
             f"Process {local_rank} of this machine has no GPU: torch sees {torch.cuda.device_count()}. "

@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
-from recipes_lib.config import OptimConfig, TrainConfig, to_yaml
+from recipes_lib.config import OptimConfig, TrainConfig
 from recipes_lib.data.images import ImageFiles
 from recipes_lib.data.load import Images, Splits
 from recipes_lib.data.loader import Batch, StepBatches
@@ -193,9 +192,7 @@ def _finished(folder: Path, wanted: FinetuneConfig) -> bool:
     if not (folder / "config.yaml").is_file():
         return False
     run = RunFolder.open(folder)
-    was, now = run.read_config(), yaml.safe_load(to_yaml("finetune", wanted))
-    differs = [field for field in now if was.get(field) != now[field]]
-    if differs or was.keys() != now.keys():
+    if differs := list(dict.fromkeys(field.partition(".")[0] for field in run.differing("finetune", wanted))):
         what = "from other weights" if "weights" in differs else f"with other settings ({', '.join(differs)})"
         raise RunError(f"{folder} was fine-tuned {what}. Move it away or remove it, and fine-tuning starts anew.")
     return run.state()["status"] == "done"

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -38,6 +38,7 @@ def export(
     *,
     normalize: Literal["imagenet", "openai", "image", "grey"] = "imagenet",
     resize: Literal["bilinear", "bicubic"] = "bilinear",
+    classes: Sequence[str] = (),
 ) -> None:
     """Writes ``model.safetensors`` and ``config.json`` into a new folder, all of it or nothing.
 
@@ -46,6 +47,7 @@ def export(
     ``hf``: read by ``ViTMSNModel.from_pretrained(FOLDER)`` and by :func:`load`.
     ``normalize``, ``resize``: what was done to the network's input, as ``views`` has them. A mean and std of each channel and
     the interpolation are written into the config.
+    ``classes``: names of the classes of the images that it was trained on, kept in ``config.json`` as ``trained_on``.
 
     Raises: ``RunError`` where the folder exists, cannot be written, or the layout has no place for the network.
     """
@@ -62,7 +64,7 @@ def export(
             files["preprocessor_config.json"] = _hf_preprocessor(backbone.image_size, normalize, resize)
     else:
         config = _timm_config(backbone, normalize, resize)
-    files |= {"config.json": config}
+    files |= {"config.json": {**config, "trained_on": list(classes)} if classes else config}
     contents = {name: (json.dumps(facts, indent=2) + "\n").encode() for name, facts in files.items()}
     _write_folder(folder, contents | {"model.safetensors": tensors_to_bytes(state, {"format": "pt"})})
 

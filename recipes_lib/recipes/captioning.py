@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from recipes_lib import randomness
-from recipes_lib.config import OptimConfig, TrainConfig, to_yaml
+from recipes_lib.config import OptimConfig, TrainConfig
 from recipes_lib.data.loader import Batch, StepBatches
 from recipes_lib.data.pairs import PairSet
 from recipes_lib.data.tokenizer import Tokenizer
@@ -124,7 +123,4 @@ def _train(
 
 def _finished(folder: Path, wanted: CaptioningConfig) -> bool:
     """Whether ``folder`` holds the captioner; one of other settings is refused when it is taken over."""
-    if not (folder / "config.yaml").is_file():
-        return False
-    run = RunFolder.open(folder)
-    return run.state()["status"] == "done" and run.read_config() == yaml.safe_load(to_yaml("captioning", wanted))
+    return (folder / "config.yaml").is_file() and RunFolder.open(folder).holds("captioning", wanted)

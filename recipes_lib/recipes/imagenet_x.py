@@ -23,8 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 
+from recipes_lib import terminal
 from recipes_lib.analysis import imagenet_x_files, predictions
 from recipes_lib.analysis.factor_json import as_json
 from recipes_lib.analysis.factor_report import FactorReport, factor_report
@@ -193,7 +193,7 @@ def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
     page = imagenet_x_report.write(found, plain, run.path)
     for note in found.notes:
         run.warn(printable(note))
-    Console(stderr=True).print(printable(f"page: {page}"), markup=False, highlight=False, soft_wrap=True)
+    terminal.aside().print(printable(f"page: {page}"), markup=False, highlight=False, soft_wrap=True)
     return plain
 
 

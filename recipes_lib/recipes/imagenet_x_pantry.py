@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import nn
 
+from recipes_lib import durable, terminal
 from recipes_lib.analysis.annotations import Partitions
 from recipes_lib.analysis.predictions import Predictions
 from recipes_lib.data.images import ImageSet
@@ -62,7 +62,7 @@ def make(config: Any, run: RunFolder) -> Drawn:
     (run.path / "nets").mkdir(exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
     answers, groups = {}, {}
-    console = Console(stderr=True)
+    console = terminal.aside()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         for augmentation in nets.AUGMENTATIONS:
             _learn_once(augmentation, nets.with_labels, train, seed, chosen.steps, run, bar)
@@ -103,7 +103,7 @@ def _learn_once(
     if _weights(run.path, name).is_file():
         return
     task, began, last = bar.add_task(f"net {name}", total=steps), time.perf_counter(), {}
-    with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as log:
+    with durable.append(run.path / "metrics.jsonl") as log:
 
         def progress(step: int, metrics: dict[str, float]) -> None:
             log.write(json.dumps({"net": name, "step": step, **metrics}) + "\n")

@@ -195,7 +195,7 @@ def _score_batches(
                 np.savez(file, classes=answers.numpy().astype(np.int16), probabilities=probabilities.numpy())
             if collectives.is_main():
                 line = {"step": number + 1, "images": len(answers), "seconds": round(time.perf_counter() - began, 3)}
-                with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as log:
+                with durable.append(run.path / "metrics.jsonl") as log:
                     log.write(json.dumps(line) + "\n")
             if stop():
                 raise Interrupted(f"Scoring was stopped; complete batches are kept. Go on: recipes resume {run.path}")

@@ -5,17 +5,19 @@ A recipe's ``run`` calls :func:`pretrain`; :func:`evaluate` and :func:`export` o
 of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (``Method(config, steps)``, an
 ``nn.Module`` with ``backbone`` and ``views``, ``embed`` where its head's output is what classifies, ``finetune_layer``
 where fine-tuning keeps a layer on top of the backbone) and its ``diagnostics``; of some, ``cautions`` (lines that a run
-opens with). A recipe that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support`` (the
+opens with), ``as_trained`` (its config without what the weights hold already, to build the network again). A recipe
+that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support`` (the
 labelled images of each step). One that learns from images and texts has ``load`` (the pairs) and ``score`` in place of
 ours, and its method ``encode_texts``. One whose workers may be simulated has ``fit`` in place of the loop's.
 """
 
+import contextlib
 import platform
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args, get_type_hints
@@ -23,8 +25,9 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from torch import nn
 
-from recipes_lib import lowbit, randomness, recipes
-from recipes_lib.config import from_dict
+from recipes_lib import __version__, lowbit, randomness, recipes
+from recipes_lib.config import from_dict, override
+from recipes_lib.data import identity
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, check_scored, load
 from recipes_lib.data.loader import StepBatches
@@ -67,16 +70,19 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
     config.validate()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    place = world.start(config.train.device)
+    place = world.start(config.train.device, timeout=config.train.timeout)
     optim.check(config.optim, config.sync, place.device)
     limits.refuse_too_large(config, lambda: build(recipe, config, steps=1), world_size=place.size, device=place.device)
     name = recipe.__name__.rpartition(".")[2]
     out = collectives.broadcast_object(out or folder.default_path(name))
-    with folder.RunFolder.create_or_continue(out, name, config) as run:
+    # that other images are accepted is said for one start, and not kept for those to come
+    kept = replace(config, data=replace(config.data, changed="refuse"))
+    with folder.RunFolder.create_or_continue(out, name, kept) as run:
         began = time.perf_counter()
         for line in recipe.cautions(config) if hasattr(recipe, "cautions") else ():
             run.warn(line)
         splits = load_data(recipe, config, run)
+        _refuse_other_data(splits, config, run)
         method, batches, steps = _prepare(recipe, config, splits, place)
         collectives.from_main(lambda: check_scored(splits, config.data, run.warn))
         fit = recipe.fit if hasattr(recipe, "fit") else loop.fit
@@ -106,6 +112,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
             report |= {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
             if traffic.rounds:
                 report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
+            run.require_whole()
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)
 
@@ -120,6 +127,35 @@ def load_data(recipe: ModuleType, config: Any, run: folder.RunFolder) -> Splits:
         return recipe.load(config, run.warn)
     splits = load(config.data, DATA_SEED, warn=run.warn)
     return recipe.hide_labels(config, splits) if hasattr(recipe, "hide_labels") else splits
+
+
+def _refuse_other_data(splits: Splits, config: Any, run: folder.RunFolder) -> None:
+    """Notes in the run's folder which images it learns from. All ranks call it.
+
+    Raises: ``RunError`` on every rank where a run that goes on would learn from others, or where the ranks' differ.
+    """
+    now = identity.record(splits) | {"on_damage": config.data.on_damage}
+    first, *others = collectives.gather_objects(now)
+    for rank, other in enumerate(others, start=1):
+        if told := identity.changes(first, other):
+            raise RunError(f"Process {rank} has other images than process 0: {told}. Give all processes the same data.")
+
+    def keep() -> None:
+        before = run.read_data()
+        told = identity.changes(before, now) if before else ""
+        # to leave damaged images out from now on is such a change, and was asked for
+        asked = config.data.changed == "accept" or (before and before.get("on_damage") != config.data.on_damage)
+        if told and not asked:
+            raise RunError(
+                f"The images changed since {run.path} began: {told}. Put them back as they were, or go on with those "
+                f"that are there now: recipes resume {run.path} --data.changed accept"
+            )
+        if told:
+            run.warn(f"The images changed since the run began, and it goes on with those that are there now: {told}.")
+        if before is None or before != now:
+            run.write_data(now)
+
+    collectives.from_main(keep)
 
 
 def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World) -> tuple[nn.Module, StepBatches, int]:
@@ -187,7 +223,8 @@ def reopen(path: Path) -> tuple[ModuleType, Any, nn.Module]:
         weights = saved.model
     else:
         raise RunError(f"{path} holds no weights yet. Train it first: recipes resume {path}")
-    method = build(recipe, config, steps=1)
+    # what a network is built from beside its weights may be gone since
+    method = build(recipe, recipe.as_trained(config) if hasattr(recipe, "as_trained") else config, steps=1)
     interchange.fill(method, weights, f"the weights in {path}")
     return recipe, config, method.to(world.start(config.train.device).device)
 
@@ -197,46 +234,71 @@ def _read_config(run: folder.RunFolder) -> tuple[ModuleType, Any]:
     values = run.read_config()
     try:
         recipe = recipes.module(values.pop("recipe"))
-        return recipe, from_dict(recipe.Config, values)
     except ConfigError as error:
         raise RunError(f"{run.path / 'config.yaml'}: {error}") from None
+    try:
+        return recipe, from_dict(recipe.Config, values)
+    except ConfigError as error:
+        name = recipe.__name__.rpartition(".")[2]
+        lines = [f"{run.path / 'config.yaml'}: {line}" for line in str(error).splitlines()]
+        advice = f"Correct it there, or start anew: recipes run {name} --preset {next(iter(recipe.PRESETS))} --out DIR"
+        raise RunError("\n".join([*lines[:-1], f"{lines[-1]} {advice}"])) from None
 
 
 def provenance() -> dict[str, Any]:
     """What a report says of its origin: versions of what computed it, and the commit where this is a checkout."""
-    packages = ("ssl-cookbook", "torch", "torchvision", "timm")
+    versions = {"python": platform.python_version(), "ssl-cookbook": __version__}
+    for name in ("torch", "torchvision", "timm"):
+        with contextlib.suppress(PackageNotFoundError):  # on the path, and never installed
+            versions[name] = version(name)
     root = Path(__file__).parents[2]
     commit = None
     if (root / ".git").exists():  # installed into somebody's environment, it may lie in a repository that is not ours
-        asked = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        commit = asked.stdout.strip() or None
-    return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "git": commit,
-    }
+        command = ["git", "-C", root, "rev-parse", "HEAD"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git here, or one that hangs
+            asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+            commit = asked.stdout.strip() or None
+    return {"versions": versions, "git": commit}
 
 
-def resume(path: Path) -> Result:
+OnDamage = Literal["stop", "skip"]
+
+
+def resume(
+    path: Path, *, on_damage: OnDamage | None = None, changed: Literal["refuse", "accept"] | None = None
+) -> Result:
     """Goes on with an interrupted run, under the config in its folder.
 
-    Raises: ``RunError`` where it is no run folder, or the run is finished.
+    ``on_damage`` and ``changed``: what to do from now on about damaged images, and now about other images than the run
+    began with; where they are not given, what the run's config says.
+
+    Raises: ``RunError`` where it is no run folder, the run is finished, or its images are others and not accepted.
     """
     recipe, config = _read_config(folder.RunFolder.open(path))
-    return recipe.run(config, path)
+    return recipe.run(_with_data(config, on_damage=on_damage, changed=changed), path)
 
 
-def evaluate(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+def _with_data(config: Any, **fields: str | None) -> Any:
+    """``config`` with those ``fields`` of its group ``data`` replaced that are given."""
+    return override(config, {f"data.{name}": value for name, value in fields.items() if value is not None})
+
+
+def evaluate(path: Path, names: Sequence[str] | None = None, *, on_damage: OnDamage | None = None) -> dict[str, Any]:
     """Scores of a run folder's weights, by its config's own probes where no ``names`` are given; see :func:`score`.
 
     Nothing is written, but by the probe ``finetune``: it trains in the sub-folder ``finetune``, or goes on there, or
-    reads what it found before.
+    reads what it found before. ``on_damage``: what to do about damaged images, where it is not what the run's config says.
+
+    Raises: ``DataError`` naming classes of the images that the run did not learn; as :func:`reopen`.
     """
     recipe, config, method = reopen(path)
+    config = _with_data(config, on_damage=on_damage)
     names = tuple(names or config.eval.probes)
     _allow(config, names)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    splits = load_data(recipe, config, folder.RunFolder.open(path))
+    run = folder.RunFolder.open(path)
+    splits = _as_learned(load_data(recipe, config, run), run)
     if not hasattr(recipe, "score"):
         probes.require_labels(splits, replace(config.eval, probes=names), config.data.labelled)
     place = world.start(config.train.device)
@@ -244,6 +306,17 @@ def evaluate(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
     report = score(recipe, config, method, splits, names, with_baselines=False)
     report["scores"] |= finetuned
     return report
+
+
+def _as_learned(splits: Splits, run: folder.RunFolder) -> Splits:
+    """The images with their classes numbered as the run learned them; tells the user where they are not all the same."""
+    if not (before := run.read_data()):
+        return splits
+    now = identity.record(splits)
+    splits = identity.by_name(splits, before.get("classes") or now["classes"])
+    if told := identity.changes(before, now):
+        run.warn(f"The images are not those that the run began with: {told}.")
+    return splits
 
 
 def _allow(config: Any, names: tuple[str, ...]) -> None:
@@ -261,6 +334,13 @@ def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
     Raises: ``RunError`` where the folder exists, or the backbone has no such layout.
     """
     _, config, method = reopen(path)
-    views = config.views
-    interchange.export(method.backbone, out, layout, normalize=views.normalize, resize=views.resize)
+    views, data = config.views, folder.RunFolder.open(path).read_data() or {}
+    interchange.export(
+        method.backbone,
+        out,
+        layout,
+        normalize=views.normalize,
+        resize=views.resize,
+        classes=data.get("classes", ()),
+    )
     return out

@@ -27,10 +27,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from recipes_lib import durable
+from recipes_lib import durable, terminal
 from recipes_lib.analysis import pool_selection, score_files, uids
 from recipes_lib.analysis.phrases import PHRASES
 from recipes_lib.config import to_dict
@@ -275,7 +274,7 @@ def _note_shards(run: folder.RunFolder, pool: list[Path]) -> None:
 @contextmanager
 def _watched(run: folder.RunFolder, pool: list[Path], size: int) -> Iterator[Any]:
     """Shows progress, and appends a line to ``metrics.jsonl`` for each shard that rank 0 of ``size`` ranks scores."""
-    console = Console(stderr=True, quiet=not collectives.is_main())
+    console = terminal.aside(quiet=not collectives.is_main())
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.fields[pairs]:,} pairs scored"))
     began, told, pairs = time.perf_counter(), 0, 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -290,7 +289,7 @@ def _watched(run: folder.RunFolder, pool: list[Path], size: int) -> Iterator[Any
             if collectives.is_main() and new:  # those that an earlier start scored have their lines
                 step, seconds = 1 + (told - 1) * size, round(time.perf_counter() - began, 3)
                 line = {"step": step, "shard": pool[step - 1].stem, "pairs": new, "seconds": seconds}
-                with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                with durable.append(run.path / "metrics.jsonl") as file:
                     file.write(json.dumps(line) + "\n")
 
         yield progress

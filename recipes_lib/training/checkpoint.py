@@ -7,6 +7,7 @@ on the disk, then renamed. Where ranks differ there are files more: :mod:`recipe
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -66,9 +67,15 @@ def begin(folder: Path, step: int) -> None:
     """First half of :func:`save`: makes the folder :func:`partial`, and sweeps away what killed processes left."""
     with disk_errors(folder, step):
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(".step-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        sweep(folder)
         partial(folder, step).mkdir()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes left that were killed while they wrote or removed a checkpoint."""
+    for path in folder.glob(".step-*"):
+        with contextlib.suppress(OSError):  # where it is in the way, making the new one fails and names it
+            durable.clear(path)
 
 
 def partial(folder: Path, step: int) -> Path:
@@ -108,10 +115,13 @@ def disk_errors(folder: Path, step: int) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial(folder, step), ignore_errors=True)
         last = newest_step(folder)
+        full = (errno.ENOSPC, errno.EDQUOT)  # safetensors gives the system's number in its text alone
+        space = getattr(error, "errno", None) in full or any(f"os error {number}" in str(error) for number in full)
         raise RunError(
             f"The checkpoint of step {step} could not be written to {folder}: {error}. "
             + (f"The last good one is {_name(last)}: " if last is not None else "There is none before it: ")
-            + "free some space, then start again with `recipes resume`."
+            + ("free some space" if space else "mend that")
+            + ", then start again with `recipes resume`."
         ) from error
 
 
@@ -180,14 +190,21 @@ def flatten_optimizer(
             tensors[f"{names[parameter]}/{key}"] = value.clone() if id(value) in seen else value
             seen.add(id(value))
     groups = [{**group, "params": [names[weight] for weight in group["params"]]} for group in optimizer.param_groups]
-    return tensors, {"groups": groups, "values": values}
+    return tensors, {"kind": type(optimizer).__name__, "groups": groups, "values": values}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], saved: Checkpoint) -> None:
     """Gives ``optimizer`` the state that :func:`flatten_optimizer` took, bit for bit; its facts are ``saved.facts``.
 
-    Raises: ``RunError`` where its parameter groups hold other parameters.
+    Raises: ``RunError`` where it is of another kind, or its parameter groups hold other parameters.
     """
+    kind = type(optimizer).__name__
+    was = saved.facts.get("kind", kind)  # a checkpoint of an older version does not say
+    if was != kind:
+        raise RunError(
+            f"The optimiser state in {saved.path} is of {was}, and this run has {kind}. Put optim.name back in the run's "
+            "config.yaml, or start anew with another --out."
+        )
     names = {parameter: name for name, parameter in named.items()}
     ours = [[names[weight] for weight in group["params"]] for group in optimizer.param_groups]
     theirs = [group["params"] for group in saved.facts["groups"]]
@@ -255,7 +272,6 @@ def _steps(folder: Path) -> list[int]:
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> dict:
     """Writes or replaces a safetensors file; returns its size and checksum, as a manifest has them."""
     with durable.whole(path) as hidden:
-        hidden.touch()
         mode = hidden.stat().st_mode
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, hidden, metadata)
         hidden.chmod(mode)  # safetensors leaves a file that only its owner may read
@@ -294,7 +310,7 @@ def _check(path: Path, step: int) -> None:
                 raise _Damaged(f"{name} was altered: its checksum differs")
     except OSError as error:
         raise _Damaged(f"{Path(error.filename or path).name}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _Damaged("manifest.json cannot be read") from None
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from recipes_lib import durable
+from recipes_lib import durable, terminal
 from recipes_lib.distributed.collectives import is_main
 from recipes_lib.errors import ConfigError, RunError
 from recipes_lib.training.folder import RunFolder
@@ -36,14 +35,14 @@ class RunLog:
         self._steps, self._start, self._done = steps, start, start
         self._tensorboard = tensorboard
         self._loss = math.nan
-        self._console = Console(stderr=True)
+        self._console = terminal.aside()
 
     def __enter__(self) -> Self:
         if is_main():
             self._board = _writer(self._board_path, self._start) if self._tensorboard else None
             with _disk_errors(self._path):
                 _truncate(self._path, self._start)
-                self._file: IO[str] = self._path.open("a", encoding="utf-8")
+                self._file: IO[str] = durable.append(self._path)
             self._began = self._told = time.monotonic()
             self._bar = Progress(
                 BarColumn(),
@@ -84,8 +83,9 @@ class RunLog:
                 for name, value in metrics.items():
                     self._board.add_scalar(name, value, step)
         self._done, self._loss = step + 1, metrics["loss"]
-        self._bar.update(self._task, completed=self._done, rate=self._rate(), loss=self._loss)
-        if not self._console.is_terminal and time.monotonic() - self._told > _SILENCE:
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=self._done, rate=self._rate(), loss=self._loss)
+        elif time.monotonic() - self._told > _SILENCE:
             self._tell()
 
     def _rate(self) -> float:

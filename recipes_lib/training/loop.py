@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,9 @@ from recipes_lib.config import OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.data.loader import Batch, StepBatches
 from recipes_lib.distributed import collectives, fsdp, slowmo
 from recipes_lib.distributed.sync import Strategy, Traffic
+from recipes_lib.distributed.watch import Watch
 from recipes_lib.distributed.world import World
-from recipes_lib.errors import Diverged, Interrupted
+from recipes_lib.errors import STOP_SIGNALS, Diverged, Interrupted
 from recipes_lib.optim import build as optim
 from recipes_lib.training import checkpoint, shares
 from recipes_lib.training.folder import RunFolder
@@ -52,7 +53,9 @@ def fit(
     the ranks averaged. Where they do so every few steps only, they also tell their figures, hear of a divergence and
     answer signals only then.
 
-    Raises: ``Diverged`` where the loss is not finite, ``Interrupted`` after SIGINT, SIGTERM or SIGUSR1; both leave
+    Where a process does not get on for ``train.timeout`` seconds, all end: :class:`~recipes_lib.distributed.watch.Watch`.
+
+    Raises: ``Diverged`` where the loss is not finite, ``Interrupted`` after one of ``STOP_SIGNALS``; both leave
     a complete checkpoint to go on from.
     """
     optimizer = optim.build(optim_config, method.param_groups())
@@ -60,6 +63,7 @@ def fit(
     model = strategy.wrap(method, optimizer)
     start = shares.restore(folder, method, optimizer, strategy)
     schedule = optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
+    clipped = method.clipped_parameters()
     method.train()
     untold: list[dict[str, Tensor | float]] = []
     # drop path draws from torch's global generator: seeded by the step, and given back as it was
@@ -68,17 +72,18 @@ def fit(
         stop_on_signal() as stopped,
         closing(batches.stream(start, steps, workers=workers, device=world.device)) as stream,
         RunLog(folder, steps, start, tensorboard=train.tensorboard) as log,
+        Watch(train.timeout, folder.stop_without_main) as watch,
     ):
         folder.set_state("running", start)
         for step in range(start, steps):
             schedule.apply(optimizer, step)
-            torch.manual_seed(randomness.step_key(train.seed, step, "layers"))
+            randomness.seed_torch(randomness.step_key(train.seed, step, "layers"), world.device)
             try:
-                figures = _accumulate(model, strategy, stream, make_views, step, train)
+                figures = _accumulate(model, strategy, stream, make_views, step, train, watch)
             except FloatingPointError as error:  # a loss that met values it cannot use
-                folder.set_state("failed", step)
+                folder.set_state("failed")
                 raise Diverged(advice(step, str(error), optim_config, folder)) from None
-            norm = fsdp.clip_grad_norm(method.clipped_parameters(), optim_config.clip or float("inf"))
+            norm = fsdp.clip_grad_norm(clipped, optim_config.clip or float("inf"))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             strategy.after_step(step)
@@ -119,7 +124,7 @@ def _tell(untold: list[dict], step: int, log: RunLog, config: OptimConfig, folde
     rows = _average([{name: value for name, value in row.items() if isinstance(value, Tensor)} for row in untold])
     for number, (own, row) in enumerate(zip(untold, rows, strict=True), start=step + 1 - len(untold)):
         if not all(map(math.isfinite, (row["loss"], row["grad_norm"]))):
-            folder.set_state("failed", number)
+            folder.set_state("failed")
             what = f"the loss is {row['loss']:g}, its gradient's norm {row['grad_norm']:g}."
             raise Diverged(advice(number, what, config, folder))
         log.step(number, {**own, **row})
@@ -127,19 +132,32 @@ def _tell(untold: list[dict], step: int, log: RunLog, config: OptimConfig, folde
 
 
 def _accumulate(
-    model: nn.Module, strategy: Strategy, stream: Iterator[Batch], make_views: Callable, step: int, train: TrainConfig
+    model: nn.Module,
+    strategy: Strategy,
+    stream: Iterator[Batch],
+    make_views: Callable,
+    step: int,
+    train: TrainConfig,
+    watch: Watch,
 ) -> dict[str, Tensor]:
     """Gradients of one optimiser step; returns the step's figures, averaged over its micro-batches."""
     totals: dict[str, Tensor] = {}
     for micro in range(train.accumulate):
+        watch.at(step, "reading its images")
         batch = next(stream)
+        watch.at(step, "computing")
         with strategy.hold(step, last=micro + 1 == train.accumulate):
             views = make_views(batch, step)
-            with torch.autocast(batch.indices.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            with (
+                torch.autocast(batch.indices.device.type, torch.bfloat16)
+                if train.precision == "bf16"
+                else nullcontext()
+            ):
                 out = model(views)
-            (out["loss"] / train.accumulate).backward()
+            (out["loss"] / train.accumulate if train.accumulate > 1 else out["loss"]).backward()
         for name, value in out.items():
-            totals[name] = totals.get(name, 0) + value.detach() / train.accumulate
+            share = value.detach() / train.accumulate  # a copy: what a figure is a view of may change in the step
+            totals[name] = totals[name] + share if micro else share
     return totals
 
 
@@ -169,13 +187,12 @@ def advice(step: int, what: str, config: OptimConfig, folder: RunFolder) -> str:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT, SIGTERM (a scheduler's end) and SIGUSR1 (its early warning) set, in place of dying."""
+    """An event that each of ``STOP_SIGNALS`` sets, in place of its usual end."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped  # only the main thread may handle signals
         return
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in signals}
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in STOP_SIGNALS}
     try:
         yield stopped
     finally:

@@ -62,7 +62,11 @@ def save(
         checkpoint.complete(folder.checkpoints, step, model, tensors, facts, keep, records)
         folder.set_state("running", step)
 
-    collectives.from_main(lambda: checkpoint.begin(folder.checkpoints, step))
+    def begin() -> None:
+        folder.require_whole()
+        checkpoint.begin(folder.checkpoints, step)
+
+    collectives.from_main(begin)
     for record in collectives.from_each(write_own) if size > 1 else [collectives.from_main(write_own)]:
         records |= record
     collectives.from_main(complete)  # a full disk stops all ranks, not one of them
@@ -71,9 +75,9 @@ def save(
 def restore(folder: RunFolder, method: nn.Module, optimizer: torch.optim.Optimizer, strategy: Strategy) -> int:
     """Gives every rank its state of the newest checkpoint that is whole; the step to go on from, 0 without one.
 
-    Raises: ``RunError`` where all are damaged, belong to another model, or to another number of ranks that differ.
+    Raises: ``RunError`` where all are damaged or gone, belong to another model, or to another number of ranks that differ.
     """
-    step = collectives.from_main(lambda: checkpoint.find(folder.checkpoints, folder.warn))
+    step = collectives.from_main(lambda: newest(folder))
     if step is None:
         return 0
     saved = checkpoint.read(folder.checkpoints, step)
@@ -87,6 +91,18 @@ def restore(folder: RunFolder, method: nn.Module, optimizer: torch.optim.Optimiz
     if strategy.state_dict():
         strategy.load_state_dict(checkpoint.read_weights(saved.path / "sync.safetensors"))
     strategy.traffic.averaged, strategy.traffic.rounds = facts["averaged"], facts["rounds"]
+    return step
+
+
+def newest(folder: RunFolder) -> int | None:
+    """Step of the newest whole checkpoint of a run that starts or goes on, None at its first start; sweeps up first.
+
+    Raises: ``RunError`` where all checkpoints are damaged, or were there and are gone.
+    """
+    checkpoint.sweep(folder.checkpoints)
+    step = checkpoint.find(folder.checkpoints, folder.warn)
+    if step is None:
+        folder.refuse_lost()
     return step
 
 

@@ -20,7 +20,7 @@ from recipes_lib.distributed.simulation import SimulatedTraffic, Workers
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import Diverged, Interrupted
 from recipes_lib.optim import build as optim
-from recipes_lib.training import checkpoint, loop
+from recipes_lib.training import checkpoint, loop, shares
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.training.log import RunLog
 
@@ -68,7 +68,7 @@ def fit(
             figures = {**group.figures, "grad_norm": group.grad_norm}
             figures = {name: value.mean().item() for name, value in figures.items()}
             if not all(map(math.isfinite, (figures["loss"], figures["grad_norm"]))):
-                folder.set_state("failed", step)
+                folder.set_state("failed")
                 what = f"the loss is {figures['loss']:g}, its gradient's norm {figures['grad_norm']:g}."
                 raise Diverged(loop.advice(step, what, optim_config, folder))
             sent, lr = group.traffic.bytes_sent, group.optimizer.param_groups[0]["lr"]
@@ -103,6 +103,7 @@ def _save(folder: RunFolder, step: int, keep: int, method: nn.Module, group: Wor
     _become_mean(method, group)
     tensors, facts = checkpoint.flatten_optimizer(group.optimizer, group.weights)
     facts["simulated"] = asdict(group.traffic)
+    folder.require_whole()
     checkpoint.begin(folder.checkpoints, step)
     with checkpoint.disk_errors(folder.checkpoints, step):
         path = checkpoint.partial(folder.checkpoints, step) / _FILE
@@ -113,9 +114,10 @@ def _save(folder: RunFolder, step: int, keep: int, method: nn.Module, group: Wor
 
 def _restore(folder: RunFolder, group: Workers) -> int:
     """Gives the workers their state of the newest whole checkpoint; the step to go on from, 0 without one."""
-    saved = checkpoint.latest(folder.checkpoints, folder.warn)
-    if saved is None:
+    step = shares.newest(folder)
+    if step is None:
         return 0
+    saved = checkpoint.read(folder.checkpoints, step)
     group.load_state_dict(checkpoint.read_weights(saved.path / _FILE))
     checkpoint.restore_optimizer(group.optimizer, group.weights, saved)
     group.traffic = SimulatedTraffic(**saved.facts["simulated"])

@@ -114,7 +114,9 @@ def test_the_table_of_factors_stands_below_that_of_scores(monkeypatch, capsys):
     factors = {"method": {"label": 0.5, "ink": 0.25}, "random_init": {"label": 0.125, "ink": 0.0}}
     found = {"scores": {"finetune": {"method": 0.75}}, "factors": factors}
     asked = []
-    monkeypatch.setattr("recipes_lib.recipes.pretraining.evaluate", lambda path, names: asked.append(names) or found)
+    monkeypatch.setattr(
+        "recipes_lib.recipes.pretraining.evaluate", lambda path, names, **_: asked.append(names) or found
+    )
     assert cli.main(["evaluate", "d", "--probe", "factors", "finetune"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["probe", "method"]

@@ -18,7 +18,7 @@ def environment(monkeypatch):
     """Sets these variables of torchrun and no others; who does not answer at once is not waited for."""
 
     def set_only(**variables: str) -> None:
-        for name in VARIABLES:
+        for name in (*VARIABLES, "SLURM_STEP_ID"):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -54,6 +54,36 @@ def test_a_number_that_is_none_is_refused(environment):
         world.start("cpu")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE = 0 in the environment is wrong: it must be at least 1"),
+        ({"RANK": "5"}, "RANK = 5 in the environment is wrong: it must be at least 0 and below WORLD_SIZE = 2"),
+        ({"RANK": "-1"}, "RANK = -1 in the environment is wrong"),
+        ({"LOCAL_RANK": "-2"}, "LOCAL_RANK = -2 in the environment is wrong"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT = 70000 in the environment is wrong"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT = 'http' in the environment is not a number"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(environment, wrong, said):
+    environment(**VARIABLES | wrong)
+    with pytest.raises(RunError, match=said):
+        world.start("cpu")
+
+
+def test_tasks_that_srun_started_join_each_other_and_none_believes_it_is_alone(environment, monkeypatch):
+    environment()
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    for name, value in (step | {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost"}).items():
+        monkeypatch.setenv(name, value)
+    joined = []
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda *_, rank, world_size, **__: joined.append((rank, world_size))
+    )
+    assert world.start("cpu") == world.World(1, 2, torch.device("cpu"))
+    assert joined == [(1, 2)]
+
+
 def closed_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -75,7 +105,8 @@ def test_processes_wait_for_each_other_as_long_as_asked(environment, monkeypatch
     monkeypatch.setattr(dist, "init_process_group", lambda *_, timeout, **__: waited.append(timeout))
     world.start("cpu")
     world.start("cpu", patience=timedelta(days=2))
-    assert waited == [timedelta(seconds=1), timedelta(days=2)]  # the fixture's, in place of half an hour
+    world.start("cpu", timeout=60.0)
+    assert waited == [timedelta(seconds=1), timedelta(days=2), timedelta(seconds=120)]  # 1: in place of half an hour
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")

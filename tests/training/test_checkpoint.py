@@ -136,6 +136,32 @@ def test_newest_step_is_of_a_checkpoint_that_is_whole(tmp_path):
     assert checkpoint.newest_step(tmp_path) == 10
 
 
+def test_what_is_in_the_way_of_a_checkpoint_is_removed_and_a_link_not_followed(tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "mine").touch()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step-000010.partial").touch()
+    (tmp_path / "checkpoints" / ".step-000020.partial").symlink_to(tmp_path / "victim")
+    save(tmp_path / "checkpoints", 10)
+    save(tmp_path / "checkpoints", 20)
+    assert visible(tmp_path / "checkpoints") == ["step-000010", "step-000020"]
+    assert (tmp_path / "victim" / "mine").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_says_what_is_there_and_not_that_the_disk_is_full(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(RunError, match=r"File exists.*There is none before it: mend that, then start again"):
+        save(tmp_path / "checkpoints", 10)
+
+
+def test_a_manifest_that_is_nested_without_end_is_damaged(tmp_path):
+    save(tmp_path, 10)
+    (save(tmp_path, 20) / "manifest.json").write_text("[" * 100_000)
+    lines = []
+    assert checkpoint.latest(tmp_path, lines.append).step == 10
+    assert "step-000020 (manifest.json cannot be read)" in lines[0]
+
+
 def test_what_a_killed_process_left_is_ignored_and_swept(tmp_path):
     (tmp_path / ".step-000030.partial").mkdir()
     (tmp_path / ".step-000030.partial" / "model.safetensors").write_bytes(b"half")

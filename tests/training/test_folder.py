@@ -87,10 +87,25 @@ def test_another_config_is_refused_with_the_first_field_that_differs(run, recipe
     assert contents(run) == before
 
 
-def test_a_field_that_one_config_lacks_is_named(run):
+def test_a_field_that_an_older_version_did_not_have_counts_as_its_default(run):
     text = (run / "config.yaml").read_text().replace("  seed: 0\n", "")
     (run / "config.yaml").write_text(text)
-    with pytest.raises(RunError, match=r"train\.seed was absent and is now 0"):
+    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        assert folder.state()["step"] == 7
+    assert (run / "config.yaml").read_text() == text
+    with pytest.raises(RunError, match=r"train\.seed was 0 and is now 3"):
+        RunFolder.create_or_continue(run, "msn", Config(train=TrainConfig(steps=20, seed=3)))
+
+
+def test_what_only_says_how_a_run_is_watched_may_change_and_is_kept(run):
+    RunFolder.create_or_continue(run, "msn", Config(train=TrainConfig(steps=20, timeout=60.0))).unlock()
+    assert RunFolder.open(run).read_config()["train"]["timeout"] == 60.0
+
+
+def test_a_field_that_is_no_longer_known_is_named(run):
+    with (run / "config.yaml").open("a") as file:
+        file.write("  kitchen: 1\n")
+    with pytest.raises(RunError, match=r"config\.yaml: This config does not fit Config: .*kitchen"):
         RunFolder.create_or_continue(run, "msn", Config())
 
 
@@ -111,14 +126,32 @@ def test_open_refuses_what_is_no_run(tmp_path):
 
 
 def test_damaged_files_are_named(run):
-    (run / "state.json").write_text('{"status": "run')
-    with pytest.raises(RunError, match=r"state\.json cannot be read\. Remove it"):
-        RunFolder.open(run).state()
-    (run / "config.yaml").write_text("a: [")
-    with pytest.raises(RunError, match=r"config\.yaml cannot be read"):
-        RunFolder.open(run).read_config()
     with pytest.raises(RunError, match=r"has no report\.json yet\. Finish the run: recipes resume"):
         RunFolder.open(run).read_report()
+    (run / "report.json").write_text("[1]")
+    with pytest.raises(RunError, match=r"report\.json cannot be read\. Score the weights again: recipes evaluate"):
+        RunFolder.open(run).read_report()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"status": "run',
+        '{"status": "cooking", "step": 1}',
+        '{"status": "running", "step": 1e400}',
+        '{"status": "running", "step": ' + "9" * 5000 + "}",
+        '{"status": "running", "step": -1}',
+        '{"status": "running", "step": true}',
+        '{"status": ["running"], "step": 1}',
+        '{"a": ' * 50_000,
+        "\udcff",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_state_that_was_edited_by_hand_is_one_line(run, text):
+    (run / "state.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(RunError, match=r"state\.json cannot be read\. Remove it"):
+        RunFolder.open(run).state()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +210,11 @@ def test_what_was_there_before_a_mistake_and_what_training_wrote_stays(run, tmp_
     assert RunFolder.open(tmp_path / "fault").state()["status"] == "failed"
 
 
-@pytest.mark.parametrize("text", ["train: {}\n", "recipe: 5\n", "recipe: [msn\n", "- msn\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["train: {}\n", "recipe: 5\n", "recipe: [msn\n", "- msn\n", "recipe: msn\na: 2024-13-45\n", "[" * 3000],
+    ids=lambda text: text[:30],
+)
 def test_a_config_that_names_no_recipe_cannot_be_read(run, text):
     (run / "config.yaml").write_text(text)
     with pytest.raises(RunError, match=r"config\.yaml cannot be read\."):

@@ -93,7 +93,8 @@ def test_off_a_terminal_a_long_run_speaks_now_and_then(folder, capsys, monkeypat
 
 
 def test_on_a_terminal_there_is_a_bar_with_rate_time_left_and_loss(folder, capsys, monkeypatch):
-    monkeypatch.setattr(log, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=100))
+    console = Console(stderr=True, force_terminal=True, width=100)
+    monkeypatch.setattr(log.terminal, "aside", lambda: console)
     write(folder, 0, 10)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
     assert re.search(r"10/10 steps, [\d.]+/s, 0:00:00 left, loss 2\.2500", shown)

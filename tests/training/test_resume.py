@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import traceback
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,23 @@ def test_a_signal_leaves_a_checkpoint_and_a_state_that_says_interrupted(uninterr
     msn.run(CONFIG, folder)
     whole, resumed = _weights(uninterrupted), _weights(folder)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_step_asks_nobody_from_where_it_was_called(tmp_path, monkeypatch):
+    """``torch.manual_seed`` does, for devices that are absent, and took longer than a small network's step."""
+    asked = []
+    monkeypatch.setattr(traceback, "format_stack", lambda *_: asked.append(1) or [])
+    monkeypatch.setattr(traceback, "extract_stack", lambda *_: asked.append(1) or traceback.StackSummary())
+    counts = []
+    write = log.RunLog.step
+
+    def count(self: log.RunLog, number: int, metrics: dict) -> None:
+        write(self, number, metrics)
+        counts.append(len(asked))
+
+    monkeypatch.setattr(log.RunLog, "step", count)
+    msn.run(override(CONFIG, {"data.workers": 0}), tmp_path / "run")
+    assert counts[-1] == counts[0]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(uninterrupted, tmp_path, capsys):

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Standard error, where progress and warnings go: a run goes on where it cannot be written any more.
+
+A terminal that was closed, a pipe whose reader has ended or a full disk under ``2>FILE`` must not cost a run its work.
+"""
+
+import io
+import os
+import sys
+
+from rich.console import Console
+
+
+def aside(*, quiet: bool = False) -> Console:
+    """The console for progress and warnings, which are no results: standard error; text is shown as it is, without mark-up."""
+    return Console(file=_Stderr(), quiet=quiet, markup=False)
+
+
+class _Stderr(io.TextIOBase):
+    """``sys.stderr`` of the moment; from the first error on, what is written is dropped."""
+
+    @property
+    def encoding(self) -> str:  # what rich draws its bars with depends on it
+        return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def write(self, text: str) -> int:
+        if sys.stderr is not None:  # Python's word for a standard error that was closed before it started
+            try:
+                return sys.stderr.write(text)
+            except (OSError, ValueError):
+                _give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        if sys.stderr is not None:
+            try:
+                sys.stderr.flush()
+            except (OSError, ValueError):
+                _give_up()
+
+
+def complain(line: str) -> None:
+    """Writes a line to standard error, as it is."""
+    place = _Stderr()
+    place.write(line + "\n")
+    place.flush()
+
+
+def _give_up() -> None:
+    """Sends what this process still writes to standard error nowhere.
+
+    On the level of the system, since Python tries once more at its end to write what it could not, and fails with
+    exit code 120; and since threads and libraries write there too.
+    """
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        sys.stderr = None  # a stand-in without a number: a notebook's, a test's
