@@ -51,7 +51,8 @@ class DataConfig:
     classes_per_batch: int | None = None
     """Every batch has images of this many random classes, equally many of each; none: images come in random order."""
     holdout: float = 0.0
-    """Share of the training images kept apart and scored in place of the test set: for choosing hyper-parameters."""
+    """Share of the training images kept apart and scored in place of the test set: for choosing hyper-parameters. With
+    ``digits``, images of one scan stay together."""
     workers: int = 0
     """Processes that load batches, per rank, at most 256; 0 loads in the training process."""
 
