@@ -69,7 +69,7 @@ MARKS = {"noise": _noise_mark, "pilot": _spikes_mark, "spikes": _spikes_mark}
 
 _RUN = (
     "torchrun --nproc-per-node 8 --nnodes 8 -m recipes_lib run switchback --preset vith14_laion2b"
-    " --data.root SHARDS --eval.imagenet IMAGENET"
+    " --data.root SHARDS --data.test-root HELD_OUT --eval.imagenet IMAGENET"
 )
 _BF16 = f"{_RUN} --model.linear full"
 """The presets multiply in bfloat16 where a layer is not in 8 bits."""
