@@ -7,7 +7,8 @@ other learning rates: accuracy .811 and .654 in 48 steps (period 1 and 48), .926
 the bare scans, .025 less by forgotten momentum, and with noise .785 to .797 by SlowMo. With four workers SlowMo had shown
 no gain (.900, .901): that claim, and the one about the number of workers, go to the test without a pilot that speaks for them.
 
-All was measured twice: the first time arms had six rates, and some chose the first or the last. Margins stayed.
+All was measured twice. The first time arms had six rates, and some chose the first or the last; with ten they chose the same
+ones again. Margins stayed.
 """
 
 from collections.abc import Mapping
