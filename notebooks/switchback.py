@@ -490,6 +490,7 @@ def fitted(make: type[torch.optim.Optimizer]) -> tuple[float, int]:
     return loss.item(), sum(held)
 
 
+# %%
 optimizers = {"AdamW": torch.optim.AdamW, "StableAdamW": StableAdamW}
 if importlib.util.find_spec("bitsandbytes"):
     import bitsandbytes
