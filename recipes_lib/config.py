@@ -8,6 +8,7 @@ the full-scale values; presets change what they need with ``dataclasses.replace`
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -53,7 +54,8 @@ class DataConfig:
     classes_per_batch: int | None = None
     """Every batch has images of this many random classes, equally many of each; none: images come in random order."""
     holdout: float = 0.0
-    """Share of the training images kept apart and scored in place of the test set: for choosing hyper-parameters."""
+    """Share of the training images kept apart and scored in place of the test set: for choosing hyper-parameters. With
+    ``digits``, images of one scan stay together."""
     workers: int = 0
     """Processes that load batches, per rank, at most 256; 0 loads in the training process."""
 
@@ -95,6 +97,8 @@ class OptimConfig:
     """Learning rate before the first step of the warm-up."""
     lr_final: float = 1e-6
     """Learning rate that the cosine ends in, after ``stretch`` times the run."""
+    lr_drops: tuple[float, ...] = ()
+    """Epochs after which the learning rate is a tenth of what it was, in place of the cosine; empty: the cosine."""
     warmup_epochs: float = 15.0
     """Epochs of linear warm-up; may be fractional."""
     warmup_steps: int | None = None
@@ -124,6 +128,8 @@ class OptimConfig:
         faults.need(self.lr > 0, "optim.lr", self.lr, "above 0")
         faults.need(0 <= self.lr_start <= self.lr, "optim.lr_start", self.lr_start, f"in [0, optim.lr = {self.lr}]")
         faults.need(0 <= self.lr_final <= self.lr, "optim.lr_final", self.lr_final, f"in [0, optim.lr = {self.lr}]")
+        rising = all(earlier < later for earlier, later in pairwise((0.0, *self.lr_drops)))
+        faults.need(rising, "optim.lr_drops", self.lr_drops, "of epochs above 0, each later than the one before")
         faults.need(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "of at least 0")
         steps = self.warmup_steps
         faults.need(steps is None or steps >= 0, "optim.warmup_steps", steps, "of at least 0")

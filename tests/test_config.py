@@ -126,6 +126,8 @@ def test_data_that_is_drawn_refuses_a_root():
         (OptimConfig(lr=0.0, lr_start=0.0, lr_final=0.0), "optim.lr"),
         (OptimConfig(lr_start=1.0), "optim.lr_start"),
         (OptimConfig(lr_final=1.0), "optim.lr_final"),
+        (OptimConfig(lr_drops=(30.0, 30.0)), "optim.lr_drops"),
+        (OptimConfig(lr_drops=(0.0,)), "optim.lr_drops"),
         (OptimConfig(warmup_epochs=-1.0), "optim.warmup_epochs"),
         (OptimConfig(weight_decay=-1.0), "optim.weight_decay"),
         (OptimConfig(weight_decay_final=-1.0), "optim.weight_decay_final"),

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from recipes_lib import randomness
 from recipes_lib.config import DataConfig
 from recipes_lib.data import digits, labelled, npz, pantry, torchvision_sets
 from recipes_lib.data.images import UNLABELLED, Checked, ImageFiles, ImageSet
 from recipes_lib.data.imbalance import long_tail
+from recipes_lib.data.splits import held_out
 from recipes_lib.errors import DamagedImage, DataError
 
 Images = ImageSet | ImageFiles
@@ -58,6 +58,9 @@ class Splits:
 
 def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warnings.warn) -> Splits:
     """The images that ``config`` names; with ``holdout``, a share of the training images in place of the test set.
+
+    On ``digits`` the held-out share has scans of its own: about that share of the images, and none of a scan that is
+    trained on.
 
     ``seed`` draws the images of ``digits`` and ``pantry``, and the held-out share. ``warn`` is given lines: about files
     that were passed over, test images without a label (which are left out), and damaged images that are left out
@@ -205,15 +208,17 @@ def _tell_remarks(images: ImageFiles, found: Checked, warn: Callable[[str], None
 
 
 def _hold_out(train: Images, share: float, seed: int) -> tuple[Images, Images]:
-    """Splits ``train``; images without a label all stay in training, since they cannot be scored."""
+    """Splits ``train``; images without a label all stay in training, since they cannot be scored.
+
+    Images that show one scan go together: a digit that was trained on in other colours has been seen.
+    """
     labels = train.labels
     scorable = torch.arange(len(train)) if labels is None else (labels != UNLABELLED).nonzero()[:, 0]
-    count = round(share * len(scorable))
-    if not 0 < count < len(train):
-        raise DataError(
-            f"data.holdout = {share} keeps {count} of {len(train)} training images apart. Choose another share."
-        )
-    order = torch.randperm(len(scorable), generator=randomness.generator(seed, 0, "holdout"))
+    scans = train.factors.get("scan") if isinstance(train, ImageSet) else None
     held = torch.zeros(len(train), dtype=torch.bool)
-    held[scorable[order[:count]]] = True
+    held[scorable[held_out(scorable if scans is None else scans[scorable], share, seed)]] = True
+    if not held.any() or held.all():
+        raise DataError(
+            f"data.holdout = {share} keeps {int(held.sum())} of {len(train)} training images apart. Choose another share."
+        )
     return train.select((~held).nonzero()[:, 0]), train.select(held.nonzero()[:, 0])

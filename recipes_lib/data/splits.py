@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images keep their labels: k per class, or a share of each class. :mod:`recipes_lib.data.labelled` reads lists."""
+"""Which images keep their labels: k per class, or a share of each class (:mod:`recipes_lib.data.labelled` reads lists); and
+which are held out."""
 
 from collections.abc import Iterator
 
@@ -36,6 +37,17 @@ def fraction(labels: Tensor, share: float, seed: int) -> Tensor:
         raise ValueError(f"share = {share} is not in (0, 1]; 0.01 keeps one label in a hundred")
     chosen = [members[: max(1, round(share * len(members)))] for _, members in _classes(labels, seed)]
     return torch.cat(chosen).sort().values
+
+
+def held_out(groups: Tensor, share: float, seed: int) -> Tensor:
+    """Which images are kept apart: bool [N], true for a random ``share`` of the groups, rounded.
+
+    ``groups``: int64 [N], the same number for images that may not be parted. With a group for each image, exactly
+    ``share`` of the images are held out.
+    """
+    numbers, group = groups.unique(return_inverse=True)
+    order = torch.randperm(len(numbers), generator=randomness.generator(seed, 0, "holdout"))
+    return torch.isin(group, order[: round(share * len(numbers))])
 
 
 def _classes(labels: Tensor, seed: int) -> Iterator[tuple[int, Tensor]]:

@@ -10,7 +10,7 @@ from recipes_lib.config import OptimConfig, SyncConfig
 from recipes_lib.errors import ConfigError
 from recipes_lib.optim import eight_bit, layout
 from recipes_lib.optim.lars import LARS
-from recipes_lib.optim.schedules import cosine, warmup_cosine
+from recipes_lib.optim.schedules import cosine, warmup_cosine, warmup_drops
 from recipes_lib.optim.stable_adamw import StableAdamW
 
 
@@ -85,15 +85,11 @@ class Schedule:
         warmup = config.warmup_steps
         if warmup is None:
             warmup = round(config.warmup_epochs * self.steps_per_epoch)
-        lr = warmup_cosine(
-            count,
-            start=config.lr_start,
-            peak=config.lr,
-            final=config.lr_final,
-            warmup_steps=warmup,
-            total_steps=self.steps,
-            stretch=config.stretch,
-        )
+        rise = {"start": config.lr_start, "peak": config.lr, "warmup_steps": warmup}
+        if config.lr_drops:
+            lr = warmup_drops(count, drops=[epoch * self.steps_per_epoch for epoch in config.lr_drops], **rise)
+        else:
+            lr = warmup_cosine(count, final=config.lr_final, total_steps=self.steps, stretch=config.stretch, **rise)
         decay = cosine(count, config.weight_decay, config.weight_decay_final, self.steps, stretch=config.stretch)
         return {"lr": lr, "weight_decay": decay}
 

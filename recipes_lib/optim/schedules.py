@@ -6,6 +6,7 @@ The MSN code lays its schedules out over ``stretch`` = 1.25 times the run, so th
 """
 
 import math
+from collections.abc import Sequence
 
 
 def warmup_cosine(
@@ -20,6 +21,15 @@ def warmup_cosine(
     return cosine(
         step - warmup_steps, start=peak, final=final, total_steps=stretch * total_steps - warmup_steps, stretch=1.0
     )
+
+
+def warmup_drops(step: float, *, start: float, peak: float, warmup_steps: float, drops: Sequence[float]) -> float:
+    """Linear from ``start`` to ``peak`` over ``warmup_steps``; then ``peak``, a tenth of it from the first of ``drops`` on,
+    a hundredth from the second, and so on. ``drops`` are steps.
+    """
+    if step < warmup_steps:
+        return start + (peak - start) * step / warmup_steps
+    return peak * 0.1 ** sum(step >= drop for drop in drops)
 
 
 def cosine(step: float, start: float, final: float, total_steps: float, *, stretch: float = 1.0) -> float:

@@ -2,13 +2,15 @@
 """The commands at full scale that the ledger prints: each is one that the command line takes, and that can start."""
 
 import shlex
+from functools import cache
+from typing import Any
 
 import pytest
 
 from recipes_lib import claims, recipes
 from recipes_lib.cli import flags
 
-CHAPTERS = ("clip", "sieve")
+CHAPTERS = ("clip", "local_sgd", "sieve", "switchback")
 
 
 def commands(name: str) -> list[str]:
@@ -19,13 +21,20 @@ def commands(name: str) -> list[str]:
     return list(dict.fromkeys(part for command in found if command for part in command.split(" && ")))
 
 
-@pytest.mark.parametrize(("chapter", "command"), [(name, command) for name in CHAPTERS for command in commands(name)])
-def test_a_full_scale_command_is_read_and_its_config_is_allowed(chapter, command):
+@cache
+def config_of(command: str) -> Any:
+    """The checked config that ``... run NAME --preset PRESET FLAG ...`` asks for."""
     words = shlex.split(command)
     name, *given = words[words.index("run") + 1 :]
     own, rest = flags.split(given)
-    preset = recipes.module(name).PRESETS[own["preset"]]
-    flags.parse(preset, rest, prog="recipes run", about="").validate()
+    found = flags.parse(recipes.module(name).PRESETS[own["preset"]], rest, prog="recipes run", about="")
+    found.validate()
+    return found
+
+
+@pytest.mark.parametrize(("chapter", "command"), [(name, command) for name in CHAPTERS for command in commands(name)])
+def test_a_full_scale_command_is_read_and_its_config_is_allowed(chapter, command):
+    config_of(command)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -33,3 +42,43 @@ def test_every_claim_says_how_its_control_was_tuned_and_runs_it(chapter):
     for claim in claims.module(chapter).CLAIMS:
         assert claim.control_tuning, claim.id
         assert claim.full_scale_control != claim.full_scale, claim.id
+
+
+def differing(identity: str) -> dict[str, tuple]:
+    """The fields in which the two commands of a claim differ."""
+    (claim,) = (claim for claim in claims.module(identity.split(".")[0]).CLAIMS if claim.id == identity)
+    ours, control = config_of(claim.full_scale), config_of(claim.full_scale_control)
+    return {
+        f"{group}.{name}": (value, getattr(getattr(control, group), name))
+        for group in ("data", "views", "model", "optim", "sync", "train", "eval")
+        for name, value in vars(getattr(ours, group)).items()
+        if value != getattr(getattr(control, group), name)
+    }
+
+
+@pytest.mark.parametrize(
+    ("identity", "fields"),
+    [
+        ("switchback.accuracy", {"model.linear": ("switchback", "full")}),
+        ("switchback.int8_worse", {"model.linear": ("switchback", "int8")}),
+        ("switchback.fp8_fails", {"model.linear": ("full", "fp8")}),
+        ("switchback.fp8_scaled", {"model.linear": ("fp8", "full")}),
+        ("switchback.stable", {"optim.name": ("stable_adamw", "adamw")}),
+        ("switchback.clipping", {"optim.name": ("stable_adamw", "adamw"), "optim.clip": (None, 1.0)}),
+        (
+            "switchback.low_beta2",
+            {"optim.name": ("stable_adamw", "adamw"), "optim.betas": ((0.9, 0.99), (0.9, 0.9))},
+        ),
+        ("local_sgd.reset", {"sync.buffers": ("reset", "maintain")}),
+        ("local_sgd.slowmo", {"sync.name": ("slowmo", "local_sgd"), "sync.momentum": (0.6, 0.5)}),
+    ],
+)
+def test_the_two_commands_of_a_claim_differ_in_what_its_arms_differ_in(identity, fields):
+    assert differing(identity) == fields
+
+
+def test_against_synchronous_steps_only_the_agreement_differs():
+    for identity in ("bytes", "long_periods_cost", "looks_free", "is_not_free"):
+        found = differing(f"local_sgd.{identity}")
+        assert found["sync.name"] == ("local_sgd", "ddp")
+        assert {name.split(".")[0] for name in found} == {"sync"}

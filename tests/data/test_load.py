@@ -48,6 +48,15 @@ def test_the_held_out_share_takes_the_place_of_the_test_set():
     assert torch.equal(scans.sort().values, whole.factors["scan"].sort().values)
 
 
+def test_no_held_out_digit_is_of_a_scan_that_is_trained_on():
+    config = DataConfig(name="digits", image_size=8, train_size=4000, test_size=20, holdout=0.2)
+    found = load(config, seed=0)
+    assert len(found.train) + len(found.test) == 4000
+    assert len(found.test) == pytest.approx(800, abs=40)
+    assert not torch.isin(found.test.factors["scan"], found.train.factors["scan"]).any()
+    assert not torch.equal(found.test.factors["scan"], load(config, seed=1).test.factors["scan"])
+
+
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_a_share_that_leaves_nothing_is_refused(share):
     with pytest.raises(DataError, match=f"data.holdout = {share} keeps (0|100) of 100"):

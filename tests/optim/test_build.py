@@ -45,6 +45,16 @@ def test_p5_schedule_of_paws_counts_from_zero(step, lr):
     assert paws.at(step)["lr"] == pytest.approx(lr, rel=0, abs=5e-10)
 
 
+@pytest.mark.parametrize(
+    ("step", "lr"),
+    [(0, 0.1), (390, 1.65), (780, 3.2), (4679, 3.2), (4680, 0.32), (9360, 0.032), (12_480, 0.0032), (14_039, 0.0032)],
+)
+def test_the_learning_rate_drops_to_a_tenth_at_the_epochs_that_are_named(step, lr):
+    """ImageNet in SlowMo: 156 steps of 8,192 images an epoch, 5 epochs of warm-up, drops at 30, 60 and 80 of 90."""
+    config = OptimConfig(lr_start=0.1, lr=3.2, lr_final=0.0, warmup_epochs=5, lr_drops=(30, 60, 80), first_count=0)
+    assert Schedule(config=config, steps=14_040, steps_per_epoch=156).at(step)["lr"] == pytest.approx(lr, rel=1e-12)
+
+
 @pytest.mark.parametrize("lr_in_momentum", [True, False])
 def test_the_form_of_lars_is_the_configs(lr_in_momentum):
     optimizer = build(OptimConfig(name="lars", lr_in_momentum=lr_in_momentum), groups())

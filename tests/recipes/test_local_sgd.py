@@ -112,6 +112,13 @@ def test_every_preset_is_valid_and_survives_yaml(preset):
     assert from_dict(local_sgd.Config, to_dict(config)) == config
 
 
+def test_imagenet_is_trained_as_the_slowmo_paper_says():
+    config = local_sgd.PRESETS["resnet50_imagenet"]
+    assert (config.train.batch_size, config.train.epochs, config.optim.lr_drops) == (8192, 90.0, (30.0, 60.0, 80.0))
+    assert local_sgd.PRESETS["toy"].optim.lr_drops == local_sgd.PRESETS["laptop"].optim.lr_drops == ()
+    assert 0.4 <= local_sgd.PRESETS["resnet50_imagenet_slowmo"].sync.momentum <= 0.8
+
+
 def test_the_imagenet_presets_differ_in_how_the_workers_agree_and_in_nothing_else():
     plain = local_sgd.PRESETS["resnet50_imagenet"]
     assert plain.optim.lr == pytest.approx(0.1 * plain.train.batch_size / 256)
@@ -119,8 +126,8 @@ def test_the_imagenet_presets_differ_in_how_the_workers_agree_and_in_nothing_els
     for name in ("local", "post_local", "slowmo"):
         config = local_sgd.PRESETS[f"resnet50_imagenet_{name}"]
         assert replace(config, sync=plain.sync) == plain
-        assert config.sync.period == 48
-    assert local_sgd.PRESETS["resnet50_imagenet_post_local"].sync.start == 1_281_167 // 4096 * 90 // 3
+        assert (config.sync.period, config.sync.buffers, config.sync.lr) == (12, "reset", 1.0)
+    assert local_sgd.PRESETS["resnet50_imagenet_post_local"].sync.start == 1_281_167 // 8192 * 90 // 3
 
 
 @pytest.mark.parametrize(

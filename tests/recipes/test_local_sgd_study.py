@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the local SGD chapter measures: many runs at once are the runs one by one, and every arm has the same chance."""
 
+import json
 from dataclasses import replace
+from functools import reduce
+from itertools import product
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch.nn.functional as F
 
 from recipes_lib.claims import local_sgd as facts
 from recipes_lib.config import SyncConfig, override
+from recipes_lib.data import embedded
 from recipes_lib.data.load import load
 from recipes_lib.recipes import local_sgd, local_sgd_study, pretraining
 from recipes_lib.recipes.local_sgd_study import RATES, Arm, Split
@@ -41,8 +45,8 @@ def test_runs_trained_at_once_are_runs_of_the_recipe_at_their_rates_and_seeds(tm
 def test_every_arm_may_try_as_many_settings():
     for arm in ARMS:
         settings = arm.settings()
-        assert sum(len(rates) for _, rates in settings) == len(RATES) == 6, arm.path
-        assert len({(sync.momentum, rate) for sync, rates in settings for rate in rates}) == 6
+        assert sum(len(rates) for _, rates in settings) == len(RATES) == 10, arm.path
+        assert len({(sync.momentum, rate) for sync, rates in settings for rate in rates}) == 10
     assert len({arm.path for arm in ARMS}) == len(ARMS)
 
 
@@ -82,13 +86,25 @@ def test_validation_is_of_other_scans_and_the_scenes_differ_in_what_they_say():
 def test_a_report_has_every_figure_that_the_claims_read(monkeypatch):
     short = [replace(arm, steps=2) for arm in ARMS]
     monkeypatch.setattr(local_sgd_study, "arms", lambda: iter(short))
-    monkeypatch.setattr(local_sgd_study, "RATES", RATES[::3])
+    monkeypatch.setattr(local_sgd_study, "RATES", RATES[::4])
     report = local_sgd_study.measure(0)
     for claim in facts.CLAIMS:
         for figure in (claim.ours, claim.control):
             assert figure.read(report) == figure.read(report)  # it is there, and a number
     assert report["gap"]["48"]["1"] == 0
     assert report["chosen"]["drawn"]["48"]["slowmo"]["4"]["momentum"] in local_sgd_study.MOMENTA
+
+
+def test_no_rate_that_a_claim_rests_on_lies_at_the_end_of_its_range():
+    """Else the arm might have done better with a rate that it could not try."""
+    stored = json.loads(embedded.path("claims/local_sgd.json").read_text())["figures"]["workers"]
+    paths = {figure.path for claim in facts.CLAIMS for figure in (claim.ours, claim.control)}
+    ranges = {arm.path: [rate for _, rates in arm.settings() for rate in rates] for arm in ARMS}
+    read = [path for path in ranges if f"accuracy.{path}" in paths]
+    assert len(read) >= 10
+    for report, path in product(stored.values(), read):
+        chosen = reduce(lambda place, key: place[key], path.split("."), report["chosen"])["lr"]
+        assert min(ranges[path]) < chosen < max(ranges[path]), path
 
 
 def test_the_runs_of_one_model_do_not_touch_each_other():

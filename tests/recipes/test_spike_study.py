@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the SwitchBack chapter measures of loss spikes, on a few steps."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from recipes_lib.claims import switchback as facts
+from recipes_lib.data import embedded
 from recipes_lib.optim import StableAdamW
 from recipes_lib.recipes import spike_study
-from recipes_lib.recipes.spike_study import ARMS, SWEEP, Arm
+from recipes_lib.recipes.spike_study import GRIDS, PILOT, RATES, SWEEP, TUNED, Arm
 
 JUMPING = [spike_study.BEFORE] * 30 + [1.0] * 8
 
@@ -27,20 +32,21 @@ def test_rms_of_adamw_is_that_of_stable_adamw():
 
 
 def test_arms_of_a_seed_see_the_same_examples_and_start_alike():
-    first = {name: spike_study.train(arm, 0.01, [1.0], 5).losses[0] for name, arm in (ARMS | SWEEP).items()}
+    every = {**SWEEP, **{name: arm for name, (arm, _) in TUNED.items()}}
+    first = {name: spike_study.train(arm, 0.01, [1.0], 5).losses[0] for name, arm in every.items()}
     assert len(set(first.values())) == 1
-    assert spike_study.train(ARMS["adamw"], 0.01, [1.0], 6).losses[0] not in first.values()
+    assert spike_study.train(SWEEP["adamw"], 0.01, [1.0], 6).losses[0] not in first.values()
 
 
 def test_the_factor_is_not_in_the_recorded_loss_nor_in_adams_steps():
     """Without a jump a factor of 2^-10 changes nothing but the last bits: eps is far below the gradients."""
-    whole, scaled = (spike_study.train(ARMS["adamw"], 0.01, [scale] * 20, 0) for scale in (1.0, 2.0**-10))
+    whole, scaled = (spike_study.train(SWEEP["adamw"], 0.01, [scale] * 20, 0) for scale in (1.0, 2.0**-10))
     assert scaled.losses == pytest.approx(whole.losses, rel=1e-4)
 
 
 def test_before_a_jump_rms_is_near_one_and_after_it_near_its_bound():
     """After 30 steps, one with gradients that are far larger has u = (1 - b) g^2: RMS = 1 / sqrt(1 - b)."""
-    for arm in (ARMS["adamw"], ARMS["beta2_95"], ARMS["stable_adamw"]):
+    for arm in (SWEEP["adamw"], SWEEP["beta2_95"], SWEEP["stable_adamw"]):
         rms = spike_study.train(arm, 0.01, JUMPING, 0).rms
         kept = (1 - arm.beta2) / (1 - arm.beta2**31)
         assert max(rms[1:30]) < 1.5
@@ -48,8 +54,8 @@ def test_before_a_jump_rms_is_near_one_and_after_it_near_its_bound():
 
 
 def test_the_loss_rises_after_the_jump_and_not_in_it():
-    g = [spike_study.train(ARMS[name], 0.02, JUMPING, 0).losses for name in ("adamw", "stable_adamw")]
-    before = [spike_study.train(ARMS[name], 0.02, [1.0] * 31, 0).losses[30] for name in ("adamw", "stable_adamw")]
+    g = [spike_study.train(SWEEP[name], 0.02, JUMPING, 0).losses for name in ("adamw", "stable_adamw")]
+    before = [spike_study.train(SWEEP[name], 0.02, [1.0] * 31, 0).losses[30] for name in ("adamw", "stable_adamw")]
     assert [losses[30] for losses in g] == pytest.approx(before, rel=1e-2)
     assert max(g[0][31:]) > 2 * max(g[1][31:])
 
@@ -63,11 +69,56 @@ def test_clipping_acts_on_the_gradients_alone():
     assert max(clipped.rms) < 2
 
 
+def test_clipping_below_the_norms_before_a_jump_lets_no_gradient_outgrow_u():
+    """What a clipped gradient is divided by differs before and after the jump, so Adam does not cancel it."""
+    rms = {clip: spike_study.train(Arm("adamw", clip=clip), 0.01, JUMPING, 0).rms[30] for clip in (None, 1.0, 3e-5)}
+    assert rms[1.0] == rms[None] > 5
+    assert rms[3e-5] < 1.5
+
+
+def test_every_cure_may_try_as_many_settings_and_all_have_the_same_rates():
+    assert {cure: len(grid) for cure, grid in GRIDS.items()} == {"clip": 7, "beta2": 7, "stable": 7}
+    assert GRIDS["beta2"].keys() == GRIDS["stable"].keys()
+    assert {rate for _, rate in TUNED.values()} <= set(RATES)
+    for grid, ours in zip(GRIDS["beta2"].values(), GRIDS["stable"].values(), strict=True):
+        assert replace(grid, name="stable_adamw") == ours
+
+
+def test_the_setting_with_the_least_mean_peak_is_taken_and_pilots_see_other_seeds(monkeypatch):
+    asked = []
+
+    def one_jump(arm, rate, seed):
+        asked.append(seed)
+        # 0.01 and 0.99 are best on average, though the second seed alone would take 0.98
+        first = abs(rate - 0.01) + abs(arm.beta2 - (0.99 if seed == PILOT else 0.985))
+        return {"peak": first}
+
+    monkeypatch.setattr(spike_study, "one_jump", one_jump)
+    pilots = [spike_study.pilot(seed) for seed in (0, 1)]
+    assert set(asked) == {PILOT, PILOT + 1}
+    assert len(asked) == 2 * 3 * 7 * len(RATES)
+    assert spike_study.best(pilots, "stable") == ("0.99", "0.01")
+    assert spike_study.best(pilots, "beta2", ["0.999", "0.9"]) == ("0.999", "0.01")
+
+
+def test_the_tuned_arms_are_those_that_the_stored_pilot_chooses():
+    stored = json.loads(embedded.path("claims/switchback.json").read_text())["figures"]["pilot"]
+    pilots = list(stored.values())
+    assert not set(facts.SEEDS) & {PILOT + int(seed) for seed in stored}
+    for name, cure, knobs in (
+        ("adamw", "beta2", ["0.999"]),
+        ("stable_999", "stable", ["0.999"]),
+        *((cure, cure, None) for cure in GRIDS),
+    ):
+        knob, rate = spike_study.best(pilots, cure, knobs)
+        assert TUNED[name] == (GRIDS[cure][knob], float(rate)), name
+
+
 def test_one_jumps_figures_are_of_the_steps_that_they_name(monkeypatch):
     losses = [float(step) for step in range(spike_study.STEPS)]
     sizes = losses[::-1]
     monkeypatch.setattr(spike_study, "train", lambda arm, lr, scales, seed: spike_study.Series(losses, sizes))
-    found = spike_study.one_jump(ARMS["adamw"], 0.01, 0)
+    found = spike_study.one_jump(SWEEP["adamw"], 0.01, 0)
     # 120 to 149; 179 is the last of 29 steps after 150; 210 to 229
     assert found == {"before": 134.5, "peak": 179.0, "end": 219.5, "rms": 79.0}
 
@@ -118,8 +169,7 @@ def test_a_seeds_report_has_every_figure(monkeypatch):
     short = spike_study.Series([1.0] * spike_study.LONG, [1.0] * spike_study.LONG)
     monkeypatch.setattr(spike_study, "train", lambda *_: short)
     report = spike_study.measure(0)
-    assert set(report["one_jump"]) == {"low", "middle", "high"}
-    assert set(report["one_jump"]["high"]) == set(ARMS)
+    assert set(report["one_jump"]) == set(TUNED)
     assert set(report["several_jumps"]) == set(SWEEP)
     assert set(report["several_jumps"]["adamw"]) == {
         "spikes", "rms_spikes", "followed", "fraction", "chance", "p_value", "peak", "end",

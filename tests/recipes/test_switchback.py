@@ -29,6 +29,16 @@ def test_the_papers_presets_are_built_without_memory_and_have_the_sizes_of_their
     assert (sum(p.numel() for p in model.parameters()), len(layers)) == SIZES[name]
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_the_papers_presets_are_its_precision_runs(name):
+    config = switchback.PRESETS[name]
+    assert (config.train.steps, config.train.batch_size, config.train.precision) == (20_000, 16_384, "bf16")
+    assert (config.optim.lr, config.optim.warmup_steps, config.optim.betas) == (2e-3, 5_000, (0.9, 0.98))
+    assert (config.optim.weight_decay, config.optim.weight_decay_final, config.optim.eps) == (0.2, 0.2, 1e-6)
+    assert (config.views.patch_dropout, config.optim.clip) == (0.5, None)
+    assert switchback.PRESETS["toy"].optim.betas == (0.9, 0.99)  # its stored figures were made so
+
+
 def test_one_block_of_the_largest_learns():
     config = switchback.PRESETS["vith14_laion2b"]
     with torch.device("meta"):
