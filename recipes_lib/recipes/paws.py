@@ -73,7 +73,8 @@ class ModelConfig(backbones.BackboneConfig):
     dim: int = 2048
     """Dimension of the embeddings."""
     predictor: bool = True
-    """Whether anchors pass through a prediction head; the paper's CIFAR-10 runs have none."""
+    """Whether anchors pass through a prediction head; the paper's CIFAR-10 runs have none. Built with ``loss.objective``
+    paws only: SimCLR would not train it, and ``snn`` would score through a random one."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -149,7 +150,8 @@ class PAWS(nn.Module):
         self.config, model = config, config.model
         self.backbone = backbones.build(model, image_size=config.views.image_size)
         self.projection = heads.ProjectionHead(self.backbone.num_features, model.hidden, model.dim, activation="relu")
-        self.predictor = heads.Predictor(model.dim) if model.predictor else nn.Identity()
+        trained = model.predictor and config.loss.objective == "paws"
+        self.predictor = heads.Predictor(model.dim) if trained else nn.Identity()
         self._crop = MultiCrop(config.views, config.train.seed)
 
     @property
@@ -215,6 +217,13 @@ class PAWS(nn.Module):
 
 Method = PAWS
 """What :mod:`recipes_lib.recipes.pretraining` builds."""
+
+
+def cautions(config: Config) -> list[str]:
+    """What is allowed and yet may not be meant, a line each."""
+    if config.model.predictor and config.loss.objective == "simclr":
+        return ["model.predictor = True has no effect: loss.objective simclr trains no prediction head, so none is built."]
+    return []
 
 
 def hide_labels(config: Config, images: Splits) -> Splits:

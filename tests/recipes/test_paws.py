@@ -115,6 +115,16 @@ def test_without_a_predictor_embeddings_are_projections():
     torch.testing.assert_close(model.finetune_layer(features), model.projection.first_layer(features))
 
 
+def test_simclr_is_scored_without_a_predictor_that_nothing_trained():
+    config = override(TINY, {"loss.objective": "simclr"})
+    model = method(config).eval()
+    features = torch.randn(4, model.backbone.num_features, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.embed(features), model.projection(features))
+    (line,) = paws.cautions(config)
+    assert "model.predictor = True has no effect" in line
+    assert paws.cautions(TINY) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing that a run calls trained keeps its first weights: each trainable parameter has a gradient after one step."""
+
+from dataclasses import fields
+from itertools import product
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+
+from recipes_lib import recipes
+from recipes_lib.config import override
+from recipes_lib.data.load import load
+from recipes_lib.data.loader import StepBatches
+from recipes_lib.distributed import collectives, slowmo
+from recipes_lib.distributed.local import run_ranks
+from recipes_lib.optim import build as optim
+from recipes_lib.recipes import pretraining
+
+TRAINED = [name for name in recipes.MENU if name not in ("sieve", "imagenet_x")]  # these score and analyse
+SMALL = {
+    "data.train_size": 64,
+    "data.test_size": 8,
+    "train.batch_size": 16,
+    "train.steps": 1,
+    "eval.probes": [],
+    "eval.baselines": "none",
+    "sync.name": "ddp",
+}
+OWN = {"local_sgd": {"sync.workers": 0}}  # the toy simulates its workers
+VIT = {"model.arch": "vit_pico", "model.stem": "patch", "model.patch_size": 8, "model.pre_norm": True}
+SWITCHES = {"predictor": {"model.predictor": True}, "pre_norm": VIT}
+"""Switches of the ``model`` group that add parameters, and how to turn each on."""
+
+
+def choices(name: str) -> list[dict[str, Any]]:
+    """Every objective of the recipe, with its network as it is and with each switch turned on."""
+    config = recipes.module(name).PRESETS["toy"]
+    kind = get_type_hints(type(config.loss)).get("objective") if hasattr(config, "loss") else None
+    objectives = [{"loss.objective": value} for value in get_args(kind)] if get_origin(kind) is Literal else [{}]
+    networks = [{}, *(changes for switch, changes in SWITCHES.items() if hasattr(config.model, switch))]
+    return [OWN.get(name, {}) | objective | network for objective, network in product(objectives, networks)]
+
+
+CASES = [(name, changes) for name in TRAINED for changes in choices(name)]
+
+
+def without_gradient(name: str, changes: dict[str, Any]) -> list[str]:
+    """The trainable parameters that one step of the recipe's ``toy`` leaves without gradient, on the ranks there are."""
+    recipe = recipes.module(name)
+    config = override(recipe.PRESETS["toy"], {**SMALL, **changes})
+    config.validate()
+    splits = recipe.load(config, print) if hasattr(recipe, "load") else load(config.data, pretraining.DATA_SEED)
+    if hasattr(recipe, "hide_labels"):
+        splits = recipe.hide_labels(config, splits)
+    method = pretraining.build(recipe, config, steps=1)
+    place = {"rank": collectives.rank(), "world_size": collectives.world_size()}
+    encode = getattr(method, "encode_texts", None)
+    batches = StepBatches(splits.train, seed=0, batch_size=16, encode=encode, **place)
+    if hasattr(recipe, "support"):
+        batches.support = recipe.support(config, splits.train, **place)
+    optimizer = optim.build(config.optim, method.param_groups())
+    strategy = slowmo.build(config.sync)
+    model = strategy.wrap(method, optimizer)
+    (batch,) = batches.stream(0, 1, workers=0, device=torch.device("cpu"))
+    with strategy.hold(0, last=True):
+        model(method.views(batch, 0))["loss"].backward()
+    return [key for key, p in method.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def every_case() -> list[str]:
+    """The cases with such parameters, in words."""
+    found = [(name, changes, without_gradient(name, changes)) for name, changes in CASES]
+    return [f"{name} {changes}: {missing}" for name, changes, missing in found if missing]
+
+
+def test_the_cases_hold_every_recipe_and_every_objective():
+    assert {name for name, _ in CASES} == set(TRAINED)
+    objectives = {(name, changes.get("loss.objective")) for name, changes in CASES}
+    assert {("paws", "simclr"), ("pmsn", "swav"), ("pmsn", "vicreg"), ("clip", "siglip")} <= objectives
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_switch_of_the_model_group_is_among_the_cases(name):
+    model = recipes.module(name).PRESETS["toy"].model
+    switches = {field.name for field in fields(model) if isinstance(getattr(model, field.name), bool)}
+    assert switches - {"layer_scale"} <= set(SWITCHES)  # starts at zero: gradients are there, and zero for a step
+
+
+@pytest.mark.parametrize(("name", "changes"), CASES, ids=lambda value: str(value).replace(" ", ""))
+def test_every_trainable_parameter_has_a_gradient_after_a_step_of_one_process(name, changes):
+    assert without_gradient(name, changes) == []
+
+
+@pytest.mark.distributed
+def test_every_trainable_parameter_has_a_gradient_after_a_step_of_two_processes():
+    assert run_ranks(every_case, 2, max_seconds=300.0) == [[], []]
