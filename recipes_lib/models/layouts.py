@@ -91,7 +91,11 @@ def from_official(checkpoint: Mapping[str, Any]) -> Official:
     """
     if "target_encoder" not in checkpoint:
         raise RunError(f"The checkpoint has no target_encoder, so is none of MSN's. It has: {listed(checkpoint)}.")
-    state = {key.removeprefix("module."): tensor for key, tensor in checkpoint["target_encoder"].items()}
+    encoder = checkpoint["target_encoder"]
+    named = isinstance(encoder, Mapping) and all(isinstance(key, str) for key in encoder)
+    if not named or not all(isinstance(tensor, Tensor) for tensor in encoder.values()):
+        raise RunError("The checkpoint's target_encoder is no table of named tensors, so none of MSN's.")
+    state = {key.removeprefix("module."): tensor for key, tensor in encoder.items()}
     head = {key.removeprefix("fc."): state.pop(key) for key in list(state) if key.startswith("fc.")}
     check_keys("target_encoder", state, _names(depth(state, "blocks."), "encoder.layer.", _FILE_LAYERS))
     return Official(state, head, checkpoint.get("prototypes"))

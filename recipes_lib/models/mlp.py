@@ -13,7 +13,7 @@ class MLP(nn.Module):
     def __init__(self, *, image_size: int, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(image_size**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.num_features = width
+        self.image_size, self.num_features = image_size, width
         self.norm = nn.Identity()  # where a Vision Transformer has its final LayerNorm
 
     def forward(self, images: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 from recipes_lib.errors import ConfigError, nearest
 
-_BLOCKS = {
+BLOCKS = {
     "resnet18": (torchvision_resnet.BasicBlock, [2, 2, 2, 2]),
     "resnet34": (torchvision_resnet.BasicBlock, [3, 4, 6, 3]),
     "resnet50": (torchvision_resnet.Bottleneck, [3, 4, 6, 3]),
     "resnet101": (torchvision_resnet.Bottleneck, [3, 4, 23, 3]),
 }
+"""The kind of block of each architecture, and how many there are at each resolution."""
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 
 
@@ -30,9 +31,9 @@ class ResNet(torchvision_resnet.ResNet):
     """
 
     def __init__(self, arch: Arch, *, stem: Literal["imagenet", "cifar"]) -> None:
-        if arch not in _BLOCKS:
-            raise ConfigError(f"model.arch = {arch} is no ResNet. {nearest(arch, _BLOCKS)}")
-        super().__init__(*_BLOCKS[arch], norm_layer=CrossRankBatchNorm)
+        if arch not in BLOCKS:
+            raise ConfigError(f"model.arch = {arch} is no ResNet. {nearest(arch, BLOCKS)}")
+        super().__init__(*BLOCKS[arch], norm_layer=CrossRankBatchNorm)
         self.arch, self.stem = arch, stem
         self.num_features = self.fc.in_features
         self.fc = nn.Identity()

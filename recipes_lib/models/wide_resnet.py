@@ -46,6 +46,7 @@ class WideResNet(nn.Module):
             raise ValueError(f"depth = {depth}; a wide ResNet's is 6 n + 4 with n of at least 1: 10, 16, 22, 28, ...")
         if width < 1:
             raise ValueError(f"width = {width}; it must be at least 1 (PAWS uses 2).")
+        self.depth, self.width = depth, width
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
         self.layer1 = _group(16, 16 * width, blocks, stride=1)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from recipes_lib.errors import Faults
 
-Normalize = Literal["imagenet", "openai", "image", "grey"]
+Normalize = Literal["imagenet", "openai", "cifar10", "image", "grey"]
 Resize = Literal["bilinear", "bicubic"]
 
 
@@ -55,8 +55,8 @@ class ViewsConfig:
     noise: float = 0.0
     """Standard deviation of the noise added to each value, of a range 0 to 1; 0: none."""
     normalize: Normalize = "imagenet"
-    """imagenet, openai: by the mean and deviation of each channel of ImageNet or of CLIP's images; image: each image to mean
-    0 and deviation 1; grey: the same after its colours are dropped, at evaluation too."""
+    """imagenet, openai, cifar10: by the mean and deviation of each channel of ImageNet, of CLIP's images or of CIFAR-10;
+    image: each image to mean 0 and deviation 1; grey: the same after its colours are dropped, at evaluation too."""
     resize: Resize = "bilinear"
     """bilinear: at evaluation with the usual margin of 256 to 224 pixels, which is cut off; bicubic: without a margin, as
     open_clip does. Both with antialiasing."""

@@ -192,7 +192,7 @@ def short_side(sides: tuple[int, int], size: int, resize: Resize) -> int:
 def _normalized_(images: Tensor, kind: Normalize) -> Tensor:
     """Normalised as the config asks; ``images`` may be overwritten."""
     match kind:
-        case "imagenet" | "openai":
+        case "imagenet" | "openai" | "cifar10":
             return colour.normalize_(images, *colour.CHANNELS[kind])
         case "image":
             return colour.standardize(images)

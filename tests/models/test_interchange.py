@@ -12,7 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from recipes_lib.errors import RunError
 from recipes_lib.models import interchange, vit
+from recipes_lib.models.convnet import ConvNet
+from recipes_lib.models.mlp import MLP
 from recipes_lib.models.resnet import ResNet
+from recipes_lib.models.wide_resnet import WideResNet
+from recipes_lib.views import colour
 
 
 def network(stem: str = "patch", width: int = 32, **options: bool) -> vit.VisionTransformer:
@@ -42,6 +46,9 @@ def pictures() -> torch.Tensor:
         (clips, "timm"),
         (lambda: network("conv"), "timm"),
         (lambda: ResNet("resnet18", stem="cifar").eval(), "timm"),
+        (lambda: WideResNet(depth=10, width=2).eval(), "timm"),
+        (lambda: ConvNet().eval(), "timm"),
+        (lambda: MLP(image_size=16, width=8).eval(), "timm"),
     ],
 )
 def test_an_exported_network_comes_back_bit_for_bit(tmp_path, make, layout):
@@ -74,11 +81,37 @@ def test_an_export_says_that_images_were_seen_as_open_clip_sees_them(tmp_path, l
         assert (said["image_mean"][0], said["image_std"][0]) == (0.48145466, 0.26862954)
 
 
-def test_timm_is_told_when_images_were_normalised_one_by_one(tmp_path):
-    interchange.export(network(), tmp_path / "out", "timm", normalize="image")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["normalize"] == "image"
-    assert config["pretrained_cfg"]["mean"] == [0, 0, 0]
+@pytest.mark.parametrize("normalize", ["image", "grey"])
+def test_timm_refuses_a_network_whose_preprocessing_it_has_no_word_for(tmp_path, normalize):
+    interchange.export(network(), tmp_path / "out", "timm", normalize=normalize)
+    with pytest.raises(RuntimeError, match=f"normalize={normalize}"):  # and computes no other features in silence
+        timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert torch.equal(interchange.load(tmp_path / "out").eval()(pictures()), network()(pictures()))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["normalize"] == normalize
+
+
+@pytest.mark.parametrize(
+    ("make", "normalize", "reason"),
+    [
+        (network, "imagenet", None),
+        (network, "cifar10", None),
+        (network, "grey", "normalises each image by itself, as normalize=grey does"),
+        (lambda: network("conv"), "imagenet", "no VisionTransformer with stem 'conv'"),
+        (lambda: ResNet("resnet18", stem="imagenet"), "imagenet", None),
+        (lambda: ResNet("resnet18", stem="cifar"), "imagenet", "no ResNet with stem 'cifar'"),
+        (ConvNet, "imagenet", "no ConvNet"),
+    ],
+)
+def test_why_timm_cannot_use_a_network_is_known_before_it_is_tried(make, normalize, reason):
+    found = interchange.beyond_timm(make(), normalize)
+    assert found is None if reason is None else reason in found
+
+
+def test_the_channel_statistics_of_an_export_are_those_of_the_views(tmp_path):
+    assert interchange.CHANNELS == colour.CHANNELS
+    interchange.export(network(), tmp_path / "out", "timm", normalize="cifar10")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert tuple(theirs.pretrained_cfg["mean"]) == colour.CHANNELS["cifar10"][0]
 
 
 def test_an_export_holds_weights_and_facts_and_is_readable_by_others(tmp_path):
@@ -111,6 +144,9 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     [
         (lambda: network("conv"), "VisionTransformer with stem 'conv'"),
         (lambda: ResNet("resnet18", stem="cifar"), "ResNet"),
+        (lambda: WideResNet(depth=10, width=1), "WideResNet"),
+        (ConvNet, "ConvNet"),
+        (lambda: MLP(image_size=8, width=4), "MLP"),
     ],
 )
 def test_what_vitmsn_has_no_place_for_is_refused_in_one_line(tmp_path, make, kind):
@@ -123,20 +159,56 @@ def test_what_vitmsn_has_no_place_for_is_refused_in_one_line(tmp_path, make, kin
 # official checkpoints
 
 
-def test_an_official_checkpoint_file_is_loaded_with_its_own_architecture(tmp_path):
-    model = vit.VisionTransformer(vit.Shape(128, 2, 2), image_size=16, patch_size=4, stem="patch").eval()
+def official(folder: Path, width: int, depth: int, heads: int) -> tuple[Path, vit.VisionTransformer]:
+    """A checkpoint as the official code writes it, and the network whose weights it holds."""
+    torch.manual_seed(0)
+    model = vit.VisionTransformer(vit.Shape(width, depth, heads), image_size=16, patch_size=8, stem="patch").eval()
     encoder = {f"module.{key}": value for key, value in model.state_dict().items()}
-    encoder["module.fc.fc1.weight"] = torch.zeros(3, 128)
-    torch.save({"target_encoder": encoder, "prototypes": torch.zeros(5, 4)}, tmp_path / "msn.pth.tar")
-    again = interchange.load(tmp_path / "msn.pth.tar").eval()
+    encoder["module.fc.fc1.weight"] = torch.zeros(3, width)
+    torch.save({"target_encoder": encoder, "prototypes": torch.zeros(5, 4)}, folder / "msn.pth.tar")
+    return folder / "msn.pth.tar", model
+
+
+def test_an_official_checkpoint_file_is_loaded_with_the_heads_of_its_width_and_depth(tmp_path):
+    file, model = official(tmp_path, 192, 12, 3)
+    again = interchange.load(file).eval()
     assert torch.equal(again(pictures()), model(pictures()))
+
+
+def test_the_official_huge_network_has_16_heads_of_80_dimensions():
+    assert interchange._heads(Path("huge.pth"), 1280, 32, None) == 16  # not 1280 / 64
+
+
+def test_an_official_network_of_unknown_heads_is_refused_unless_they_are_said(tmp_path):
+    file, model = official(tmp_path, 128, 2, 4)
+    with pytest.raises(RunError, match=r"width 128 and 2 blocks.*how many attention heads") as caught:
+        interchange.load(file)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(interchange.load(file, heads=4).eval()(pictures()), model(pictures()))
+    with pytest.raises(RunError, match="heads = 3 does not divide the width"):
+        interchange.load(file, heads=3)
+
+
+@pytest.mark.parametrize("encoder", [None, [1], {"patch_embed.proj.weight": 3}, {1: torch.zeros(2)}])
+def test_a_target_encoder_that_is_no_table_of_tensors_is_refused_in_one_line(tmp_path, encoder):
+    torch.save({"target_encoder": encoder}, tmp_path / "msn.pth")
+    with pytest.raises(RunError, match="target_encoder is no table of named tensors") as caught:
+        interchange.load(tmp_path / "msn.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_official_network_on_other_than_patches_is_refused_with_its_sizes(tmp_path):
+    state = network(width=64).state_dict() | {"patch_embed.proj.weight": torch.zeros(64, 48)}
+    torch.save({"target_encoder": state}, tmp_path / "msn.pth")
+    with pytest.raises(RunError, match=r"no Vision Transformer on patches: .*\[64, 48\]"):
+        interchange.load(tmp_path / "msn.pth")
 
 
 def test_an_official_checkpoint_of_another_grid_is_refused_with_its_size(tmp_path):
     state = network(width=64).state_dict() | {"pos_embed": torch.zeros(1, 13, 64)}
     torch.save({"target_encoder": state}, tmp_path / "msn.pth")
     with pytest.raises(RunError, match=r"12 patch positions.*no square grid"):
-        interchange.load(tmp_path / "msn.pth")
+        interchange.load(tmp_path / "msn.pth", heads=1)
 
 
 class Trap:
@@ -199,7 +271,16 @@ def test_damaged_files_other_configs_and_wrong_sizes_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"hidden_act": "relu"}, "hidden_act = relu"), ({"image_size": [16, 24]}, "image_size = 16x24.*squares only")],
+    [
+        ({"hidden_act": "relu"}, "hidden_act = relu"),
+        ({"image_size": [16, 24]}, "image_size = 16x24.*squares only"),
+        ({"image_size": [16, 16, 3]}, r"image_size = \[16, 16, 3\]; a whole number"),
+        ({"image_size": "16"}, "image_size = '16'; a whole number"),
+        ({"patch_size": 5}, "patch_size = 5; it does not divide image_size = 16"),
+        ({"hidden_size": None}, "hidden_size = None; a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0; a whole number"),
+        ({"num_attention_heads": 3}, "3 attention heads; they do not divide the width 32"),
+    ],
 )
 def test_a_vitmsn_that_ours_cannot_be_is_refused_by_the_field(tmp_path, change, message):
     interchange.export(network(), tmp_path / "out", "hf")
@@ -207,6 +288,58 @@ def test_a_vitmsn_that_ours_cannot_be_is_refused_by_the_field(tmp_path, change, 
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     with pytest.raises(RunError, match=message):
         interchange.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "field", ["hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size"]
+)
+def test_a_vitmsn_without_a_field_is_refused_by_its_name(tmp_path, field):
+    interchange.export(network(), tmp_path / "out", "hf")
+    config = tmp_path / "out" / "config.json"
+    facts = json.loads(config.read_text())
+    del facts[field]
+    config.write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=f"config.json has no {field}") as caught:
+        interchange.load(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "3", "null", '{"recipes_lib": []}', "{}"])
+def test_a_config_that_is_no_description_of_a_network_is_refused_in_one_line(tmp_path, content):
+    interchange.export(network(), tmp_path / "out", "timm")
+    (tmp_path / "out" / "config.json").write_text(content)
+    with pytest.raises(RunError, match="describes neither a ViTMSN nor") as caught:
+        interchange.load(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (network, {"network": "Perceiver"}, "network = 'Perceiver'"),
+        (network, {"network": ["ResNet"]}, r"network = \['ResNet'\]"),
+        (network, {"shape": [32, 2]}, r"shape = \[32, 2\]; width, depth and heads"),
+        (network, {"shape": None}, "shape = None"),
+        (network, {"shape": [32, 2, 5]}, "5 attention heads"),
+        (network, {"stem": "hole"}, "stem = 'hole'; there are: patch, conv"),
+        (network, {"pre_norm": 1}, "pre_norm = 1; there are: False, True"),
+        (network, {"image_size": -4}, "image_size = -4"),
+        (lambda: ResNet("resnet18", stem="cifar"), {"arch": "resnet19"}, "arch = 'resnet19'; there are: resnet18"),
+        (lambda: ResNet("resnet18", stem="cifar"), {"stem": []}, r"stem = \[\]"),
+        (lambda: WideResNet(depth=10, width=1), {"depth": 11}, "depth = 11; a wide ResNet's is 10, 16"),
+        (lambda: WideResNet(depth=10, width=1), {"width": 0}, "width = 0; a whole number"),
+        (lambda: MLP(image_size=8, width=4), {"width": "4"}, "width = '4'"),
+    ],
+)
+def test_a_fact_about_our_own_network_that_does_not_fit_is_refused_by_its_name(tmp_path, make, change, message):
+    interchange.export(make(), tmp_path / "out", "timm")
+    config = tmp_path / "out" / "config.json"
+    facts = json.loads(config.read_text())
+    facts["recipes_lib"] |= change
+    config.write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=message) as caught:
+        interchange.load(tmp_path / "out")
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_weights_of_an_export_are_named(tmp_path):
