@@ -86,6 +86,22 @@ def separate(module: nn.Module) -> nn.Module:
     return _twin(module, nn.BatchNorm2d) if isinstance(module, CrossRankBatchNorm) else module
 
 
+def without_variance(module: nn.Module) -> list[str]:
+    """The batch norms in ``module`` that met the same values in all rows of all their batches, by name.
+
+    Told from the running variance alone: it starts at 1 and has lost to zeros at every batch. A diagnosis for a run that
+    has gone wrong; one whose batches had next to no variance (1e-4) counts too.
+    """
+    found = []
+    for name, child in module.named_modules():
+        if isinstance(child, _BatchNorm) and child.running_var is not None and child.momentum is not None:
+            batches = int(child.num_batches_tracked)
+            left = (1 - child.momentum) ** batches
+            if batches and float(child.running_var.max()) <= left * (1 + 1e-5) + 1e-12:
+                found.append(name)
+    return found
+
+
 def _twin(module: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:
     twin = kind(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
     twin.weight, twin.bias = module.weight, module.bias

@@ -18,7 +18,8 @@ class LayersConfig:
     """What multiplies inside the blocks. full: ``nn.Linear``; the others: :func:`recipes_lib.lowbit.convert`'s kinds.
     Embeddings, norms and heads are always full."""
     layer_scale: bool = False
-    """Every branch of a block is multiplied by a learned vector that starts at zero, so each block starts as the identity."""
+    """Every branch of a block is multiplied by a learned vector that starts at zero, so each block starts as the identity.
+    Refused where a head has batch norm: it would meet the same class token of every image."""
 
     def check(self, faults: Faults) -> None:
         """Notes in ``faults`` options of blocks where there are none."""
@@ -32,6 +33,18 @@ class LayersConfig:
     def has_blocks(self) -> bool:
         """Whether there is a transformer."""
         return True
+
+
+def refuse_equal_features(faults: Faults, config: LayersConfig) -> None:
+    """Notes in ``faults`` a transformer that starts by giving every image the same features, in front of batch norm."""
+    faults.need(
+        not config.layer_scale,
+        "model.layer_scale",
+        config.layer_scale,
+        "of False here",
+        "It starts at zero, so every image would have the same features, and the head's batch norm would divide rounding "
+        "noise by its own size.",
+    )
 
 
 class ZeroScale(nn.Module):

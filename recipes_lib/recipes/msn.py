@@ -27,7 +27,7 @@ from recipes_lib.data.loader import Batch, Crop
 from recipes_lib.errors import Faults
 from recipes_lib.evaluation import assignments
 from recipes_lib.evaluation.features import Features
-from recipes_lib.models import heads, vit
+from recipes_lib.models import heads, layers, vit
 from recipes_lib.objectives import prototypes
 from recipes_lib.optim import groups, schedules
 from recipes_lib.recipes import pretraining
@@ -63,6 +63,7 @@ class ModelConfig(vit.ViTConfig):
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
         super().check(faults)
+        layers.refuse_equal_features(faults, self)
         for name in ("hidden", "dim", "prototypes"):
             faults.need(getattr(self, name) >= 2, f"model.{name}", getattr(self, name), "of at least 2")
         for name in ("ema", "ema_final"):

@@ -30,7 +30,7 @@ from recipes_lib.distributed import collectives
 from recipes_lib.errors import Faults
 from recipes_lib.evaluation import snn as snn_probe
 from recipes_lib.evaluation.features import Features
-from recipes_lib.models import backbones, heads
+from recipes_lib.models import backbones, heads, layers
 from recipes_lib.objectives import snn
 from recipes_lib.objectives.contrastive import nt_xent
 from recipes_lib.optim import groups
@@ -79,6 +79,8 @@ class ModelConfig(backbones.BackboneConfig):
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
         super().check(faults)
+        if self.has_blocks:
+            layers.refuse_equal_features(faults, self)
         for name in ("hidden", "dim"):
             faults.need(getattr(self, name) >= 2, f"model.{name}", getattr(self, name), "of at least 2")
         if self.predictor:
@@ -222,7 +224,9 @@ Method = PAWS
 def cautions(config: Config) -> list[str]:
     """What is allowed and yet may not be meant, a line each."""
     if config.model.predictor and config.loss.objective == "simclr":
-        return ["model.predictor = True has no effect: loss.objective simclr trains no prediction head, so none is built."]
+        return [
+            "model.predictor = True has no effect: loss.objective simclr trains no prediction head, so none is built."
+        ]
     return []
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recipes_lib import randomness
 from recipes_lib.config import OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.data.loader import Batch, StepBatches
-from recipes_lib.distributed import collectives, fsdp, slowmo
+from recipes_lib.distributed import batch_norm, collectives, fsdp, slowmo
 from recipes_lib.distributed.sync import Strategy, Traffic
 from recipes_lib.distributed.watch import Watch
 from recipes_lib.distributed.world import World
@@ -82,7 +82,7 @@ def fit(
                 figures = _accumulate(model, strategy, stream, make_views, step, train, watch)
             except FloatingPointError as error:  # a loss that met values it cannot use
                 folder.set_state("failed")
-                raise Diverged(advice(step, str(error), optim_config, folder)) from None
+                raise Diverged(advice(step, str(error), optim_config, folder, method)) from None
             norm = fsdp.clip_grad_norm(clipped, optim_config.clip or float("inf"))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -95,7 +95,7 @@ def fit(
             untold.append({**figures, "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"], **sent})
             if not (last or due or strategy.meets(step)):
                 continue
-            _tell(untold, step, log, optim_config, folder)
+            _tell(untold, step, log, optim_config, folder, method)
             stop = _any_rank(stopped.is_set(), world)
             if stop or last or due:
                 alike = last or strategy.alike(step)
@@ -116,7 +116,9 @@ def _strategy(config: SyncConfig, world: World, folder: RunFolder) -> Strategy:
     return slowmo.build(config)
 
 
-def _tell(untold: list[dict], step: int, log: RunLog, config: OptimConfig, folder: RunFolder) -> None:
+def _tell(
+    untold: list[dict], step: int, log: RunLog, config: OptimConfig, folder: RunFolder, method: nn.Module
+) -> None:
     """Logs the figures of the steps up to ``step``, averaged over ranks, and forgets them.
 
     Raises: ``Diverged`` at the first of these steps whose loss or gradient is not finite.
@@ -126,7 +128,7 @@ def _tell(untold: list[dict], step: int, log: RunLog, config: OptimConfig, folde
         if not all(map(math.isfinite, (row["loss"], row["grad_norm"]))):
             folder.set_state("failed")
             what = f"the loss is {row['loss']:g}, its gradient's norm {row['grad_norm']:g}."
-            raise Diverged(advice(number, what, config, folder))
+            raise Diverged(advice(number, what, config, folder, method))
         log.step(number, {**own, **row})
     untold.clear()
 
@@ -174,12 +176,19 @@ def _any_rank(flag: bool, world: World) -> bool:
     return bool(collectives.all_reduce_sum(torch.tensor(float(flag), device=world.device)) > 0)
 
 
-def advice(step: int, what: str, config: OptimConfig, folder: RunFolder) -> str:
-    """What to tell of a run that diverged at ``step``, and what to try."""
+def advice(step: int, what: str, config: OptimConfig, folder: RunFolder, method: nn.Module | None = None) -> str:
+    """What to tell of a run that diverged at ``step``, and what to try; its cause, where ``method`` shows it."""
     good = checkpoint.newest_step(folder.checkpoints)
     kept = f"The last good checkpoint is of step {good}." if good else "No checkpoint was written yet."
+    told = f"Training diverged at step {step}: {what} {kept}"
+    if method is not None and (names := batch_norm.without_variance(method)):
+        return (
+            f"{told} The batch norm {names[0]} has met the same values in every image of every batch so far, and divides "
+            "rounding noise by its own size: a lower rate does not help. Look for what makes all features equal (images "
+            "that are all alike, a layer whose weights are zero)."
+        )
     return (
-        f"Training diverged at step {step}: {what} {kept} Try again in another --out with a lower --optim.lr "
+        f"{told} Try again in another --out with a lower --optim.lr "
         f"(now {config.lr:g}), a longer --optim.warmup-epochs (now {config.warmup_epochs:g}) or --optim.clip 1 "
         f"(now {config.clip})."
     )

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recipes_lib.distributed import collectives
-from recipes_lib.distributed.batch_norm import CrossRankBatchNorm, convert, separate
+from recipes_lib.distributed.batch_norm import CrossRankBatchNorm, convert, separate, without_variance
 from recipes_lib.distributed.local import run_ranks
 
 SHARES = {"flat": (4, 4), "uneven": (3, 5), "image": (4, 4), "far": (4, 4), "average": (4, 4)}
@@ -129,3 +129,15 @@ def test_convert_refuses_a_batch_norm_that_does_more():
 def test_input_without_channels_is_refused():
     with pytest.raises(ValueError, match=r"needs \[batch, channels, ...\], got shape \(3,\)"):
         CrossRankBatchNorm(3)(torch.ones(3))
+
+
+def test_a_batch_norm_that_met_equal_rows_only_is_found_by_its_name():
+    fed, starved = CrossRankBatchNorm(3), CrossRankBatchNorm(3)
+    model = nn.ModuleDict({"fed": fed, "starved": starved, "unused": CrossRankBatchNorm(3)})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        fed(0.1 * torch.randn(8, 3, generator=generator))
+        starved(torch.randn(1, 3, generator=generator).expand(8, 3))
+        assert without_variance(model) == ["starved"]
+    starved(torch.randn(8, 3, generator=generator))
+    assert without_variance(model) == []

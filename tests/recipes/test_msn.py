@@ -132,6 +132,7 @@ def test_the_paper_preset_has_the_released_values():
         ("views.mask_ratio", 1.0, r"views.mask_ratio = 1.0 .*\[0, 1\)"),
         ("views.mask_ratio", 0.99, r"leaves no visible patch \(16 patches, 0 kept\)"),
         ("model.patch_size", 5, r"model.patch_size = 5 .*power of two"),
+        ("model.layer_scale", True, r"model.layer_scale = True .*batch norm would divide rounding noise"),
         ("views.image_size", 18, r"model.patch_size = 8 does not divide views.image_size = 18"),
         ("data.image_size", 36, r"model.patch_size = 8 does not divide data.image_size = 36"),
         ("loss.temperature", 0.0, r"loss.temperature = 0.0 .*above 0"),

@@ -224,6 +224,7 @@ def test_the_papers_presets_have_the_released_values():
         ("loss.temperature", 0.0, r"loss.temperature = 0.0 .*above 0"),
         ("loss.sharpen_temperature", 1.5, r"loss.sharpen_temperature = 1.5 .*\(0, 1\]"),
         ("loss.smoothing", 1.0, r"loss.smoothing = 1.0 .*\[0, 1\)"),
+        ("model.layer_scale", True, r"model.layer_scale = True .*batch norm would divide rounding noise"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(field, value, words):

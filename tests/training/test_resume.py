@@ -14,6 +14,7 @@ import torch
 from recipes_lib.config import override
 from recipes_lib.errors import Diverged, Interrupted
 from recipes_lib.recipes import msn
+from recipes_lib.recipes.msn import Encoder
 from recipes_lib.training import checkpoint, log
 
 STEPS = 8
@@ -166,6 +167,19 @@ def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_advice(tmp_pat
     with pytest.raises(Diverged, match=r"diverged at step \d+: .* checkpoint .*--optim.lr \(now 1e\+30\)"):
         msn.run(wild, folder)
     assert json.loads((folder / "state.json").read_text())["status"] == "failed"
+
+
+def test_a_run_whose_features_are_all_equal_is_told_so_and_not_to_lower_its_rate(tmp_path, monkeypatch):
+    alike = override(CONFIG, {"data.workers": 0, "optim.lr": 1e30, "optim.clip": None})
+    see = Encoder.forward
+
+    def forward(self: Encoder, images: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        return see(self, images * 0, None)
+
+    monkeypatch.setattr(Encoder, "forward", forward)
+    with pytest.raises(Diverged, match=r"batch norm anchor\.\S+ has met the same values in every image") as caught:
+        msn.run(alike, tmp_path / "run")
+    assert "--optim.lr" not in str(caught.value)
 
 
 def _break(folder: Path) -> None:
