@@ -12,9 +12,10 @@ Self-Supervised Learning", ICLR 2023, arXiv 2210.07277. Chapter: ``notebooks/pms
 ``loss.objective`` sets SimCLR, VICReg or SwAV on the same network and views, to compare what their prior costs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from torch import Tensor
 from recipes_lib import recipes
 from recipes_lib.config import DataConfig
 from recipes_lib.data.images import ImageFiles, ImageSet
-from recipes_lib.data.loader import Batch
+from recipes_lib.data.loader import Batch, StepBatches
+from recipes_lib.distributed import sync
 from recipes_lib.errors import DataError, Faults
 from recipes_lib.evaluation.features import Features
 from recipes_lib.objectives import priors, prototypes
@@ -31,6 +33,8 @@ from recipes_lib.objectives.contrastive import nt_xent
 from recipes_lib.objectives.redundancy import vicreg_loss
 from recipes_lib.objectives.swapped import swav_loss
 from recipes_lib.recipes import msn, pretraining
+from recipes_lib.training import checkpoint, loop
+from recipes_lib.training.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +97,20 @@ class Config(msn.Config):
 
 
 class PMSN(msn.MSN):
-    """MSN with a prior over its prototypes, which travels with the weights."""
+    """MSN with a prior over its prototypes, which travels with the weights.
+
+    Where the file of the prior is gone or has changed, the prior is not a number until weights are loaded; ``unread`` is
+    the error that a run without weights ends in.
+    """
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__(config, steps)
-        self.register_buffer("prior", _prior(config.loss, config.model.prototypes).float())
+        self.unread: DataError | None = None
+        try:
+            prior = _prior(config.loss, config.model.prototypes)
+        except DataError as error:
+            self.unread, prior = error, torch.full((config.model.prototypes,), torch.nan)
+        self.register_buffer("prior", prior.float())
         self._now = self.prior
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
@@ -168,6 +181,16 @@ class Siamese(msn.MSN):
 def Method(config: Config, steps: int) -> msn.MSN:
     """What :mod:`recipes_lib.recipes.pretraining` builds."""
     return PMSN(config, steps) if config.loss.objective == "msn" else Siamese(config, steps)
+
+
+def fit(method: msn.MSN, batches: StepBatches, make_views: Callable, *, folder: RunFolder, **how: Any) -> sync.Traffic:
+    """Trains as :func:`loop.fit` does; a run that goes on has its prior from its checkpoint, whatever became of the file.
+
+    Raises: ``DataError`` naming a file that holds no prior, where the run begins; else as :func:`loop.fit`.
+    """
+    if isinstance(method, PMSN) and method.unread and not checkpoint.newest_step(folder.checkpoints):
+        raise method.unread
+    return loop.fit(method, batches, make_views, folder=folder, **how)
 
 
 _MOST_PRIOR_BYTES = 1 << 25

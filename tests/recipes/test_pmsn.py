@@ -2,6 +2,7 @@
 """PMSN as a method: MSN where its prior is uniform, another term where it is not; and the objectives beside it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError, DataError
 from recipes_lib.objectives import priors
 from recipes_lib.recipes import msn, pmsn, pretraining
+from recipes_lib.training import checkpoint
 
 SMALL = {
     "model.hidden": 32,
@@ -26,6 +28,22 @@ SMALL = {
     "train.steps": 10,
 }
 TINY = override(pmsn.PRESETS["toy"], {**SMALL, "loss.exponent": 1.0})
+FILED = override(
+    TINY,
+    {
+        "data.name": "digits",
+        "data.tail": 0.0,
+        "data.train_size": 40,
+        "data.test_size": 20,
+        "loss.prior": "file",
+        "loss.prior_file": "nowhere.txt",
+        "train.steps": 1,
+        "train.checkpoint_every": 1,
+        "train.keep_checkpoints": 2,
+        "eval.probes": [],
+        "eval.baselines": "none",
+    },
+)
 MSN_AGAIN = {"loss.prior": "uniform", "loss.sinkhorn": "uniform"}
 OBJECTIVES = ("msn", "simclr", "vicreg", "swav")
 
@@ -121,9 +139,32 @@ def test_a_file_without_a_usable_prior_is_named_in_one_line(tmp_path, text, word
     if text is not None:
         path.write_text(text)
     with pytest.raises(DataError, match=words) as error:
-        method(override(TINY, {"loss.prior": "file", "loss.prior_file": path}))
+        pmsn.run(override(FILED, {"loss.prior_file": path}), tmp_path / "run")
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fate", ["gone", "of another length"])
+def test_a_run_whose_prior_file_is_gone_goes_on_evaluates_and_exports_with_the_prior_in_its_weights(tmp_path, fate):
+    path = tmp_path / "counts.txt"
+    path.write_text("8 7 6 5 4 3 2 1")
+    config = override(FILED, {"loss.prior_file": path, "train.steps": 2})
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    pmsn.run(config, whole)
+    shutil.copytree(whole, stopped)
+    for name in ("report.json", "model.safetensors"):
+        (stopped / name).unlink()
+    shutil.rmtree(stopped / "checkpoints" / "step-000002")
+    (stopped / "state.json").write_text('{"status": "running", "step": 1}\n')
+    path.write_text("1 2 3") if fate == "of another length" else path.unlink()
+
+    assert pretraining.resume(stopped).report["steps"] == 2  # from the checkpoint of step 1
+    weights = [checkpoint.read_weights(folder / "model.safetensors") for folder in (whole, stopped)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    torch.testing.assert_close(pretraining.reopen(whole)[2].prior, torch.arange(8, 0, -1) / 36)
+    assert pretraining.evaluate(whole, ["knn"])["scores"]["knn"].keys() == {"method"}
+    assert (pretraining.export(whole, "timm", tmp_path / "out") / "model.safetensors").is_file()
 
 
 def test_a_prior_file_without_end_is_refused_by_its_size(tmp_path):
