@@ -14,11 +14,13 @@ How workers agree is ``sync``, which every recipe has. What is trained here is a
 ``sync.workers`` one process holds several workers, and takes the steps of as many processes under torchrun.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -156,6 +158,7 @@ class Classifier(nn.Module):
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__()
+        self.config = config
         model, side = config.model, config.views.image_size
         if model.arch == "mlp":
             self.backbone = MLP(image_size=side, width=model.width)
@@ -211,13 +214,17 @@ def fit(
     *,
     sync: Agreement,
     world: World,
+    train: TrainConfig,
     **how: Any,
 ) -> Traffic:
     """Trains by processes or by simulated workers, as ``sync.workers`` says.
 
-    Raises: ``ConfigError`` for simulated workers in one of several processes; else as :func:`loop.fit`.
+    Raises: ``ConfigError`` for simulated workers in one of several processes, and for one image a process where a batch
+    norm of its own has no statistics of it; else as :func:`loop.fit`.
     """
+    how["train"] = train
     if not sync.workers:
+        _need_statistics(method, train, world)
         return loop.fit(method, batches, make_views, sync=sync, world=world, **how)
     if world.size > 1:
         raise ConfigError(
@@ -225,6 +232,20 @@ def fit(
             "--sync.workers 0, where each process is a worker, or start without torchrun."
         )
     return simulated.fit(method, batches, make_views, size=sync.workers, sync=sync, world=world, **how)
+
+
+def _need_statistics(method: Classifier, train: TrainConfig, world: World) -> None:
+    if train.batch_size // train.accumulate != world.size:  # more than one image a process
+        return
+    trial, side = copy.deepcopy(method).to("meta").train(), method.config.views.image_size
+    try:
+        trial.classify(torch.empty(1, 3, side, side, device="meta"))
+    except ValueError:  # from torch's batch norm, of one value a channel
+        least = 2 * world.size * train.accumulate
+        raise ConfigError(
+            f"train.batch_size = {train.batch_size} leaves each of {world.size} processes one image at a time, and its own "
+            f"batch norm cannot take statistics of one. Use a batch of at least {least}, or fewer processes."
+        ) from None
 
 
 def score(

@@ -331,16 +331,24 @@ def _allow(config: Any, names: tuple[str, ...]) -> None:
 def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
     """Writes the run's backbone into the new folder ``out``, as ``timm`` or ``transformers`` load it.
 
+    Where one of these cannot use the network as it was trained, a warning says so; our own
+    :func:`recipes_lib.models.interchange.load` reads the folder in any case.
+
     Raises: ``RunError`` where the folder exists, or the backbone has no such layout.
     """
     _, config, method = reopen(path)
-    views, data = config.views, folder.RunFolder.open(path).read_data() or {}
+    run, views = folder.RunFolder.open(path), config.views
+    data, normalize = run.read_data() or {}, views.normalize
     interchange.export(
         method.backbone,
         out,
         layout,
-        normalize=views.normalize,
+        normalize=normalize,
         resize=views.resize,
         classes=data.get("classes", ()),
     )
+    if layout == "timm" and (reason := interchange.beyond_timm(method.backbone, normalize)):
+        run.warn(f"timm will refuse {out}: {reason}. Read it with recipes_lib.models.interchange.load.")
+    if layout == "hf" and normalize not in interchange.CHANNELS:
+        run.warn(f"{out} has no preprocessor: transformers has none that normalises as views.normalize {normalize} does.")
     return out

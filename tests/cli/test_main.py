@@ -37,8 +37,6 @@ def fault_lines(capsys) -> list[str]:
         ("run", "the following arguments are required: NAME."),
         ("show msn extra", "unrecognized arguments: extra."),
         ("evaluate", "the following arguments are required: DIR."),
-        ("evaluate d --probe kn", "argument --probe: invalid choice: 'kn'"),
-        ("evaluate d --probe factors finetun", "argument --probe: invalid choice: 'finetun'"),
         ("export d --format onnx", "argument --format: invalid choice: 'onnx'"),
         ("export d", "the following arguments are required: --format."),
     ],

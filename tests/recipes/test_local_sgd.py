@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recipes_lib import cli
 from recipes_lib.config import from_dict, override, to_dict
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits
@@ -17,6 +18,7 @@ from recipes_lib.data.loader import Batch
 from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError, DataError
+from recipes_lib.models import interchange
 from recipes_lib.recipes import class_scores, local_sgd, pretraining
 
 TINY = override(
@@ -73,6 +75,36 @@ def test_a_run_reports_the_heads_accuracy_beside_that_of_random_weights_and_what
     assert report["sync"]["bytes"] == 2 * 3 / 4 * 4 * (64 * 64 + 64 + 64 * 64 + 64 + 640 + 10)
     again = pretraining.evaluate(tmp_path / "run", ["accuracy"])
     assert again["scores"]["accuracy"] == {"method": report["scores"]["accuracy"]["method"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the toy."""
+    return local_sgd.run(TINY, tmp_path_factory.mktemp("runs") / "run").folder
+
+
+def test_the_command_line_takes_the_probe_that_a_run_of_this_recipe_has_by_default(folder, capsys):
+    assert cli.main(["evaluate", str(folder), "--json", "--probe", *TINY.eval.probes]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"].keys() == {"accuracy"}
+
+
+@pytest.mark.parametrize("probes", [["accuray"], ["knn", "zero_shot"]])
+def test_a_probe_that_this_recipe_has_not_is_answered_in_one_line_with_those_it_has(folder, probes, capsys):
+    assert cli.main(["evaluate", str(folder), "--probe", *probes]) == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("recipes: ")]
+    assert line.startswith(f"recipes: There is no probe {probes[-1]!r} for this recipe.")
+    assert line.endswith("There are: accuracy, knn, linear, lowshot, snn, factors, finetune.")
+
+
+def test_a_perceptron_is_exported_for_our_own_reader_and_the_command_line_says_who_cannot(folder, tmp_path, capsys):
+    assert cli.main(["export", str(folder), "--format", "timm", "--out", str(tmp_path / "out")]) == 0
+    assert "timm will refuse" in (said := capsys.readouterr().err)
+    assert "timm has no MLP" in said
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    trained = pretraining.reopen(folder)[2].backbone.eval()
+    assert torch.equal(interchange.load(tmp_path / "out").eval()(images), trained(images))
+    assert cli.main(["export", str(folder), "--format", "hf"]) == 2
+    assert "ViTMSN of Hugging Face has no place for a MLP" in capsys.readouterr().err
 
 
 def test_accuracy_is_the_share_of_images_that_the_head_finds():
@@ -190,3 +222,24 @@ def test_simulated_workers_are_refused_in_one_of_several_processes_and_leave_no_
             "sync.workers = 4 simulates workers in one process, and this is one of 2. Use --sync.workers 0"
         )
     assert not (tmp_path / "run").exists()
+
+
+def train_with_an_image_each(place: str, arch: str) -> str:
+    """What a run says whose processes have one image each."""
+    changes = {"sync.workers": 0, "sync.name": "ddp", "model.arch": arch, "eval.probes": []}
+    config = override(TINY, {**changes, "train.batch_size": 2, "eval.baselines": "none"})
+    try:
+        local_sgd.run(config, Path(place) / arch)
+    except ConfigError as error:
+        return str(error)
+    return "done"
+
+
+@pytest.mark.distributed
+def test_one_image_a_process_is_refused_before_training_where_batch_norm_has_no_statistics_of_it(tmp_path):
+    for said in run_ranks(train_with_an_image_each, 2, str(tmp_path), "convnet"):
+        assert said.startswith("train.batch_size = 2 leaves each of 2 processes one image at a time")
+        assert said.endswith("Use a batch of at least 4, or fewer processes.")
+        assert "\n" not in said
+    assert not (tmp_path / "convnet").exists()
+    assert run_ranks(train_with_an_image_each, 2, str(tmp_path), "mlp") == ["done", "done"]
