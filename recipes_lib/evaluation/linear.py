@@ -4,7 +4,8 @@
 Source: the MSN paper's code, ``linear_eval.py``: the backbone's last normalisation is replaced by LayerNorm, then length 1,
 then a linear layer; SGD with Nesterov momentum 0.9, learning rate 6.4 falling by a cosine to 0, no weight decay, 100 epochs.
 Differs: features are extracted once, so there are no random crops and flips of the training images; batches have 1,024
-rows for the paper's 8,192, at the same learning rate, because a small set gives few steps; weights start at 0.
+rows for the paper's 16,384 (its appendix A.3; the released config has 256 on each of 32 GPUs, 8,192), at the same
+learning rate, because a small set gives few steps; weights start at 0.
 """
 
 import math

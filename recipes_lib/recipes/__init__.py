@@ -37,7 +37,14 @@ MENU = {
             paper="Assran, Caron, Misra, Bojanowski, Bordes, Vincent, Joulin, Rabbat, Ballas: Masked Siamese Networks "
             "for Label-Efficient Learning, ECCV 2022, arXiv 2204.07141",
             idea="An image with patches missing must choose the same prototypes as another view of it with none missing.",
-            presets=("toy", "simmer", "laptop", "vits16_imagenet", "vitb4_imagenet"),
+            presets=(
+                "toy",
+                "simmer",
+                "laptop",
+                "vits16_imagenet",
+                "vits16_imagenet_no_sinkhorn",
+                "vitb4_imagenet",
+            ),
         ),
         Entry(
             name="paws",

@@ -126,6 +126,18 @@ def test_the_paper_preset_has_the_released_values():
     assert (paper.loss.temperature, paper.loss.sharpen_temperature, paper.loss.sinkhorn_iterations) == (0.1, 0.25, 3)
 
 
+def test_the_papers_two_ways_to_balance_differ_in_sinkhorn_and_lambda_alone():
+    with_sinkhorn, without = (msn.PRESETS[f"vits16_imagenet{name}"] for name in ("", "_no_sinkhorn"))
+    assert (with_sinkhorn.loss.sinkhorn_iterations, with_sinkhorn.loss.me_max_weight) == (3, 1.0)
+    assert (without.loss.sinkhorn_iterations, without.loss.me_max_weight) == (0, 5.0)
+    assert override(without, {"loss.sinkhorn_iterations": 3, "loss.me_max_weight": 1.0}) == with_sinkhorn
+
+
+def test_the_large_paper_run_has_the_papers_epochs_and_batch():
+    large = msn.PRESETS["vitb4_imagenet"]
+    assert (large.train.epochs, large.train.batch_size, large.views.mask_ratio) == (300, 1024, 0.7)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
