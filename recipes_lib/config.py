@@ -257,10 +257,12 @@ class EvalConfig:
     """Random choices of the labelled images; the score is their mean."""
     lowshot_penalty: float = 0.0025
     """L2 penalty of the low-shot logistic regression, as the MSN paper's code counts it (0.075 for 1 % labels)."""
+    finetune_objective: Literal["cross_entropy", "suncet"] = "cross_entropy"
+    """cross_entropy: a linear layer on top; suncet: embeddings find their own class, and their neighbours classify."""
     finetune_epochs: float = 50.0
     """Passes of fine-tuning over the labelled images."""
     finetune_lr: float = 0.02
-    """Learning rate of fine-tuning at its first step; a cosine takes it to 0."""
+    """Learning rate of fine-tuning at its first step; a cosine takes it to 0, with suncet to a tenth."""
     finetune_batch_size: int = 1024
     """Images per step of fine-tuning, summed over processes; all labelled images where there are fewer."""
 

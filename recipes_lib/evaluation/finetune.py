@@ -1,36 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning: how good a classifier the trained net becomes when all of it learns from the labelled images.
 
-A new linear layer, zero at first, on the backbone, or on the first layer of the projection head where the recipe hands
-one over; SGD with Nesterov momentum, learning rate falling by a cosine to 0, no weight decay; random crops and
-mirroring; batch norm in training mode. It is a run of its own, in a sub-folder of the run: killed, it goes on from its
-last checkpoint, bit for bit.
+Two objectives, ``eval.finetune_objective``:
 
-Source: PAWS, Assran et al., ICCV 2021, arXiv 2104.13963, and its code's ImageNet fine-tuning (50 epochs of 1,024 images
-at 0.02). Differs: that keeps the epoch that is best on held-out training images; here the last one counts. Images are
-mirrored as often as in pretraining: a digit has no mirror image.
+- ``cross_entropy``: a new linear layer, zero at first, on the backbone, or on the first layer of the projection head where
+  the recipe hands one over; SGD with Nesterov momentum, learning rate falling by a cosine to 0; random crops and
+  mirroring; batch norm in training mode.
+- ``suncet``: no new layer. The embeddings that soft nearest neighbours compare are trained to find their own class
+  (:mod:`recipes_lib.objectives.suncet`), and these neighbours classify the test images. Every batch has equally many
+  images of every class, two views of each, the whole image mirrored or not; LARS, learning rate falling by a cosine to a
+  tenth; batch norm keeps the statistics of pretraining.
+
+Neither has weight decay. It is a run of its own, in a sub-folder of the run: killed, it goes on from its last checkpoint,
+bit for bit.
+
+Source: PAWS, Assran et al., ICCV 2021, arXiv 2104.13963, and its code: cross-entropy on ImageNet (50 epochs of 1,024
+images at 0.02), SuNCEt on CIFAR-10 (30 epochs of 640 images at 0.1). Differs: that keeps the epoch that is best on held-out
+training images, or, on CIFAR-10, on the test images; here the last one counts. Images are mirrored as often as in
+pretraining: a digit has no mirror image.
 """
 
 import copy
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from recipes_lib.config import OptimConfig, TrainConfig
+from recipes_lib.config import EvalConfig, OptimConfig, TrainConfig
 from recipes_lib.data.images import ImageFiles
 from recipes_lib.data.load import Images, Splits
 from recipes_lib.data.loader import Batch, StepBatches
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import DataError, Diverged, Interrupted, RunError
-from recipes_lib.evaluation.features import read_chunks
+from recipes_lib.evaluation.features import extract, read_chunks
+from recipes_lib.evaluation.snn import nearest_neighbours
+from recipes_lib.objectives.suncet import suncet_loss
 from recipes_lib.training import checkpoint, loop
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.views.multicrop import MultiCrop, ViewsConfig, eval_view
@@ -48,36 +61,56 @@ class FinetuneConfig:
     images: int
     """Labelled images that it learns from."""
     classes: int
+    objective: Literal["cross_entropy", "suncet"] = "cross_entropy"
     views: ViewsConfig
     optim: OptimConfig
     train: TrainConfig
 
 
 class Classifier(nn.Module):
-    """A copy of ``backbone`` and ``layer`` with a linear layer on top, as :func:`training.loop.fit` trains it."""
+    """A copy of ``backbone`` and ``layer``, as :func:`training.loop.fit` trains it.
+
+    Under cross-entropy a linear layer stands on top; under SuNCEt ``layer`` gives the embeddings.
+    """
 
     def __init__(self, backbone: nn.Module, layer: nn.Module | None, config: FinetuneConfig) -> None:
         super().__init__()
+        self.objective = config.objective
         self.backbone = copy.deepcopy(backbone).requires_grad_(True)
         self.layer = nn.Identity() if layer is None else copy.deepcopy(layer).requires_grad_(True)
+        self.crop = MultiCrop(config.views, config.train.seed)
+        if self.objective == "suncet":
+            return
         widths = [module.out_features for module in self.layer.modules() if isinstance(module, nn.Linear)]
         width = widths[-1] if widths else backbone.num_features
         self.linear = nn.utils.skip_init(nn.Linear, width, config.classes)  # torch's draw would come from global state
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.crop = MultiCrop(config.views, config.train.seed)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in every module; but under SuNCEt batch norms keep evaluating, as in the released code."""
+        super().train(mode)
+        if self.objective == "suncet":
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
-        """One random view of each image, and its label."""
-        return {"images": self.crop(batch)[0], "labels": batch.labels}
+        """The random views of each image, view-major, and their labels: one of each, or two under SuNCEt."""
+        views = self.crop(batch)
+        return {"images": torch.cat(views), "labels": batch.labels.repeat(len(views))}
 
     def logits(self, images: Tensor) -> Tensor:
         """[batch, 3, side, side] -> [batch, classes]"""
         return self.linear(self.layer(self.backbone(images)))
 
     def forward(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy of a micro-batch, and the share of it that is classified right."""
-        logits, labels = self.logits(views["images"]).float(), views["labels"]
+        """The loss of a micro-batch, and how much of it is right."""
+        labels = views["labels"]
+        if self.objective == "suncet":
+            return suncet_loss(self.layer(self.backbone(views["images"])), labels)
+        logits = self.logits(views["images"]).float()
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         return {"loss": F.cross_entropy(logits, labels), "accuracy": right}
 
@@ -105,8 +138,8 @@ def finetune(
 ) -> float:
     """Test accuracy after fine-tuning a copy of ``backbone`` (and ``layer``) on ``data.labelled_train``, in [0, 1].
 
-    ``layer`` takes the backbone's output on; its last ``nn.Linear`` gives its width. ``config`` is the recipe's, of which
-    ``data``, ``views``, ``train`` and ``eval`` are read. ``folder`` gets a run folder of its own: one that is finished is
+    ``layer`` takes the backbone's output on: under cross-entropy its last ``nn.Linear`` gives its width, under SuNCEt it makes
+    the embeddings. ``config`` is the recipe's, of which ``data``, ``views``, ``train`` and ``eval`` are read. ``folder`` gets a run folder of its own: one that is finished is
     read, one that is not goes on. ``go_on`` is the command that an interrupted user is told. All ranks call it.
 
     Raises: ``RunError`` where ``folder`` belongs to other weights or settings; ``DataError``, ``Diverged``, ``Interrupted``.
@@ -123,6 +156,7 @@ def finetune(
             batch_size=wanted.train.batch_size,
             rank=place.rank,
             world_size=place.size,
+            classes_per_batch=balanced_classes(config.eval, train) if wanted.objective == "suncet" else None,
             crop=model.crop.crop_one if isinstance(train, ImageFiles) else None,
         )
         steps = wanted.train.total_steps(batches.steps_per_epoch)
@@ -131,51 +165,58 @@ def finetune(
 
         def conclude() -> None:
             checkpoint.write_weights(folder / "model.safetensors", model.state_dict())
-            run.write_report({"accuracy": _accuracy(model, data.test, config), "steps": steps})
+            run.write_report({"accuracy": _accuracy(model, data, config), "steps": steps})
 
         collectives.from_main(conclude)
         run.set_state("done", steps)
         return run.read_report()["accuracy"]
 
 
-def global_batch(wanted: int, available: int, processes: int) -> int:
-    """Images per step: ``wanted``, at most those that there are, equally many on each process.
+def global_batch(wanted: int, available: int, processes: int, classes: int = 1) -> int:
+    """Images per step: ``wanted``, at most those that there are, equally many on each process and of each of ``classes``.
 
     Raises: ``DataError`` where that leaves a process fewer than two.
     """
-    batch = min(wanted, available) // processes * processes
+    unit = math.lcm(processes, classes)
+    batch = min(wanted, available) // unit * unit
     if batch < 2 * processes:
+        each = f", equally many of {classes} classes" if classes > 1 else ""
         raise DataError(
             f"There are {available} labelled images to fine-tune on and eval.finetune_batch_size = {wanted}: too few for "
-            f"{2 * processes} at a time, two a process. Label more images, or use a larger batch."
+            f"{max(2 * processes, unit)} at a time, two a process{each}. Label more images, or use a larger batch."
         )
     return batch
 
 
+def balanced_classes(config: EvalConfig, train: Images) -> int:
+    """How many classes each batch has equally many images of: all of them under SuNCEt, else 1, for none is asked for."""
+    return len(train.labels.unique()) if config.finetune_objective == "suncet" else 1
+
+
 def _config_of(weights: str, train: Images, config: Any, place: World) -> FinetuneConfig:
-    batch = global_batch(config.eval.finetune_batch_size, len(train), place.size)
-    plain = {
-        "global_views": 0,
-        "local_views": 0,
-        "jitter": 0.0,
-        "grayscale": 0.0,
-        "blur": 0.0,
-    }  # the target's view alone
+    asked, kinds = config.eval, len(train.class_names)
+    balanced = asked.finetune_objective == "suncet"
+    batch = global_batch(asked.finetune_batch_size, len(train), place.size, balanced_classes(asked, train))
+    plain = {"local_views": 0, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
     views = ViewsConfig(
         image_size=config.views.image_size,
-        global_scale=SCALE,
+        global_views=1 if balanced else 0,  # beside the target's
+        global_scale=(1.0, 1.0) if balanced else SCALE,
         flip=config.views.flip,
         normalize=config.views.normalize,
         resize=config.views.resize,
         **plain,
     )
-    lr = config.eval.finetune_lr
-    flat = {"lr_final": 0.0, "warmup_epochs": 0.0, "weight_decay": 0.0, "weight_decay_final": 0.0, "clip": None}
-    optim = OptimConfig(name="sgd", lr=lr, lr_start=lr, stretch=1.0, first_count=0, **flat)
-    length = {"steps": None, "epochs": config.eval.finetune_epochs}
+    lr = asked.finetune_lr
+    flat = {"warmup_epochs": 0.0, "weight_decay": 0.0, "weight_decay_final": 0.0, "clip": None}
+    kind = (
+        {"name": "lars", "lr_final": lr / 10, "lr_in_momentum": True} if balanced else {"name": "sgd", "lr_final": 0.0}
+    )
+    optim = OptimConfig(lr=lr, lr_start=lr, stretch=1.0, first_count=0, **flat, **kind)
+    length = {"steps": None, "epochs": asked.finetune_epochs}
     schedule = replace(config.train, batch_size=batch, accumulate=1, **length)
-    kinds = len(train.class_names)
-    return FinetuneConfig(weights=weights, images=len(train), classes=kinds, views=views, optim=optim, train=schedule)
+    what = {"weights": weights, "images": len(train), "classes": kinds, "objective": asked.finetune_objective}
+    return FinetuneConfig(views=views, optim=optim, train=schedule, **what)
 
 
 def _digest(*parts: nn.Module | None) -> str:
@@ -214,10 +255,16 @@ def _in_our_words(config: Any, folder: Path, go_on: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _accuracy(model: Classifier, test: Images, config: Any) -> float:
+def _accuracy(model: Classifier, data: Splits, config: Any) -> float:
     model.eval()
-    device, side, look = model.linear.weight.device, config.data.image_size, config.views
-    chunks = read_chunks(test, side, batch_size=256, workers=config.data.workers, resize=look.resize)
+    side, look, workers = config.data.image_size, config.views, config.data.workers
+    if model.objective == "suncet":
+        how = {"image_size": side, "normalize": look.normalize, "resize": look.resize, "workers": workers}
+        sides = (data.labelled_train, data.test)
+        train, test = (extract(model.backbone, images, embed=model.layer, **how) for images in sides)
+        return nearest_neighbours(train.embedding, sides[0].labels, test.embedding, sides[1].labels)
+    device = model.linear.weight.device
+    chunks = read_chunks(data.test, side, batch_size=256, workers=workers, resize=look.resize)
     views = (eval_view(images.to(device), side, look.normalize, look.resize) for images in chunks)
     guesses = [model.logits(view).argmax(1) for view in views]
-    return (torch.cat(guesses).cpu() == test.labels).double().mean().item()
+    return (torch.cat(guesses).cpu() == data.test.labels).double().mean().item()

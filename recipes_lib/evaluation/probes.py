@@ -57,7 +57,8 @@ def require_labels(data: Splits, config: EvalConfig, labelled: Path | None = Non
         if len(few) < 2 <= len(train.labels.unique()):
             raise DataError(f"The labelled images are all of class {few.item()}. Low-shot scores need two classes.")
     if "finetune" in config.probes:
-        finetune.global_batch(config.finetune_batch_size, len(train), collectives.world_size())
+        balanced = finetune.balanced_classes(config, train)
+        finetune.global_batch(config.finetune_batch_size, len(train), collectives.world_size(), balanced)
     if len(classes := train.labels.unique()) < 2:
         name = train.class_names[classes.item()]
         raise DataError(

@@ -17,20 +17,25 @@ def nearest_neighbours(
     test_labels: Tensor,
     *,
     temperature: float = 0.1,
+    top: int = 1,
     chunk: int = 1024,
 ) -> float:
-    """Share of test images to which their soft nearest neighbours give most of the right class.
+    """Share of test images whose class is among the ``top`` that their soft nearest neighbours give most to.
 
     Every training image votes, with weight softmax(cosine / temperature): a class of more images has more to say.
 
     Shapes: ``train`` [N, D], ``test`` [M, D], labels int64 [N] and [M]; all on the device that is to do the work.
     ``chunk`` test images are compared at once.
+    Raises: ``ValueError`` where there are fewer than ``top`` classes.
     """
+    if not 1 <= top <= int(train_labels.max()) + 1:
+        raise ValueError(f"top = {top}; it must be in 1 to {int(train_labels.max()) + 1}, the number of classes.")
     labels = snn.support_labels(train_labels, int(train_labels.max()) + 1, smoothing=0.0)  # [N, classes]
     right = 0
     for rows, expected in zip(test.float().split(chunk), test_labels.split(chunk), strict=True):
         votes = snn.soft_nearest_neighbours(rows, train.float(), labels, temperature)  # [chunk, classes]
-        right += int((votes.argmax(dim=1) == expected).sum())
+        best = votes.argmax(dim=1, keepdim=True) if top == 1 else votes.topk(top, dim=1).indices
+        right += int((best == expected[:, None]).sum())
     return right / len(test)
 
 
@@ -41,7 +46,8 @@ def describe(
 
     ``classes_predicted``: classes that are some test image's first choice. ``exp_mean_entropy``: exp of the entropy of
     the mean prediction, in [1, classes] (1: all images in one class). ``exp_entropy``: exp of the mean entropy of an
-    image's prediction (``classes``: flat, so that it says nothing). ``snn_accuracy``, in [0, 1], where there are labels.
+    image's prediction (``classes``: flat, so that it says nothing). Where there are labels, ``snn_accuracy`` and, of more than
+    five classes, ``snn_top5_accuracy``, in [0, 1].
 
     Shapes: as :func:`nearest_neighbours`.
     """
@@ -53,6 +59,10 @@ def describe(
         "exp_mean_entropy": float(entropy(p.mean(dim=0)).exp()),
         "exp_entropy": float(average_entropy(p).exp()),
     }
-    return (
-        figures if test_labels is None else figures | {"snn_accuracy": float((choice == test_labels).double().mean())}
-    )
+    if test_labels is None:
+        return figures
+    figures["snn_accuracy"] = float((choice == test_labels).double().mean())
+    if classes > 5:
+        among = (p.topk(5, dim=1).indices == test_labels[:, None]).any(dim=1)
+        figures["snn_top5_accuracy"] = float(among.double().mean())
+    return figures

@@ -162,6 +162,11 @@ class PAWS(nn.Module):
         return nn.Sequential(self.projection.fc1, self.projection.bn1, nn.ReLU())
 
     @property
+    def embedder(self) -> nn.Module:
+        """What makes embeddings of the backbone's features: all of the heads, as :meth:`embed` calls them."""
+        return nn.Sequential(self.projection, self.predictor)
+
+    @property
     def crop_one(self) -> Crop:
         """Cuts the views of one image file in a loader's worker."""
         return self._crop.crop_one
@@ -203,7 +208,7 @@ class PAWS(nn.Module):
 
     def embed(self, features: Tensor) -> Tensor:
         """What the nearest-neighbour classifier compares: [batch, features of the backbone] -> [batch, dim]."""
-        return self.predictor(self.projection(features))
+        return self.embedder(features)
 
     def param_groups(self) -> list[dict]:
         """Weights with decay; biases and norms without."""
@@ -283,15 +288,34 @@ PRESETS: dict[str, Config] = {
         optim=replace(_TOY.optim, warmup_epochs=5.0),
         train=TrainConfig(epochs=None, steps=6000, batch_size=256, checkpoint_every=500),
     ),
-    # The paper's CIFAR-10: 4,000 labels, one GPU. 4.0 +- 0.25 % errors by nearest neighbours (public leaderboard).
+    # The paper's CIFAR-10: 4,000 labels, one GPU, as the released config has it: CIFAR's mean and deviation, solarising from a
+    # random threshold, and 30 epochs of SuNCEt on the labelled images before soft nearest neighbours classify. That is what
+    # 4.0 +- 0.25 % errors are measured after (public leaderboard; the paper's appendix C, second hand: 96.0 +- 0.2 %). The
+    # five published label splits are files of image numbers: --data.labels-per-class None --data.labelled FILE; without one,
+    # labels are drawn. Differs: float32 throughout, where the released config has half precision; of fine-tuning the last
+    # epoch counts, not the one that is best on the test images.
     "wrn28_2_cifar10": Config(
         data=replace(_CIFAR10, labels_per_class=400, support_images=64, support_views=2),
         views=replace(
-            _HALF, global_scale=(0.75, 1.0), local_size=18, local_scale=(0.3, 0.75), solarize=0.2, equalize=0.2
+            _HALF,
+            global_scale=(0.75, 1.0),
+            local_size=18,
+            local_scale=(0.3, 0.75),
+            solarize=0.2,
+            solarize_threshold=(0.0, 1.0),
+            equalize=0.2,
+            normalize="cifar10",
         ),
         model=ModelConfig(arch="wide_resnet28_2", stem="cifar", hidden=128, dim=128, predictor=False),
         optim=replace(_LARS, lr=3.2, lr_start=0.8, lr_final=0.032),
         train=TrainConfig(epochs=600.0, batch_size=256),
+        eval=EvalConfig(
+            probes=("snn", "finetune"),
+            finetune_objective="suncet",
+            finetune_epochs=30.0,
+            finetune_lr=0.1,
+            finetune_batch_size=640,
+        ),
     ),
     # The paper's ResNet-50: 64 GPUs, 64 images each. Top-1 by nearest neighbours / fine-tuned (official README):
     # 61.5 / 63.8 after 100 epochs with 1 % of the labels, 63.2 / 66.1 after 200, 64.2 / 66.5 after 300; 10 %:

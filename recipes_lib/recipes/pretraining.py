@@ -4,9 +4,10 @@
 A recipe's ``run`` calls :func:`pretrain`; :func:`evaluate` and :func:`export` open its run folder again. What is used
 of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (``Method(config, steps)``, an
 ``nn.Module`` with ``backbone`` and ``views``, ``embed`` where its head's output is what classifies, ``finetune_layer``
-where fine-tuning keeps a layer on top of the backbone) and its ``diagnostics``; of some, ``cautions`` (lines that a run
-opens with), ``as_trained`` (its config without what the weights hold already, to build the network again). A recipe
-that learns from labels too has ``hide_labels`` (which images keep theirs) and ``support`` (the
+and ``embedder`` where fine-tuning keeps a layer, or the embedding head, on top of the backbone) and its
+``diagnostics``; of some, ``cautions`` (lines that a run opens with), ``as_trained`` (its config without what the
+weights hold already, to build the network again). A recipe that learns from labels too has ``hide_labels`` (which
+images keep theirs) and ``support`` (the
 labelled images of each step). One that learns from images and texts has ``load`` (the pairs) and ``score`` in place of
 ours, and its method ``encode_texts``. One whose workers may be simulated has ``fit`` in place of the loop's.
 """
@@ -202,7 +203,8 @@ def _finetuned(
     """The score of fine-tuning where it is among the probes ``names``; all ranks train."""
     if "finetune" not in names:
         return {}
-    layer = method.finetune_layer if hasattr(method, "finetune_layer") else None
+    name = "embedder" if config.eval.finetune_objective == "suncet" else "finetune_layer"
+    layer = getattr(method, name) if hasattr(method, name) else None
     where = {"folder": run / "finetune", "place": place, "go_on": go_on}
     return {"finetune": {"method": finetune.finetune(method.backbone, layer, splits, config, **where)}}
 

@@ -149,9 +149,9 @@ def grayscale(images: Tensor) -> Tensor:
     return luma(images).expand_as(images)
 
 
-def solarize(images: Tensor) -> Tensor:
-    """Inverts the pixels of at least 0.5."""
-    return torch.minimum(images, 1 - images)
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Inverts the values of at least ``threshold`` [B], one of each image."""
+    return torch.where(images >= threshold.to(images).view(-1, 1, 1, 1), 1 - images, images)
 
 
 def equalize(images: Tensor) -> Tensor:

@@ -43,7 +43,9 @@ class ViewsConfig:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's standard deviation, in pixels of the view."""
     solarize: float = 0.0
-    """Probability of inverting the bright half of the pixels."""
+    """Probability of inverting the bright values."""
+    solarize_threshold: tuple[float, float] = (0.5, 0.5)
+    """Range of the brightness, from 0 to 1, that values are inverted from; each view draws its own."""
     equalize: float = 0.0
     """Probability of spreading each channel's levels evenly over 0 to 255."""
     rotate: float = 0.0
@@ -77,6 +79,9 @@ class ViewsConfig:
             faults.need(getattr(self, name) >= 0, f"views.{name}", getattr(self, name), "of at least 0")
         faults.need(0 <= self.hue <= 0.5, "views.hue", self.hue, "in [0, 0.5]", "Half a circle reaches every hue.")
         faults.need(0 <= self.rotate <= 180, "views.rotate", self.rotate, "in [0, 180] degrees")
+        low, high = self.solarize_threshold
+        allowed = "pair with 0 <= first <= second <= 1"
+        faults.need(0 <= low <= high <= 1, "views.solarize_threshold", (low, high), allowed)
         low, high = self.blur_sigma
         faults.need(0 < low <= high, "views.blur_sigma", (low, high), "pair with 0 < first <= second")
 

@@ -30,6 +30,8 @@ class Look:
     """float [B]: the blur's deviation in pixels; 0: none."""
     solarize: Tensor
     """bool [B]."""
+    threshold: Tensor
+    """float [B]: the brightness that solarising inverts from."""
     equalize: Tensor
     """bool [B]."""
     invert: Tensor
@@ -48,26 +50,29 @@ class Look:
 
 _EVENTS = 6
 LOOK_DRAWS = _EVENTS + 4 + 4 + 1 + 3 + 1
-"""Uniform draws that one look takes, and one more whether to equalise: that came later, and leaves these as they were."""
+"""Uniform draws that one look takes. Whether to equalise, and where to solarise, came later: draws of their own leave these
+as they were."""
 
 _NEUTRAL = torch.tensor([1.0, 1.0, 1.0, 0.0])
 _LEAST = torch.tensor([0.0, 0.0, 0.0, -0.5])
 
 
-def look_from(config: ViewsConfig, draws: Tensor, equalize: Tensor) -> Look:
-    """The looks that uniform draws [B, ``LOOK_DRAWS``] and [B, 1] stand for."""
+def look_from(config: ViewsConfig, draws: Tensor, equalize: Tensor, threshold: Tensor) -> Look:
+    """The looks that uniform draws [B, ``LOOK_DRAWS``], [B, 1] and [B, 1] stand for."""
     events, factors, order, sigma, channels, degrees = draws.split([_EVENTS, 4, 4, 1, 3, 1], dim=1)
     likely = [config.jitter, config.grayscale, config.blur, config.solarize, config.invert, config.shuffle_channels]
     jitter, grayscale, blur, solarize, invert, shuffle = (events < torch.tensor(likely)).unbind(dim=1)
     strength = torch.tensor([config.brightness, config.contrast, config.saturation, config.hue])
     order = order.argsort(dim=1, stable=True)
     low, high = config.blur_sigma
+    dark, bright = config.solarize_threshold
     return Look(
         order=order.masked_fill(~jitter[:, None] | (strength == 0)[order], colour.NOTHING),
         factors=torch.maximum(_NEUTRAL + strength * (2 * factors - 1), _LEAST),
         grayscale=grayscale,
         sigma=(low + (high - low) * sigma[:, 0]) * blur,
         solarize=solarize,
+        threshold=dark + (bright - dark) * threshold[:, 0],
         equalize=equalize[:, 0] < config.equalize,
         invert=invert,
         channels=torch.where(shuffle[:, None], channels.argsort(dim=1, stable=True), torch.arange(3)),
@@ -81,7 +86,7 @@ def develop_(images: Tensor, look: Look) -> Tensor:
     colour.color_jitter_(images, look.factors, look.order)
     _change_(images, look.grayscale, lambda some, _: colour.grayscale(some))
     _change_(images, look.sigma > 0, lambda some, rows: gaussian_blur(some, look.sigma[rows]))
-    _change_(images, look.solarize, lambda some, _: colour.solarize(some))
+    _change_(images, look.solarize, lambda some, rows: colour.solarize(some, look.threshold[rows]))
     _change_(images, look.equalize, lambda some, _: colour.equalize(some))
     _change_(images, look.invert, lambda some, _: colour.invert(some))
     moved = (look.channels != torch.arange(3)).any(dim=1)

@@ -91,7 +91,7 @@ class MultiCrop:
         views: list[Tensor] = []
         for kind in self.kinds:
             looks = self._draws(kind, "look", keys, LOOK_DRAWS)
-            equalize = self._draws(kind, "equalize", keys, 1)
+            equalize, threshold = (self._draws(kind, name, keys, 1) for name in ("equalize", "solarize threshold"))
             if batch.images is not None:
                 boxes, flip = self._places(kind, keys, *batch.images.shape[2:])
             for number in range(kind.count):
@@ -99,7 +99,7 @@ class MultiCrop:
                     cut = partial(_cut, batch.images, boxes[number], flip[number], kind.size, self.config.resize)
                 else:
                     cut = partial(_picked, batch.crops[len(views)])
-                look = look_from(self.config, looks[number], equalize[number])
+                look = look_from(self.config, looks[number], equalize[number], threshold[number])
                 views.append(self._view(kind, number, keys, look, cut))
         return views
 

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 
@@ -22,7 +24,10 @@ from recipes_lib.distributed import world
 from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import DataError, Diverged, Interrupted, RunError
-from recipes_lib.evaluation.finetune import finetune, global_batch
+from recipes_lib.evaluation.features import extract
+from recipes_lib.evaluation.finetune import Classifier, finetune, global_batch
+from recipes_lib.evaluation.snn import nearest_neighbours
+from recipes_lib.models.convnet import ConvNet
 from recipes_lib.training import checkpoint, log
 from recipes_lib.views.config import ViewsConfig
 
@@ -222,6 +227,81 @@ def test_other_weights_and_other_settings_are_refused_and_nothing_is_changed(who
     with pytest.raises(RunError, match=r"fine-tuned with other settings \(optim\)"):
         tune(whole, changed(finetune_lr=0.03))
     assert (whole / "report.json").read_bytes() == report
+
+
+def test_a_folder_from_before_a_field_was_known_is_read_where_the_field_has_its_default(whole, tmp_path):
+    old = tmp_path / "finetune"
+    shutil.copytree(whole, old)
+    values = yaml.safe_load((old / "config.yaml").read_text())
+    del values["objective"], values["views"]["solarize_threshold"]
+    (old / "config.yaml").write_text(yaml.safe_dump(values))
+    assert tune(old) == json.loads((whole / "report.json").read_text())["accuracy"]
+    with pytest.raises(RunError, match=r"fine-tuned with other settings \(.*objective.*\)"):
+        tune(old, changed(finetune_objective="suncet"))
+
+
+# SuNCEt
+
+
+def embedding_net() -> tuple[nn.Module, nn.Sequential]:
+    """A backbone with features as probes read them, and an embedding head, both with batch norm."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = ConvNet().requires_grad_(False)
+        return backbone, nn.Sequential(nn.Linear(128, 8), CrossRankBatchNorm(8), nn.ReLU(), nn.Linear(8, 8))
+
+
+SUNCET = changed(finetune_objective="suncet", finetune_lr=2.0, finetune_epochs=30.0)
+
+
+@pytest.fixture(scope="module")
+def neighbourly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished fine-tuning run under SuNCEt."""
+    folder = tmp_path_factory.mktemp("runs") / "finetune"
+    tune(folder, SUNCET, parts=embedding_net())
+    return folder
+
+
+def test_suncet_trains_the_embeddings_that_neighbours_compare_and_adds_no_layer(neighbourly):
+    backbone, head = embedding_net()
+    tuned = weights(neighbourly)
+    assert {key.partition(".")[0] for key in tuned} == {"backbone", "layer"}
+    moved = [name for name, p in backbone.named_parameters() if not torch.equal(p, tuned[f"backbone.{name}"])]
+    assert moved == [name for name, _ in backbone.named_parameters()]
+    told = lines(neighbourly)
+    assert told[-1]["own_class"] > told[0]["own_class"] + 0.1
+    rates = [line["lr"] for line in told]
+    assert (rates[0], min(rates)) == pytest.approx((2.0, 0.2), rel=1e-2)
+    backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in tuned.items() if k.startswith("backbone.")})
+    head.load_state_dict({k.removeprefix("layer."): v for k, v in tuned.items() if k.startswith("layer.")})
+    how = {"image_size": 8, "normalize": CONFIG.views.normalize, "embed": head.eval()}
+    train, test = (extract(backbone, images, **how).embedding for images in (DATA.train, DATA.test))
+    right = nearest_neighbours(train, DATA.train.labels, test, DATA.test.labels)
+    assert json.loads((neighbourly / "report.json").read_text())["accuracy"] == pytest.approx(right)
+
+
+def test_suncet_leaves_the_statistics_of_batch_norm_as_they_were(neighbourly):
+    tuned = weights(neighbourly)
+    for name, buffer in embedding_net()[0].named_buffers():
+        assert torch.equal(tuned[f"backbone.{name}"], buffer)
+
+
+def test_suncet_sees_two_views_of_equally_many_images_of_each_class(tmp_path, monkeypatch):
+    seen = []
+    forward = Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", lambda self, views: seen.append(views) or forward(self, views))
+    tune(tmp_path / "finetune", replace(SUNCET, eval=replace(SUNCET.eval, finetune_epochs=1.0)), parts=embedding_net())
+    for views in seen:
+        assert views["images"].shape == (24, 3, 8, 8)  # 12 images
+        assert views["labels"][:12].bincount().tolist() == [4, 4, 4]
+        assert torch.equal(views["labels"][:12], views["labels"][12:])
+
+
+def test_a_batch_of_fewer_images_than_classes_is_refused_with_both_numbers(tmp_path):
+    with pytest.raises(DataError, match=r"finetune_batch_size = 2: too few for 3 at a time.*equally many of 3 classes"):
+        tune(tmp_path / "finetune", changed(finetune_objective="suncet", finetune_batch_size=2), parts=embedding_net())
+    assert global_batch(640, 4000, 1, 10) == 640
+    assert global_batch(14, 24, 2, 3) == 12
 
 
 def test_a_loss_that_is_not_finite_is_told_with_the_field_to_lower(tmp_path):

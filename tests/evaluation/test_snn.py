@@ -38,6 +38,18 @@ def test_chunks_do_not_matter_and_an_unknown_class_is_never_right():
     assert nearest_neighbours(train, labels, test, torch.full((50,), 3)) == 0.0
 
 
+def test_among_the_first_k_classes_means_among_those_that_get_most():
+    train, labels = torch.eye(7), torch.arange(7)
+    test = torch.tensor([[7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]]).repeat(7, 1)  # class k comes k-th
+    shares = [nearest_neighbours(train, labels, test, labels, top=top) for top in range(1, 8)]
+    assert shares == pytest.approx([top / 7 for top in range(1, 8)])
+    figures = describe(train, labels, test, labels, classes=7, temperature=0.1)
+    assert figures["snn_top5_accuracy"] == pytest.approx(5 / 7)
+    for top in (0, 8):
+        with pytest.raises(ValueError, match=f"top = {top}; it must be in 1 to 7"):
+            nearest_neighbours(train, labels, test, labels, top=top)
+
+
 def test_the_description_tells_a_collapse_from_a_classifier():
     train, labels = torch.eye(4), torch.arange(4)
     sharp = describe(train, labels, torch.eye(4).repeat(3, 1), labels.repeat(3), classes=5, temperature=0.01)

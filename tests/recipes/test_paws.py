@@ -12,6 +12,7 @@ from recipes_lib.data.loader import Batch
 from recipes_lib.errors import ConfigError, DataError
 from recipes_lib.objectives import snn
 from recipes_lib.recipes import paws, pretraining
+from recipes_lib.training import checkpoint
 
 TINY = override(
     paws.PRESETS["toy"],
@@ -230,3 +231,21 @@ def test_the_papers_presets_have_the_released_values():
 def test_a_value_out_of_range_is_named_with_what_is_allowed(field, value, words):
     with pytest.raises(ConfigError, match=words):
         override(TINY, {field: value}).validate()
+
+
+def test_the_cifar10_preset_is_the_released_recipe():
+    config = paws.PRESETS["wrn28_2_cifar10"]
+    assert (config.views.normalize, config.views.solarize_threshold) == ("cifar10", (0.0, 1.0))
+    assert (config.views.solarize, config.views.equalize, config.views.grayscale) == (0.2, 0.2, 0.0)
+    assert (config.data.labels_per_class, config.data.support_images, config.data.support_views) == (400, 64, 2)
+    tuning = config.eval
+    assert (tuning.finetune_objective, tuning.finetune_epochs, tuning.finetune_lr) == ("suncet", 30, 0.1)
+    assert (tuning.finetune_batch_size, tuning.probes) == (640, ("snn", "finetune"))
+
+
+def test_a_run_is_fine_tuned_by_suncet_through_the_head_that_its_neighbours_compare(tmp_path):
+    changes = {"eval.probes": ["snn", "finetune"], "eval.finetune_objective": "suncet", "eval.finetune_epochs": 1.0}
+    result = paws.run(override(TINY, {**changes, "eval.finetune_batch_size": 20}), tmp_path / "run")
+    tuned = checkpoint.read_weights(tmp_path / "run" / "finetune" / "model.safetensors")
+    assert {key.split(".")[1] for key in tuned if key.startswith("layer.")} == {"0", "1"}  # projection, predictor
+    assert 0 <= result.report["scores"]["finetune"]["method"] <= 1

@@ -73,10 +73,16 @@ def test_jitter_leaves_its_input_alone():
     assert torch.equal(batch, images())
 
 
+def test_each_image_is_solarized_from_a_threshold_of_its_own():
+    batch, thresholds = images(), torch.linspace(0, 1, len(images()))
+    wanted = torch.stack([peer.solarize(image, float(t)) for image, t in zip(batch, thresholds, strict=True)])
+    assert torch.equal(colour.solarize(batch, thresholds), wanted)
+
+
 def test_grayscale_solarize_and_invert_are_torchvisions():
     batch = images()
     torch.testing.assert_close(colour.grayscale(batch), peer.rgb_to_grayscale(batch, 3), atol=1e-6, rtol=0)
-    assert torch.equal(colour.solarize(batch), peer.solarize(batch, 0.5))
+    assert torch.equal(colour.solarize(batch, torch.full((len(batch),), 0.5)), peer.solarize(batch, 0.5))
     assert torch.equal(colour.invert(batch), peer.invert(batch))
 
 

@@ -34,6 +34,7 @@ def test_the_papers_recipe_is_the_default_and_sound():
         ("flip", 1.5, "in [0, 1]"),
         ("jitter", -0.1, "in [0, 1]"),
         ("solarize", 2, "in [0, 1]"),
+        ("solarize_threshold", (0.6, 0.2), "0 <= first <= second <= 1"),
         ("equalize", -0.2, "in [0, 1]"),
         ("brightness", -0.4, "at least 0"),
         ("noise", -0.1, "at least 0"),

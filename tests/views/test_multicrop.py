@@ -128,6 +128,21 @@ def test_a_certain_operation_meets_every_sample(operation, probability, expected
     torch.testing.assert_close(changed * std + mean, expected(plain * std + mean), atol=1e-5, rtol=0)
 
 
+def test_views_are_solarised_from_thresholds_of_their_own_within_the_range():
+    count = 400
+    grey = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(count, 3, -1, -1)  # every level once
+    config = replace(GEOMETRY, image_size=16, global_views=0, local_views=0, solarize=1.0)
+    config = replace(config, solarize_threshold=(0.25, 1.0), normalize="cifar10")
+    source = SimpleNamespace(indices=torch.arange(count), epoch=0, images=None, crops=[grey])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in colour.CHANNELS["cifar10"])
+    view = MultiCrop(config, seed=0)(source)[0] * std + mean
+    kept = (view - grey / 255).abs().amax(dim=1).flatten(1) < 1e-5  # [count, 256], by level
+    thresholds = kept.float().cumprod(dim=1).sum(dim=1) / 256  # the lowest level that changed
+    assert thresholds.min() >= 0.24
+    assert thresholds.std() == pytest.approx(0.75 / 12**0.5, abs=0.04)
+    assert thresholds.mean() == pytest.approx(0.625, abs=0.05)
+
+
 @pytest.mark.parametrize("operation", ["jitter", "grayscale", "blur", "solarize", "invert", "shuffle_channels"])
 def test_an_operation_meets_its_share_of_the_samples(operation):
     count = 1000
