@@ -171,7 +171,7 @@ def test_a_prior_file_without_end_is_refused_by_its_size(tmp_path):
     with (tmp_path / "prior.txt").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(DataError, match=r"prior\.txt has 1,099,511,627,776 bytes\. Give a text or \.npy file of 8"):
-        method(override(TINY, {"loss.prior": "file", "loss.prior_file": tmp_path / "prior.txt"}))
+        pmsn.run(override(FILED, {"loss.prior_file": tmp_path / "prior.txt"}), tmp_path / "run")
 
 
 # the other objectives
