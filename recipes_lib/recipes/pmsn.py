@@ -197,13 +197,6 @@ _MOST_PRIOR_BYTES = 1 << 25
 """Of a file with a prior: a million frequencies, each written out."""
 
 
-def as_trained(config: Config) -> Config:
-    """The config of a network that is to be filled with trained weights: a prior of a file is among them."""
-    if config.loss.prior != "file":
-        return config
-    return replace(config, loss=replace(config.loss, prior="power_law", exponent=1.0, prior_file=None))
-
-
 def _prior(loss: LossConfig, count: int) -> Tensor:
     """float64 [count]. Raises: ``DataError`` naming a file that holds no such prior."""
     if loss.is_uniform:

@@ -5,9 +5,8 @@ A recipe's ``run`` calls :func:`pretrain`; :func:`evaluate` and :func:`export` o
 of a recipe is its ``Config`` (with the groups that all share), its ``Method`` (``Method(config, steps)``, an
 ``nn.Module`` with ``backbone`` and ``views``, ``embed`` where its head's output is what classifies, ``finetune_layer``
 and ``embedder`` where fine-tuning keeps a layer, or the embedding head, on top of the backbone) and its
-``diagnostics``; of some, ``cautions`` (lines that a run opens with), ``as_trained`` (its config without what the
-weights hold already, to build the network again). A recipe that learns from labels too has ``hide_labels`` (which
-images keep theirs) and ``support`` (the
+``diagnostics``; of some, ``cautions`` (lines that a run opens with). A recipe that learns from labels too has
+``hide_labels`` (which images keep theirs) and ``support`` (the
 labelled images of each step). One that learns from images and texts has ``load`` (the pairs) and ``score`` in place of
 ours, and its method ``encode_texts``. One whose workers may be simulated has ``fit`` in place of the loop's.
 """
@@ -226,7 +225,7 @@ def reopen(path: Path) -> tuple[ModuleType, Any, nn.Module]:
     else:
         raise RunError(f"{path} holds no weights yet. Train it first: recipes resume {path}")
     # what a network is built from beside its weights may be gone since
-    method = build(recipe, recipe.as_trained(config) if hasattr(recipe, "as_trained") else config, steps=1)
+    method = build(recipe, config, steps=1)
     interchange.fill(method, weights, f"the weights in {path}")
     return recipe, config, method.to(world.start(config.train.device).device)
 
@@ -352,5 +351,7 @@ def export(path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
     if layout == "timm" and (reason := interchange.beyond_timm(method.backbone, normalize)):
         run.warn(f"timm will refuse {out}: {reason}. Read it with recipes_lib.models.interchange.load.")
     if layout == "hf" and normalize not in interchange.CHANNELS:
-        run.warn(f"{out} has no preprocessor: transformers has none that normalises as views.normalize {normalize} does.")
+        run.warn(
+            f"{out} has no preprocessor: transformers has none that normalises as views.normalize {normalize} does."
+        )
     return out
