@@ -49,7 +49,8 @@ def score(
     method.eval()
     arms = {"method": features_of(method.backbone, method.embed if hasattr(method, "embed") else None)}
     if build_untrained:
-        pixels = [baselines.raw_pixels(images, workers=config.data.workers) for images in (train, splits.test)]
+        inverted = config.views.invert > 0
+        pixels = [baselines.raw_pixels(images, ignore_sign=inverted, **how) for images in (train, splits.test)]
         arms |= _baseline_arms(config, build_untrained, splits, features_of) | {"raw_pixels": tuple(pixels)}
     labelled = probes.labelled_indices(config.data.labelled, splits) if "lowshot" in names else None
     report: dict[str, Any] = {"scores": {}, "spread": {}}

@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from PIL import Image
 
 from recipes_lib.config import override, to_yaml
+from recipes_lib.data.load import Splits, load
 from recipes_lib.errors import ConfigError, DataError, Interrupted, RunError
-from recipes_lib.recipes import clip, msn, pretraining, sieve
+from recipes_lib.recipes import clip, msn, pretraining, scoring, sieve
 from recipes_lib.training import checkpoint, log
 
 TINY = override(
@@ -102,6 +104,15 @@ def test_factors_are_scored_of_every_arm_beside_the_probes(tmp_path):
     alone = pretraining.evaluate(tmp_path / "run", ["factors"])
     assert alone["factors"] == {"method": report["factors"]["method"]}
     assert alone["scores"] == {}
+
+
+def test_the_pixels_beside_a_method_are_what_it_sees_and_ignore_the_sign_where_its_views_invert():
+    config = override(TINY, {"views.normalize": "grey", "views.invert": 0.5, "eval.neighbours": 1})
+    images = load(config.data, 0).train
+    negatives = replace(images, images=255 - images.images)  # in grey, and without a sign, the very same images
+    method, untrained = (pretraining.build(msn, config, steps=1) for _ in range(2))
+    found = scoring.score(msn, config, method, Splits(images, negatives), ["knn"], untrained)
+    assert found["scores"]["knn"]["raw_pixels"] == 1.0
 
 
 def test_finetuning_after_training_and_by_evaluate_is_one_run_with_one_score(tmp_path):
