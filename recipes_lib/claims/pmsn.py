@@ -66,6 +66,8 @@ _KNN = "scores.knn.method"
 
 def _narrow(objective: str, name: str) -> Claim:
     """Two classes a batch against all of them, for one objective."""
+    pair = " --views.local-views 0" if objective in ("simclr", "vicreg") else ""  # these two compare two views
+    command = f"{_UNIFORM} --loss.objective {objective}{pair}"
     return Claim(
         id=f"pmsn.narrow_{'batches' if objective == 'msn' else objective}",
         statement=f"With two classes a batch, {name}'s features tell classes apart less well than with all in each batch.",
@@ -77,8 +79,8 @@ def _narrow(objective: str, name: str) -> Claim:
         control_arm="batches drawn from all twelve classes",
         control_tuning=_ONE_PART,
         paper={"value": None, "where": _STUDY},
-        full_scale=f"{_UNIFORM} --loss.objective {objective} {_TWO}",
-        full_scale_control=f"{_UNIFORM} --loss.objective {objective}",
+        full_scale=f"{command} {_TWO}",
+        full_scale_control=command,
     )
 
 
