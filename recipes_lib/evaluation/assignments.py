@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
-from recipes_lib.objectives.prototypes import entropy, mean_entropy
+from recipes_lib.objectives.prototypes import average_entropy, entropy
 
 
 def describe(assignments: Tensor, factors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -23,7 +23,7 @@ def describe(assignments: Tensor, factors: Mapping[str, Tensor]) -> dict[str, fl
     figures = {
         "prototypes_used": float(choice.unique().numel()),
         "exp_mean_entropy": float(entropy(assignments.mean(dim=0)).exp()),
-        "exp_entropy": float(mean_entropy(assignments).exp()),
+        "exp_entropy": float(average_entropy(assignments).exp()),
     }
     return figures | {f"nmi_{name}": float(normalized_mutual_info_score(f, choice)) for name, f in factors.items()}
 

@@ -7,7 +7,7 @@ Source: Assran et al., arXiv 2104.13963, and its code's ``snn_eval.py``: tempera
 from torch import Tensor
 
 from recipes_lib.objectives import snn
-from recipes_lib.objectives.prototypes import entropy, mean_entropy
+from recipes_lib.objectives.prototypes import average_entropy, entropy
 
 
 def nearest_neighbours(
@@ -51,7 +51,7 @@ def describe(
     figures = {
         "classes_predicted": float(choice.unique().numel()),
         "exp_mean_entropy": float(entropy(p.mean(dim=0)).exp()),
-        "exp_entropy": float(mean_entropy(p).exp()),
+        "exp_entropy": float(average_entropy(p).exp()),
     }
     return (
         figures if test_labels is None else figures | {"snn_accuracy": float((choice == test_labels).double().mean())}

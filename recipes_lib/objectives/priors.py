@@ -87,10 +87,18 @@ def prior_divergence(assignments: Tensor, prior: Tensor, direction: Direction = 
     Raises: ``ValueError`` where the sizes do not fit or the direction is unknown.
     Differs: lightly's ``PMSNLoss`` computes the reverse divergence, and of one rank's anchors.
     """
-    if direction not in ("forward", "reverse"):
-        raise ValueError(f"direction = {direction!r}; it must be 'forward' or 'reverse'.")
     prior = fitted(prior, assignments)
     mean_assignment = collectives.all_reduce_mean(assignments.mean(dim=0))  # [K]; its gradient crosses ranks
+    return divergence(mean_assignment, prior, direction)
+
+
+def divergence(mean_assignment: Tensor, prior: Tensor, direction: Direction) -> Tensor:
+    """KL(pbar || pi), or KL(pi || pbar) where ``direction`` is reverse, of a mean that is known: [K], [K] -> [].
+
+    Raises: ``ValueError`` where the direction is unknown.
+    """
+    if direction not in ("forward", "reverse"):
+        raise ValueError(f"direction = {direction!r}; it must be 'forward' or 'reverse'.")
     # the clamp makes 0 log 0 = 0, and keeps the derivative of a prototype that is never used finite
     log_ratio = mean_assignment.clamp_min(torch.finfo(prior.dtype).tiny).log() - prior.log()
     return (mean_assignment * log_ratio).sum() if direction == "forward" else -(prior * log_ratio).sum()

@@ -89,9 +89,20 @@ def entropy(assignments: Tensor) -> Tensor:
     return -(assignments * assignments.clamp_min(tiny).log()).sum(dim=-1)
 
 
-def mean_entropy(assignments: Tensor) -> Tensor:
+def average_entropy(assignments: Tensor) -> Tensor:
     """(1 / VB) sum_i H(p_i): how undecided one anchor is on average.  [V * B, K] -> []"""
     return entropy(assignments).mean()
+
+
+def mean_entropy(assignments: Tensor) -> Tensor:
+    """H(pbar), in [0, log K] nats: the entropy of the mean assignment of all ranks' anchors, which ME-MAX maximises.
+
+    log K where every prototype is used equally, 0 where one takes all; not to be confused with :func:`average_entropy`.
+    Its gradient crosses ranks.
+
+    Shapes: [V * B, K] -> [].
+    """
+    return entropy(collectives.all_reduce_mean(assignments.mean(dim=0)))
 
 
 def mean_entropy_regulariser(assignments: Tensor) -> Tensor:
@@ -101,8 +112,7 @@ def mean_entropy_regulariser(assignments: Tensor) -> Tensor:
 
     Shapes: [V * B, K] -> [].
     """
-    mean_assignment = collectives.all_reduce_mean(assignments.mean(dim=0))  # [K]; its gradient crosses ranks
-    return math.log(assignments.shape[1]) - entropy(mean_assignment)
+    return math.log(assignments.shape[1]) - mean_entropy(assignments)
 
 
 def msn_loss(
@@ -128,7 +138,9 @@ def msn_loss(
 
     Shapes: ``anchors`` [V * B, d] view-major (view 1 of all images, then view 2, ...), ``targets`` [B, d],
     ``prototypes`` [K, d], priors [K]; -> scalars ``loss`` (with its graph) and, detached, ``cross_entropy`` (L_ce),
-    ``me_max`` (R), ``entropy`` (E, the anchors' mean entropy) and ``target_entropy`` (mean H(t), L_ce's lower bound).
+    ``mean_entropy`` (H(pbar): log K is even use, 0 a collapse), ``me_max`` (log K - H(pbar), R where the prior is
+    uniform), ``prior_divergence`` (R, where there is a ``prior``), ``entropy`` (E, the average of the anchors' own
+    entropies) and ``target_entropy`` (the average of H(t), L_ce's lower bound).
     Units: ``temperature`` (tau) above 0, ``sharpen_temperature`` (T) in (0, 1], entropies in nats.
     ``freeze_prototypes``: leave the prototypes as they are, an ablation.
     ``direction``: of R's divergence where there is a ``prior``, see :func:`priors.prior_divergence`.
@@ -150,15 +162,22 @@ def msn_loss(
         log_p = assignment_logits(z, q, temperature).log_softmax(dim=1)  # [V * B, K]
         p = log_p.exp()
         match = cross_entropy(t, log_p)
-        spread = mean_entropy_regulariser(p) if prior is None else priors.prior_divergence(p, prior, direction)
-        undecided = mean_entropy(p if entropy_weight else p.detach())
+        mean_assignment = collectives.all_reduce_mean(p.mean(dim=0))  # [K]; its gradient crosses ranks
+        even = entropy(mean_assignment)
+        me_max = math.log(p.shape[1]) - even
+        spread = me_max
+        if prior is not None:
+            spread = priors.divergence(mean_assignment, priors.fitted(prior, p), direction)
+        undecided = average_entropy(p if entropy_weight else p.detach())
         loss = match + me_max_weight * spread + entropy_weight * undecided
     return {
         "loss": loss,
         "cross_entropy": match.detach(),
-        "me_max": spread.detach(),
+        "mean_entropy": even.detach(),
+        "me_max": me_max.detach(),
+        **({} if prior is None else {"prior_divergence": spread.detach()}),
         "entropy": undecided.detach(),
-        "target_entropy": mean_entropy(t),
+        "target_entropy": average_entropy(t),
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recipes_lib.distributed import collectives
 from recipes_lib.objectives.precision import at_least_float32
-from recipes_lib.objectives.prototypes import cross_entropy, entropy, mean_entropy, sharpen
+from recipes_lib.objectives.prototypes import average_entropy, cross_entropy, mean_entropy, sharpen
 
 NEGLIGIBLE = 1e-4
 """Targets below this are set to 0, as in the released code; what is left is not normalised again."""
@@ -83,8 +83,9 @@ def paws_loss(
     Shapes: ``anchors`` [(2 + M) * B, d] view-major (large view 1 of all images, large view 2, then the small ones),
     ``targets`` [2B, d] the large views in the same order (they are swapped here), ``anchor_supports`` and
     ``target_supports`` [S / ranks, d], ``labels`` [S / ranks, C] of the same supports; -> scalars ``loss`` (with its
-    graph) and, detached, ``cross_entropy`` (L_ce), ``me_max`` (H(pbar), in [0, log C]), ``entropy`` (the anchors'
-    mean entropy) and ``target_entropy`` (mean H(t), L_ce's lower bound).
+    graph) and, detached, ``cross_entropy`` (L_ce), ``mean_entropy`` (H(pbar): log C is even use of the classes, 0 a
+    collapse), ``me_max`` (log C - H(pbar)), ``entropy`` (the average of the anchors' own entropies) and
+    ``target_entropy`` (the average of H(t), L_ce's lower bound).
     Units: ``temperature`` (tau) above 0, ``sharpen_temperature`` (T) in (0, 1], entropies in nats.
     Raises: ``ValueError`` for temperatures out of range, sizes that do not fit, labels that do not sum to 1, and
     unsmoothed labels where a class has no support.
@@ -108,16 +109,15 @@ def paws_loss(
         # without smoothing p may underflow to 0: log would be -inf, and its derivative NaN
         p = p.clamp_min(torch.finfo(p.dtype).tiny)
         match = cross_entropy(t, p.log())
-        # over all views and ranks; its gradient crosses ranks
-        mean_prediction = collectives.all_reduce_mean(sharpen(p, sharpen_temperature).mean(dim=0))  # [C]
-        spread = entropy(mean_prediction)
+        spread = mean_entropy(sharpen(p, sharpen_temperature))  # over all views and ranks
         loss = match - me_max_weight * spread
     return {
         "loss": loss,
         "cross_entropy": match.detach(),
-        "me_max": spread.detach(),
-        "entropy": mean_entropy(p.detach()),
-        "target_entropy": mean_entropy(t),
+        "mean_entropy": spread.detach(),
+        "me_max": math.log(p.shape[1]) - spread.detach(),
+        "entropy": average_entropy(p.detach()),
+        "target_entropy": average_entropy(t),
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recipes_lib.objectives.precision import at_least_float32
-from recipes_lib.objectives.prototypes import assignment_logits, mean_entropy, sinkhorn
+from recipes_lib.objectives.prototypes import assignment_logits, average_entropy, sinkhorn
 
 LOWEST_EPSILON = 0.025
 """Below it exp((cosine - 1) / epsilon) underflows in float32: an image far from every prototype would have no code."""
@@ -65,7 +65,7 @@ def swav_loss(
         q = torch.stack([codes(view, epsilon=epsilon, iterations=sinkhorn_iterations) for view in large])  # [G, B, K]
         others = log_p.sum(dim=0) - log_p[:code_views]  # [G, B, K]: all views but the code's own
         loss = -(q * others).sum() / (code_views * (views - 1) * batch)
-    return {"loss": loss, "code_entropy": mean_entropy(q), "entropy": mean_entropy(log_p.detach().exp())}
+    return {"loss": loss, "code_entropy": average_entropy(q), "entropy": average_entropy(log_p.detach().exp())}
 
 
 def _check(

@@ -111,7 +111,7 @@ def test_gradients_are_those_of_finite_differences(iterations, entropy_weight):
     def total(z: Tensor, q: Tensor) -> Tensor:
         log_p = objective.assignment_logits(z, q, 0.5).log_softmax(dim=1)
         p = log_p.exp()
-        spread, undecided = objective.mean_entropy_regulariser(p), objective.mean_entropy(p)
+        spread, undecided = objective.mean_entropy_regulariser(p), objective.average_entropy(p)
         return objective.cross_entropy(t, log_p) + 0.7 * spread + entropy_weight * undecided
 
     assert torch.autograd.gradcheck(total, (anchors, prototypes))
@@ -136,7 +136,7 @@ def test_gradient_reaches_anchors_and_prototypes_and_never_the_targets():
 def test_only_the_loss_carries_a_graph():
     parts = msn_loss(*draw(2), entropy_weight=0.1)
     assert {name for name, value in parts.items() if value.requires_grad} == {"loss"}
-    assert set(parts) == {"loss", "cross_entropy", "me_max", "entropy", "target_entropy"}
+    assert set(parts) == {"loss", "cross_entropy", "mean_entropy", "me_max", "entropy", "target_entropy"}
 
 
 def test_mean_entropy_keeps_a_finite_gradient_where_a_prototype_is_never_used():

@@ -64,8 +64,8 @@ def test_a_power_law_changes_the_loss_by_its_divergence():
     plain = step(method(override(TINY, {**shared, "loss.prior": "uniform"})))
     steep = step(method(override(TINY, {**shared, "loss.exponent": 2.0})))
     assert torch.equal(plain["cross_entropy"], steep["cross_entropy"])
-    assert steep["me_max"] > plain["me_max"] + 0.1  # untrained assignments are nearly uniform
-    torch.testing.assert_close(steep["loss"] - plain["loss"], steep["me_max"] - plain["me_max"])
+    assert steep["prior_divergence"] > plain["me_max"] + 0.1  # untrained assignments are nearly uniform
+    torch.testing.assert_close(steep["loss"] - plain["loss"], steep["prior_divergence"] - plain["me_max"])
 
 
 def test_a_warmed_up_prior_goes_from_uniform_to_its_own_by_the_steps_number():
@@ -73,8 +73,8 @@ def test_a_warmed_up_prior_goes_from_uniform_to_its_own_by_the_steps_number():
     terms = {}
     for when in (0, 2, 5, 9, 2):  # of 10 steps; back to 2, as a resumed run
         with torch.no_grad():
-            terms.setdefault(when, []).append(slow(slow.views(batch(), when))["me_max"].item())
-    at_once = step(method())["me_max"].item()
+            terms.setdefault(when, []).append(slow(slow.views(batch(), when))["prior_divergence"].item())
+    at_once = step(method())["prior_divergence"].item()
     uniform = step(method(override(TINY, {"loss.exponent": 0.0})))["me_max"].item()
     assert terms[0] == pytest.approx([uniform], abs=1e-6)
     assert terms[5] == terms[9] == [at_once]
