@@ -18,11 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BASELINE = "#595959"  # 7 to 1 against white
+KNOWN = {"untrained": 1, "pixels": 2, "supervised": 3, "cooked earlier": 4}
+"""Arms that stand beside many methods: each has the look of this number in every figure."""
 
 
 def style(index: int) -> dict[str, str]:
     """Colour and marker of the ``index``-th arm; both repeat after seven."""
     return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def looks(names: Sequence[str]) -> list[dict[str, str]]:
+    """A look for each arm by its name: those of ``KNOWN`` have their own, the others take what is left, in order."""
+    taken = {KNOWN[name] for name in names if name in KNOWN}
+    left = (index for index in range(len(names) + len(taken)) if index not in taken)
+    return [style(KNOWN[name]) if name in KNOWN else style(next(left)) for name in names]
 
 
 def _prepare(ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> Axes:
@@ -82,8 +91,8 @@ def curve(
     """
     x = np.asarray(steps)
     _prepare(ax, xlabel=xlabel, ylabel=ylabel)
-    for index, (name, values) in enumerate(arms.items()):
-        seeds, look = _seeds(values), style(index)
+    for look, (name, values) in zip(looks(list(arms)), arms.items(), strict=True):
+        seeds = _seeds(values)
         if seeds.shape[1] != x.size:
             raise ValueError(f"Arm {name!r} has {seeds.shape[1]} points for {x.size} steps.")
         if len(seeds) > 1:
@@ -141,8 +150,8 @@ def bars(
     Shapes: each arm [seeds]. Raises: ``ValueError`` for an arm without figures.
     """
     _prepare(ax, ylabel=ylabel)
-    for index, (name, values) in enumerate(arms.items()):
-        seeds, look = np.atleast_1d(np.asarray(values, dtype=np.float64)), style(index)
+    for index, (look, (name, values)) in enumerate(zip(looks(list(arms)), arms.items(), strict=True)):
+        seeds = np.atleast_1d(np.asarray(values, dtype=np.float64))
         if seeds.size == 0:
             raise ValueError(f"Arm {name!r} has no figures.")
         ax.bar(index, seeds.mean(), width=0.65, color=look["color"], alpha=0.35)
@@ -160,6 +169,7 @@ def scores(axes: Sequence[Axes], found: Mapping[str, Mapping[str, float]], *, me
     if len(axes) != len(found):
         raise ValueError(f"{len(found)} probes for {len(axes)} axes.")
     arms = {"method": method, "random_init": "untrained", "raw_pixels": "pixels", "supervised": "supervised"}
+    arms |= {"cooked": "cooked earlier"}
     titles = {"knn": "k-NN", "linear": "linear probe", "lowshot": "low-shot", "snn": "nearest neighbours"}
     titles |= {"zero_shot": "zero-shot", "tr1": "TR@1", "tr5": "TR@5", "ir1": "IR@1", "ir5": "IR@5"}
     for ax, (probe, row) in zip(axes, found.items(), strict=True):

@@ -138,6 +138,20 @@ def test_scores_have_a_panel_a_probe_and_the_method_by_its_name():
     assert [bar.get_height() for bar in axes[0].patches] == [0.7, 0.5]
 
 
+def test_an_arm_has_the_same_look_wherever_it_stands_and_two_arms_never_share_one():
+    colours = {}
+    for order in (["method", "random_init", "raw_pixels", "supervised"], ["method", "supervised", "raw_pixels"]):
+        (ax,) = Figure().subplots(1, 1, squeeze=False)[0]
+        plots.scores([ax], {"knn": dict.fromkeys(order, 0.5)}, method="MSN")
+        named = zip([label.get_text() for label in ax.get_xticklabels()], ax.lines, strict=True)
+        colours[len(order)] = {name: line.get_color() for name, line in named}
+    assert colours[3].items() <= colours[4].items()
+    assert len(set(colours[4].values())) == 4
+    others = [look["color"] for look in plots.looks(["all", "supervised", "two", "three", "four", "five"])]
+    assert len(set(others)) == 6
+    assert others[1] == colours[4]["supervised"]
+
+
 def test_scores_without_a_panel_are_refused(ax):
     with pytest.raises(ValueError, match="2 probes for 1 axes"):
         plots.scores([ax], {"knn": {"method": 0.7}, "snn": {"method": 0.6}}, method="PAWS")

@@ -17,7 +17,7 @@ from recipes_lib import claims
 from recipes_lib.errors import OutputClosed
 from recipes_lib.recipes import Entry
 
-COLUMNS = ("method", "random_init", "raw_pixels", "supervised")
+COLUMNS = ("method", "random_init", "raw_pixels", "supervised", "cooked")
 
 
 def rank() -> str:
@@ -153,6 +153,14 @@ def card(entry: Entry) -> Group:
 def scores(found: Mapping[str, Mapping[str, float]]) -> Table:
     """Scores as a table: a probe a row, the method beside its baselines."""
     return _table("probe", found)
+
+
+def beside_cooked(report: Mapping[str, Any]) -> str:
+    """What stands in the column ``cooked`` of a run's scores, and why the other one is no measure of the method."""
+    return (
+        f"method: {report['steps']:,} steps from random weights, enough to see the loss fall and too few to judge the "
+        f"method by.\ncooked: the same recipe after {report['cooked']['steps']:,} steps, stored with the book, on the same images."
+    )
 
 
 def factors(found: Mapping[str, Mapping[str, float]]) -> Table:

@@ -149,6 +149,8 @@ def _entry(name: str) -> Entry:
 
 def _finish(result: "Result") -> None:
     _show_scores(result.report)
+    if "cooked" in result.report:
+        display.show(display.beside_cooked(result.report))
     if chosen := result.report.get("selection"):
         file = result.folder / "subset.npy"
         display.show(f"kept {chosen['kept']:,} of {chosen['pool']:,} pairs: {file}")

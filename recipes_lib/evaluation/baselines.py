@@ -16,27 +16,41 @@ from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.evaluation.features import Features, read_chunks
 from recipes_lib.optim.groups import decay_groups
 from recipes_lib.optim.schedules import warmup_cosine
+from recipes_lib.views.multicrop import Normalize, Resize, eval_view
 
 PIXEL_SIDE = 32
 """Larger images are reduced to this side: 3,072 values an image still fit in memory for a whole data set."""
 
 
-def raw_pixels(dataset: ImageSet | ImageFiles, *, workers: int = 0) -> Features:
-    """The pixels themselves as features, each image less its own mean, so that brightness does not count.
+def raw_pixels(
+    dataset: ImageSet | ImageFiles,
+    *,
+    image_size: int,
+    normalize: Normalize,
+    resize: Resize = "bilinear",
+    ignore_sign: bool = False,
+    workers: int = 0,
+) -> Features:
+    """The pixels that a network would be given, as features: each image less its own mean.
 
-    Images larger than 32 pixels are reduced to 32x32: those in memory as a whole, files as features are read from them
-    (:func:`recipes_lib.views.multicrop.eval_box`).
+    The images pass through the same :func:`eval_view` as those that features are extracted from: where a network sees
+    grey, standardised images, so do the pixels. Views larger than 32 pixels are then reduced to 32x32.
+
+    ``ignore_sign`` is for a recipe whose views invert images: an image and its negative become the same row, of the
+    sign that makes the sum of the cubed values positive (few bright pixels on many dark ones).
 
     Shapes: N images -> [N, 3 * side * side] (both fields are the same tensor).
     """
     rows = []
-    for images in read_chunks(dataset, PIXEL_SIDE, batch_size=256, workers=workers):
-        pixels = images.float() / 255
-        if max(pixels.shape[2:]) > PIXEL_SIDE:
+    for images in read_chunks(dataset, image_size, batch_size=256, workers=workers, resize=resize):
+        pixels = eval_view(images, image_size, normalize, resize)
+        if image_size > PIXEL_SIDE:
             pixels = F.interpolate(pixels, size=(PIXEL_SIDE, PIXEL_SIDE), mode="area")
         pixels = pixels.flatten(1)
         rows.append(pixels - pixels.mean(dim=1, keepdim=True))
     features = torch.cat(rows)
+    if ignore_sign:
+        features = torch.where(features.pow(3).sum(dim=1, keepdim=True) < 0, -features, features)
     return Features(final=features, before_norm=features)
 
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from recipes_lib import __version__, lowbit, randomness, recipes
 from recipes_lib.config import from_dict, override
-from recipes_lib.data import identity
+from recipes_lib.data import embedded, identity
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, check_scored, load
 from recipes_lib.data.loader import StepBatches
@@ -73,6 +73,7 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
     place = world.start(config.train.device, timeout=config.train.timeout)
     optim.check(config.optim, config.sync, place.device)
     limits.refuse_too_large(config, lambda: build(recipe, config, steps=1), world_size=place.size, device=place.device)
+    cooked = _cooked(recipe, config)  # now, not after the training
     name = recipe.__name__.rpartition(".")[2]
     out = collectives.broadcast_object(out or folder.default_path(name))
     # that other images are accepted is said for one start, and not kept for those to come
@@ -106,10 +107,14 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
         def conclude() -> None:
             everything = config.eval.baselines == "all" and bool(config.eval.probes)
             report = {"recipe": name, "data": splits.summary()}
-            report |= score(recipe, config, method, splits, config.eval.probes, with_baselines=everything)
+            report |= score(
+                recipe, config, method, splits, config.eval.probes, with_baselines=everything, cooked=cooked
+            )
             report["scores"] |= finetuned
             seconds = round(time.perf_counter() - began, 1)
             report |= {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
+            if cooked:
+                report["cooked"] = {"steps": cooked[0].train.steps}
             if traffic.rounds:
                 report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
             run.require_whole()
@@ -182,7 +187,14 @@ def _prepare(recipe: ModuleType, config: Any, splits: Splits, place: world.World
 
 
 def score(
-    recipe: ModuleType, config: Any, method: nn.Module, splits: Splits, names: Sequence[str], *, with_baselines: bool
+    recipe: ModuleType,
+    config: Any,
+    method: nn.Module,
+    splits: Splits,
+    names: Sequence[str],
+    *,
+    with_baselines: bool,
+    cooked: tuple[Any, nn.Module] | None = None,
 ) -> dict[str, Any]:
     """The recipe's own ``score`` where it has one, or the probes of :func:`scoring.score`."""
     device = next(method.parameters()).device
@@ -193,7 +205,23 @@ def score(
     build_untrained = untrained if with_baselines else None
     if hasattr(recipe, "score"):
         return recipe.score(config, method, splits, names, build_untrained)
-    return scoring.score(recipe, config, method, splits, names, build_untrained)
+    return scoring.score(recipe, config, method, splits, names, build_untrained, cooked)
+
+
+def _cooked(recipe: ModuleType, config: Any) -> tuple[Any, nn.Module] | None:
+    """Config and network of what ``recipes cook`` stored of this recipe, where ``config`` asks for it beside its scores.
+
+    Raises: ``ConfigError`` for a recipe with scores of its own, ``DataError`` where nothing is stored.
+    """
+    if not (config.eval.cooked and config.eval.baselines == "all" and config.eval.probes):
+        return None
+    name = recipe.__name__.rpartition(".")[2]
+    if hasattr(recipe, "score"):
+        raise ConfigError(
+            f"eval.cooked = True is not allowed with {name}, which has scores of its own: it is for probes of features. "
+            "Leave it out."
+        )
+    return reopen(embedded.path(f"cooked/{name}"))[1:]
 
 
 def _finetuned(

@@ -27,11 +27,14 @@ def score(
     splits: Splits,
     names: Sequence[str],
     build_untrained: Callable[[], nn.Module] | None,
+    cooked: tuple[Any, nn.Module] | None = None,
 ) -> dict[str, Any]:
     """Probe scores of the trained method; with ``build_untrained``, also of random weights, pixels and a supervised net.
 
     ``build_untrained`` returns the method as it was before training, built anew at each call: the supervised baseline
     trains the network that it is given.
+
+    ``cooked``, with its own config, is another trained network of this recipe that is probed on the same images.
 
     Returns ``scores`` (probe -> arm -> accuracy), ``spread`` (the same, standard deviation over low-shot splits), the
     recipe's ``diagnostics``, and ``factors`` (arm -> factor -> score) where they are among the probes. Fine-tuning is not
@@ -40,17 +43,22 @@ def score(
     names = [name for name in names if name != "finetune"]
     needs_labels = bool(names) or hasattr(recipe, "support")
     train = splits.train if "factors" in names else splits.labelled_train if needs_labels else splits.test
-    how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
-    how["resize"] = config.views.resize
+    how = _how(config)
 
-    def features_of(backbone: nn.Module, embed: Callable | None = None) -> tuple[Features, Features]:
-        return tuple(extract(backbone, images, embed=embed, **how) for images in (train, splits.test))
+    def features_of(backbone: nn.Module) -> tuple[Features, Features]:
+        return tuple(extract(backbone, images, **how) for images in (train, splits.test))
 
-    method.eval()
-    arms = {"method": features_of(method.backbone, method.embed if hasattr(method, "embed") else None)}
+    def of_method(trained: nn.Module, how: dict[str, Any]) -> tuple[Features, Features]:
+        embed = trained.embed if hasattr(trained, "embed") else None
+        return tuple(extract(trained.eval().backbone, images, embed=embed, **how) for images in (train, splits.test))
+
+    arms = {"method": of_method(method, how)}
     if build_untrained:
-        pixels = [baselines.raw_pixels(images, workers=config.data.workers) for images in (train, splits.test)]
+        inverted = config.views.invert > 0
+        pixels = [baselines.raw_pixels(images, ignore_sign=inverted, **how) for images in (train, splits.test)]
         arms |= _baseline_arms(config, build_untrained, splits, features_of) | {"raw_pixels": tuple(pixels)}
+    if cooked:
+        arms["cooked"] = of_method(cooked[1], _how(cooked[0]) | {"workers": config.data.workers})
     labelled = probes.labelled_indices(config.data.labelled, splits) if "lowshot" in names else None
     report: dict[str, Any] = {"scores": {}, "spread": {}}
     for arm, (train_features, test_features) in arms.items():
@@ -72,6 +80,13 @@ def score(
             report.setdefault("factors", {})[arm] = found
     report["diagnostics"] = recipe.diagnostics(method, arms["method"], Splits(train, splits.test))
     return report
+
+
+def _how(config: Any) -> dict[str, Any]:
+    """How a network of this config is shown images when its features are extracted."""
+    views = config.views
+    how = {"image_size": config.data.image_size, "normalize": views.normalize, "resize": views.resize}
+    return how | {"workers": config.data.workers}
 
 
 def _baseline_arms(

@@ -3,6 +3,7 @@ import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -106,6 +107,19 @@ def test_out_names_the_run_folder_and_the_table_of_scores_ends_with_it(ran, caps
     assert said.splitlines()[0].split("  ")[0] == "probe"
     assert [word for word in said.splitlines()[1].split() if word] == ["knn", "0.500", "0.250", "0.375"]
     assert said.splitlines()[-1] == f"run folder: {tmp_path / 'a b'}"
+
+
+def test_what_the_cooked_column_is_and_how_short_the_run_was_stands_under_the_scores(ran, capsys, monkeypatch):
+    scores = {"knn": {"method": 0.36, "raw_pixels": 0.6, "cooked": 0.8}}
+    report = {"scores": scores, "steps": 120, "cooked": {"steps": 3000}}
+    monkeypatch.setattr(recipes.module("msn"), "run", lambda *_: SimpleNamespace(folder="x", report=report))
+    assert cli.main(["run", "msn", "--preset", "toy"]) == 0
+    head, row, method, cooked, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["probe", "method", "raw", "pixels", "cooked"]
+    assert row.split() == ["knn", "0.360", "0.600", "0.800"]
+    assert method.startswith("method: 120 steps from random weights")
+    assert cooked.startswith("cooked: the same recipe after 3,000 steps")
+    assert last == "run folder: x"
 
 
 def test_the_table_of_factors_stands_below_that_of_scores(monkeypatch, capsys):

@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ import torch
 from PIL import Image
 
 from recipes_lib.config import override, to_yaml
+from recipes_lib.data import embedded
+from recipes_lib.data.load import Splits, load
 from recipes_lib.errors import ConfigError, DataError, Interrupted, RunError
-from recipes_lib.recipes import clip, msn, pretraining, sieve
+from recipes_lib.evaluation.features import extract
+from recipes_lib.evaluation.knn import weighted_knn
+from recipes_lib.recipes import clip, msn, pmsn, pretraining, scoring, sieve
 from recipes_lib.training import checkpoint, log
 
 TINY = override(
@@ -28,6 +33,7 @@ TINY = override(
         "train.batch_size": 8,
         "train.steps": 1,
         "eval.probes": [],
+        "eval.cooked": False,
     },
 )
 
@@ -102,6 +108,40 @@ def test_factors_are_scored_of_every_arm_beside_the_probes(tmp_path):
     alone = pretraining.evaluate(tmp_path / "run", ["factors"])
     assert alone["factors"] == {"method": report["factors"]["method"]}
     assert alone["scores"] == {}
+
+
+def test_the_pixels_beside_a_method_are_what_it_sees_and_ignore_the_sign_where_its_views_invert():
+    config = override(TINY, {"views.normalize": "grey", "views.invert": 0.5, "eval.neighbours": 1})
+    images = load(config.data, 0).train
+    negatives = replace(images, images=255 - images.images)  # in grey, and without a sign, the very same images
+    method, untrained = (pretraining.build(msn, config, steps=1) for _ in range(2))
+    found = scoring.score(msn, config, method, Splits(images, negatives), ["knn"], untrained)
+    assert found["scores"]["knn"]["raw_pixels"] == 1.0
+
+
+def test_the_network_cooked_earlier_is_probed_live_on_the_same_images(tmp_path):
+    config = override(TINY, {"eval.probes": ["knn"], "eval.baselines": "all", "eval.cooked": True})
+    report = msn.run(config, tmp_path / "run").report
+    _, theirs, cooked = pretraining.reopen(embedded.path("cooked/msn"))
+    images = load(config.data, pretraining.DATA_SEED)
+    how = {"image_size": theirs.data.image_size, "normalize": theirs.views.normalize}
+    rows = [extract(cooked.backbone, some, **how).final for some in (images.train, images.test)]
+    expected = weighted_knn(rows[0], images.train.labels, rows[1], images.test.labels, k=config.eval.neighbours)
+    assert report["scores"]["knn"]["cooked"] == expected
+    assert report["cooked"] == {"steps": theirs.train.steps}
+
+
+def test_a_recipe_with_scores_of_its_own_has_no_cooked_network_beside_them():
+    config = override(clip.PRESETS["toy"], {"eval.cooked": True, "eval.baselines": "all"})
+    with pytest.raises(ConfigError, match=r"eval\.cooked = True is not allowed with clip"):
+        clip.run(config, None)
+
+
+@pytest.mark.parametrize("recipe", [msn, pmsn])
+def test_the_first_run_of_a_masked_method_drops_patches_and_stands_beside_the_cooked_one(recipe):
+    toy = recipe.PRESETS["toy"]
+    assert toy.views.mask_ratio == recipe.PRESETS["simmer"].views.mask_ratio == 0.15
+    assert toy.eval.cooked
 
 
 def test_finetuning_after_training_and_by_evaluate_is_one_run_with_one_score(tmp_path):
