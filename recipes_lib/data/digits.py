@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from recipes_lib import randomness
@@ -40,6 +39,8 @@ def dataset(count: int, *, size: int, seed: int, split: Literal["train", "test"]
     Factors: ``scan`` [N] (its number in scikit-learn's set), ``ink`` and ``paper`` [N, 3] in [0, 1], ``angle`` [N] in
     radians, ``scale`` [N], ``shift`` [N, 2] (right and down, in sides of the image).
     """
+    from sklearn.datasets import load_digits  # a second of importing, which --help does without
+
     bunch = load_digits()
     scans = torch.from_numpy(bunch.images).float() / 16  # [1797, 8, 8], 1 is full ink
     order = randomness.permutation(0, 0, len(scans))  # fixed: no seed moves a scan from test to train

@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 
-from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
 from recipes_lib.objectives.prototypes import average_entropy, entropy
@@ -19,6 +18,8 @@ def describe(assignments: Tensor, factors: Mapping[str, Tensor]) -> dict[str, fl
 
     Shapes: ``assignments`` [N, K], rows sum to 1; each factor int64 [N].
     """
+    from sklearn.metrics import normalized_mutual_info_score  # a second of importing, which --help does without
+
     choice = assignments.argmax(dim=1).cpu()
     figures = {
         "prototypes_used": float(choice.unique().numel()),

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 
@@ -48,6 +46,9 @@ def low_shot(
 
     Shapes: ``train`` [N, D], ``test`` [M, D], labels int64 [N] and [M], each choice int64 [n].
     """
+    from sklearn.exceptions import ConvergenceWarning  # a second of importing, which --help does without
+    from sklearn.linear_model import LogisticRegression
+
     test_rows = _centred(test)
     scores = []
     for chosen in choices:

@@ -4,7 +4,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 
 def auc(scores: np.ndarray, good: np.ndarray) -> float:
@@ -12,6 +11,8 @@ def auc(scores: np.ndarray, good: np.ndarray) -> float:
 
     Raises: ``ValueError`` where all pairs are good, or none is.
     """
+    from sklearn.metrics import roc_auc_score  # a second of importing, which --help does without
+
     if good.all() or not good.any():
         raise ValueError(f"{int(good.sum())} of {len(good)} pairs are good: an AUC needs both kinds.")
     return float(roc_auc_score(good, scores))

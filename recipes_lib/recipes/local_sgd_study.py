@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -125,6 +124,8 @@ def scene(name: str) -> Scene:
     A fifth of the scans are kept for validation, in all the inks that they are drawn in.
     """
     if name == "scans":
+        from sklearn.datasets import load_digits  # a second of importing, which --help does without
+
         bunch = load_digits()
         order = randomness.permutation(0, 0, len(bunch.target))  # as in recipes_lib.data.digits
         grey = (torch.from_numpy(bunch.images)[order] * 255 / 16).round().to(torch.uint8)
