@@ -194,6 +194,19 @@ def test_groups_come_from_a_table_of_the_users(files):
             imagenet_x_report.read_groups(files / "groups.csv", ["one", "two"])
 
 
+def test_names_with_escape_sequences_are_spelled_out_on_the_terminal(files, capsys):
+    columns = {
+        f"odd\x1b[31m{number}": np.zeros(600, np.int64) for number in range(2)
+    }  # weak, so that a note names them
+    np.savez(files / "two.npz", predicted_class=np.stack(list(columns.values())), models=list(columns))
+    (files / "groups.csv").write_text("model,arch/size\none,a\n" + "".join(f"{name},$x_{{$\n" for name in columns))
+    assert cli.main(command(files, "--groups", str(files / "groups.csv"))) == 0
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert r"Accuracy below 1 %: odd\x1b[31m0, odd\x1b[31m1." in said
+    assert len(list((files / "run" / "plots").glob("groups_arch_size*.png"))) == 2
+
+
 def test_a_bad_file_is_one_line_and_leaves_no_run_folder(files, capsys):
     text = (files / "one.csv").read_text().split("\n")
     (files / "one.csv").write_text("\n".join(text[:1] + text[2:]))
