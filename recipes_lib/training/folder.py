@@ -22,7 +22,7 @@ import yaml
 from recipes_lib import durable, terminal
 from recipes_lib.config import dotted, from_dict, refuse_unordered, to_dict, to_yaml
 from recipes_lib.distributed.collectives import barrier, from_main, gather_objects, is_main, left_alone
-from recipes_lib.errors import ConfigError, Interrupted, RunError, UserError
+from recipes_lib.errors import ConfigError, Interrupted, RunError, UserError, printable
 
 Status = Literal["running", "interrupted", "done", "failed"]
 
@@ -206,8 +206,8 @@ class RunFolder:
         """Tells the user a line, on rank 0, and keeps it in ``warnings.txt`` where this process holds the run."""
         if not is_main():
             return
-        terminal.aside().print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
         line = " ".join(line.splitlines())
+        terminal.aside().print(f"warning: {printable(line)}", markup=False, highlight=False, soft_wrap=True)
         if self._lock is not None and line not in self.warnings():
             # a disk that is full is told of by the next checkpoint
             with contextlib.suppress(OSError), durable.append(self.path / "warnings.txt") as file:
