@@ -88,6 +88,11 @@ class Claim:
             )
         if not self.margin > 0:
             raise ValueError(f"claim {self.id}: margin = {self.margin}; equal arms would hold. Use one above 0.")
+        if not (self.control_tuning or self.not_testable):
+            raise ValueError(
+                f"claim {self.id}: control_tuning is missing. Say what was searched for ours and for the control, on which "
+                "seeds, or that nothing was."
+            )
         if bool(self.not_testable) == bool(self.ours and self.control):
             raise ValueError(f"claim {self.id}: give the figures of both arms, or the reason why it is not testable.")
 

@@ -53,6 +53,7 @@ CLAIM = Claim(
     control_arm="a small learning rate",
     paper={"value": None, "where": "nowhere"},
     full_scale="recipes run fake",
+    control_tuning="nothing was searched for either",
 )
 
 

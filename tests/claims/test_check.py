@@ -192,6 +192,11 @@ def test_a_claim_elsewhere_than_on_toy_data_has_words_of_its_own_and_names_its_u
     assert check.figures_of(found)[0] == ["", "third 0", "third 1", "third 2", "mean"]
 
 
+def test_a_claim_says_how_its_control_was_tuned():
+    with pytest.raises(ValueError, match="control_tuning is missing"):
+        claim(control_tuning="")
+
+
 def test_a_papers_figure_says_how_it_was_read():
     with pytest.raises(ValueError, match=r"read = None does not say how it was read\. Use one of full text"):
         claim(paper={"value": 67.2, "where": "Table 1"})
