@@ -105,16 +105,12 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
         )
 
         def conclude() -> None:
-            everything = config.eval.baselines == "all" and bool(config.eval.probes)
+            full = config.eval.baselines == "all" and bool(config.eval.probes)
             report = {"recipe": name, "data": splits.summary()}
-            report |= score(
-                recipe, config, method, splits, config.eval.probes, with_baselines=everything, cooked=cooked
-            )
+            report |= score(recipe, config, method, splits, config.eval.probes, with_baselines=full, cooked=cooked)
             report["scores"] |= finetuned
             seconds = round(time.perf_counter() - began, 1)
             report |= {"seconds": seconds, "steps": steps, "seed": config.train.seed} | provenance()
-            if cooked:
-                report["cooked"] = {"steps": cooked[0].train.steps}
             if traffic.rounds:
                 report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
             run.require_whole()
@@ -205,7 +201,8 @@ def score(
     build_untrained = untrained if with_baselines else None
     if hasattr(recipe, "score"):
         return recipe.score(config, method, splits, names, build_untrained)
-    return scoring.score(recipe, config, method, splits, names, build_untrained, cooked)
+    report = scoring.score(recipe, config, method, splits, names, build_untrained, cooked)
+    return report | ({"cooked": {"steps": cooked[0].train.steps}} if cooked else {})
 
 
 def _cooked(recipe: ModuleType, config: Any) -> tuple[Any, nn.Module] | None:

@@ -114,8 +114,8 @@ def test_the_pixels_beside_a_method_are_what_it_sees_and_ignore_the_sign_where_i
     config = override(TINY, {"views.normalize": "grey", "views.invert": 0.5, "eval.neighbours": 1})
     images = load(config.data, 0).train
     negatives = replace(images, images=255 - images.images)  # in grey, and without a sign, the very same images
-    method, untrained = (pretraining.build(msn, config, steps=1) for _ in range(2))
-    found = scoring.score(msn, config, method, Splits(images, negatives), ["knn"], untrained)
+    splits, method = Splits(images, negatives), pretraining.build(msn, config, steps=1)
+    found = scoring.score(msn, config, method, splits, ["knn"], lambda: pretraining.build(msn, config, steps=1))
     assert found["scores"]["knn"]["raw_pixels"] == 1.0
 
 
