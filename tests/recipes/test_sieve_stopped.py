@@ -195,7 +195,7 @@ def test_a_damaged_shard_stops_by_name_and_the_run_goes_on_when_it_is_mended(tin
     assert (tmp_path / "run" / "subset.npy").read_bytes() == (whole / "subset.npy").read_bytes()
     third = pool / "00000002.tar"
     third.unlink()
-    (tmp_path / "run" / "state.json").unlink()
+    (tmp_path / "run" / "state.json").write_text('{"status": "interrupted", "step": 0}')
     with pytest.raises(DataError, match=r"1 shards that scoring into .* have gone, the first '00000002'"):
         pretraining.resume(tmp_path / "run")
 
