@@ -406,7 +406,7 @@ for query, row in zip(queries, found_labels, strict=True):
 
 # %% [markdown]
 # Nearer in class than the pixels' neighbours, and not free of colour: the bowls found are of the bowl's colour, and the strangers in
-# a row mostly share the query's. The spoon, which covers few pixels, is matched by its surroundings.
+# a row mostly share the query's. Most of the spoon's strangers have a long handle too, on tables of the same grey.
 #
 # A few settings of this recipe were chosen by the score on these test pictures, which may flatter it. So ask once more, with
 # pictures drawn anew, which no choice has seen. (The bars above are higher: there the neighbours come from the cooked run's
@@ -441,7 +441,7 @@ for row in members:
     print(f"{data.test.class_names[int(kinds_of.argmax())]}: {int(kinds_of.max())} of {len(row)}")
 
 # %% [markdown]
-# The counts are of each row's most frequent class. Two rows hold one class. The other six have five to seven of ten, and what you
+# The counts are of each row's most frequent class. Two rows are kettles nearly throughout. The other six have five to seven of ten, and what you
 # *see* in several of them is the table or its pattern: brown wood, checked cloth, grey ground, rings. Nobody told the network what
 # a mug is. It was told that two views of one picture belong together, and that the prototypes have to be shared out; whatever survives the
 # views can serve for that, and a tablecloth survives a crop as well as a kettle does. Which of the two a prototype takes is decided by the
