@@ -265,7 +265,7 @@ def figures_of(shown: Verdict) -> tuple[list[str], list[list[str]]]:
     control = f"control: {shown.claim.control_arm}"
     for name, figures in ((f"ours: {shown.arms[0]}", shown.ours), (control, shown.control), ("difference", difference)):
         mean = sum(figures) / len(figures) if figures else math.nan
-        rows.append([name, *(f"{value:.3g}" for value in (*figures, mean))])
+        rows.append([name, *(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" for value in (*figures, mean))])
     return head, rows
 
 

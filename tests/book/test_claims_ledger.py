@@ -39,9 +39,16 @@ def write_notebook(path: Path, *records: dict) -> None:
         for record in records
     ]
     title = {"id": "title", "cell_type": "markdown", "metadata": {}, "source": "# Soup"}
-    code = {"id": "code", "cell_type": "code", "metadata": {}, "source": "1", "execution_count": 1, "outputs": outputs}
+    code = {
+        "id": "code",
+        "cell_type": "code",
+        "metadata": {},
+        "source": 'notebook.start(chapter="soup", seconds=41, threads=1)',
+        "execution_count": 1,
+        "outputs": outputs,
+    }
     metadata = {
-        "recipes": {"seconds": 41},
+        "recipes": {"seconds": 977},
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
     }
     notebook = {"cells": [title, code], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
