@@ -87,22 +87,10 @@ def pretrain(recipe: ModuleType, config: Any, out: Path | None) -> Result:
         method, batches, steps = _prepare(recipe, config, splits, place)
         collectives.from_main(lambda: check_scored(splits, config.data, run.warn))
         fit = recipe.fit if hasattr(recipe, "fit") else loop.fit
-        traffic = fit(
-            method,
-            batches,
-            method.views,
-            folder=run,
-            steps=steps,
-            train=config.train,
-            optim_config=config.optim,
-            world=place,
-            workers=config.data.workers,
-            sync=config.sync,
-        )
-
-        finetuned = _finetuned(
-            config, method, splits, config.eval.probes, run.path, place, f"recipes resume {run.path}"
-        )
+        how = {"train": config.train, "optim_config": config.optim, "workers": config.data.workers, "sync": config.sync}
+        traffic = fit(method, batches, method.views, folder=run, steps=steps, world=place, **how)
+        go_on = f"recipes resume {run.path}"
+        finetuned = _finetuned(config, method, splits, config.eval.probes, run.path, place, go_on)
 
         def conclude() -> None:
             full = config.eval.baselines == "all" and bool(config.eval.probes)

@@ -17,8 +17,9 @@ from recipes_lib.errors import DataError, Interrupted, RunError
 from recipes_lib.recipes import local_sgd, pretraining
 from recipes_lib.training import log
 
-CLASSES = {"above": slice(0, 4), "below": slice(4, 8)}
-"""Which rows of an image are light."""
+ALL = slice(None)
+CLASSES = {"above": (slice(0, 4), ALL), "below": (slice(4, 8), ALL), "left": (ALL, slice(0, 4))}
+"""Which rows and columns of an image are light."""
 CONFIG = override(
     local_sgd.PRESETS["toy"],
     {
@@ -34,7 +35,7 @@ CONFIG = override(
 )
 
 
-def draw(path: Path, light: slice, number: int) -> None:
+def draw(path: Path, light: tuple[slice, slice], number: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(number).integers(0, 60, (8, 8, 3), dtype=np.uint8)
     pixels[light] += 180
@@ -43,7 +44,7 @@ def draw(path: Path, light: slice, number: int) -> None:
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """Eight training images and four test images of each of two classes."""
+    """Eight training images and four test images of each of three classes."""
     for split, count in (("train", 8), ("val", 4)):
         for name, light in CLASSES.items():
             for number in range(count):
@@ -73,25 +74,25 @@ def stopped(config: local_sgd.Config, folder: Path, monkeypatch: pytest.MonkeyPa
 def test_a_run_keeps_the_names_of_its_classes_and_the_number_of_its_images(tree, tmp_path):
     folder = local_sgd.run(config_of(tree), tmp_path / "run").folder
     kept = json.loads((folder / "data.json").read_text())
-    assert kept["classes"] == ["above", "below"]
-    assert (kept["train"]["images"], kept["test"]["images"]) == (16, 8)
+    assert kept["classes"] == ["above", "below", "left"]
+    assert (kept["train"]["images"], kept["test"]["images"]) == (24, 12)
 
 
 def test_classes_that_were_renamed_are_refused_by_name_and_never_scored_as_others(tree, tmp_path):
-    folder = local_sgd.run(config_of(tree, **{"train.steps": 40}), tmp_path / "run").folder
+    folder = local_sgd.run(config_of(tree, **{"train.steps": 100}), tmp_path / "run").folder
     assert pretraining.evaluate(folder)["scores"]["accuracy"]["method"] == 1.0
     for split in ("train", "val"):
         (tree / split / "above").rename(tree / split / "z-above")
     with pytest.raises(
-        DataError, match=r"classes that the run did not learn: 'z-above'\. It learned 'above', 'below'\."
+        DataError, match=r"classes that the run did not learn: 'z-above'\. It learned 'above', 'below', 'left'\."
     ):
         pretraining.evaluate(folder)
 
 
 def test_columns_are_matched_by_the_names_of_the_classes(tree, tmp_path, capsys):
-    folder = local_sgd.run(config_of(tree, **{"train.steps": 40}), tmp_path / "run").folder
+    folder = local_sgd.run(config_of(tree, **{"train.steps": 100}), tmp_path / "run").folder
     for split in ("train", "val"):
-        shutil.rmtree(tree / split / "above")  # below, class 1 of the run, is now the only one, and so class 0
+        shutil.rmtree(tree / split / "above")  # below and left, the run's 1 and 2, are 0 and 1 now
     assert pretraining.evaluate(folder)["scores"]["accuracy"]["method"] == 1.0
     assert "the run began with: there is a class 'above' no longer" in capsys.readouterr().err
 
@@ -112,10 +113,10 @@ def test_images_that_changed_since_a_run_began_are_refused_until_they_are_accept
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
     if change == "more":
         draw(tree / "train" / "above" / "new.png", CLASSES["above"], 99)
-        told = "there were 16 training images, and there are 17"
+        told = "there were 24 training images, and there are 25"
     else:
         (tree / "train" / "above" / "7.png").rename(tree / "train" / "below" / "8.png")
-        told = "the 16 training images have other names or labels than before"
+        told = "the 24 training images have other names or labels than before"
     with pytest.raises(RunError, match=rf"changed since .*run began: {told}\. .* resume \S+ --data\.changed accept"):
         pretraining.resume(folder)
     after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
