@@ -7,8 +7,10 @@ A terminal that was closed, a pipe whose reader has ended or a full disk under `
 import io
 import os
 import sys
+from typing import TextIO
 
 from rich.console import Console
+from rich.file_proxy import FileProxy
 
 
 def aside(*, quiet: bool = False) -> Console:
@@ -16,31 +18,41 @@ def aside(*, quiet: bool = False) -> Console:
     return Console(file=_Stderr(), quiet=quiet, markup=False)
 
 
+def _stderr() -> TextIO | None:
+    """``sys.stderr`` of the moment; none where it was closed before Python started.
+
+    While a progress bar is shown, rich puts a proxy in its place that writes to the bar's console. That console is one of
+    ours, so what it is given has to go past the proxy, or the two would call each other for ever.
+    """
+    return sys.stderr.rich_proxied_file if isinstance(sys.stderr, FileProxy) else sys.stderr
+
+
 class _Stderr(io.TextIOBase):
-    """``sys.stderr`` of the moment; from the first error on, what is written is dropped."""
+    """:func:`_stderr`; from the first error on, what is written is dropped."""
 
     @property
     def encoding(self) -> str:  # what rich draws its bars with depends on it
-        return getattr(sys.stderr, "encoding", None) or "utf-8"
+        return getattr(_stderr(), "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
-        return sys.stderr is not None and sys.stderr.isatty()
+        place = _stderr()
+        return place is not None and place.isatty()
 
     def fileno(self) -> int:
-        return sys.stderr.fileno()
+        return _stderr().fileno()
 
     def write(self, text: str) -> int:
-        if sys.stderr is not None:  # Python's word for a standard error that was closed before it started
+        if (place := _stderr()) is not None:
             try:
-                return sys.stderr.write(text)
+                return place.write(text)
             except (OSError, ValueError):
                 _give_up()
         return len(text)
 
     def flush(self) -> None:
-        if sys.stderr is not None:
+        if (place := _stderr()) is not None:
             try:
-                sys.stderr.flush()
+                place.flush()
             except (OSError, ValueError):
                 _give_up()
 
@@ -60,7 +72,7 @@ def _give_up() -> None:
     """
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stderr.fileno())
+        os.dup2(nowhere, _stderr().fileno())
         os.close(nowhere)
     except (OSError, ValueError):
         sys.stderr = None  # a stand-in without a number: a notebook's, a test's

@@ -38,3 +38,20 @@ def test_a_standard_error_that_nobody_reads_is_given_up():
 def test_a_standard_error_that_was_closed_is_none():
     ended = told(None, preexec_fn=lambda: os.close(2))
     assert (ended.returncode, ended.stdout) == (0, "done\n")
+
+
+def test_a_progress_bar_on_a_terminal_and_lines_beside_it_come_to_an_end():
+    program = (
+        "import sys\nfrom rich.progress import Progress\nfrom recipes_lib import terminal\n"
+        "with Progress(console=terminal.aside()) as bar:\n"
+        "    task = bar.add_task('steps', total=2)\n"
+        "    sys.stderr.write('by the way\\n')\n"
+        "    terminal.complain('a warning')\n"
+        "    terminal.aside().print('a note')\n"
+        "    bar.update(task, advance=2)\n"
+    )
+    environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm"}  # rich takes the pipe for a terminal then
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    for line in ("by the way", "a warning", "a note", "100%"):
+        assert line in ended.stderr
