@@ -140,10 +140,10 @@ def clip_grad_norm(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
     Shapes: -> [], the norm before clipping.
     """
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
-    shares = [gradient.to_local() for gradient in gradients if _is_share(gradient)]
+    shares = [gradient.to_local() for gradient in gradients if is_share(gradient)]
     if not shares:
         return nn.utils.clip_grad_norm_(parameters, most)
-    others = [gradient for gradient in gradients if not _is_share(gradient)]
+    others = [gradient for gradient in gradients if not is_share(gradient)]
     squares = collectives.all_reduce_sum(nn.utils.get_total_norm(shares).square())
     norm = (squares + nn.utils.get_total_norm(others).to(squares.device).square()).sqrt()
     torch._foreach_mul_(shares + others, (most / (norm + 1e-6)).clamp(max=1.0))  # as torch has it
@@ -155,7 +155,7 @@ def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         whole = _gathered(tensor)
-        if not _is_share(tensor):
+        if not is_share(tensor):
             found[name] = whole
         elif collectives.is_main():
             found[name] = whole.cpu()
@@ -167,7 +167,7 @@ def cut(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
 
     What has another shape than that parameter (an optimiser's count of steps) stays as it is: ``NAME`` and ``NAME/key``.
     """
-    shares = {name: weight for name, weight in module.named_parameters() if _is_share(weight)}
+    shares = {name: weight for name, weight in module.named_parameters() if is_share(weight)}
     found = dict(tensors)
     if not shares:
         return found
@@ -229,12 +229,13 @@ def _without_weights(method: nn.Module) -> nn.Module:
     return copy.deepcopy(method, memo)
 
 
-def _is_share(tensor: Tensor) -> bool:
+def is_share(tensor: Tensor) -> bool:
+    """Whether each rank has a part of ``tensor`` only."""
     return hasattr(tensor, "full_tensor")  # a DTensor, whose class is imported only where there are shares
 
 
 def _gathered(tensor: Tensor) -> Tensor:
-    return tensor.detach().full_tensor() if _is_share(tensor) else tensor.detach()
+    return tensor.detach().full_tensor() if is_share(tensor) else tensor.detach()
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:

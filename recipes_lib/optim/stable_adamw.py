@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from recipes_lib.distributed import fsdp
 from recipes_lib.optim import layout
 
 # v: running mean of gradients ("exp_avg"), u: of their squares ("exp_avg_sq"), eta: the clipped learning rate
@@ -273,7 +273,7 @@ def _check(group: dict[str, Any]) -> None:
             raise ValueError(f"StableAdamW {name} = {value} is not allowed")
     for weight in group["params"]:
         what = f"StableAdamW got a parameter of shape {tuple(weight.shape)}"
-        if isinstance(weight, DTensor):
+        if fsdp.is_share(weight):
             raise ValueError(
                 f"{what} of which each rank has a share, and it measures whole ones. Use torch.optim.AdamW."
             )

@@ -152,7 +152,8 @@ def test_a_run_folder_is_scored_by_its_nearest_training_images(root, tmp_path):
     assert len(table(run.folder / name)) == 6
     assert run.report["scores"]["top1"]["method"] >= 2 / 3  # one colour a class is read by any network
     bank = (run.folder / "neighbours.safetensors").stat().st_mtime_ns
-    (run.folder / "state.json").unlink()  # as if it had been killed just before its end
+    state = {"status": "running", "step": 0}  # as if it had been killed just before its end
+    (run.folder / "state.json").write_text(json.dumps(state))
     (run.folder / "batches" / "000001.npz").unlink()
     before = (run.folder / name).read_bytes()
     assert (pretraining.resume(run.folder).folder / name).read_bytes() == before
