@@ -38,6 +38,10 @@ class RunError(UserError):
     """A run folder, a checkpoint or a weights file that cannot be used as asked."""
 
 
+class LaunchError(RunError):
+    """What this process was told of its place among the others of its run is wrong. It may be the only one to notice."""
+
+
 class Diverged(UserError):
     """Training met a loss that is not finite and stopped."""
 

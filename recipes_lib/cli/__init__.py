@@ -22,6 +22,7 @@ from recipes_lib.errors import (
     ConfigError,
     DamagedImage,
     Interrupted,
+    LaunchError,
     UserError,
     nearest,
     path_fault,
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             display.flush()  # also after the help, which leaves by SystemExit
     except UserError as error:
-        _complain(str(error), alone=isinstance(error, DamagedImage))
+        _complain(str(error), alone=isinstance(error, DamagedImage | LaunchError))
         return error.exit_code
     except KeyboardInterrupt:
         _complain("stopped; what was complete is kept.")

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from recipes_lib.errors import RunError
+from recipes_lib.errors import LaunchError
 
 _FIRST_PORT, _PORTS = 15_000, 15_000
 """Below the ports that systems give out to clients, which begin at 32,768."""
@@ -17,7 +17,7 @@ def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     Empty outside of a step (in the shell of ``sbatch`` or ``salloc``), and in a step of one task. ``MASTER_ADDR`` and
     ``MASTER_PORT`` are taken as they are where the environment has them.
 
-    Raises: ``RunError`` where Slurm's variables do not say which task this is.
+    Raises: ``LaunchError`` where Slurm's variables do not say which task this is.
     """
     step = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID"))
     tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
@@ -30,7 +30,7 @@ def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     }
     for name, value in numbers.items():
         if not value.isdecimal():
-            raise RunError(
+            raise LaunchError(
                 f"This is a task of a Slurm step, and {name} = {value!r} is no number, so the other tasks cannot be found. "
                 "Start with torchrun, or with one task: srun --ntasks 1."
             )
@@ -52,7 +52,7 @@ def _first_host(environment: Mapping[str, str]) -> str:
         return "".join(part or "" for part in found.groups())
     if address := environment.get("SLURM_LAUNCH_NODE_IPADDR"):
         return address
-    raise RunError(
+    raise LaunchError(
         "This is a task of a Slurm step, and neither SLURM_STEP_NODELIST nor SLURM_LAUNCH_NODE_IPADDR says on which machine "
         "task 0 is. Set MASTER_ADDR, or start with torchrun."
     )

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from recipes_lib.distributed import slurm, watch
-from recipes_lib.errors import RunError
+from recipes_lib.errors import LaunchError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(minutes=30)  # other ranks wait that long while rank 0 scores or writes
@@ -42,7 +42,7 @@ def start(
     :class:`~recipes_lib.distributed.watch.Watch` tells more of it. torchrun ends all processes at once where one dies; where
     torchrun itself is gone, each is asked to stop.
 
-    Raises: ``RunError`` where only some of the variables are set, one is no number or none of this run's, a GPU is missing,
+    Raises: ``LaunchError`` where only some of the variables are set, one is no number or none of this run's, a GPU is missing,
     or the processes do not find each other.
     """
     watch.heed_launcher()
@@ -50,7 +50,7 @@ def start(
     found = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     missing = [name for name in _VARIABLES if name not in found]
     if missing and found:
-        raise RunError(
+        raise LaunchError(
             f"The environment has {', '.join(found)} but not {', '.join(missing)}, so the other processes cannot be "
             "found. Start with torchrun, or unset them to train on one process."
         )
@@ -85,7 +85,9 @@ def _places() -> tuple[int, int, int]:
         (0 <= port < 2**16, "MASTER_PORT", port, "a port, from 0 to 65535"),
     ):
         if not fits:
-            raise RunError(f"{name} = {value} in the environment is wrong: it must be {allowed}. Start with torchrun.")
+            raise LaunchError(
+                f"{name} = {value} in the environment is wrong: it must be {allowed}. Start with torchrun."
+            )
     return rank, size, local_rank
 
 
@@ -93,7 +95,7 @@ def _number(name: str) -> int:
     try:
         return int(os.environ[name])
     except ValueError:
-        raise RunError(
+        raise LaunchError(
             f"{name} = {os.environ[name]!r} in the environment is not a number. Start with torchrun."
         ) from None
 
@@ -104,7 +106,7 @@ def _device(wanted: str, local_rank: int) -> torch.device:
     if torch.cuda.device_count() == 1 and ("SLURM_GPUS_PER_TASK" in os.environ or "SLURM_TRES_PER_TASK" in os.environ):
         local_rank = 0  # each task of the step sees its own GPU and no other
     if local_rank >= torch.cuda.device_count():
-        raise RunError(
+        raise LaunchError(
             f"Process {local_rank} of this machine has no GPU: torch sees {torch.cuda.device_count()}. "
             "Start one process a GPU (torchrun --nproc-per-node), or use --train.device cpu."
         )
@@ -124,4 +126,4 @@ def _join(device: torch.device, rank: int, size: int, address: str, patience: ti
         )
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
         reason = str(error).strip().splitlines()[0]
-        raise RunError(f"Process {rank} of {size} could not join the others at {address}: {reason}") from error
+        raise LaunchError(f"Process {rank} of {size} could not join the others at {address}: {reason}") from error

@@ -74,7 +74,7 @@ def export(
     if layout == "hf":
         if not isinstance(backbone, VisionTransformer) or backbone.stem != "patch":
             raise RunError(
-                f"ViTMSN of Hugging Face has no place for a {_kind(backbone)}. Export it with --format timm."
+                f"ViTMSN of Hugging Face has no place for this backbone: {_kind(backbone)}. Export it with --format timm."
             )
         state, config = to_hf(state), _hf_config(backbone)
         if normalize in CHANNELS:

@@ -310,6 +310,23 @@ def test_the_menu_names_every_preset_in_full(width, monkeypatch, capsys):
         assert set(entry.presets) <= set(words)
 
 
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ({"RANK": "5", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK = 5 in the environment is wrong"),
+        ({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK = 'x' in the environment is not a number"),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "x"}, "SLURM_PROCID = 'x' is no number"),
+    ],
+)
+def test_a_process_that_was_told_a_wrong_place_says_so_whatever_its_number(place, line, monkeypatch, capsys, tmp_path):
+    for name, value in {**place, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["run", "local_sgd", "--preset", "toy", "--out", str(tmp_path / "run")]) == 2
+    (found,) = fault_lines(capsys)
+    assert line in found
+    assert not (tmp_path / "run").exists()
+
+
 def test_brackets_in_a_path_are_no_markup(monkeypatch, capsys):
     display.show("run folder: runs/[/x]")
     assert capsys.readouterr().out == "run folder: runs/[/x]\n"

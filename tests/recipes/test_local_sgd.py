@@ -104,7 +104,7 @@ def test_a_perceptron_is_exported_for_our_own_reader_and_the_command_line_says_w
     trained = pretraining.reopen(folder)[2].backbone.eval()
     assert torch.equal(interchange.load(tmp_path / "out").eval()(images), trained(images))
     assert cli.main(["export", str(folder), "--format", "hf"]) == 2
-    assert "ViTMSN of Hugging Face has no place for a MLP" in capsys.readouterr().err
+    assert "ViTMSN of Hugging Face has no place for this backbone: MLP" in capsys.readouterr().err
 
 
 def test_accuracy_is_the_share_of_images_that_the_head_finds():
