@@ -34,7 +34,8 @@ SHARED = {
     "eval.baselines": "none",
 }
 OWN = {
-    "msn": {"model.prototypes": 8, "views.mask_ratio": 0.25},
+    # sgd: AdamW divides each gradient by its own size, which on some processors raised the rounding of small ones to .026
+    "msn": {"model.prototypes": 8, "views.mask_ratio": 0.25, "optim.name": "sgd", "optim.lr": 0.01},
     # 10 classes x 3 copies x 2 views; the second process has the second half of the second copies
     "paws": {
         "data.name": "digits",
@@ -68,8 +69,7 @@ def test_two_processes_end_with_the_weights_of_one(name, tmp_path):
     start = _initial(name)
     moved = torch.cat([(control[key] - start[key]).flatten() for key in start])
     apart = torch.cat([(ours[key] - control[key]).flatten() for key in start])
-    # float32 sums over the batch come in another order on two ranks, and AdamW divides each gradient by its own
-    # size, which raises the rounding of small ones
+    # float32 sums over the batch come in another order on two ranks
     assert apart.norm() <= TOLERANCE * moved.norm()
     losses = [[line["loss"] for line in _lines(folder)] for folder in (tmp_path / "two", alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-4)  # PAWS's loss passes through 0
