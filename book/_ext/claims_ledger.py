@@ -157,7 +157,6 @@ def _cells(record: Record) -> list[list[nodes.Node]]:
     colour = {HOLDS: "success", DOES_NOT_HOLD: "danger"}.get(values["verdict"], "secondary")
     words = f"{values['verdict']} {values['setting']}"
     verdict = nodes.inline(words, words, classes=["claim-verdict", f"claim-{colour}"])
-    tuning = [_paragraph(nodes.emphasis("Tuning", "Tuning"), f": {values['control_tuning']}")]
     return [
         [
             _paragraph(_chapter_link(record, record.id)),
@@ -165,23 +164,21 @@ def _cells(record: Record) -> list[list[nodes.Node]]:
             _paragraph(nodes.emphasis(rule, rule)),
         ],
         [_paragraph(_paper(values["paper"]))],
-        [
-            _paragraph(_figures(values["control"], values["unit"])),
-            _paragraph(values["control_arm"]),
-            *(tuning if values["control_tuning"] else []),
-        ],
+        [_paragraph(_figures(values["control"], values["unit"])), _paragraph(values["control_arm"])],
         [_paragraph(_figures(values["ours"], values["unit"])), _paragraph(f"{values['seconds']:.0f} s of computing")],
         [_paragraph(verdict), *([_paragraph(values["reason"])] if values.get("reason") else [])],
     ]
 
 
 def _full_scale(record: Record) -> nodes.row:
-    """The row below a claim: the commands of ours and of the control at the paper's scale, and whether somebody ran them."""
+    """The row below a claim: what was tuned, and the commands of both arms at the paper's scale."""
     status = record.values.get("measured", "not run")
     parts = [(f"At full scale ({status})", record.values["full_scale"])]
     if record.values["full_scale_control"]:
         parts.append(("Its control", record.values["full_scale_control"]))
     lines = [_paragraph(nodes.strong(name, name), ": ", nodes.literal(command, command)) for name, command in parts]
+    if record.values["control_tuning"]:
+        lines.insert(0, _paragraph(nodes.strong("Tuning", "Tuning"), f": {record.values['control_tuning']}"))
     return nodes.row("", nodes.entry("", *lines, morecols=len(HEADINGS) - 1))
 
 

@@ -84,14 +84,14 @@ def test_the_ledger_shows_what_the_record_says(build):
         "warmer than the bowl",
         "counts when higher, by at least 5",
         "61.5, control 20.5; Table 2 (full text)",
-        "Tuning : both were heated by three runs on pilot seeds",
         "62 ± 2 (3 seeds)",
         "20 ± 0 (3 seeds)",
         "41 s",
     ):
         assert part in text
     ours, control = "recipes run soup --preset pot", "recipes run soup --preset bowl"
-    assert rows[1].get_text(" ", strip=True) == f"At full scale (not run) : {ours} Its control : {control}"
+    tuning = "Tuning : both were heated by three runs on pilot seeds"
+    assert rows[1].get_text(" ", strip=True) == f"{tuning} At full scale (not run) : {ours} Its control : {control}"
     assert rows[0].select_one("a")["href"] == "notebooks/soup.html"
     assert [cell.get_text(strip=True) for cell in page.select("table.claims thead th")] == list(claims_ledger.HEADINGS)
 
