@@ -18,13 +18,13 @@ from recipes_lib.errors import Interrupted
 
 STEPS = 3
 TOLERANCE = 1e-3
-"""Largest relative difference of a loss. Between two CPUs (AMD and Intel, the same torch) losses of these three steps
-differed by up to 1e-4 in float32, where AdamW's first steps follow the sign of gradients however small they are, by up
+"""Largest relative difference of a loss. Between the processor that stored them and another, under the same torch, losses
+of these three steps differed by up to 1e-4 in float32, where AdamW's first steps follow the sign of gradients however small they are, by up
 to 3.5e-4 for the CLIPs of ImageNet-X and by up to 8e-4 with 8-bit layers, where a last bit decides on an integer."""
 ABSOLUTE = 3e-4
 """Differences below this do not count: PAWS's losses with five labels are tenths to hundredths, and differed by 2.5e-4."""
 PROBE_TOLERANCE = 0.03
-"""Largest difference of the probe's accuracy; between the two CPUs it was up to .026 of 500 images."""
+"""Largest difference of the probe's accuracy; between the two processors it was up to .026 of 500 images."""
 _SHORT = {
     "train.steps": STEPS,
     "train.checkpoint_every": STEPS,
