@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that cannot fit into memory is refused before anything of it is allocated, with what it would need.
 
-The counts are lower bounds: what is drawn and kept, one copy of the views, and weights, gradients and the two running
-means of an optimiser. ``recipes plan`` counts the rest.
+The counts are lower bounds, so that no run is refused that would fit: what is drawn and kept, one copy of the views, the
+weights, and the gradients of those that are trained. ``recipes plan`` counts the rest.
 """
 
 import math
@@ -16,7 +16,6 @@ from torch import nn
 from recipes_lib.errors import ConfigError
 
 _FLOAT = 4  # bytes
-_COPIES = 4  # of every weight: itself, its gradient, and the optimiser's two running means
 
 
 def refuse_too_large(config: Any, build: Callable[[], nn.Module], *, world_size: int, device: torch.device) -> None:
@@ -33,8 +32,8 @@ def refuse_too_large(config: Any, build: Callable[[], nn.Module], *, world_size:
          3 * images * data.image_size**2, torch.device("cpu")),
         ("the views of one step", ("train.batch_size", "views.image_size", "views.global_views", "views.local_views"),
          _FLOAT * micro_batch * _values(config.views), device),
-        ("the weights, their gradients and the optimiser's state", ("the fields of model",),
-         _FLOAT * _COPIES * _weights(build), device),
+        ("the weights and their gradients", ("the fields of model",),
+         _FLOAT * _weights(build) / (world_size if config.sync.name == "fsdp" else 1), device),
     )  # fmt: skip
     lines = []
     for what, fields, needed, place in parts:
@@ -56,10 +55,10 @@ def _values(views: Any) -> int:
 
 
 def _weights(build: Callable[[], nn.Module]) -> float:
-    """How many weights the method has; infinite where a layer has more than 64 bits can count."""
+    """Numbers in the method's weights and gradients; infinite where a layer has more than 64 bits can count."""
     try:
         with torch.device("meta"):
-            return sum(weight.numel() for weight in build().parameters())
+            return sum(weight.numel() * (1 + weight.requires_grad) for weight in build().parameters())
     except (RuntimeError, OverflowError) as error:
         if "overflow" not in str(error).lower() and "too large" not in str(error).lower():
             raise

@@ -12,10 +12,10 @@ TRAINED = [name for name in recipes.MENU if hasattr(recipes.module(name), "Metho
 CPU = torch.device("cpu")
 
 
-def check(name: str, preset: str = "toy", **changes) -> None:
+def check(name: str, preset: str = "toy", world_size: int = 1, **changes) -> None:
     module = recipes.module(name)
     config = override(module.PRESETS[preset], {key.replace("__", "."): value for key, value in changes.items()})
-    refuse_too_large(config, lambda: pretraining.build(module, config, steps=1), world_size=1, device=CPU)
+    refuse_too_large(config, lambda: pretraining.build(module, config, steps=1), world_size=world_size, device=CPU)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -33,7 +33,7 @@ def test_a_toy_run_fits(name):
         ({"data__image_size": 10**6}, "GB for the images to draw"),
         ({"views__image_size": 10**6}, "GB for the views of one step; .* Make train.batch_size, views.image_size"),
         ({"views__local_views": 10**8}, "GB for the views of one step"),
-        ({"model__hidden": 10**9}, "for the weights, their gradients and the optimiser's state"),
+        ({"model__hidden": 10**9}, "for the weights and their gradients"),
         ({"model__prototypes": 2**31 - 1}, "GB for the weights"),
     ],
 )
@@ -46,6 +46,18 @@ def test_the_limit_can_be_lowered_and_lifted():
     with pytest.raises(ConfigError, match=r"1 GB are allowed\. .* or lift the limit: --train\.memory-limit 4"):
         check("msn", train__memory_limit=1.0, data__train_size=1_000_000)
     check("msn", train__memory_limit=4.0, data__train_size=1_000_000)
+
+
+def test_what_is_trained_counts_twice_and_what_follows_it_once_and_fsdp_shares_both():
+    network = pretraining.build(recipes.module("msn"), recipes.module("msn").PRESETS["toy"], steps=1)
+    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    every = sum(weight.numel() for weight in network.parameters())
+    least = 4 * (trained + every) / 1e9
+    few = {"data__train_size": 1, "data__test_size": 1, "train__batch_size": 2}
+    with pytest.raises(ConfigError, match="for the weights and their gradients"):
+        check("msn", train__memory_limit=0.99 * least, **few)
+    check("msn", train__memory_limit=1.01 * least, **few)
+    check("msn", train__memory_limit=0.51 * least, world_size=2, sync__name="fsdp", **few)
 
 
 def test_no_generator_moves():
