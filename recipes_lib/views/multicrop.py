@@ -180,15 +180,6 @@ def eval_view(images: Tensor, size: int, normalize: Normalize = "imagenet", resi
     return _normalized_(images[:, :, top : top + size, left : left + size].contiguous(), normalize)
 
 
-def short_side(sides: tuple[int, int], size: int, resize: Resize) -> int:
-    """What the shorter of an image's ``sides`` is resized to, before a centre of ``size`` is cut out of it.
-
-    ``size`` * 256 / 224, as is usual for ImageNet; ``size`` itself for ``bicubic``, and for images that are too small.
-    """
-    margin = round(size * 256 / 224)
-    return margin if resize == "bilinear" and min(sides) >= margin else size
-
-
 def _normalized_(images: Tensor, kind: Normalize) -> Tensor:
     """Normalised as the config asks; ``images`` may be overwritten."""
     match kind:
