@@ -25,9 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from selection import peak_mb
 
-from recipes_lib.analysis import factor_stats, factors, imagenet_x_files, predictions
-from recipes_lib.analysis.annotations import Annotations
-from recipes_lib.analysis.predictions import Predictions
+from recipes_lib.factors import bootstrap as factor_stats
+from recipes_lib.factors import error_ratios as factors
+from recipes_lib.factors import imagenet_x_files, predictions
+from recipes_lib.factors.annotations import Annotations
+from recipes_lib.factors.predictions import Predictions
 
 COLUMNS = ("is_correct", "is_correct_real", "is_metaclass_correct")
 

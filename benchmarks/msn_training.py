@@ -39,7 +39,7 @@ from recipes_lib.data.loader import StepBatches
 from recipes_lib.models.vit import ARCHS
 from recipes_lib.optim import build as optim
 from recipes_lib.optim import groups
-from recipes_lib.recipes.msn import MSN, Config, ModelConfig, MSNViews
+from recipes_lib.recipes.msn.recipe import MSN, Config, ModelConfig, MSNViews
 
 GOALS = {"end to end": 2.0, "views alone": None, "step alone": 1.1}
 EXAMPLE = {

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recipes_lib.data.pairs import Pair
-from recipes_lib.evaluation.pair_scores import SieveScorer, score_shards
+from recipes_lib.recipes.sieve.pair_scores import SieveScorer, score_shards
 
 COUNT, BATCH, DIM = 8, 64, 384
 IMAGE = Image.new("RGB", (224, 224))

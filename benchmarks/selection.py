@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from recipes_lib.analysis import pool_selection, score_files, selection
-from recipes_lib.analysis.score_files import Scores
-from recipes_lib.analysis.uids import save_subset, verify_subset
+from recipes_lib.data.pools import pool_selection, score_files, selection
+from recipes_lib.data.pools.score_files import Scores
+from recipes_lib.data.pools.uids import save_subset, verify_subset
 
 FILE_ROWS = 100_000
 WEIGHTS = {"sieve": 0.5, "clip": 0.5}

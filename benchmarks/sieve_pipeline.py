@@ -19,14 +19,16 @@ from PIL import Image
 from rich.console import Console
 from side_by_side import show, side_by_side
 
-from recipes_lib.analysis.phrases import remove_phrases
 from recipes_lib.data import embedded, tokenizer
 from recipes_lib.data.pairs import Pair
 from recipes_lib.data.pantry import alt_text
-from recipes_lib.evaluation.pair_scores import SieveScorer, caption_seeds
 from recipes_lib.models.captioner import ToyCaptioner
 from recipes_lib.models.sentence import load_encoder
-from recipes_lib.recipes import image_text_data, sieve, sieve_models
+from recipes_lib.pretraining import image_text_data
+from recipes_lib.recipes.sieve import models as sieve_models
+from recipes_lib.recipes.sieve import recipe as sieve
+from recipes_lib.recipes.sieve.pair_scores import SieveScorer, caption_seeds
+from recipes_lib.recipes.sieve.phrases import remove_phrases
 from recipes_lib.training import checkpoint
 
 COUNT = 8

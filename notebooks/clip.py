@@ -17,7 +17,7 @@
 # *Two networks, one for pictures and one for texts, learn to meet on a sphere: a picture must find its own caption among those of a
 # batch. Afterwards a classifier is a list of sentences.*
 #
-# Paper: {cite:t}`radford2021clip`. Implementation: `recipes_lib/recipes/clip.py`, the same code from this page to a cluster. You
+# Paper: {cite:t}`radford2021clip`. Implementation: `recipes_lib/recipes/clip/`, the same code from this page to a cluster. You
 # need some PyTorch. The pictures are those of the {term}`Pantry`. The next chapter, {doc}`sieve`, asks which pairs deserve to be
 # learned from.
 
@@ -55,7 +55,8 @@ import torch.nn.functional as F
 from recipes_lib import plots
 from recipes_lib.config import override
 from recipes_lib.data.loader import StepBatches
-from recipes_lib.recipes import clip, image_text_scores, pretraining
+from recipes_lib.pretraining import engine, image_text_scores
+from recipes_lib.recipes.clip import recipe as clip
 
 toy = clip.PRESETS["toy"]
 data = clip.load(toy, print)
@@ -164,7 +165,7 @@ print("the library gives the same losses")
 # {term}`embedding` of a text is what the transformer puts out at its last token, which marks the end.
 
 # %%
-method = pretraining.build(clip, toy, steps=1)
+method = engine.build(clip.RECIPE, toy, steps=1)
 tokens = method.encode_texts([data.test.text(rows[0])])
 print(data.test.text(rows[0]), "->", tokens[0][tokens[0] > 0].tolist())
 batch = StepBatches(data.train, seed=0, batch_size=64, encode=method.encode_texts)[0]
@@ -176,7 +177,7 @@ print({name: round(float(value.detach()), 3) for name, value in method(method.vi
 # {term}`Preset <preset>` `toy`: a small convolutional network and a two-layer text transformer, both from scratch.
 
 # %%
-result = clip.run(toy, Path(mkdtemp()) / "run")
+result = clip.RECIPE.run(toy, Path(mkdtemp()) / "run")
 
 
 # %% mystnb={"image": {"alt": "Bar charts of zero-shot accuracy and of retrieval at 1 and 5 in both directions, after training and before it."}} tags=["hide-input"]
@@ -210,7 +211,7 @@ show_scores(json.loads((cooked / "report.json").read_text()), "cooked earlier, o
 # Ask it in your own words. It learned what is in the captions, and nothing else: materials, colours, grounds.
 
 # %% mystnb={"image": {"alt": "Four rows, one for each sentence: the eight pictures nearest to it among five hundred never seen."}} tags=["hide-input"]
-_, simmer, towers = pretraining.reopen(cooked)
+simmer, towers = engine.reopen(clip.RECIPE, cooked)
 points = image_text_scores.embed_images(towers, simmer, data.test)
 
 
@@ -267,7 +268,7 @@ from ipywidgets import Dropdown, FloatLogSlider, interact_manual
 def try_out(texts: str = "captions", objective: str = "clip", lr: float = 3e-3) -> None:
     changes = {"data.texts": texts, "loss.objective": objective, "optim.lr": lr}
     changes |= {"train.steps": 30, "eval.baselines": "none"}
-    print(clip.run(override(toy, changes), Path(mkdtemp()) / "run").report["scores"])
+    print(clip.RECIPE.run(override(toy, changes), Path(mkdtemp()) / "run").report["scores"])
 
 
 interact_manual(

@@ -17,7 +17,7 @@
 # *Accuracy says how often a model errs. Look at what is odd about the images on which it does, and you know what to mend, and what you broke
 # while mending something else.*
 #
-# Paper: {cite:t}`idrissi2023imagenetx`. Implementation: `recipes_lib/recipes/imagenet_x.py` and `recipes_lib/analysis/`, the same code from this
+# Paper: {cite:t}`idrissi2023imagenetx`. Implementation: `recipes_lib/recipes/imagenet_x/` and `recipes_lib/factors/`, the same code from this
 # page to two thousand models.
 # You need: nothing but a classifier's answers.
 
@@ -49,9 +49,12 @@ import torch
 
 from recipes_lib import plots
 from recipes_lib.data import embedded, pantry
-from recipes_lib.recipes import factor_study, imagenet_x, imagenet_x_pantry, pantry_x
-from recipes_lib.recipes import pantry_x_nets as nets
-from recipes_lib.recipes import pantry_x_study as study
+from recipes_lib.recipes.imagenet_x import pantry_nets as nets
+from recipes_lib.recipes.imagenet_x import pantry_run as imagenet_x_pantry
+from recipes_lib.recipes.imagenet_x import pantry_study as study
+from recipes_lib.recipes.imagenet_x import pantry_x
+from recipes_lib.recipes.imagenet_x import real_study as factor_study
+from recipes_lib.recipes.imagenet_x import recipe as imagenet_x
 
 mug = int((pantry_x.scenes(24, 2, "test", {}).label == pantry.CLASSES.index("mug")).nonzero()[0])
 figure, axes = plt.subplots(3, 5, figsize=(8, 5.2), layout="constrained")
@@ -170,9 +173,9 @@ print("95 % of the ratios of A lie in", np.nanquantile(drawn[np.isfinite(drawn)]
 # The library counts all models at once: right answers [models, images] times marks [images, factors] is one matrix product.
 
 # %% tags=["nbval-check-output"]
-from recipes_lib.analysis.annotations import Annotations
-from recipes_lib.analysis.factor_report import factor_report
-from recipes_lib.analysis.predictions import Predictions
+from recipes_lib.factors.annotations import Annotations
+from recipes_lib.factors.predictions import Predictions
+from recipes_lib.factors.report import factor_report
 
 files = np.array([f"{number}.png" for number in range(8)])
 images = Annotations(files, np.zeros(8, np.int16), 2, ("A", "B"), {"multi": marked.astype(bool)})
@@ -194,7 +197,7 @@ from IPython.utils.capture import capture_output
 from recipes_lib.config import override
 
 with capture_output():  # the run names its page, which lies in a temporary folder here
-    drawn = imagenet_x.run(override(imagenet_x.PRESETS["toy"], {"data.name": "drawn"}), Path(mkdtemp()) / "run")
+    drawn = imagenet_x.RECIPE.run(override(imagenet_x.PRESETS["toy"], {"data.name": "drawn"}), Path(mkdtemp()) / "run")
 print(drawn.report["notes"][0])
 print("tables:", ", ".join(sorted(path.stem for path in drawn.folder.glob("*.csv"))))
 cell = drawn.report["models"]["plain-1"]["multi"]["class"]["darker"]
@@ -212,7 +215,7 @@ print(f"(95 % interval {cell['low']:.2f} to {cell['high']:.2f})")
 
 # %%
 with capture_output():
-    result = imagenet_x.run(imagenet_x.PRESETS["toy"], Path(mkdtemp()) / "run")
+    result = imagenet_x.RECIPE.run(imagenet_x.PRESETS["toy"], Path(mkdtemp()) / "run")
 for name, shares in result.report["average"].items():
     dark = result.report["models"][name]["multi"]["class"]["darker"]["error_ratio"]
     print(f"{name:7} right on {shares['class']:.0%}, error ratio on dark pictures {dark:.2f}")
@@ -221,7 +224,7 @@ for name, shares in result.report["average"].items():
 # In the run folder there is a page with all of this, `index.html`. Here is one figure of it:
 
 # %% mystnb={"image": {"alt": "Error ratios with intervals of four nets on Pantry-X for fourteen factors, sorted."}} tags=["hide-input"]
-from recipes_lib.recipes import imagenet_x_plots
+from recipes_lib.recipes.imagenet_x import pictures as imagenet_x_plots
 
 config = imagenet_x.PRESETS["toy"]
 shares = dict.fromkeys(pantry_x.FACTORS, config.nets.asked_share)
@@ -494,8 +497,8 @@ interact_manual(try_out, factor=Dropdown(options=pantry_x.FACTORS), share=FloatS
 # that from one class on they are one too low; most answers look right, and the accuracy is merely worse. In the second an image is lost:
 
 # %% tags=["nbval-check-output"]
-from recipes_lib.analysis import predictions
 from recipes_lib.errors import DataError
+from recipes_lib.factors import predictions
 
 labelled = pantry_x.annotations(test)
 good, place = nets.answers(taught["plain"], test), Path(mkdtemp())

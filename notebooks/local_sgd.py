@@ -18,7 +18,7 @@
 # the weights now and then: far fewer bytes, at a price that small experiments hide.*
 #
 # Papers: {cite:t}`ortiz2021local`, {cite:t}`wang2020slowmo`. Implementation: `recipes_lib/distributed/sync.py` and `slowmo.py`, which every
-# recipe takes as `--sync.name`; what is trained here is `recipes_lib/recipes/local_sgd.py`. You need: some PyTorch.
+# recipe takes as `--sync.name`; what is trained here is `recipes_lib/recipes/local_sgd/`. You need: some PyTorch.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -53,7 +53,8 @@ import torch
 
 from recipes_lib import plots
 from recipes_lib.config import SyncConfig, override
-from recipes_lib.recipes import local_sgd, local_sgd_study
+from recipes_lib.recipes.local_sgd import recipe as local_sgd
+from recipes_lib.recipes.local_sgd import study as local_sgd_study
 
 toy = local_sgd.PRESETS["toy"]
 place = Path(mkdtemp())
@@ -68,7 +69,7 @@ short = override(toy, {"train.steps": 96, "eval.baselines": "none"})
 found = {}
 for period in (1, 16, 48):
     config = override(short, {"sync.period": period})
-    report = local_sgd.run(config, place / f"period-{period}").report
+    report = local_sgd.RECIPE.run(config, place / f"period-{period}").report
     found[period] = (
         report["scores"]["accuracy"]["method"],
         report["sync"]["bytes"],
@@ -260,7 +261,7 @@ start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc
 job = [*start, "run", "local_sgd", "--preset", "toy", "--sync.workers", "0", *flags, "--out", str(place / "real")]
 ended = subprocess.run(job, capture_output=True, text=True)
 assert ended.returncode == 0, ended.stderr
-local_sgd.run(override(toy, {**changes, "sync.workers": 2}), place / "simulated")
+local_sgd.RECIPE.run(override(toy, {**changes, "sync.workers": 2}), place / "simulated")
 for name in ("real", "simulated"):
     report = json.loads((place / name / "report.json").read_text())
     print(f"{name:9}", report["scores"]["accuracy"], report["sync"])
@@ -279,7 +280,7 @@ print("the final weights agree to 1e-5:", worst < 1e-5)
 # paper, and in eight by eight pixels.
 
 # %%
-result = local_sgd.run(toy, place / "toy")
+result = local_sgd.RECIPE.run(toy, place / "toy")
 
 # %% mystnb={"image": {"alt": "Loss and training accuracy of the toy run over its 192 steps."}} tags=["hide-input"]
 steps = lines_of(place / "toy")
@@ -378,7 +379,7 @@ from ipywidgets import Dropdown, FloatLogSlider, IntSlider, interact_manual
 
 def try_out(strategy: str = "local_sgd", period: int = 16, workers: str = "4", lr: float = 0.1) -> None:
     changes = {"sync.name": strategy, "sync.period": period, "sync.workers": int(workers), "optim.lr": lr}
-    report = local_sgd.run(override(short, changes), Path(mkdtemp()) / "run").report
+    report = local_sgd.RECIPE.run(override(short, changes), Path(mkdtemp()) / "run").report
     print(report["scores"], report.get("sync"))
 
 
@@ -416,7 +417,7 @@ for wrong in ({"model.arch": "resnet18"}, {"sync.period": 0}, {"sync.name": "slo
 from recipes_lib.training.checkpoint import read_weights
 
 apart = override(short, {"train.checkpoint_every": 95, "train.keep_checkpoints": 2, "sync.period": 48})
-local_sgd.run(apart, place / "apart")
+local_sgd.RECIPE.run(apart, place / "apart")
 stacked = read_weights(place / "apart" / "checkpoints" / "step-000095" / "workers.safetensors")
 data = local_sgd.load(toy, print)
 worth = {}

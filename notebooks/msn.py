@@ -17,7 +17,7 @@
 # *An image with patches missing must choose the same prototypes as a view of it with none missing. Nothing is
 # reconstructed and nothing is contrasted. Dropped patches are never computed, so masking saves compute.*
 #
-# Paper: {cite:t}`assran2022msn`. Implementation: `recipes_lib/recipes/msn.py`, the same code from this page to a cluster.
+# Paper: {cite:t}`assran2022msn`. Implementation: `recipes_lib/recipes/msn/`, the same code from this page to a cluster.
 # You need: some PyTorch, and the words {term}`view`, {term}`patch` and {term}`prototypes <prototype>` from the {doc}`/book/glossary`.
 
 # %% tags=["hide-input"]
@@ -53,10 +53,12 @@ import torch
 from recipes_lib import plots
 from recipes_lib.data.load import load
 from recipes_lib.evaluation.baselines import raw_pixels
-from recipes_lib.recipes import msn, pretraining
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.scoring import DATA_SEED
+from recipes_lib.recipes.msn import recipe as msn
 
 toy = msn.PRESETS["toy"]
-data = load(toy.data, pretraining.DATA_SEED)
+data = load(toy.data, DATA_SEED)
 how = {"image_size": toy.data.image_size, "normalize": toy.views.normalize}
 
 
@@ -167,7 +169,7 @@ from recipes_lib.data.loader import StepBatches
 from recipes_lib.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
 config = replace(toy, views=replace(toy.views, mask_ratio=0.5))
-method = pretraining.build(msn, config, steps=1)
+method = engine.build(msn.RECIPE, config, steps=1)
 batch = StepBatches(data.train, seed=0, batch_size=256)[0]
 views = method.views(batch, step=0)
 
@@ -344,7 +346,7 @@ print(f"lightly {theirs:.6f}, ours {parts['loss'].item():.6f}")
 # %%
 from tempfile import mkdtemp
 
-result = msn.run(toy, Path(mkdtemp()) / "run")
+result = msn.RECIPE.run(toy, Path(mkdtemp()) / "run")
 
 
 # %% mystnb={"image": {"alt": "Bar chart of accuracy by probe (k-NN, linear, low-shot) for MSN after the toy run, the untrained network, raw pixels, a supervised network, and MSN cooked earlier, which is the best of those trained without labels."}} tags=["hide-input"]
@@ -391,7 +393,7 @@ show_scores(report, f"cooked earlier: {report['steps']:,} steps")
 # %% mystnb={"image": {"alt": "Six rows of kitchen objects; the first of each row is a query, the others are its nearest neighbours by MSN's features. For the mug, the bowl and the pan nearly all are of the same class, for the bottle about half, for the spoon two; in most rows they share the query's colours."}} tags=["hide-input"]
 from recipes_lib.evaluation.features import extract
 
-_, simmer, cook = pretraining.reopen(cooked)
+simmer, cook = engine.reopen(msn.RECIPE, cooked)
 features = {
     name: extract(cook.backbone, images, **how) for name, images in (("train", data.train), ("test", data.test))
 }
@@ -475,7 +477,7 @@ def try_out(temperature: float = 0.1, sharpen_temperature: float = 0.25, me_max_
     loss = {"temperature": temperature, "sharpen_temperature": sharpen_temperature, "me_max_weight": me_max_weight}
     changes = {f"loss.{name}": value for name, value in loss.items()}
     short = {"train.steps": 40, "eval.baselines": "none", "eval.probes": ["knn"]}
-    print(msn.run(override(toy, changes | short), Path(mkdtemp()) / "run").report["diagnostics"])
+    print(msn.RECIPE.run(override(toy, changes | short), Path(mkdtemp()) / "run").report["diagnostics"])
 
 
 interact_manual(
@@ -501,13 +503,13 @@ broken_config = override(
         "eval.probes": ["knn"],
     },
 )
-broken = msn.run(broken_config, Path(mkdtemp()) / "run")
+broken = msn.RECIPE.run(broken_config, Path(mkdtemp()) / "run")
 
 
 # %% tags=["hide-input"]
 def choices(folder: Path) -> torch.Tensor:
     """How many test images choose each prototype, largest first: int64 [prototypes]."""
-    _, config, method = pretraining.reopen(folder)
+    config, method = engine.reopen(msn.RECIPE, folder)
     rows = extract(method.backbone, data.test, **how).final
     with torch.no_grad():
         chosen = assign(method.target.eval().head(rows), method.prototypes.weight, config.loss.temperature).argmax(

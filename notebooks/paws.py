@@ -17,7 +17,7 @@
 # *Two views of a picture must resemble the same labelled pictures. A few labels then say which differences count, and
 # a thousand pictures without one say how a class can look.*
 #
-# Paper: {cite:t}`assran2021paws`. Implementation: `recipes_lib/recipes/paws.py`, the same code from this page to a cluster.
+# Paper: {cite:t}`assran2021paws`. Implementation: `recipes_lib/recipes/paws/`, the same code from this page to a cluster.
 # You need some PyTorch. Read {doc}`msn` first: its learned prototypes play the part that labelled pictures play here.
 
 # %% tags=["hide-input"]
@@ -52,11 +52,13 @@ import torch
 from recipes_lib import plots
 from recipes_lib.data.images import UNLABELLED
 from recipes_lib.data.load import load
-from recipes_lib.recipes import paws, pretraining
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.scoring import DATA_SEED
+from recipes_lib.recipes.paws import recipe as paws
 
 toy = paws.PRESETS["toy"]
 how = {"image_size": toy.data.image_size, "normalize": toy.views.normalize}
-everything = load(toy.data, pretraining.DATA_SEED)
+everything = load(toy.data, DATA_SEED)
 data = paws.hide_labels(toy, everything)
 
 # %% mystnb={"image": {"alt": "The labelled images, a column a class: all the labels there are."}} tags=["hide-input"]
@@ -154,7 +156,7 @@ plt.show()
 # %% mystnb={"image": {"alt": "A grid of grey views of labelled images, some light on dark and some dark on light; each column is one class, rows are further draws of it."}} tags=["hide-input"]
 from recipes_lib.data.loader import StepBatches
 
-method = pretraining.build(paws, toy, steps=1)
+method = engine.build(paws.RECIPE, toy, steps=1)
 batches = StepBatches(data.train, seed=0, batch_size=toy.train.batch_size)
 batches.support = paws.support(toy, data.train, rank=0, world_size=1)
 batch = batches[0]
@@ -256,7 +258,7 @@ from recipes_lib.config import override
 
 folder = Path(mkdtemp()) / "run"
 watched = override(toy, {"train.checkpoint_every": 80, "train.keep_checkpoints": 10})
-result = paws.run(watched, folder)
+result = paws.RECIPE.run(watched, folder)
 
 
 # %% mystnb={"image": {"alt": "Bar charts of accuracy by probe for PAWS after the toy run, the untrained network, raw pixels and a supervised network trained on the same labels."}} tags=["hide-input"]
@@ -298,9 +300,9 @@ def predictions(net: torch.nn.Module, images) -> torch.Tensor:
 
 # %% tags=["hide-input"]
 places = sorted((folder / "checkpoints").glob("step-*"))
-history = [predictions(pretraining.build(paws, toy, steps=1), data.test)]
+history = [predictions(engine.build(paws.RECIPE, toy, steps=1), data.test)]
 for place in places:
-    net = pretraining.build(paws, toy, steps=1)
+    net = engine.build(paws.RECIPE, toy, steps=1)
     interchange.fill(net, checkpoint.read_weights(place / "model.safetensors"), str(place))
     history.append(predictions(net, data.test))
 history = torch.stack(history, dim=2)  # [images, classes, checkpoints]
@@ -361,7 +363,7 @@ from sklearn.manifold import TSNE
 from recipes_lib.evaluation.baselines import raw_pixels
 
 pixels = raw_pixels(data.test, ignore_sign=True, **how).final
-_, simmer, cook = pretraining.reopen(cooked)
+simmer, cook = engine.reopen(paws.RECIPE, cooked)
 embedded_test = extract(cook.eval().backbone, data.test, embed=cook.embed, **how).embedding
 unit = torch.nn.functional.normalize(embedded_test, dim=1)
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
@@ -418,7 +420,7 @@ def try_out(temperature: float = 0.1, sharpen_temperature: float = 0.25, labels_
     changes = {"loss.temperature": temperature, "loss.sharpen_temperature": sharpen_temperature}
     changes |= {"data.labels_per_class": labels_per_class}
     brief = {"train.steps": 40, "eval.baselines": "none", "eval.probes": ["snn"]}
-    found = paws.run(override(toy, changes | brief), Path(mkdtemp()) / "run").report
+    found = paws.RECIPE.run(override(toy, changes | brief), Path(mkdtemp()) / "run").report
     print(found["scores"], found["diagnostics"])
 
 
@@ -437,12 +439,12 @@ interact_manual(
 # %%
 short = {"train.steps": 200, "train.checkpoint_every": 200, "eval.baselines": "none", "eval.probes": ["snn"]}
 broken_config = override(toy, {"loss.me_max_weight": 0.0, **short})
-broken = paws.run(broken_config, Path(mkdtemp()) / "run")
+broken = paws.RECIPE.run(broken_config, Path(mkdtemp()) / "run")
 
 # %% mystnb={"image": {"alt": "Two bar panels with the number of test images that are predicted to be of each class, classes sorted by it: even for the intact run, uneven for the run without mean-entropy maximisation."}} tags=["hide-input"]
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
 for ax, (title, place) in zip(axes, {"intact": folder, "without ME-MAX": broken.folder}.items(), strict=True):
-    _, _, net = pretraining.reopen(place)
+    _, net = engine.reopen(paws.RECIPE, place)
     counts = predictions(net, data.test).argmax(dim=1).bincount(minlength=len(names)).sort(descending=True).values
     ax.bar(range(len(names)), counts, color=plots.PALETTE[0])
     ax.set(title=title, xlabel="classes, most predicted first", ylabel="test images" if ax is axes[0] else "")

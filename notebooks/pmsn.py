@@ -18,7 +18,7 @@
 # equally frequent. Where they are not, it pulls the features the wrong way. This chapter shows where that is written, what it
 # costs, and how to write something else there.*
 #
-# Paper: {cite:t}`assran2023prior`. Implementation: `recipes_lib/recipes/pmsn.py`, which is {doc}`msn` with one term changed. The
+# Paper: {cite:t}`assran2023prior`. Implementation: `recipes_lib/recipes/pmsn/`, which is {doc}`msn` with one term changed. The
 # authors released no code. You need: {doc}`msn`.
 
 # %% tags=["hide-input"]
@@ -56,10 +56,13 @@ from recipes_lib import plots
 from recipes_lib.config import override
 from recipes_lib.data.load import load
 from recipes_lib.data.loader import StepBatches
-from recipes_lib.recipes import msn, pmsn, pretraining
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.scoring import DATA_SEED
+from recipes_lib.recipes.msn import recipe as msn
+from recipes_lib.recipes.pmsn import recipe as pmsn
 
 toy = pmsn.PRESETS["toy"]
-data = load(toy.data, pretraining.DATA_SEED)
+data = load(toy.data, DATA_SEED)
 names = data.train.class_names
 
 # %% mystnb={"image": {"alt": "Bar chart of training images per class, falling as a power law from the first class to the twelfth."}} tags=["hide-input"]
@@ -76,7 +79,7 @@ plt.show()
 # even a balanced data set looks unbalanced to every single step.
 
 # %% mystnb={"image": {"alt": "Two bar charts of the classes in one batch of 256 images: drawn at random all twelve classes are there; drawn from two classes only two bars stand."}} tags=["hide-input"]
-balanced = load(replace(toy.data, tail=0.0, train_size=3000), pretraining.DATA_SEED)
+balanced = load(replace(toy.data, tail=0.0, train_size=3000), DATA_SEED)
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharey=True, layout="constrained")
 for ax, (title, classes) in zip(axes, {"a batch at random": None, "a batch of two classes": 2}.items(), strict=True):
     batch = StepBatches(balanced.train, seed=0, batch_size=256, classes_per_batch=classes)[0]
@@ -229,7 +232,7 @@ print("a uniform prior is MSN; a power law is not:", not torch.isclose(new, old)
 from tempfile import mkdtemp
 
 steep = override(toy, {"loss.exponent": 1.0})
-result = pmsn.run(steep, Path(mkdtemp()) / "run")
+result = pmsn.RECIPE.run(steep, Path(mkdtemp()) / "run")
 
 
 # %% mystnb={"image": {"alt": "Bar charts of accuracy by probe for PMSN after the toy run, the untrained network, raw pixels, a supervised network, and PMSN cooked earlier."}} tags=["hide-input"]
@@ -261,7 +264,7 @@ def mean_assignment(method: msn.MSN, images) -> torch.Tensor:
     return p.mean(dim=0)
 
 
-_, _, method = pretraining.reopen(result.folder)
+_, method = engine.reopen(pmsn.RECIPE, result.folder)
 shares = {"prior": method.prior, "test images": mean_assignment(method, data.test)}
 figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 plots.curve(ax, range(1, len(method.prior) + 1), shares, xlabel="prototype", ylabel="share of the images")
@@ -287,7 +290,7 @@ show_scores(report, f"cooked earlier: {report['steps']:,} steps")
 # Which classes took which prototypes? One might expect frequent classes at the front of the prior, where the large shares are.
 
 # %% mystnb={"image": {"alt": "Heat map: rows are classes from the most to the least frequent, columns are groups of prototypes from the front of the prior to its end; the shade is the share of a class's images that choose the group."}} tags=["hide-input"]
-_, simmer, cook = pretraining.reopen(cooked)
+simmer, cook = engine.reopen(pmsn.RECIPE, cooked)
 rows = extract(cook.backbone, data.test, **how).final
 with torch.no_grad():
     p = assign(cook.target.eval().head(rows), cook.prototypes.weight, simmer.loss.temperature)
@@ -395,7 +398,7 @@ from ipywidgets import Dropdown, FloatSlider, interact_manual
 def try_out(exponent: float = 1.0, sinkhorn: str = "prior", direction: str = "forward") -> None:
     loss = {"loss.exponent": exponent, "loss.sinkhorn": sinkhorn, "loss.direction": direction}
     short = {"train.steps": 40, "eval.baselines": "none", "eval.probes": ["knn"]}
-    print(pmsn.run(override(toy, loss | short), Path(mkdtemp()) / "run").report["diagnostics"])
+    print(pmsn.RECIPE.run(override(toy, loss | short), Path(mkdtemp()) / "run").report["diagnostics"])
 
 
 interact_manual(
@@ -416,7 +419,7 @@ torn_config = override(
     steep, {"loss.sinkhorn": "uniform", "train.steps": 60, "eval.baselines": "none", "eval.probes": ["knn"]}
 )
 print(*pmsn.cautions(torn_config), sep="\n")
-torn = pmsn.run(torn_config, Path(mkdtemp()) / "run")
+torn = pmsn.RECIPE.run(torn_config, Path(mkdtemp()) / "run")
 
 # %% tags=["hide-input"]
 for title, run in {"balanced to the prior": result, "balanced equally": torn}.items():

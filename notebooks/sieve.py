@@ -17,7 +17,7 @@
 # *Texts from the web often say nothing of their picture; in the pool of this chapter about half of them do, and we know which. A captioner
 # that learned from a few clean pairs describes each picture in its own words, and a text is kept where the two agree.*
 #
-# Paper: {cite:t}`mahmoud2024sieve`. Implementation: `recipes_lib/recipes/sieve.py`, the same code from this page to a pool of millions.
+# Paper: {cite:t}`mahmoud2024sieve`. Implementation: `recipes_lib/recipes/sieve/`, the same code from this page to a pool of millions.
 # You need: {doc}`clip`.
 
 # %% tags=["hide-input"]
@@ -59,10 +59,11 @@ import numpy as np
 import torch
 
 from recipes_lib import plots
-from recipes_lib.analysis import selection, uids
 from recipes_lib.data.pantry import alt_text
+from recipes_lib.data.pools import selection, uids
 from recipes_lib.models.sentence import load_encoder
-from recipes_lib.recipes import sieve, sieve_pool
+from recipes_lib.recipes.sieve import pool as sieve_pool
+from recipes_lib.recipes.sieve import recipe as sieve
 
 toy = sieve.PRESETS["toy"]
 pool = sieve_pool.pantry_pool(toy.data)
@@ -174,7 +175,7 @@ print("kept:", selection.keep(fused, names, 0.4).tolist())
 # Phrases about the medium are no content. The official code removes them anywhere, even inside words; here whole words are the default:
 
 # %% tags=["nbval-check-output"]
-from recipes_lib.analysis.phrases import remove_phrases
+from recipes_lib.recipes.sieve.phrases import remove_phrases
 
 for said in ("A photo of a dog", "photographer at an imaged photostock", "an image of photo of cat"):
     print(
@@ -202,7 +203,7 @@ print("the shore is nearer than the spaghetti:", bool(dog @ others[0] > 0.5 > 0.
 
 # %%
 config = replace(toy, select=replace(toy.select, fuse="clip"))
-result = sieve.run(config, Path(mkdtemp()) / "run")
+result = sieve.RECIPE.run(config, Path(mkdtemp()) / "run")
 print({name: round(row["method"], 2) for name, row in result.report["scores"].items()})
 print(sorted(path.name for path in result.folder.iterdir()))
 
@@ -336,7 +337,7 @@ from ipywidgets import Dropdown, FloatSlider, interact_manual
 
 def try_out(fraction: float = 0.2, fuse: str = "clip") -> None:
     chosen = replace(config.select, fraction=fraction, fuse=fuse, scores=result.folder / "scores")
-    again = sieve.run(replace(config, select=chosen), Path(mkdtemp()) / "again")
+    again = sieve.RECIPE.run(replace(config, select=chosen), Path(mkdtemp()) / "again")
     inside = uids.times_kept(np.load(again.folder / "subset.npy"), uids.to_u8(pool.uids)) > 0
     print({kind: int((kinds[inside] == number).sum()) for number, kind in enumerate(alt_text.KINDS)})
 
@@ -356,7 +357,7 @@ interact_manual(
 import shutil
 from collections import Counter
 
-from recipes_lib.data import shards
+from recipes_lib.data.pools import shards
 
 place = Path(mkdtemp())
 whole = shards.find(result.folder / "pool")[0]
@@ -514,7 +515,7 @@ print(notebook.settings({"toy": toy, "medium": sieve.PRESETS["datacomp_medium"]}
 # why?
 
 # %% tags=["solution", "hide-cell"]
-from recipes_lib.evaluation.pair_scores import cosines as text_cosines
+from recipes_lib.recipes.sieve.pair_scores import cosines as text_cosines
 
 print(text_cosines(encoder, ["", "a photo of"], [["a plate of spaghetti"]] * 2).tolist())
 print("0: nothing was said, and what remains of 'a photo of' is nothing too")

@@ -17,7 +17,7 @@
 # *SwitchBack makes two of the three matrix products of a linear layer in 8-bit integers and leaves the third in 16 bits. StableAdamW shortens
 # the steps of an optimiser whose memory of the gradients is out of date.*
 #
-# Paper: {cite:t}`wortsman2023stable`. Implementation: `recipes_lib/lowbit`, `recipes_lib/optim/stable_adamw.py` and `recipes_lib/recipes/switchback.py`,
+# Paper: {cite:t}`wortsman2023stable`. Implementation: `recipes_lib/lowbit`, `recipes_lib/optim/stable_adamw.py` and `recipes_lib/recipes/switchback/`,
 # the same code from this page to a cluster. Read {doc}`clip` first: its image tower and its text tower are trained here. You need some PyTorch.
 
 # %% tags=["hide-input"]
@@ -170,7 +170,7 @@ print(
 # $n$, for the largest of more numbers is larger:
 
 # %% mystnb={"image": {"alt": "Log-log plot: variance of the error of an 8-bit inner product over its length, from 64 to 32,768, measured for Gaussian and for heavy-tailed numbers."}} tags=["hide-input"]
-from recipes_lib.recipes import noise_study
+from recipes_lib.recipes.switchback import noise as noise_study
 
 figure, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
 for index, (numbers, label) in enumerate({"gaussian": "Gaussian", "student": "heavy tails"}.items()):
@@ -244,10 +244,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from recipes_lib.config import override
-from recipes_lib.recipes import switchback
+from recipes_lib.recipes.switchback import recipe as switchback
 
 toy = switchback.PRESETS["toy"]
-result = switchback.run(toy, Path(mkdtemp()) / "run")
+result = switchback.RECIPE.run(toy, Path(mkdtemp()) / "run")
 
 
 # %% mystnb={"image": {"alt": "Bar charts of zero-shot accuracy and of retrieval at 1 and 5 in both directions, after training and before it."}} tags=["hide-input"]
@@ -322,8 +322,8 @@ print("0.3, 1.1, 17 and 465 in E4M3:", fp8.round_to(torch.tensor([0.3, 1.1, 17.0
 # before any training:
 
 # %% mystnb={"image": {"alt": "Mean magnitude of the features over blocks 1 to 11 of an untrained Vision Transformer: it rises as usual, and stays level with zero layer-scale."}} tags=["hide-input"]
-from recipes_lib.analysis.magnitudes import magnitudes, named
 from recipes_lib.models import vit
+from recipes_lib.recipes.switchback.magnitudes import magnitudes, named
 
 pictures = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 sizes = {}
@@ -383,7 +383,7 @@ print("the library takes the same steps")
 # 1, a common default. Right: each cure at its best settings.
 
 # %% mystnb={"image": {"alt": "Two panels of the loss over steps on a logarithmic axis around the jump at step 150. Left, beta2 0.999: AdamW's loss rises several times over, and clipping to norm 1 gives the very same line; StableAdamW's hardly rises. Right, tuned: clipping to norm 0.0001, AdamW with beta2 0.9 and StableAdamW with beta2 0.8 pass the jump without a peak that stands out."}} tags=["hide-input"]
-from recipes_lib.recipes import spike_study as study
+from recipes_lib.recipes.switchback import spike_study as study
 
 scales = [study.BEFORE] * study.CHANGE + [1.0] * (study.STEPS - study.CHANGE)
 clip_1 = (study.GRIDS["clip"]["1"], study.TUNED["adamw"][1])
@@ -512,7 +512,7 @@ from ipywidgets import Dropdown, FloatLogSlider, interact_manual
 def try_out(linear: str = "switchback", optimizer: str = "stable_adamw", lr: float = 3e-3) -> None:
     changes = {"model.linear": linear, "optim.name": optimizer, "optim.lr": lr}
     changes |= {"train.steps": 30, "eval.baselines": "none"}
-    print(switchback.run(override(toy, changes), Path(mkdtemp()) / "run").report["scores"])
+    print(switchback.RECIPE.run(override(toy, changes), Path(mkdtemp()) / "run").report["scores"])
 
 
 interact_manual(

@@ -67,7 +67,7 @@ def test_recipe_preset_and_fields_of_a_run_exist(words):
     preset = given.pop("--preset")
     given.pop("--out", None)
     assert preset in recipes.MENU[words[1]].presets
-    config = recipes.module(words[1]).PRESETS[preset]
+    config = recipes.named(words[1]).presets[preset]
     for flag, value in given.items():
         override(
             config, {flag.removeprefix("--").replace("-", "_"): yaml.safe_load(re.sub(r"^(\d+)e", r"\1.0e", value))}

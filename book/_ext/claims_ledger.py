@@ -9,7 +9,7 @@ records and renders them, so nothing in the ledger is typed by hand:
 - ``{papers}`` makes the table of the claims whose paper has a figure, that figure beside ours;
 - the role ``{chapter}`` with a chapter's name says how long it takes and how many of its claims hold.
 
-A claim that ``recipes_lib/claims/NAME.py`` lists in ``CLAIMS`` and no notebook records, a record of no such claim, and
+A claim that ``recipes_lib/recipes/NAME/claims.py`` lists in ``CLAIMS`` and no notebook records, a record of no such claim, and
 a claim recorded twice are warnings, hence errors in our build.
 """
 
@@ -29,7 +29,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from recipes_lib.claims.check import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
+from recipes_lib.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ def read_records(notebook: Path) -> list[Record]:
 
 
 def declared_ids(chapter: str) -> list[str]:
-    """The ids that ``recipes_lib.claims.CHAPTER.CLAIMS`` lists; none where the chapter has no such module."""
-    name = f"recipes_lib.claims.{chapter}"
+    """The ids that ``recipes_lib.recipes.CHAPTER.claims`` lists; none where the chapter has no such module."""
+    name = f"recipes_lib.recipes.{chapter}.claims"
     if importlib.util.find_spec(name) is None:
         return []
     return [claim.id for claim in importlib.import_module(name).CLAIMS]

@@ -8,7 +8,7 @@ import importlib
 import json
 from types import ModuleType
 
-from recipes_lib.claims.check import Verdict, decide
+from recipes_lib.claim import Verdict, decide
 from recipes_lib.data import embedded
 from recipes_lib.errors import RunError
 
@@ -18,7 +18,7 @@ def module(name: str) -> ModuleType:
 
     Some have ``MARKS`` (measurement -> what takes its fingerprint) and ``NEEDS_DATA`` (arms that ask for ``RECIPES_DATA``).
     """
-    return importlib.import_module(f"recipes_lib.claims.{name}")
+    return importlib.import_module(f"recipes_lib.recipes.{name}.claims")
 
 
 def stored(name: str) -> dict[str, Verdict]:

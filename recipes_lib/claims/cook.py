@@ -34,12 +34,12 @@ def cook(name: str, runs: Path = Path("runs")) -> Path:
     Raises: what the recipe's ``run`` raises; ``RunError`` where there is no checkout to store into.
     """
     destination = storage() / "cooked" / name
-    module = recipes.module(name)
-    config = module.PRESETS[PRESET]
+    recipe = recipes.named(name)
+    config = recipe.presets[PRESET]
     mark = fingerprint(name, PRESET, {})
     folder = runs / f"cook-{name}-{digest(to_yaml(name, config), mark)}"
     if finished(folder) is None:
-        module.run(config, folder)
+        recipe.run(config, folder)
     store(folder, destination, mark)
     return destination
 

@@ -15,6 +15,7 @@ from typing import Any
 from recipes_lib import recipes
 from recipes_lib.config import override
 from recipes_lib.errors import Interrupted
+from recipes_lib.pretraining.recipe import Job
 
 STEPS = 3
 TOLERANCE = 1e-3
@@ -39,14 +40,14 @@ Fingerprint = dict[str, Any]
 
 def fingerprint(recipe: str, preset: str, overrides: Mapping[str, Any]) -> Fingerprint:
     """Trains ``preset`` with ``overrides`` for three steps in a folder of its own and probes the result."""
-    module = recipes.module(recipe)
-    if hasattr(module, "fingerprint"):  # one that does not train has its own idea of a short run
-        return module.fingerprint(override(module.PRESETS[preset], overrides))
-    config = override(module.PRESETS[preset], {**overrides, **_SHORT})
+    found = recipes.named(recipe)
+    if isinstance(found, Job):  # one that does not train has its own idea of a short run
+        return found.fingerprint(override(found.presets[preset], overrides))
+    config = override(found.presets[preset], {**overrides, **_SHORT})
     config.validate()
     with tempfile.TemporaryDirectory() as place:
         try:
-            result = module.run(config, Path(place) / "run")
+            result = found.run(config, Path(place) / "run")
         except Interrupted:  # its advice names a folder that is gone
             raise Interrupted("Stopped while a fingerprint was taken. Nothing was changed: start again.") from None
         lines = (result.folder / "metrics.jsonl").read_text().splitlines()

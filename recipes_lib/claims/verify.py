@@ -59,7 +59,9 @@ def verify(
     for number, (arm, changes) in enumerate(facts.ARMS.items()):
         progress(0, 0, f"fingerprint of arm {arm}, {number + 1} of {len(facts.ARMS)}")
         marks[arm] = fingerprint(name, facts.PRESET, {**facts.BASE, **changes})
-    marks |= {arm: mark() for arm, mark in getattr(facts, "MARKS", {}).items()}
+    marks |= {
+        arm: mark() if callable(mark) else fingerprint(*mark) for arm, mark in getattr(facts, "MARKS", {}).items()
+    }
     left_out = [arm for arm in every if arms and arm not in arms]
     _refuse_stale(name, left_out, marks)
     todo = [job for job in plan(name, marks, runs / f"verify-{name}") if job.arm not in left_out]
@@ -110,7 +112,7 @@ def plan(name: str, marks: dict[str, Fingerprint], place: Path) -> list[Job]:
 def arm_config(name: str, arm: str, seed: int) -> Any:
     """The checked config of one arm and seed."""
     facts = claims.module(name)
-    preset = recipes.module(name).PRESETS[facts.PRESET]
+    preset = recipes.named(name).presets[facts.PRESET]
     config = override(preset, {**facts.BASE, **facts.ARMS[arm], "train.seed": seed})
     config.validate()
     return config
@@ -194,7 +196,7 @@ def _worker(name: str, arm: str, seed: int, folder: Path) -> int:
     facts = claims.module(name)
     try:
         if arm in facts.ARMS:
-            recipes.module(name).run(arm_config(name, arm, seed), folder)
+            recipes.named(name).run(arm_config(name, arm, seed), folder)
             return 0
         start = time.perf_counter()
         report = {**facts.MEASUREMENTS[arm](seed), "seconds": time.perf_counter() - start}

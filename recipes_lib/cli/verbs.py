@@ -11,7 +11,7 @@ from recipes_lib.errors import ConfigError, nearest
 from recipes_lib.recipes import MENU, Entry
 
 if TYPE_CHECKING:
-    from recipes_lib.recipes.pretraining import Result
+    from recipes_lib.engine.pretrain import Result
 
 Act = Callable[[argparse.Namespace], None]
 
@@ -45,13 +45,12 @@ def plan(arguments: argparse.Namespace) -> None:
     with terminal.aside().status(f"planning {entry.name}, preset {preset}"):
         from recipes_lib.launch import plan as planner
 
-        module = recipes.module(entry.name)
         prog = f"recipes plan {entry.name} --preset {preset}"
-        config = flags.parse(module.PRESETS[preset], arguments.flags, prog=prog, about=entry.title)
+        config = flags.parse(recipes.named(entry.name).presets[preset], arguments.flags, prog=prog, about=entry.title)
         found = planner.plan(
             entry.name,
             config,
-            world=arguments.nodes * (arguments.gpus or planner.usual_gpus(config)),
+            world=arguments.nodes * (arguments.gpus or planner.usual_gpus(entry.name, config)),
             gpu=arguments.gpu,
             utilisation=arguments.utilisation,
             images=arguments.images,
@@ -77,23 +76,29 @@ def run(arguments: argparse.Namespace) -> None:
         f"{entry.title}, preset {preset}. Further flags: --preset {{{','.join(entry.presets)}}}, "
         "--out DIR (the run folder; default runs/NAME-DATE)."
     )
-    module = recipes.module(entry.name)
-    config = flags.parse(module.PRESETS[preset], rest, prog=prog, about=about)
-    _finish(module.run(config, flags.out_of(own)))
+    recipe = recipes.named(entry.name)
+    config = flags.parse(recipe.presets[preset], rest, prog=prog, about=about)
+    _finish(recipe.run(config, flags.out_of(own)))
 
 
 def resume(arguments: argparse.Namespace) -> None:
     """``recipes resume DIR``"""
-    from recipes_lib.recipes import pretraining
+    from recipes_lib.pretraining import runs
 
-    _finish(pretraining.resume(arguments.folder, on_damage=arguments.on_damage, changed=arguments.changed))
+    _finish(
+        runs.resume(
+            recipes.of_run(arguments.folder), arguments.folder, on_damage=arguments.on_damage, changed=arguments.changed
+        )
+    )
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """``recipes evaluate DIR --probe knn linear lowshot``"""
-    from recipes_lib.recipes import pretraining
+    from recipes_lib.pretraining import runs
 
-    found = pretraining.evaluate(arguments.folder, arguments.probe, on_damage=arguments.on_damage)
+    found = runs.evaluate(
+        recipes.that_trained(arguments.folder), arguments.folder, arguments.probe, on_damage=arguments.on_damage
+    )
     if arguments.json:
         display.as_json(found)
     else:
@@ -102,10 +107,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """``recipes export DIR --format timm|hf``"""
-    from recipes_lib.recipes import pretraining
+    from recipes_lib.pretraining import runs
 
     out = arguments.out or arguments.folder / f"export-{arguments.format}"
-    pretraining.export(arguments.folder, arguments.format, out)
+    runs.export(recipes.that_trained(arguments.folder), arguments.folder, arguments.format, out)
     display.show(str(out))
 
 

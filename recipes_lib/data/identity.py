@@ -12,7 +12,7 @@ from torch import Tensor
 from recipes_lib.data.images import UNLABELLED
 from recipes_lib.data.load import Images, Splits
 from recipes_lib.data.pairs import PairSet
-from recipes_lib.data.shard_pairs import ShardPairs
+from recipes_lib.data.pools.shard_pairs import ShardPairs
 from recipes_lib.errors import DataError
 
 

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from recipes_lib import randomness
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.imbalance import grouped_order
-from recipes_lib.data.shard_order import ShardOrder
-from recipes_lib.data.shard_pairs import ShardPairs
+from recipes_lib.data.pools.shard_order import ShardOrder
+from recipes_lib.data.pools.shard_pairs import ShardPairs
 from recipes_lib.errors import STOP_SIGNALS, DataError, UserError
 
 Crop = Callable[..., list[Tensor]]

@@ -159,16 +159,16 @@ def finetune(
             classes_per_batch=balanced_classes(config.eval, train) if wanted.objective == "suncet" else None,
             crop=model.crop.crop_one if isinstance(train, ImageFiles) else None,
         )
-        steps = wanted.train.total_steps(batches.steps_per_epoch)
         how = {"train": wanted.train, "optim_config": wanted.optim, "world": place, "workers": config.data.workers}
-        loop.fit(model, batches, model.views, folder=run, steps=steps, **how)
+        given = loop.training(model, batches, **how)
+        loop.fit(given, run)
 
         def conclude() -> None:
             checkpoint.write_weights(folder / "model.safetensors", model.state_dict())
-            run.write_report({"accuracy": _accuracy(model, data, config), "steps": steps})
+            run.write_report({"accuracy": _accuracy(model, data, config), "steps": given.steps})
 
         collectives.from_main(conclude)
-        run.set_state("done", steps)
+        run.set_state("done", given.steps)
         return run.read_report()["accuracy"]
 
 

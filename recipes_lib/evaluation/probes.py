@@ -14,7 +14,8 @@ from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.data.load import Splits
 from recipes_lib.distributed import collectives
 from recipes_lib.errors import DataError
-from recipes_lib.evaluation import factors, finetune
+from recipes_lib.evaluation import finetune
+from recipes_lib.evaluation import readout as factors
 from recipes_lib.evaluation.features import Features
 from recipes_lib.evaluation.knn import weighted_knn
 from recipes_lib.evaluation.linear import linear_probe

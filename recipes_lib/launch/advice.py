@@ -16,7 +16,7 @@ _EIGHT_BIT_PRODUCTS = {
 }
 
 
-def assumptions(config: Any, world: int, gpu: GPU, utilisation: float) -> dict[str, str | float]:
+def assumptions(config: Any, world: int, gpu: GPU, utilisation: float, simulated: int) -> dict[str, str | float]:
     """What the figures rest on, by what it is about; ``utilisation`` and ``peak_flops`` are numbers."""
     precision, linear = config.train.precision, config.model.linear
     found: dict[str, str | float] = {
@@ -46,16 +46,18 @@ def assumptions(config: Any, world: int, gpu: GPU, utilisation: float) -> dict[s
             "weights that are gathered while a block computes come on top of the memory; with a teacher, torch may gather a "
             "block more for each micro-batch"
         )
-    if getattr(config.sync, "workers", 0):
-        found["workers"] = f"{config.sync.workers} simulated in one process: nothing is sent"
+    if simulated:
+        found["workers"] = f"{simulated} simulated in one process: nothing is sent"
     return found
 
 
-def warnings(config: Any, world: int, gpu: GPU, memory: Mapping[str, int]) -> tuple[str, ...]:
+def warnings(config: Any, world: int, gpu: GPU, memory: Mapping[str, int], simulated: int) -> tuple[str, ...]:
     """Lines to read before the run is started."""
     found = []
     if memory["total"] > gpu.memory:
-        ways = "; ".join([*_smaller_batches(config, world, gpu, memory), *_shares(config, world, gpu, memory)])
+        ways = "; ".join(
+            [*(() if simulated else _smaller_batches(config, world, gpu, memory)), *_shares(config, world, gpu, memory)]
+        )
         need, has = (f"{size / 1e9:,.1f} GB" for size in (memory["total"], gpu.memory))
         found.append(f"A GPU needs {need}, and {gpu.title} has {has}. Ways out: {ways or 'a GPU with more memory'}.")
     if config.train.device == "cpu":
@@ -69,7 +71,7 @@ def _smaller_batches(config: Any, world: int, gpu: GPU, memory: Mapping[str, int
     room = gpu.memory - (memory["total"] - varying)
     now, batch = config.train.accumulate, config.train.batch_size
     times = [k for k in range(2, batch // (world * now) + 1) if batch % (world * now * k) == 0 and varying <= k * room]
-    if not times or getattr(config.sync, "workers", 0):
+    if not times:
         return []
     losses = "its loss and batch norms see a micro-batch"
     return [f"--gpus or --nodes for {world * times[0]} GPUs", f"--train.accumulate {now * times[0]} ({losses})"]

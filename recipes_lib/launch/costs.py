@@ -66,14 +66,13 @@ def optimised(method: nn.Module) -> list[nn.Parameter]:
     return [weight for group in method.param_groups() for weight in group["params"]]
 
 
-def memory(method: nn.Module, config: Any, world: int, state: State) -> dict[str, int]:
+def memory(method: nn.Module, config: Any, world: int, state: State, simulated: int = 0) -> dict[str, int]:
     """Bytes that rank 0 holds during the whole run: ``weights`` (teachers and buffers too), ``gradients``, ``optimizer``,
     ``exchange`` (DDP's buckets, SlowMo's two copies)."""
     weights, moved = trained(method), optimised(method)
     gradients, exchange = nbytes(weights), 0
     held = nbytes(method.parameters()) + nbytes(method.buffers())
     kept = state.bytes(moved)
-    simulated = getattr(config.sync, "workers", 0)
     if simulated:  # beside the method, the workers' weights stacked; see ``distributed.simulation``
         held += simulated * nbytes(weights)
         gradients *= simulated
@@ -160,12 +159,14 @@ def _padded(weights: Iterable[Tensor], world: int) -> int:
     return sum(world * _share(weight, world) for weight in weights)
 
 
-def checkpoint(method: nn.Module, sync: SyncConfig, train: TrainConfig, world: int, state: State) -> int:
+def checkpoint(
+    method: nn.Module, sync: SyncConfig, train: TrainConfig, world: int, state: State, simulated: int = 0
+) -> int:
     """Bytes of one checkpoint's tensors: weights, optimiser, and what the strategy carries on."""
     moved = optimised(method)
     model, kept = nbytes(method.state_dict().values()), state.bytes(moved)
     slow = 2 * nbytes(moved) if sync.name == "slowmo" else 0
-    if simulated := getattr(sync, "workers", 0):
+    if simulated:
         kept = State(simulated * state.copies, state.constant).bytes(moved)
         return model + kept + simulated * nbytes(trained(method)) + slow
     return (model + kept) * (1 if world == 1 or _alike(sync, train) else world) + slow

@@ -8,7 +8,6 @@ micro-batch through forward and backward, and counts. What it cannot know it ass
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -17,6 +16,7 @@ from recipes_lib import recipes
 from recipes_lib.errors import ConfigError, Faults
 from recipes_lib.launch import costs, data_sizes, hardware, stand_in, trace
 from recipes_lib.launch.advice import assumptions, warnings
+from recipes_lib.pretraining.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def plan(
     Raises: ``ConfigError`` in whole lines, for a recipe that trains no backbone, a config that a run would refuse, or a
     number of images that is needed and not known.
     """
-    recipe = recipes.module(recipe_name)
-    _require_method(recipe, recipe_name)
-    _check(config, world, utilisation, images)
+    recipe = _that_trains(recipe_name)
+    simulated = recipe.simulated_workers(config)
+    _check(config, world, utilisation, images, simulated)
     kind = hardware.find(gpu)
     rate = kind.rate(config.train.precision)
     rows, classes = _support(recipe, config, world)
@@ -108,7 +108,7 @@ def plan(
     views = stand_in.views(recipe, method, config, micro, rows, classes)
     found = trace.measure(method, views, precision=train.precision, world=world, converted=converted)
     state = costs.optimizer_state(config.optim)
-    memory = costs.memory(method, config, world, state)
+    memory = costs.memory(method, config, world, state, simulated)
     memory |= {"activations": found.activations, "inputs": found.inputs}
     memory["total"] = sum(memory.values())
     sent = costs.wire(method, config, world, steps, state, found.blocks)
@@ -137,29 +137,31 @@ def plan(
         averagings=sent.rounds,
         gpu_hours=seconds / 3600,
         hours=seconds / 3600 / world,
-        checkpoint_bytes=costs.checkpoint(method, config.sync, train, world, state),
+        checkpoint_bytes=costs.checkpoint(method, config.sync, train, world, state, simulated),
         checkpoints_kept=train.keep_checkpoints,
-        assumptions=assumptions(config, world, kind, utilisation),
-        warnings=warnings(config, world, kind, memory),
+        assumptions=assumptions(config, world, kind, utilisation, simulated),
+        warnings=warnings(config, world, kind, memory, simulated),
     )
 
 
-def usual_gpus(config: Any) -> int:
+def usual_gpus(recipe_name: str, config: Any) -> int:
     """GPUs of a machine that are planned with where nobody says how many: 8, or 1 where one process simulates the workers."""
-    return 1 if getattr(getattr(config, "sync", None), "workers", 0) else 8
+    return 1 if _that_trains(recipe_name).simulated_workers(config) else 8
 
 
-def _require_method(recipe: ModuleType, name: str) -> None:
-    if hasattr(recipe, "Method"):
-        return
-    able = [other for other in recipes.MENU if hasattr(recipes.module(other), "Method")]
+def _that_trains(name: str) -> Recipe:
+    """The recipe. Raises: ``ConfigError`` where it trains no backbone."""
+    recipe = recipes.named(name)
+    if isinstance(recipe, Recipe):
+        return recipe
+    able = [other for other in recipes.MENU if isinstance(recipes.named(other), Recipe)]
     raise ConfigError(
         f"Recipe {name} trains no backbone, so there is no training to plan. `recipes run {name} --preset toy` times itself "
         f"(`seconds` in report.json). Recipes with a plan: {', '.join(able)}."
     )
 
 
-def _check(config: Any, world: int, utilisation: float, images: int | None) -> None:
+def _check(config: Any, world: int, utilisation: float, images: int | None, simulated: int) -> None:
     """Raises ``ConfigError`` with a line for each fault of the config, or of what it is to run on."""
     faults = Faults()
     faults.need(world >= 1, "world", world, "of at least 1")
@@ -167,7 +169,7 @@ def _check(config: Any, world: int, utilisation: float, images: int | None) -> N
     faults.need(images is None or images >= 1, "images", images, "of at least 1")
     faults.raise_any()
     _without_data(config).validate()
-    train, simulated = config.train, getattr(config.sync, "workers", 0)
+    train = config.train
     if simulated and world > 1:
         faults.add(
             f"sync.workers = {simulated} simulates workers in one process, and this plan has {world}. Use --gpus 1, or "
@@ -194,9 +196,9 @@ def _without_data(config: Any) -> Any:
     return found
 
 
-def _support(recipe: ModuleType, config: Any, world: int) -> tuple[int, int]:
+def _support(recipe: Recipe, config: Any, world: int) -> tuple[int, int]:
     """Rows of the labelled images that come with a rank's micro-batch, and their classes; 2 and 2 where there are none."""
-    if not hasattr(recipe, "support"):
+    if recipe.support is None:
         return 2, 2
     data = config.data
     count = data.support_classes or data_sizes.classes(data)
@@ -221,7 +223,7 @@ def _steps(config: Any, images: int | None) -> int:
     return train.total_steps(count // train.batch_size)
 
 
-def _build(recipe: ModuleType, config: Any, steps: int) -> tuple[nn.Module, frozenset[str]]:
+def _build(recipe: Recipe, config: Any, steps: int) -> tuple[nn.Module, frozenset[str]]:
     """The method with full linear layers, and the names of those that ``model.linear`` would convert."""
     method = stand_in.build(recipe, replace(config, model=replace(config.model, linear="full")), steps)
     if config.model.linear == "full":

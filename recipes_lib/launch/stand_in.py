@@ -7,7 +7,6 @@ Integers (tokens, patches kept, labels of images) are real: a network's shapes m
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,14 +19,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from recipes_lib.data.loader import Batch
 from recipes_lib.distributed import collectives
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.recipe import Method, Recipe
 
 _SAMPLE = 2  # images that views are really cut of; a batch norm's smallest batch
 _PIXELS = 8  # side of these images: views have their own sides
 _TEXT = "mug " * 500  # cut where the context ends: no text of a run is longer
 
 
-def build(recipe: ModuleType, config: Any, steps: int) -> nn.Module:
+def build(recipe: Recipe, config: Any, steps: int) -> Method:
     """The method whose parameters, and nothing else of it, have no storage (device ``meta``)."""
 
     def without_storage(module: nn.Module, name: str, weight: nn.Parameter) -> nn.Parameter:
@@ -36,12 +36,12 @@ def build(recipe: ModuleType, config: Any, steps: int) -> nn.Module:
     # not torch.device("meta"): a tokenizer that the method makes has to hold real numbers
     handle = register_module_parameter_registration_hook(without_storage)
     try:
-        return pretraining.build(recipe, config, steps)
+        return engine.build(recipe, config, steps)
     finally:
         handle.remove()
 
 
-def views(recipe: ModuleType, method: nn.Module, config: Any, images: int, rows: int, classes: int) -> dict[str, Any]:
+def views(recipe: Recipe, method: Method, config: Any, images: int, rows: int, classes: int) -> dict[str, Any]:
     """What the method's ``forward`` takes for a micro-batch of ``images`` and, where it has supports, ``rows`` of them.
 
     The method's own ``views`` are cut of two and of three images (and supports): every side of every tensor is a multiple of
@@ -50,7 +50,7 @@ def views(recipe: ModuleType, method: nn.Module, config: Any, images: int, rows:
 
     def cut(images: int, rows: int) -> dict[str, Any]:
         batch = _batch(method, images, classes)
-        support = _batch(method, rows, classes) if hasattr(recipe, "support") else None
+        support = _batch(method, rows, classes) if recipe.support is not None else None
         return method.views(Batch(**vars(batch) | {"support": support}), 0)
 
     base, more_images, more_rows = cut(_SAMPLE, _SAMPLE), cut(_SAMPLE + 1, _SAMPLE), cut(_SAMPLE, _SAMPLE + 1)
@@ -69,8 +69,8 @@ def views(recipe: ModuleType, method: nn.Module, config: Any, images: int, rows:
     return {name: grown(name) for name in base}
 
 
-def _batch(method: nn.Module, images: int, classes: int) -> Batch:
-    encode = getattr(method, "encode_texts", None)
+def _batch(method: Method, images: int, classes: int) -> Batch:
+    encode = method.encode_texts
     labels = torch.full((images,), classes - 1)  # the largest: what counts classes by it finds all
     pixels = torch.zeros(images, 3, _PIXELS, _PIXELS, dtype=torch.uint8)
     return Batch(torch.arange(images), 0, pixels, None, labels, tokens=encode([_TEXT] * images) if encode else None)

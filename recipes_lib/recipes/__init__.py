@@ -3,9 +3,13 @@
 
 import importlib
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from recipes_lib.errors import ConfigError, nearest
+from recipes_lib.errors import ConfigError, RunError, nearest
+
+if TYPE_CHECKING:
+    from recipes_lib.pretraining.recipe import Job, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +139,32 @@ MENU = {
 }
 
 
-def module(name: str) -> ModuleType:
-    """The recipe's module, which has ``Config``, ``PRESETS`` and ``run``; imports torch.
+def named(name: str) -> "Recipe | Job":
+    """What the chapter's ``recipe.py`` ends in; imports torch.
 
     Raises: ``ConfigError`` naming the nearest recipe where there is none of this name.
     """
     if name not in MENU:
         raise ConfigError(f"There is no recipe {name!r}. {nearest(name, MENU)}")
-    return importlib.import_module(f"recipes_lib.recipes.{name}")
+    return importlib.import_module(f"recipes_lib.recipes.{name}.recipe").RECIPE
+
+
+def of_run(path: Path) -> "Recipe | Job":
+    """The recipe of a run folder. Raises: ``RunError`` where it is no run folder, or one of a recipe that is not here."""
+    from recipes_lib.training.folder import RunFolder  # imports torch
+
+    run = RunFolder.open(path)
+    try:
+        return named(run.read_config()["recipe"])
+    except ConfigError as error:
+        raise RunError(f"{run.path / 'config.yaml'}: {error}") from None
+
+
+def that_trained(path: Path) -> "Recipe":
+    """The recipe of a run folder that holds a trained backbone. Raises: ``RunError`` where there is none to have."""
+    from recipes_lib.pretraining.recipe import Recipe  # imports torch
+
+    recipe = of_run(path)
+    if not isinstance(recipe, Recipe):
+        raise RunError(f"{path} is a run of a recipe that trains no backbone: there is nothing to evaluate or export.")
+    return recipe

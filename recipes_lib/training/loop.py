@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,41 +29,72 @@ from recipes_lib.training import checkpoint, shares
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.training.log import RunLog
 
-Views = dict[str, object]
-"""What a method's ``forward`` takes: tensors, and lists of tensors, by name."""
-
 _DDP = SyncConfig()
 
 
-def fit(
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """All that the loop takes: what is trained, on what, how, and for how long."""
+
+    method: nn.Module
+    """Has ``views(batch, step)``, ``forward``, ``param_groups()``, ``clipped_parameters()`` and ``after_step(step)``."""
+    batches: StepBatches
+    steps: int
+    """Optimiser steps of the whole run."""
+    optimizer: torch.optim.Optimizer
+    schedule: optim.Schedule
+    sync: SyncConfig
+    strategy: Strategy
+    """How processes agree on the weights, made as ``sync`` asks."""
+    settings: TrainConfig
+    """Precision, micro-batches, seed, checkpoints and the time-out."""
+    world: World
+    workers: int = 0
+    """Processes of this rank that load batches."""
+
+
+def training(
     method: nn.Module,
     batches: StepBatches,
-    make_views: Callable[[Batch, int], Views],
     *,
-    folder: RunFolder,
-    steps: int,
     train: TrainConfig,
     optim_config: OptimConfig,
     world: World,
     workers: int = 0,
     sync: SyncConfig = _DDP,
-) -> Traffic:
-    """Trains ``method`` for ``steps`` optimiser steps, going on from the folder's last good checkpoint if there is one.
+) -> Training:
+    """The optimiser, schedule and strategy that the configs ask for, with what they train."""
+    steps = train.total_steps(batches.steps_per_epoch)
+    return Training(
+        method=method,
+        batches=batches,
+        steps=steps,
+        optimizer=optim.build(optim_config, method.param_groups()),
+        schedule=optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch),
+        sync=sync,
+        strategy=slowmo.build(sync),
+        settings=train,
+        world=world,
+        workers=workers,
+    )
 
-    ``make_views(batch, step)`` turns the images of a micro-batch into what the method's ``forward`` takes. Returns what
-    the ranks averaged. Where they do so every few steps only, they also tell their figures, hear of a divergence and
-    answer signals only then.
+
+def fit(given: Training, folder: RunFolder) -> Traffic:
+    """Trains for ``given.steps`` optimiser steps, going on from the folder's last good checkpoint if there is one.
+
+    Returns what the ranks averaged. Where they do so every few steps only, they also tell their metrics, hear of a
+    divergence and answer signals only then.
 
     Where a process does not get on for ``train.timeout`` seconds, all end: :class:`~recipes_lib.distributed.watch.Watch`.
 
     Raises: ``Diverged`` where the loss is not finite, ``Interrupted`` after one of ``STOP_SIGNALS``; both leave
     a complete checkpoint to go on from.
     """
-    optimizer = optim.build(optim_config, method.param_groups())
-    strategy = _strategy(sync, world, folder)
+    method, batches, steps, train, world = given.method, given.batches, given.steps, given.settings, given.world
+    optimizer, schedule, strategy = given.optimizer, given.schedule, given.strategy
+    _warn_of_one_process(given.sync, world, folder)
     model = strategy.wrap(method, optimizer)
     start = shares.restore(folder, method, optimizer, strategy)
-    schedule = optim.Schedule(config=optim_config, steps=steps, steps_per_epoch=batches.steps_per_epoch)
     clipped = method.clipped_parameters()
     method.train()
     untold: list[dict[str, Tensor | float]] = []
@@ -70,7 +102,7 @@ def fit(
     with (
         torch.random.fork_rng(devices=[]),
         stop_on_signal() as stopped,
-        closing(batches.stream(start, steps, workers=workers, device=world.device)) as stream,
+        closing(batches.stream(start, steps, workers=given.workers, device=world.device)) as stream,
         RunLog(folder, steps, start, tensorboard=train.tensorboard) as log,
         Watch(train.timeout, folder.stop_without_main) as watch,
     ):
@@ -79,11 +111,11 @@ def fit(
             schedule.apply(optimizer, step)
             randomness.seed_torch(randomness.step_key(train.seed, step, "layers"), world.device)
             try:
-                figures = _accumulate(model, strategy, stream, make_views, step, train, watch)
+                figures = _accumulate(model, strategy, stream, method.views, step, train, watch)
             except FloatingPointError as error:  # a loss that met values it cannot use
                 folder.set_state("failed")
-                raise Diverged(advice(step, str(error), optim_config, folder, method)) from None
-            norm = fsdp.clip_grad_norm(clipped, optim_config.clip or float("inf"))
+                raise Diverged(advice(step, str(error), schedule.config, folder, method)) from None
+            norm = fsdp.clip_grad_norm(clipped, schedule.config.clip or float("inf"))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             strategy.after_step(step)
@@ -95,7 +127,7 @@ def fit(
             untold.append({**figures, "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"], **sent})
             if not (last or due or strategy.meets(step)):
                 continue
-            _tell(untold, step, log, optim_config, folder, method)
+            _tell(untold, step, log, schedule.config, folder, method)
             stop = _any_rank(stopped.is_set(), world)
             if stop or last or due:
                 alike = last or strategy.alike(step)
@@ -107,13 +139,12 @@ def fit(
     return strategy.traffic
 
 
-def _strategy(config: SyncConfig, world: World, folder: RunFolder) -> Strategy:
+def _warn_of_one_process(config: SyncConfig, world: World, folder: RunFolder) -> None:
     if config.name != "ddp" and world.size == 1:
         folder.warn(
             f"sync.name is {config.name} and this is the only process: it averages with itself. Start several: "
             "torchrun --nproc-per-node 2 -m recipes_lib run ..."
         )
-    return slowmo.build(config)
 
 
 def _tell(

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recipes_lib.config.views import Resize
 from recipes_lib.randomness import uniform
-from recipes_lib.views.config import Resize
 
 # Above this output side, one native call per image is cheaper on a CPU than two dense matrix products.
 DENSE_SIDE = 48

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recipes_lib.config.views import ViewsConfig
 from recipes_lib.views import colour, geometry
 from recipes_lib.views.blur import gaussian_blur
-from recipes_lib.views.config import ViewsConfig
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recipes_lib.config.views import Normalize, Resize, ViewsConfig
 from recipes_lib.randomness import sample_keys, uniform
 from recipes_lib.views import colour, geometry
-from recipes_lib.views.config import Normalize, Resize, ViewsConfig
 from recipes_lib.views.look import LOOK_DRAWS, Look, develop_, look_from
 
 __all__ = ["MultiCrop", "Normalize", "Resize", "ViewBatch", "ViewsConfig", "eval_box", "eval_view"]

@@ -187,7 +187,9 @@ def test_the_books_claims_are_recorded_and_named_in_the_text_before_they_are_dec
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_record_agrees_with_the_line_beside_it_and_with_its_claim(notebook):
-    claims = {claim.id: claim for claim in importlib.import_module(f"recipes_lib.claims.{notebook.stem}").CLAIMS}
+    claims = {
+        claim.id: claim for claim in importlib.import_module(f"recipes_lib.recipes.{notebook.stem}.claims").CLAIMS
+    }
     outputs = [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
     for output in outputs:
         record = output.get("metadata", {}).get("recipes_claim")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recipes_lib import claims, recipes
-from recipes_lib.claims.check import Claim, Figure
+from recipes_lib.claim import Claim, Figure
 from recipes_lib.config import DataConfig, EvalConfig, OptimConfig, TrainConfig, to_yaml
 from recipes_lib.data import embedded
 from recipes_lib.training import checkpoint
@@ -60,7 +60,7 @@ CLAIM = Claim(
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The fake recipe and its claims stand in for every name; ``data`` of a checkout lies in ``tmp_path``."""
-    recipe = SimpleNamespace(Config=Config, PRESETS={"toy": Config(), "simmer": Config()}, run=run)
+    recipe = SimpleNamespace(config=Config, presets={"toy": Config(), "simmer": Config()}, run=run)
     facts = SimpleNamespace(
         PRESET="toy",
         SEEDS=(0, 1, 2),
@@ -69,7 +69,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         MEASUREMENTS={"cost": lambda seed: {"cost": {"whole": 1.0 + seed}}},
         CLAIMS=(CLAIM,),
     )
-    monkeypatch.setattr(recipes, "module", lambda name: recipe)
+    monkeypatch.setattr(recipes, "named", lambda name: recipe)
     monkeypatch.setattr(claims, "module", lambda name: facts)
     checkout = tmp_path / "checkout"
     (checkout / "data").mkdir(parents=True)

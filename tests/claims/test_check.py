@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes_lib import claims
+from recipes_lib.claim import DOES_NOT_HOLD, HOLDS, MOST_SEEDS, NOT_TESTABLE, Claim, Figure, decide, swapped, verdict
 from recipes_lib.claims import check
-from recipes_lib.claims.check import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Claim, Figure, decide, swapped, verdict
 from recipes_lib.recipes import MENU
 
 SEEDS = (0, 1, 2)
@@ -75,7 +75,7 @@ def check_file(name):
 def test_a_chapters_file_is_sound(name):
     facts = claims.module(name)
     assert facts.PRESET in MENU[name].presets
-    assert 3 <= len(facts.SEEDS) <= check.MOST_SEEDS
+    assert 3 <= len(facts.SEEDS) <= MOST_SEEDS
     assert not set(facts.ARMS) & set(facts.MEASUREMENTS)
     ids = [stated.id for stated in facts.CLAIMS]
     assert len(set(ids)) == len(ids) >= 2

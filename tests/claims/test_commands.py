@@ -27,7 +27,7 @@ def config_of(command: str) -> Any:
     words = shlex.split(command)
     name, *given = words[words.index("run") + 1 :]
     own, rest = flags.split(given)
-    found = flags.parse(recipes.module(name).PRESETS[own["preset"]], rest, prog="recipes run", about="")
+    found = flags.parse(recipes.named(name).presets[own["preset"]], rest, prog="recipes run", about="")
     found.validate()
     return found
 

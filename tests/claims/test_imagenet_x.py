@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from recipes_lib.claims import imagenet_x as facts
-from recipes_lib.recipes import imagenet_x
+from recipes_lib.recipes.imagenet_x import claims as facts
+from recipes_lib.recipes.imagenet_x import recipe as imagenet_x
 
 
 def words_of(command: str) -> list[str]:

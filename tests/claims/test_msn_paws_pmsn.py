@@ -42,7 +42,7 @@ def test_the_claim_says_what_was_searched_and_its_commands_run_both_arms(chapter
             continue
         at = words.index("--preset")
         config = flags.parse(
-            recipes.module(chapter).PRESETS[words[at + 1]], words[at + 2 :], prog="recipes run", about=""
+            recipes.named(chapter).presets[words[at + 1]], words[at + 2 :], prog="recipes run", about=""
         )
         if "run" in words:  # plan needs no data
             config.validate()

@@ -29,7 +29,7 @@ class Config:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path | None]]:
-    """What the fake recipe's ``run`` was called with; ``recipes.module`` gives that recipe in msn's place."""
+    """What the fake recipe's ``run`` was called with; ``recipes.named`` gives that recipe in msn's place."""
     calls = []
 
     def run(config: Config, out: Path | None) -> SimpleNamespace:
@@ -38,6 +38,6 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path | None]]:
         scores = {"knn": {"method": 0.5, "random_init": 0.25, "raw_pixels": 0.375}}
         return SimpleNamespace(folder=out or Path("runs/msn-x"), report={"scores": scores})
 
-    fake = SimpleNamespace(Config=Config, PRESETS={"toy": Config()}, run=run)
-    monkeypatch.setattr(recipes, "module", lambda name: fake)
+    fake = SimpleNamespace(config=Config, presets={"toy": Config()}, run=run)
+    monkeypatch.setattr(recipes, "named", lambda name: fake)
     return calls

@@ -112,7 +112,7 @@ def test_out_names_the_run_folder_and_the_table_of_scores_ends_with_it(ran, caps
 def test_what_the_cooked_column_is_and_how_short_the_run_was_stands_under_the_scores(ran, capsys, monkeypatch):
     scores = {"knn": {"method": 0.36, "raw_pixels": 0.6, "cooked": 0.8}}
     report = {"scores": scores, "steps": 120, "cooked": {"steps": 3000}}
-    monkeypatch.setattr(recipes.module("msn"), "run", lambda *_: SimpleNamespace(folder="x", report=report))
+    monkeypatch.setattr(recipes.named("msn"), "run", lambda *_: SimpleNamespace(folder="x", report=report))
     assert cli.main(["run", "msn", "--preset", "toy"]) == 0
     head, row, method, cooked, last = capsys.readouterr().out.splitlines()
     assert head.split() == ["probe", "method", "raw", "pixels", "cooked"]
@@ -126,8 +126,9 @@ def test_the_table_of_factors_stands_below_that_of_scores(monkeypatch, capsys):
     factors = {"method": {"label": 0.5, "ink": 0.25}, "random_init": {"label": 0.125, "ink": 0.0}}
     found = {"scores": {"finetune": {"method": 0.75}}, "factors": factors}
     asked = []
+    monkeypatch.setattr(recipes, "that_trained", lambda path: None)
     monkeypatch.setattr(
-        "recipes_lib.recipes.pretraining.evaluate", lambda path, names, **_: asked.append(names) or found
+        "recipes_lib.pretraining.runs.evaluate", lambda recipe, path, names, **_: asked.append(names) or found
     )
     assert cli.main(["evaluate", "d", "--probe", "factors", "finetune"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -150,14 +151,14 @@ def test_only_the_first_process_of_a_run_prints(ran, capsys, monkeypatch):
 
 def test_a_mistake_that_all_processes_meet_is_told_once(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(recipes, "module", raising(DataError("There are 3 training images.")))
+    monkeypatch.setattr(recipes, "named", raising(DataError("There are 3 training images.")))
     assert cli.main(["run", "msn", "--preset", "toy"]) == 2
     assert fault_lines(capsys) == []
 
 
 def test_damaged_data_that_one_process_met_is_not_swallowed(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "3")
-    monkeypatch.setattr(recipes, "module", raising(DamagedImage("cat.jpg cannot be read.")))
+    monkeypatch.setattr(recipes, "named", raising(DamagedImage("cat.jpg cannot be read.")))
     assert cli.main(["run", "msn", "--preset", "toy"]) == 2
     assert fault_lines(capsys) == ["recipes (process 3): cat.jpg cannot be read."]
 
@@ -174,13 +175,13 @@ def raising(error: BaseException):
     [(RunError("a\nb"), 2), (Diverged("loss is nan"), 2), (Interrupted("Go on: recipes resume x"), 3)],
 )
 def test_a_users_error_gives_its_lines_and_its_exit_code(error, code, capsys, monkeypatch):
-    monkeypatch.setattr(recipes, "module", raising(error))
+    monkeypatch.setattr(recipes, "named", raising(error))
     assert cli.main(["run", "msn", "--preset", "toy"]) == code
     assert fault_lines(capsys) == [f"recipes: {line}" for line in str(error).splitlines()]
 
 
 def test_ctrl_c_outside_training_is_an_interruption_without_a_traceback(capsys, monkeypatch):
-    monkeypatch.setattr(recipes, "module", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(recipes, "named", raising(KeyboardInterrupt()))
     assert cli.main(["run", "msn", "--preset", "toy"]) == 3
     assert len(fault_lines(capsys)) == 1
 
@@ -188,7 +189,7 @@ def test_ctrl_c_outside_training_is_an_interruption_without_a_traceback(capsys, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_schedulers_signal_outside_training_is_an_interruption_too(number, capsys, monkeypatch):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    monkeypatch.setattr(recipes, "module", lambda name: signal.raise_signal(number))
+    monkeypatch.setattr(recipes, "named", lambda name: signal.raise_signal(number))
     try:
         assert cli.main(["run", "msn", "--preset", "toy"]) == 3
     finally:
@@ -198,7 +199,7 @@ def test_a_schedulers_signal_outside_training_is_an_interruption_too(number, cap
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(recipes, "module", raising(ZeroDivisionError()))
+    monkeypatch.setattr(recipes, "named", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["run", "msn", "--preset", "toy"])
 

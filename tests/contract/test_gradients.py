@@ -10,12 +10,11 @@ import torch
 
 from recipes_lib import recipes
 from recipes_lib.config import override
-from recipes_lib.data.load import load
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives, slowmo
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.optim import build as optim
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
 
 TRAINED = [name for name in recipes.MENU if name not in ("sieve", "imagenet_x")]  # these score and analyse
 SMALL = {
@@ -35,7 +34,7 @@ SWITCHES = {"predictor": {"model.predictor": True}, "pre_norm": VIT}
 
 def choices(name: str) -> list[dict[str, Any]]:
     """Every objective of the recipe, with its network as it is and with each switch turned on."""
-    config = recipes.module(name).PRESETS["toy"]
+    config = recipes.named(name).presets["toy"]
     kind = get_type_hints(type(config.loss)).get("objective") if hasattr(config, "loss") else None
     objectives = [{"loss.objective": value} for value in get_args(kind)] if get_origin(kind) is Literal else [{}]
     networks = [{}, *(changes for switch, changes in SWITCHES.items() if hasattr(config.model, switch))]
@@ -47,17 +46,14 @@ CASES = [(name, changes) for name in TRAINED for changes in choices(name)]
 
 def without_gradient(name: str, changes: dict[str, Any]) -> list[str]:
     """The trainable parameters that one step of the recipe's ``toy`` leaves without gradient, on the ranks there are."""
-    recipe = recipes.module(name)
-    config = override(recipe.PRESETS["toy"], {**SMALL, **changes})
+    recipe = recipes.named(name)
+    config = override(recipe.presets["toy"], {**SMALL, **changes})
     config.validate()
-    splits = recipe.load(config, print) if hasattr(recipe, "load") else load(config.data, pretraining.DATA_SEED)
-    if hasattr(recipe, "hide_labels"):
-        splits = recipe.hide_labels(config, splits)
-    method = pretraining.build(recipe, config, steps=1)
+    splits = recipe.hide_labels(config, recipe.load(config, print))
+    method = engine.build(recipe, config, steps=1)
     place = {"rank": collectives.rank(), "world_size": collectives.world_size()}
-    encode = getattr(method, "encode_texts", None)
-    batches = StepBatches(splits.train, seed=0, batch_size=16, encode=encode, **place)
-    if hasattr(recipe, "support"):
+    batches = StepBatches(splits.train, seed=0, batch_size=16, encode=method.encode_texts, **place)
+    if recipe.support:
         batches.support = recipe.support(config, splits.train, **place)
     optimizer = optim.build(config.optim, method.param_groups())
     strategy = slowmo.build(config.sync)
@@ -82,7 +78,7 @@ def test_the_cases_hold_every_recipe_and_every_objective():
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_switch_of_the_model_group_is_among_the_cases(name):
-    model = recipes.module(name).PRESETS["toy"].model
+    model = recipes.named(name).presets["toy"].model
     switches = {field.name for field in fields(model) if isinstance(getattr(model, field.name), bool)}
     assert switches - {"layer_scale"} <= set(SWITCHES)  # starts at zero: gradients are there, and zero for a step
 

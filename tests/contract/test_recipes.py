@@ -6,9 +6,9 @@ import torch
 
 from recipes_lib import recipes
 from recipes_lib.config import override
-from recipes_lib.data.load import load
 from recipes_lib.data.loader import StepBatches
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.recipe import Job, Recipe
 
 CPU = torch.device("cpu")
 TRAINED = [name for name in recipes.MENU if name not in ("sieve", "imagenet_x")]  # these score and analyse
@@ -16,34 +16,31 @@ TRAINED = [name for name in recipes.MENU if name not in ("sieve", "imagenet_x")]
 
 @pytest.fixture(scope="module", params=TRAINED)
 def recipe(request):
-    return recipes.module(request.param)
+    return recipes.named(request.param)
 
 
 @pytest.fixture(scope="module")
 def toy(recipe):
     """The recipe's ``toy`` on fewer images, with its method and two batches, as a run would have them."""
     changes = {"data.train_size": 192, "data.test_size": 8, "train.batch_size": 32, "train.steps": 2, "eval.probes": []}
-    config = override(recipe.PRESETS["toy"], changes)
+    config = override(recipe.presets["toy"], changes)
     config.validate()
-    own = hasattr(recipe, "load")
-    splits = recipe.load(config, pytest.fail) if own else load(config.data, pretraining.DATA_SEED)
-    if hasattr(recipe, "hide_labels"):
-        splits = recipe.hide_labels(config, splits)
-    method = pretraining.build(recipe, config, steps=2)
-    batches = StepBatches(splits.train, seed=0, batch_size=32, encode=getattr(method, "encode_texts", None))
-    if hasattr(recipe, "support"):
+    splits = recipe.hide_labels(config, recipe.load(config, pytest.fail))
+    method = engine.build(recipe, config, steps=2)
+    batches = StepBatches(splits.train, seed=0, batch_size=32, encode=method.encode_texts)
+    if recipe.support:
         batches.support = recipe.support(config, splits.train, rank=0, world_size=1)
     return config, method, list(batches.stream(0, 2, workers=0, device=CPU))
 
 
 @pytest.mark.parametrize("name", recipes.MENU)
 def test_the_menu_lists_the_presets_that_the_module_has_in_their_order(name):
-    recipe = recipes.module(name)
-    assert recipes.MENU[name].presets == tuple(recipe.PRESETS)
+    recipe = recipes.named(name)
+    assert recipes.MENU[name].presets == tuple(recipe.presets)
     assert recipes.MENU[name].presets[:2] == ("toy", "simmer")
-    assert hasattr(recipe, "Method") == (name in TRAINED)
+    assert isinstance(recipe, Recipe if name in TRAINED else Job)
     assert callable(recipe.run)
-    assert all(isinstance(config, recipe.Config) for config in recipe.PRESETS.values())
+    assert all(isinstance(config, recipe.config) for config in recipe.presets.values())
 
 
 def test_two_steps_give_finite_losses_and_the_same_figures(toy):
@@ -69,7 +66,7 @@ def test_every_trainable_parameter_is_given_to_the_optimiser_once_and_gets_a_gra
 
 def test_a_state_travels_into_a_fresh_method_and_gives_the_same_features(recipe, toy):
     config, method, _ = toy
-    fresh = pretraining.build(recipe, override(config, {"train.seed": 1}), steps=2)
+    fresh = engine.build(recipe, override(config, {"train.seed": 1}), steps=2)
     fresh.load_state_dict(method.state_dict())
     side = config.data.image_size
     images = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -79,5 +76,5 @@ def test_a_state_travels_into_a_fresh_method_and_gives_the_same_features(recipe,
 
 def test_the_largest_preset_can_be_built_on_the_meta_device(recipe):
     with torch.device("meta"):
-        method = recipe.Method(list(recipe.PRESETS.values())[-1], 1000)
+        method = recipe.method(list(recipe.presets.values())[-1], 1000)
     assert sum(p.numel() for p in method.backbone.parameters()) > 1e7

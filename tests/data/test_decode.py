@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from recipes_lib.data import decode, samples
+from recipes_lib.data import decode
 from recipes_lib.data.decode import SIXTEEN_BITS, TRANSPARENT, TURNED, ImageFault
+from recipes_lib.data.pools import samples
 
 LEVELS = np.array([[0, 255, 256, 40_000, 65_535]], np.uint16)
 EIGHT_BITS = [0, 0, 1, 156, 255]  # 40,000 / 256 = 156.25

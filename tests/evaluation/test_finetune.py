@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recipes_lib import randomness
 from recipes_lib.config import DataConfig, EvalConfig, TrainConfig
+from recipes_lib.config.views import ViewsConfig
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.data.load import Splits
 from recipes_lib.distributed import world
@@ -29,7 +30,6 @@ from recipes_lib.evaluation.finetune import Classifier, finetune, global_batch
 from recipes_lib.evaluation.snn import nearest_neighbours
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.training import checkpoint, log
-from recipes_lib.views.config import ViewsConfig
 
 STEPS = 8
 

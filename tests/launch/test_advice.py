@@ -10,7 +10,7 @@ from recipes_lib.launch import plan, trace
 
 def preset(name: str, which: str, **changes: Any) -> Any:
     return override(
-        recipes.module(name).PRESETS[which], {key.replace("__", "."): value for key, value in changes.items()}
+        recipes.named(name).presets[which], {key.replace("__", "."): value for key, value in changes.items()}
     )
 
 

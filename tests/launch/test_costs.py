@@ -10,20 +10,20 @@ from recipes_lib import recipes
 from recipes_lib.config import override
 from recipes_lib.launch import costs, plan
 from recipes_lib.optim import build as optim
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
 from recipes_lib.training import checkpoint
 
 
 def preset(name: str, which: str, **changes: Any) -> Any:
     return override(
-        recipes.module(name).PRESETS[which], {key.replace("__", "."): value for key, value in changes.items()}
+        recipes.named(name).presets[which], {key.replace("__", "."): value for key, value in changes.items()}
     )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "sgd", "lars", "stable_adamw"])
 def test_the_optimisers_state_is_that_of_a_real_one_after_a_step(optimizer):
     config = preset("paws", "toy", optim__name=optimizer)
-    method = pretraining.build(recipes.module("paws"), config, 10)
+    method = engine.build(recipes.named("paws"), config, 10)
     real = optim.build(config.optim, method.param_groups())
     for weight in method.parameters():
         weight.grad = torch.ones_like(weight)
@@ -57,7 +57,7 @@ def test_simulated_workers_hold_their_weights_each(no_trace):
 
 def test_a_simulated_runs_checkpoint_is_the_planned_one(tmp_path):
     config = preset("local_sgd", "toy", train__steps=2, eval__probes=[], eval__baselines="none", data__train_size=128)
-    recipes.module("local_sgd").run(config, tmp_path / "run")
+    recipes.named("local_sgd").run(config, tmp_path / "run")
     files = (tmp_path / "run" / "checkpoints" / "step-000002").glob("*.safetensors")
     written = sum(t.nbytes for path in files for t in checkpoint.read_weights(path).values())
     assert plan.plan("local_sgd", config, world=1).checkpoint_bytes == written

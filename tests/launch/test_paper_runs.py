@@ -16,7 +16,7 @@ LARGEST = {
 @pytest.mark.parametrize("name", LARGEST)
 def test_the_largest_preset_is_counted_on_as_many_gpus_as_it_needs(name):
     preset, world = LARGEST[name]
-    found = plan.plan(name, recipes.module(name).PRESETS[preset], world=world)
+    found = plan.plan(name, recipes.named(name).presets[preset], world=world)
     # backward takes twice the forward products, so three for each trained weight that an image meets at least once
     assert found.flops_per_image > 3 * 2 * found.trained_parameters
     assert found.memory["activations"] > found.memory["inputs"] > 0

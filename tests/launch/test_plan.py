@@ -13,14 +13,15 @@ from recipes_lib.config import override, to_dict
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.errors import ConfigError
 from recipes_lib.launch import plan
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.recipe import Recipe
 
 TRAINED = ("msn", "paws", "pmsn", "local_sgd", "switchback", "clip")
 
 
 def preset(name: str, which: str, **changes: Any) -> Any:
     return override(
-        recipes.module(name).PRESETS[which], {key.replace("__", "."): value for key, value in changes.items()}
+        recipes.named(name).presets[which], {key.replace("__", "."): value for key, value in changes.items()}
     )
 
 
@@ -46,7 +47,7 @@ def test_parameters_are_those_of_the_published_networks(name, which, count, no_t
 
 @pytest.mark.parametrize(("name", "which"), [(name, which) for name in TRAINED for which in recipes.MENU[name].presets])
 def test_every_preset_has_a_plan(name, which, no_trace):
-    found = plan.plan(name, preset(name, which), world=plan.usual_gpus(preset(name, which)), images=100_000)
+    found = plan.plan(name, preset(name, which), world=plan.usual_gpus(name, preset(name, which)), images=100_000)
     assert found.flops_total == found.steps * found.flops_per_step > 0
     assert found.images_seen == found.steps * found.batch_size
     assert found.memory["total"] == sum(found.memory.values()) - found.memory["total"]
@@ -74,7 +75,7 @@ def test_a_steps_operations_are_the_same_however_its_images_are_divided():
 
 def test_a_teacher_is_weights_and_no_gradient_and_no_state():
     found, config = toy(), preset("msn", "toy")
-    method = pretraining.build(recipes.module("msn"), config, 10)
+    method = engine.build(recipes.named("msn"), config, 10)
     assert found.memory["weights"] == sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
     assert found.memory["gradients"] == 4 * found.trained_parameters < 4 * found.parameters
     assert found.parts["target"].trained == 0
@@ -126,7 +127,7 @@ def test_nothing_is_read_written_sent_or_changed(monkeypatch, tmp_path):
         (torch.distributed, "init_process_group"),
     ):
         monkeypatch.setattr(owner, name, refuse)
-    monkeypatch.setattr(pretraining, "load", refuse)
+    monkeypatch.setattr(engine, "load_data", refuse)
     plan.plan("pmsn", config, world=2)
     assert list(tmp_path.iterdir()) == []
     assert to_dict(config) == before
@@ -209,7 +210,7 @@ def test_nothing_is_read_written_sent_or_changed(monkeypatch, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line(name, which, changes, how, line, no_trace):
-    config = preset(name, which, **changes) if hasattr(recipes.module(name), "Method") else None
+    config = preset(name, which, **changes) if isinstance(recipes.named(name), Recipe) else None
     with pytest.raises(ConfigError) as error:
         plan.plan(name, config, **{"world": 8, **how})
     assert str(error.value).startswith(line)

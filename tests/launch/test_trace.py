@@ -14,7 +14,7 @@ from recipes_lib.config import override
 from recipes_lib.data.loader import Batch
 from recipes_lib.distributed import collectives
 from recipes_lib.launch import stand_in, trace
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
 
 IMAGES, ROWS, CLASSES = 6, 10, 10
 TRAINED = ("msn", "paws", "pmsn", "local_sgd", "switchback", "clip")
@@ -29,7 +29,7 @@ OTHERS = {  # what the toys leave out: small views, masks, bf16, a network with 
 
 
 def config_of(name: str, changes: dict[str, Any]) -> Any:
-    return override(recipes.module(name).PRESETS["toy"], {"model.linear": "full", **changes})
+    return override(recipes.named(name).presets["toy"], {"model.linear": "full", **changes})
 
 
 def real_views(recipe: Any, method: torch.nn.Module, config: Any) -> dict[str, Any]:
@@ -38,17 +38,17 @@ def real_views(recipe: Any, method: torch.nn.Module, config: Any) -> dict[str, A
     def batch(count: int) -> Batch:
         generator = torch.Generator().manual_seed(count)
         images = torch.randint(0, 256, (count, 3, 40, 40), generator=generator, dtype=torch.uint8)
-        tokens = method.encode_texts(["mug " * 500] * count) if hasattr(method, "encode_texts") else None
+        tokens = method.encode_texts(["mug " * 500] * count) if method.encode_texts else None
         return Batch(torch.arange(count), 0, images, None, torch.arange(count) % CLASSES, tokens=tokens)
 
-    support = batch(ROWS) if hasattr(recipe, "support") else None
+    support = batch(ROWS) if recipe.support else None
     return method.views(replace(batch(IMAGES), support=support), 0)
 
 
 def counted(name: str, changes: dict[str, Any]) -> list[int]:
     """Operations and bytes of a real step on this rank."""
-    recipe, config = recipes.module(name), config_of(name, changes)
-    method = pretraining.build(recipe, config, 10)
+    recipe, config = recipes.named(name), config_of(name, changes)
+    method = engine.build(recipe, config, 10)
     views = real_views(recipe, method, config)
     found = trace.count(method, views, precision=config.train.precision)
     assert all(weight.grad is not None for group in method.param_groups() for weight in group["params"])
@@ -56,7 +56,7 @@ def counted(name: str, changes: dict[str, Any]) -> list[int]:
 
 
 def planned(name: str, changes: dict[str, Any], world: int) -> list[int]:
-    recipe, config = recipes.module(name), config_of(name, changes)
+    recipe, config = recipes.named(name), config_of(name, changes)
     method = stand_in.build(recipe, config, 10)
     views = stand_in.views(recipe, method, config, IMAGES, ROWS, CLASSES)
     found = trace.measure(method, views, precision=config.train.precision, world=world)
@@ -79,8 +79,8 @@ def test_so_are_those_with_other_options(name):
 
 
 def test_forward_operations_of_resnet_50_are_the_published_ones():
-    recipe = recipes.module("local_sgd")
-    config = recipe.PRESETS["resnet50_imagenet"]
+    recipe = recipes.named("local_sgd")
+    config = recipe.presets["resnet50_imagenet"]
     method = stand_in.build(recipe, config, 10)
     found = trace.measure(method, stand_in.views(recipe, method, config, 4, 2, 2), precision="fp32")
     multiplications = ResNet50_Weights.IMAGENET1K_V1.meta[
@@ -90,8 +90,8 @@ def test_forward_operations_of_resnet_50_are_the_published_ones():
 
 
 def test_a_vits_forward_operations_by_hand():
-    recipe = recipes.module("local_sgd")
-    config = override(recipe.PRESETS["resnet50_imagenet"], {"model.arch": "vit_small", "model.stem": "patch"})
+    recipe = recipes.named("local_sgd")
+    config = override(recipe.presets["resnet50_imagenet"], {"model.arch": "vit_small", "model.stem": "patch"})
     method = stand_in.build(recipe, config, 10)
     found = trace.measure(method, stand_in.views(recipe, method, config, 3, 2, 2), precision="fp32")
     tokens, width, patch = 197, 384, 3 * 16 * 16
@@ -125,7 +125,7 @@ def test_what_is_kept_counts_once_and_neither_inputs_nor_weights_do(how):
 
 
 def test_operations_in_layers_to_be_converted_are_all_of_a_linear_network():
-    recipe, config = recipes.module("local_sgd"), config_of("local_sgd", {"model.arch": "mlp"})
+    recipe, config = recipes.named("local_sgd"), config_of("local_sgd", {"model.arch": "mlp"})
     method = stand_in.build(recipe, config, 10)
     views = stand_in.views(recipe, method, config, 4, 2, 2)
     layers = {name for name, layer in method.named_modules() if isinstance(layer, torch.nn.Linear)}
@@ -134,8 +134,8 @@ def test_operations_in_layers_to_be_converted_are_all_of_a_linear_network():
 
 
 def test_views_grow_with_images_and_rows_as_the_methods_own_do():
-    recipe, config = recipes.module("paws"), config_of("paws", OTHERS["paws"])
-    real = real_views(recipe, pretraining.build(recipe, config, 10), config)
+    recipe, config = recipes.named("paws"), config_of("paws", OTHERS["paws"])
+    real = real_views(recipe, engine.build(recipe, config, 10), config)
     found = stand_in.views(recipe, stand_in.build(recipe, config, 10), config, IMAGES, ROWS, CLASSES)
     assert {name: (view.shape, view.dtype) for name, view in found.items()} == {
         name: (view.shape, view.dtype) for name, view in real.items()
@@ -143,13 +143,13 @@ def test_views_grow_with_images_and_rows_as_the_methods_own_do():
 
 
 def test_nothing_of_it_stays():
-    recipe, config = recipes.module("clip"), config_of("clip", {})
+    recipe, config = recipes.named("clip"), config_of("clip", {})
     before, state = collectives.dist, torch.get_rng_state()
     planned("clip", {}, 8)
     assert collectives.dist is before
     assert collectives.world_size() == 1
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(weight.device.type == "cpu" for weight in pretraining.build(recipe, config, 10).parameters())
+    assert all(weight.device.type == "cpu" for weight in engine.build(recipe, config, 10).parameters())
 
 
 def test_a_number_that_nobody_knows_is_not_made_up():

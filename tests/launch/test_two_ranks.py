@@ -14,7 +14,7 @@ from recipes_lib.config import override
 from recipes_lib.data.loader import Batch
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.launch import plan, trace
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
 
 pytestmark = pytest.mark.distributed
 
@@ -56,16 +56,16 @@ RUNS = {
 
 def config_of(run: str) -> tuple[str, Any]:
     name, changes = RUNS[run]
-    return name, override(recipes.module(name).PRESETS["toy"], changes)
+    return name, override(recipes.named(name).presets["toy"], changes)
 
 
 def train_and_count(place: str) -> list[int]:
     """Runs everything; returns the operations and the bytes of a step of PAWS, whose loss and batch norms gather."""
     for run in RUNS:
         name, config = config_of(run)
-        recipes.module(name).run(config, Path(place) / run)
-    config = recipes.module("paws").PRESETS["toy"]
-    method = pretraining.build(recipes.module("paws"), config, 10)
+        recipes.named(name).run(config, Path(place) / run)
+    config = recipes.named("paws").presets["toy"]
+    method = engine.build(recipes.named("paws"), config, 10)
     images = torch.zeros(32, 3, 16, 16, dtype=torch.uint8)
     rows = Batch(torch.arange(20), 0, images[:20], None, torch.arange(20) % 10)
     found = trace.count(method, method.views(Batch(torch.arange(32), 0, images, None, None, rows), 0), precision="fp32")
@@ -99,7 +99,7 @@ def tensor_bytes(path: Path) -> int:
 
 
 def test_what_gathers_is_planned_with_the_other_ranks_rows(counted):
-    config = override(recipes.module("paws").PRESETS["toy"], {"train.batch_size": 64})
+    config = override(recipes.named("paws").presets["toy"], {"train.batch_size": 64})
     planned = plan.plan("paws", config, world=2)
     assert [[2 * flops, kept] for flops, kept in counted] == [
         [planned.flops_per_step, planned.memory["activations"]]

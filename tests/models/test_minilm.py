@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes_lib.analysis.phrases import remove_phrases
 from recipes_lib.errors import DataError
 from recipes_lib.models import minilm
+from recipes_lib.recipes.sieve.phrases import remove_phrases
 
 TEXTS = [
     "a dog runs on the beach",

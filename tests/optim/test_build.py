@@ -10,7 +10,7 @@ from recipes_lib.optim.build import Schedule, build
 from recipes_lib.optim.groups import decay_groups
 from recipes_lib.optim.lars import LARS
 from recipes_lib.optim.stable_adamw import StableAdamW
-from recipes_lib.recipes import switchback
+from recipes_lib.recipes.switchback import recipe as switchback
 
 PAPER = Schedule(config=OptimConfig(), steps=1_000_800, steps_per_epoch=1251)
 

@@ -143,7 +143,7 @@ def test_codes_are_never_averaged():
 
 def test_a_run_is_refused_before_it_has_a_folder(tmp_path):
     changes = {"optim.name": "adamw8bit", "sync.name": "local_sgd", "sync.buffers": "average", "train.device": "cpu"}
-    recipe = recipes.module("msn")
+    recipe = recipes.named("msn")
     with pytest.raises(ConfigError, match=r"sync\.buffers average"):
-        recipe.run(override(recipe.PRESETS["toy"], changes), tmp_path / "run")
+        recipe.run(override(recipe.presets["toy"], changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()

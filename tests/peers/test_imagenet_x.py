@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes_lib.analysis import annotations, factors, imagenet_x_files, predictions
-from recipes_lib.analysis.predictions import Predictions
+from recipes_lib.factors import annotations, imagenet_x_files, predictions
+from recipes_lib.factors import error_ratios as factors
+from recipes_lib.factors.predictions import Predictions
 
 pd = pytest.importorskip("pandas", reason="the toolkit's tables are pandas'")
 peer = pytest.importorskip("imagenet_x", reason="imagenet-x is not installed: pip install '.[dev]'")

@@ -25,7 +25,8 @@ from recipes_lib.evaluation.features import read_chunks
 from recipes_lib.models.text import TextTransformer
 from recipes_lib.objectives.image_text import clip_loss, siglip_loss
 from recipes_lib.randomness import sample_keys
-from recipes_lib.recipes import clip, switchback
+from recipes_lib.recipes.clip import recipe as clip
+from recipes_lib.recipes.switchback import recipe as switchback
 from recipes_lib.views.multicrop import MultiCrop, eval_view
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes_lib.data import shards
 from recipes_lib.data.pairs import PairSet
+from recipes_lib.data.pools import shards
 
 wds = pytest.importorskip("webdataset")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recipes_lib.config import override
-from recipes_lib.recipes import sieve
+from recipes_lib.recipes.sieve import recipe as sieve
 
 
 @pytest.fixture(scope="session")
@@ -31,4 +31,4 @@ def tiny_sieve() -> sieve.Config:
 def whole(tiny_sieve: sieve.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of it that went through all stages at one go."""
     pytest.importorskip("pyarrow")
-    return sieve.run(tiny_sieve, tmp_path_factory.mktemp("sieve") / "whole").folder
+    return sieve.RECIPE.run(tiny_sieve, tmp_path_factory.mktemp("sieve") / "whole").folder

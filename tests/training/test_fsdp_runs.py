@@ -43,11 +43,11 @@ OWN = {
 
 
 def config(name: str, sync: str) -> object:
-    return override(recipes.module(name).PRESETS["toy"], SMALL | OWN[name] | {"sync.name": sync})
+    return override(recipes.named(name).presets["toy"], SMALL | OWN[name] | {"sync.name": sync})
 
 
 def train(name: str, sync: str, folder: Path) -> None:
-    recipes.module(name).run(config(name, sync), folder)
+    recipes.named(name).run(config(name, sync), folder)
 
 
 def unfinished(whole: Path, folder: Path) -> Path:

@@ -5,17 +5,18 @@ import torch
 from recipes_lib import recipes
 from recipes_lib.config import override
 from recipes_lib.errors import ConfigError
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.recipe import Recipe
 from recipes_lib.training.limits import refuse_too_large
 
-TRAINED = [name for name in recipes.MENU if hasattr(recipes.module(name), "Method")]
+TRAINED = [name for name in recipes.MENU if isinstance(recipes.named(name), Recipe)]
 CPU = torch.device("cpu")
 
 
 def check(name: str, preset: str = "toy", world_size: int = 1, **changes) -> None:
-    module = recipes.module(name)
-    config = override(module.PRESETS[preset], {key.replace("__", "."): value for key, value in changes.items()})
-    refuse_too_large(config, lambda: pretraining.build(module, config, steps=1), world_size=world_size, device=CPU)
+    module = recipes.named(name)
+    config = override(module.presets[preset], {key.replace("__", "."): value for key, value in changes.items()})
+    refuse_too_large(config, lambda: engine.build(module, config, steps=1), world_size=world_size, device=CPU)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -49,7 +50,7 @@ def test_the_limit_can_be_lowered_and_lifted():
 
 
 def test_what_is_trained_counts_twice_and_what_follows_it_once_and_fsdp_shares_both():
-    network = pretraining.build(recipes.module("msn"), recipes.module("msn").PRESETS["toy"], steps=1)
+    network = engine.build(recipes.named("msn"), recipes.named("msn").presets["toy"], steps=1)
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     every = sum(weight.numel() for weight in network.parameters())
     least = 4 * (trained + every) / 1e9
@@ -68,6 +69,6 @@ def test_no_generator_moves():
 
 @pytest.mark.parametrize("name", ["data.image_size", "train.steps", "views.global_views", "train.batch_size"])
 def test_integers_that_no_count_reaches_are_a_fault_of_the_config(name):
-    config = override(recipes.module("msn").PRESETS["toy"], {name: 10**30})
+    config = override(recipes.named("msn").presets["toy"], {name: 10**30})
     with pytest.raises(ConfigError, match=rf"{name} = 10+ is not allowed: use a value .*, at most 2,147,483,647"):
         config.validate()

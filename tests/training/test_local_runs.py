@@ -16,7 +16,7 @@ from recipes_lib.config import override
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import RunError
-from recipes_lib.recipes import msn
+from recipes_lib.recipes.msn import recipe as msn
 from recipes_lib.training import checkpoint
 
 pytestmark = pytest.mark.distributed
@@ -44,7 +44,7 @@ LEVEL = override(CONFIG, {"sync.name": "local_sgd", "sync.period": 3, "sync.buff
 
 
 def train(folder: str, level: bool) -> int:
-    msn.run(LEVEL if level else CONFIG, Path(folder))
+    msn.RECIPE.run(LEVEL if level else CONFIG, Path(folder))
     return collectives.rank()
 
 
@@ -60,7 +60,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     msn.MSN.after_step = step_then_die
-    msn.run(CONFIG, folder)
+    msn.RECIPE.run(CONFIG, folder)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -121,7 +121,7 @@ def test_another_number_of_processes_is_refused_inside_a_round(whole, tmp_path):
     folder = unfinished(whole, tmp_path / "run")
     wanted = r"step-000006 was written by 2 processes .* and there are now 1\. Go on with 2\."
     with pytest.raises(RunError, match=wanted) as error:
-        msn.run(CONFIG, folder)
+        msn.RECIPE.run(CONFIG, folder)
     assert "\n" not in str(error.value)
 
 
@@ -130,7 +130,7 @@ def test_a_checkpoint_without_one_of_its_files_is_passed_over(whole, tmp_path, c
     folder = unfinished(whole, tmp_path / "run")
     (folder / "checkpoints" / "step-000006" / name).unlink()
     with pytest.raises(RunError, match="step-000003 was written by 2 processes"):
-        msn.run(CONFIG, folder)
+        msn.RECIPE.run(CONFIG, folder)
     assert f"step-000006 ({name}: No such file" in capsys.readouterr().err
 
 
@@ -139,7 +139,7 @@ def test_at_the_end_of_a_round_without_momentum_any_number_goes_on(tmp_path):
     assert run_ranks(train, 2, str(folder), True, max_seconds=300.0) == [0, 1]
     assert list(folder.glob("checkpoints/*/rank-*")) == []
     again = unfinished(folder, tmp_path / "again")
-    msn.run(LEVEL, again)
+    msn.RECIPE.run(LEVEL, again)
     assert [line["step"] for line in lines(again)] == list(range(STEPS))
     assert lines(again)[5] == lines(folder)[5]
 

@@ -13,8 +13,8 @@ import torch
 
 from recipes_lib.config import override
 from recipes_lib.errors import Diverged, Interrupted
-from recipes_lib.recipes import msn
-from recipes_lib.recipes.msn import Encoder
+from recipes_lib.recipes.msn import recipe as msn
+from recipes_lib.recipes.msn.recipe import Encoder
 from recipes_lib.training import checkpoint, log
 
 STEPS = 8
@@ -70,7 +70,7 @@ def _train(folder: Path, deadly: tuple | None) -> None:
     if deadly:
         arrange, step = deadly
         arrange(step)
-    msn.run(CONFIG, folder)
+    msn.RECIPE.run(CONFIG, folder)
 
 
 def _in_a_process(folder: Path, deadly: tuple | None = None) -> int:
@@ -125,10 +125,10 @@ def test_a_signal_leaves_a_checkpoint_and_a_state_that_says_interrupted(uninterr
 
     monkeypatch.setattr(log.RunLog, "step", step_then_ask)
     with pytest.raises(Interrupted, match=r"after step 5 of 8. Go on: recipes resume"):
-        msn.run(CONFIG, folder)
+        msn.RECIPE.run(CONFIG, folder)
     assert json.loads((folder / "state.json").read_text())["status"] == "interrupted"
     monkeypatch.undo()
-    msn.run(CONFIG, folder)
+    msn.RECIPE.run(CONFIG, folder)
     whole, resumed = _weights(uninterrupted), _weights(folder)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -146,7 +146,7 @@ def test_a_step_asks_nobody_from_where_it_was_called(tmp_path, monkeypatch):
         counts.append(len(asked))
 
     monkeypatch.setattr(log.RunLog, "step", count)
-    msn.run(override(CONFIG, {"data.workers": 0}), tmp_path / "run")
+    msn.RECIPE.run(override(CONFIG, {"data.workers": 0}), tmp_path / "run")
     assert counts[-1] == counts[0]
 
 
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(uninterrupted,
     assert _in_a_process(folder, (_after_logging, 7)) == -signal.SIGKILL
     newest = folder / "checkpoints" / "step-000006" / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
-    msn.run(CONFIG, folder)
+    msn.RECIPE.run(CONFIG, folder)
     assert "step-000006" in capsys.readouterr().err
     whole, resumed = _weights(uninterrupted), _weights(folder)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_advice(tmp_pat
     folder = tmp_path / "run"
     wild = override(CONFIG, {"optim.lr": 1e30, "optim.clip": None, "optim.warmup_epochs": 1.0, "data.workers": 0})
     with pytest.raises(Diverged, match=r"diverged at step \d+: .* checkpoint .*--optim.lr \(now 1e\+30\)"):
-        msn.run(wild, folder)
+        msn.RECIPE.run(wild, folder)
     assert json.loads((folder / "state.json").read_text())["status"] == "failed"
 
 
@@ -178,7 +178,7 @@ def test_a_run_whose_features_are_all_equal_is_told_so_and_not_to_lower_its_rate
 
     monkeypatch.setattr(Encoder, "forward", forward)
     with pytest.raises(Diverged, match=r"batch norm anchor\.\S+ has met the same values in every image") as caught:
-        msn.run(alike, tmp_path / "run")
+        msn.RECIPE.run(alike, tmp_path / "run")
     assert "--optim.lr" not in str(caught.value)
 
 
@@ -187,7 +187,7 @@ def _break(folder: Path) -> None:
         raise RuntimeError("a fault of ours")
 
     msn.MSN.after_step = fault
-    msn.run(CONFIG, folder)
+    msn.RECIPE.run(CONFIG, folder)
 
 
 def test_a_run_that_a_fault_ends_does_not_wait_for_its_loaders_workers(tmp_path):

@@ -13,7 +13,7 @@ from recipes_lib import recipes
 from recipes_lib.config import override
 from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 from recipes_lib.distributed.local import run_ranks
-from recipes_lib.recipes import pretraining
+from recipes_lib.pretraining import engine
 from recipes_lib.training import checkpoint
 
 TOLERANCE = 0.02
@@ -52,11 +52,11 @@ OWN = {
 
 
 def _config(name: str, **changes: float) -> object:
-    return override(recipes.module(name).PRESETS["toy"], SHARED | OWN[name] | changes)
+    return override(recipes.named(name).presets["toy"], SHARED | OWN[name] | changes)
 
 
 def train_here(name: str, folder: str) -> list[str]:
-    return [str(recipes.module(name).run(_config(name), Path(folder)).folder)]
+    return [str(recipes.named(name).run(_config(name), Path(folder)).folder)]
 
 
 @pytest.mark.distributed
@@ -79,7 +79,7 @@ def test_two_processes_end_with_the_weights_of_one(name, tmp_path):
 def test_the_comparison_can_tell_other_views_apart(name, tmp_path):
     start = _initial(name)
     configs = [_config(name, **{"views.noise": noise}) for noise in (0.1, 0.11)]
-    paths = [recipes.module(name).run(config, tmp_path / str(n)).folder for n, config in enumerate(configs)]
+    paths = [recipes.named(name).run(config, tmp_path / str(n)).folder for n, config in enumerate(configs)]
     first, second = (checkpoint.read_weights(path / "model.safetensors") for path in paths)
     moved = torch.cat([(first[key] - start[key]).flatten() for key in start])
     apart = torch.cat([(first[key] - second[key]).flatten() for key in start])
@@ -89,7 +89,7 @@ def test_the_comparison_can_tell_other_views_apart(name, tmp_path):
 def _initial(name: str) -> dict[str, torch.Tensor]:
     """The trained weights before training, less the biases that a batch norm follows: their gradient is nothing but
     rounding, which AdamW blows up to full steps in random directions, and which the batch norm takes away again."""
-    method = pretraining.build(recipes.module(name), _config(name), steps=4)
+    method = engine.build(recipes.named(name), _config(name), steps=4)
     layers = [(key, layer) for key, layer in method.named_modules() if not list(layer.children())]
     idle = {
         f"{key}.bias"

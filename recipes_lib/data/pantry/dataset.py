@@ -3,8 +3,8 @@
 
 import hashlib
 
+from recipes_lib.data.cache import cached
 from recipes_lib.data.images import ImageSet
-from recipes_lib.data.pantry.cache import cached
 from recipes_lib.data.pantry.factors import CLASSES, Factors
 from recipes_lib.data.pantry.render import VERSION, render
 from recipes_lib.data.pantry.scenes import Scenes, Split, sample_factors

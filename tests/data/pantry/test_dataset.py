@@ -9,8 +9,7 @@ import warnings
 import pytest
 import torch
 
-from recipes_lib.data import pantry
-from recipes_lib.data.pantry import cache
+from recipes_lib.data import cache, pantry
 
 pytestmark = pytest.mark.usefixtures("recipes_cache")
 

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The config groups that every recipe shares, and how a config becomes a file and comes back.
+
+A recipe's ``Config`` is a frozen dataclass with one field per group (``data``, ``views``, ``model``, ``loss``,
+``optim``, ``sync``, ``train``, ``eval``) and a ``validate()`` that collects all faults before it raises. Defaults are
+the full-scale values; presets change what they need with ``dataclasses.replace``. Nothing here imports torch.
+"""
+
+from recipes_lib.config.data import MOST_WORKERS, DataConfig
+from recipes_lib.config.evaluation import CLASS_PROBES, ClassProbe, EvalConfig
+from recipes_lib.config.training import OptimConfig, SyncConfig, TrainConfig
+from recipes_lib.config.tree import dotted, from_dict, override, refuse_unordered, to_dict, to_yaml
+from recipes_lib.config.views import ViewsConfig
+
+__all__ = [
+    "CLASS_PROBES",
+    "MOST_WORKERS",
+    "ClassProbe",
+    "DataConfig",
+    "EvalConfig",
+    "OptimConfig",
+    "SyncConfig",
+    "TrainConfig",
+    "ViewsConfig",
+    "dotted",
+    "from_dict",
+    "override",
+    "refuse_unordered",
+    "to_dict",
+    "to_yaml",
+]

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good a classifier is that was trained with labels: its own accuracy, and all recipes' probes of its features."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from recipes_lib.config import ClassProbe, EvalConfig
+from recipes_lib.data.load import Images, Splits
+from recipes_lib.data.load import load as load_images
+from recipes_lib.errors import DataError
+from recipes_lib.evaluation import probes
+from recipes_lib.evaluation.features import read_chunks
+from recipes_lib.pretraining import scoring
+from recipes_lib.pretraining.scoring import Scored, Scores
+from recipes_lib.views.multicrop import eval_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassEval(EvalConfig):
+    """The classifier's own accuracy, and the probes of all recipes on its features."""
+
+    probes: tuple[Literal["accuracy", ClassProbe], ...] = ("accuracy",)
+    """accuracy: the share of test images whose class the head finds."""
+
+
+def load(config: Any, warn: Callable[[str], None]) -> Splits:
+    """The images to learn from and to be scored on, all with labels.
+
+    Raises: ``DataError`` where a label is absent that is needed, or is beyond ``config.model.classes``.
+    """
+    splits = load_images(config.data, scoring.DATA_SEED, warn=warn)
+    splits = replace(splits, train=splits.labelled_train)
+    if config.eval.probes:
+        others = tuple(name for name in config.eval.probes if name != "accuracy")
+        probes.require_labels(splits, replace(config.eval, probes=others or ("linear",)), config.data.labelled)
+    found, allowed = int(splits.train.labels.max()) + 1, config.model.classes
+    if found > allowed:
+        raise DataError(
+            f"The images are of {found} classes, but model.classes = {allowed}. Add --model.classes {found}."
+        )
+    return splits
+
+
+def score(scored: Scored) -> Scores:
+    """``accuracy`` of the trained classifier, beside the untrained one's; the rest is as in :func:`scoring.score`."""
+    others = tuple(name for name in scored.probes if name != "accuracy")
+    found = {}
+    if "accuracy" in scored.probes:
+        arms = {"method": scored.method} | ({"random_init": scored.untrained()} if scored.untrained else {})
+        found["accuracy"] = {arm: accuracy(each, scored.config, scored.splits.test) for arm, each in arms.items()}
+    report: Scores = {"scores": {}, "spread": {}, "diagnostics": {}}
+    if others:
+        report = scoring.score(replace(scored, probes=others))
+    report["scores"] = found | report["scores"]
+    return report
+
+
+@torch.no_grad()
+def accuracy(method: nn.Module, config: Any, images: Images) -> float:
+    """The share of ``images`` whose class the method finds by ``classify``, without augmentation."""
+    method.eval()
+    device = next(method.parameters()).device
+    side, look = config.data.image_size, config.views
+    chunks = read_chunks(images, side, 256, config.data.workers, look.resize)
+    views = (eval_view(chunk.to(device), side, look.normalize, look.resize) for chunk in chunks)
+    found = torch.cat([method.classify(view).argmax(dim=1).cpu() for view in views])
+    return (found == images.labels).double().mean().item()

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every recipe that pretrains a backbone does around its method: data, training, probes, report.
+
+What the engine asks of a recipe is written in :mod:`recipes_lib.pretraining.recipe`. :func:`assemble` reads the config
+once; :mod:`recipes_lib.pretraining.runs` opens a run folder again.
+"""
+
+import contextlib
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from recipes_lib import __version__, lowbit, randomness
+from recipes_lib.config import CLASS_PROBES, from_dict
+from recipes_lib.data import embedded, identity
+from recipes_lib.data.images import ImageSet
+from recipes_lib.data.load import Splits, check_scored
+from recipes_lib.data.loader import StepBatches
+from recipes_lib.distributed import collectives, world
+from recipes_lib.errors import ConfigError, RunError
+from recipes_lib.evaluation import finetune, probes
+from recipes_lib.models import interchange
+from recipes_lib.optim import build as optim
+from recipes_lib.pretraining import scoring
+from recipes_lib.pretraining.scoring import Cooked, Scored, Scores
+from recipes_lib.training import checkpoint, folder, limits, loop
+
+if TYPE_CHECKING:
+    from recipes_lib.pretraining.recipe import Job, Method, Recipe
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    folder: Path
+    report: dict[str, Any]
+    """What ``report.json`` holds: scores, diagnostics, seconds, steps, versions, seed, git."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A config, read once: the images of a run, and all that the training loop takes."""
+
+    splits: Splits
+    training: loop.Training
+
+
+def build(recipe: "Recipe", config: Any, steps: int) -> "Method":
+    """The method as every run of this config and seed starts; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(randomness.step_key(config.train.seed, 0, "initial weights"))
+        method = recipe.method(config, steps)
+    if config.model.linear != "full":
+        lowbit.convert(method, config.model.linear)
+    return method
+
+
+def load_data(recipe: "Recipe", config: Any, run: folder.RunFolder) -> Splits:
+    """The images of a run, with the labels that the recipe may see."""
+    return recipe.hide_labels(config, recipe.load(config, run.warn))
+
+
+def assemble(recipe: "Recipe", config: Any, run: folder.RunFolder, place: world.World) -> Assembled:
+    """The images, the method on its device, its batches, optimiser, schedule and strategy. All ranks call it.
+
+    Raises: ``DataError`` where images or labels are missing; ``RunError`` where the images of a run that goes on are others
+    than it began with; ``ConfigError`` where the numbers of the config do not fit the images.
+    """
+    splits = load_data(recipe, config, run)
+    _refuse_other_data(splits, config, run)
+    require_labels(config, splits, config.eval.probes)  # now, not after hours of training
+    batches = StepBatches(
+        splits.train,
+        seed=config.train.seed,
+        batch_size=config.train.batch_size,
+        accumulate=config.train.accumulate,
+        rank=place.rank,
+        world_size=place.size,
+        classes_per_batch=config.data.classes_per_batch,
+    )
+    if recipe.support is not None:
+        batches.support = recipe.support(config, splits.train, rank=place.rank, world_size=place.size)
+    steps = config.train.total_steps(batches.steps_per_epoch)
+    method = build(recipe, config, steps).to(place.device)
+    if not isinstance(splits.train, ImageSet):
+        batches.crop = method.crop_one
+    batches.encode = method.encode_texts
+    collectives.from_main(lambda: check_scored(splits, config.data, run.warn))
+    how = {"train": config.train, "optim_config": config.optim, "sync": config.sync, "workers": config.data.workers}
+    return Assembled(splits, loop.training(method, batches, world=place, **how))
+
+
+def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
+    """Trains the recipe's method into the run folder ``out`` (default ``runs/NAME-DATE``), scores it, and reports.
+
+    A run that was interrupted goes on where it stopped. Under torchrun all ranks train, rank 0 writes.
+
+    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
+    """
+    config.validate()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    place = world.start(config.train.device, timeout=config.train.timeout)
+    optim.check(config.optim, config.sync, place.device)
+    limits.refuse_too_large(config, lambda: build(recipe, config, steps=1), world_size=place.size, device=place.device)
+    cooked = _cooked(recipe, config)  # now, not after the training
+    out = collectives.broadcast_object(out or folder.default_path(recipe.name))
+    # that other images are accepted is said for one start, and not kept for those to come
+    kept = replace(config, data=replace(config.data, changed="refuse"))
+    with folder.RunFolder.create_or_continue(out, recipe.name, kept) as run:
+        began = time.perf_counter()
+        for line in recipe.cautions(config):
+            run.warn(line)
+        assembled = assemble(recipe, config, run, place)
+        splits, training = assembled.splits, assembled.training
+        traffic = recipe.fit(training, run)
+        go_on = f"recipes resume {run.path}"
+        finetuned = finetuned_score(config, training.method, splits, config.eval.probes, run.path, place, go_on)
+
+        def conclude() -> None:
+            full = config.eval.baselines == "all" and bool(config.eval.probes)
+            report = {"recipe": recipe.name, "data": splits.summary()}
+            asked = config.eval.probes
+            report |= score(recipe, config, training.method, splits, asked, with_baselines=full, cooked=cooked)
+            report["scores"] |= finetuned
+            seconds = round(time.perf_counter() - began, 1)
+            report |= {"seconds": seconds, "steps": training.steps, "seed": config.train.seed} | provenance()
+            if traffic.rounds:
+                report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
+            run.require_whole()
+            checkpoint.write_weights(run.path / "model.safetensors", training.method.state_dict())
+            run.write_report(report)
+
+        collectives.from_main(conclude)  # the other ranks wait, and hear of its errors
+        run.set_state("done", training.steps)
+        return Result(run.path, run.read_report())
+
+
+def score(
+    recipe: "Recipe",
+    config: Any,
+    method: "Method",
+    splits: Splits,
+    names: Sequence[str],
+    *,
+    with_baselines: bool,
+    cooked: Cooked | None = None,
+) -> Scores:
+    """The recipe's scores by the probes ``names``, but for fine-tuning, in which all ranks take part."""
+    device = next(method.parameters()).device
+
+    def untrained() -> "Method":
+        return build(recipe, config, steps=1).to(device)
+
+    scored = Scored(
+        config=config,
+        method=method,
+        splits=splits,
+        probes=tuple(name for name in names if name != "finetune"),
+        untrained=untrained if with_baselines else None,
+        cooked=cooked,
+        needs_labels=recipe.needs_labels,
+        diagnostics=recipe.diagnostics,
+    )
+    return recipe.score(scored)
+
+
+def require_labels(config: Any, splits: Splits, names: Sequence[str]) -> None:
+    """Raises ``DataError`` where labels are missing that the class probes among ``names`` need."""
+    asked = tuple(name for name in names if name in CLASS_PROBES)
+    if asked:
+        probes.require_labels(splits, replace(config.eval, probes=asked), config.data.labelled)
+
+
+def finetuned_score(
+    config: Any, method: "Method", splits: Splits, names: Sequence[str], run: Path, place: world.World, go_on: str
+) -> dict[str, dict[str, float]]:
+    """The score of fine-tuning where it is among the probes ``names``; all ranks train."""
+    if "finetune" not in names:
+        return {}
+    layer = method.embedder if config.eval.finetune_objective == "suncet" else method.finetune_layer
+    where = {"folder": run / "finetune", "place": place, "go_on": go_on}
+    return {"finetune": {"method": finetune.finetune(method.backbone, layer, splits, config, **where)}}
+
+
+def _cooked(recipe: "Recipe", config: Any) -> Cooked | None:
+    """Config and network of what ``recipes cook`` stored of this recipe, where ``config`` asks for it beside its scores.
+
+    Raises: ``ConfigError`` for a recipe with scores of its own, ``DataError`` where nothing is stored.
+    """
+    if not (config.eval.cooked and config.eval.baselines == "all" and config.eval.probes):
+        return None
+    if recipe.score is not scoring.score:
+        raise ConfigError(
+            f"eval.cooked = True is not allowed with {recipe.name}, which has scores of its own: it is for probes of features. "
+            "Leave it out."
+        )
+    return Cooked(*reopen(recipe, embedded.path(f"cooked/{recipe.name}")))
+
+
+def reopen(recipe: "Recipe", path: Path) -> tuple[Any, "Method"]:
+    """The config and the trained method of a run folder: its final weights, or those of its newest checkpoint.
+
+    Raises: ``RunError`` where it is no run folder, one of another recipe, or holds no weights yet.
+    """
+    run = folder.RunFolder.open(path)
+    config = read_config(recipe, run)
+    final = run.path / "model.safetensors"
+    if final.exists():
+        weights = checkpoint.read_weights(final)
+    elif saved := checkpoint.latest(run.checkpoints, run.warn):
+        weights = saved.model
+    else:
+        raise RunError(f"{path} holds no weights yet. Train it first: recipes resume {path}")
+    # what a network is built from beside its weights may be gone since
+    method = build(recipe, config, steps=1)
+    interchange.fill(method, weights, f"the weights in {path}")
+    return config, method.to(world.start(config.train.device).device)
+
+
+def read_config(recipe: "Recipe | Job", run: folder.RunFolder) -> Any:
+    """The config of a run. Raises: ``RunError`` naming the file and the field that does not fit, or the other recipe."""
+    values = run.read_config()
+    file = run.path / "config.yaml"
+    if (found := values.pop("recipe")) != recipe.name:
+        raise RunError(f"{file} is of recipe {found}, not of {recipe.name}.")
+    try:
+        return from_dict(recipe.config, values)
+    except ConfigError as error:
+        lines = [f"{file}: {line}" for line in str(error).splitlines()]
+        preset = next(iter(recipe.presets))
+        advice = f"Correct it there, or start anew: recipes run {recipe.name} --preset {preset} --out DIR"
+        raise RunError("\n".join([*lines[:-1], f"{lines[-1]} {advice}"])) from None
+
+
+def _refuse_other_data(splits: Splits, config: Any, run: folder.RunFolder) -> None:
+    """Notes in the run's folder which images it learns from. All ranks call it.
+
+    Raises: ``RunError`` on every rank where a run that goes on would learn from others, or where the ranks' differ.
+    """
+    now = identity.record(splits) | {"on_damage": config.data.on_damage}
+    first, *others = collectives.gather_objects(now)
+    for rank, other in enumerate(others, start=1):
+        if told := identity.changes(first, other):
+            raise RunError(f"Process {rank} has other images than process 0: {told}. Give all processes the same data.")
+
+    def keep() -> None:
+        before = run.read_data()
+        told = identity.changes(before, now) if before else ""
+        # to leave damaged images out from now on is such a change, and was asked for
+        asked = config.data.changed == "accept" or (before and before.get("on_damage") != config.data.on_damage)
+        if told and not asked:
+            raise RunError(
+                f"The images changed since {run.path} began: {told}. Put them back as they were, or go on with those "
+                f"that are there now: recipes resume {run.path} --data.changed accept"
+            )
+        if told:
+            run.warn(f"The images changed since the run began, and it goes on with those that are there now: {told}.")
+        if before is None or before != now:
+            run.write_data(now)
+
+    collectives.from_main(keep)
+
+
+def provenance() -> dict[str, Any]:
+    """What a report says of its origin: versions of what computed it, and the commit where this is a checkout."""
+    versions = {"python": platform.python_version(), "ssl-cookbook": __version__}
+    for name in ("torch", "torchvision", "timm"):
+        with contextlib.suppress(PackageNotFoundError):  # on the path, and never installed
+            versions[name] = version(name)
+    root = Path(__file__).parents[2]
+    commit = None
+    if (root / ".git").exists():  # installed into somebody's environment, it may lie in a repository that is not ours
+        command = ["git", "-C", root, "rev-parse", "HEAD"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git here, or one that hangs
+            asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+            commit = asked.stdout.strip() or None
+    return {"versions": versions, "git": commit}

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good two towers are: zero-shot classification, retrieval, and all recipes' probes of the image tower."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from recipes_lib.config import ClassProbe, EvalConfig
+from recipes_lib.data import torchvision_sets
+from recipes_lib.data.load import Images, Splits
+from recipes_lib.errors import DataError, Faults
+from recipes_lib.evaluation import zero_shot
+from recipes_lib.evaluation.features import extract
+from recipes_lib.evaluation.retrieval import recall
+from recipes_lib.pretraining import scoring
+from recipes_lib.pretraining.scoring import Scored, Scores
+
+KS = (1, 5)
+PANTRY_TEMPLATES = ("a {}", "a photo of a {}", "a {} on a table")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairEval(EvalConfig):
+    """Zero-shot classification and retrieval, and the probes of all recipes."""
+
+    probes: tuple[Literal["zero_shot", "retrieval", ClassProbe], ...] = (
+        "zero_shot",
+        "retrieval",
+    )
+    """zero_shot: the class whose sentences are nearest; retrieval: tr1, tr5 (texts of an image), ir1, ir5 (images of a text)."""
+    imagenet: Path | None = None
+    """ImageNet's folder, for ``zero_shot`` of a model trained on shards; its class names are open_clip's."""
+
+    def check_shards(self, faults: Faults, *, held_out: bool) -> None:
+        """Notes in ``faults`` the probes that have nothing to be scored on: shards have no classes, nor a test set unless ``held_out``."""
+        for probe in self.probes:
+            if probe == "retrieval" and not held_out:
+                faults.add("eval.probes retrieval needs pairs held out: add --data.test-root FOLDER, or leave it out.")
+            elif probe == "zero_shot" and self.imagenet is None:
+                faults.add("eval.probes zero_shot needs classes: add --eval.imagenet FOLDER, or leave it out.")
+            elif probe not in ("retrieval", "zero_shot"):
+                faults.add(f"eval.probes {probe} needs labels, and shards have none: leave it out.")
+
+
+def score(scored: Scored) -> Scores:
+    """Scores of the trained method by probe, and where baselines are asked for also of the method untrained.
+
+    ``zero_shot`` is an accuracy, ``tr1`` and ``tr5`` (``ir1``, ``ir5``) are the shares of images (texts) of the test
+    pairs among whose 1 or 5 nearest texts (images) is a right one. The rest is as in :func:`scoring.score`.
+    """
+    config, splits, names = scored.config, scored.splits, scored.probes
+    others = tuple(name for name in names if name not in ("zero_shot", "retrieval"))
+    scored.method.eval()
+    if others:
+        report = scoring.score(replace(scored, probes=others))
+    else:
+        report = {"scores": {}, "spread": {}, "diagnostics": scored.diagnostics(scored.method, None, splits)}
+    arms = {"method": scored.method} | ({"random_init": scored.untrained()} if scored.untrained else {})
+    for arm, towers in arms.items():
+        found = {}
+        if "zero_shot" in names:
+            found["zero_shot"] = classify(towers, config, splits)
+        if "retrieval" in names:
+            images = embed_images(towers, config, splits.test)
+            texts = embed_texts(towers, [splits.test.text(i) for i in range(len(splits.test))])
+            found |= recall(images, texts, torch.arange(len(texts)), ks=KS)
+        for name, value in found.items():
+            report["scores"].setdefault(name, {})[arm] = value
+    return report
+
+
+def classify(towers: nn.Module, config: Any, splits: Splits) -> float:
+    """Zero-shot accuracy on the test images' classes, or on ImageNet's where the config names its folder."""
+    if config.eval.imagenet is not None:
+        images, prompts = _imagenet(config.eval.imagenet)
+    else:
+        images, names = splits.test, splits.test.class_names
+        prompts = {name: [way.format(name) for way in PANTRY_TEMPLATES] for name in names}
+    weights = zero_shot.class_weights(lambda texts: embed_texts(towers, texts), prompts)
+    return zero_shot.accuracy(embed_images(towers, config, images), weights, images.labels).accuracy
+
+
+@torch.no_grad()
+def embed_images(towers: nn.Module, config: Any, images: Images) -> Tensor:
+    """Points on the sphere, float32 [N, dim], on the CPU."""
+    how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
+    how["resize"] = config.views.resize
+    return extract(towers.backbone, images, embed=towers.embed, **how).embedding
+
+
+@torch.no_grad()
+def embed_texts(towers: nn.Module, texts: Sequence[str], chunk: int = 512) -> Tensor:
+    """Points on the sphere, float32 [N, dim], on the CPU."""
+    device = next(towers.parameters()).device
+    parts = [texts[first : first + chunk] for first in range(0, len(texts), chunk)]
+    return torch.cat([towers.embed_tokens(towers.encode_texts(part).to(device)).cpu() for part in parts])
+
+
+def require_imagenet(root: Path) -> None:
+    """Raises: ``DataError`` where ``root`` has no validation images."""
+    if not (root / "val").is_dir():
+        raise DataError(
+            f"eval.imagenet = {root} has no folder val. Give the folder that holds ImageNet's train and val."
+        )
+
+
+def _imagenet(root: Path) -> tuple[Images, dict[str, list[str]]]:
+    """ImageNet's validation images, and open_clip's sentences for each of its classes."""
+    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+
+    images = torchvision_sets.imagenet(root)[1]
+    if len(images.class_names) != len(IMAGENET_CLASSNAMES):
+        found, wanted = len(images.class_names), len(IMAGENET_CLASSNAMES)
+        raise DataError(f"{root} has {found:,} classes; the sentences are of ImageNet's {wanted:,}. Give all of it.")
+    prompts = {
+        f"{row}: {name}": [way(name) for way in OPENAI_IMAGENET_TEMPLATES]
+        for row, name in enumerate(IMAGENET_CLASSNAMES)
+    }
+    return images, prompts

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run folder opened again: its trained method, further training, scores and export.
+
+The recipe is an argument, so that nothing here has to know which recipes there are; ``recipes.of_run(folder)`` finds it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from recipes_lib.config import override
+from recipes_lib.data import identity
+from recipes_lib.data.load import Splits
+from recipes_lib.distributed import world
+from recipes_lib.errors import ConfigError, nearest
+from recipes_lib.models import interchange
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.engine import Result
+from recipes_lib.training import folder
+
+if TYPE_CHECKING:
+    from recipes_lib.pretraining.recipe import Job, Recipe
+
+OnDamage = Literal["stop", "skip"]
+
+
+def resume(
+    recipe: "Recipe | Job",
+    path: Path,
+    *,
+    on_damage: OnDamage | None = None,
+    changed: Literal["refuse", "accept"] | None = None,
+) -> Result:
+    """Goes on with an interrupted run, under the config in its folder.
+
+    ``on_damage`` and ``changed``: what to do from now on about damaged images, and now about other images than the run
+    began with; where they are not given, what the run's config says.
+
+    Raises: ``RunError`` where it is no run folder, the run is finished, or its images are others and not accepted.
+    """
+    config = engine.read_config(recipe, folder.RunFolder.open(path))
+    return recipe.run(_with_data(config, on_damage=on_damage, changed=changed), path)
+
+
+def _with_data(config: Any, **fields: str | None) -> Any:
+    """``config`` with those ``fields`` of its group ``data`` replaced that are given."""
+    return override(config, {f"data.{name}": value for name, value in fields.items() if value is not None})
+
+
+def evaluate(
+    recipe: "Recipe", path: Path, names: Sequence[str] | None = None, *, on_damage: OnDamage | None = None
+) -> dict[str, Any]:
+    """Scores of a run folder's weights, by its config's own probes where no ``names`` are given; see :func:`engine.score`.
+
+    Nothing is written, but by the probe ``finetune``: it trains in the sub-folder ``finetune``, or goes on there, or
+    reads what it found before. ``on_damage``: what to do about damaged images, where it is not what the run's config says.
+
+    Raises: ``DataError`` naming classes of the images that the run did not learn; as :func:`engine.reopen`.
+    """
+    config, method = engine.reopen(recipe, path)
+    config = _with_data(config, on_damage=on_damage)
+    names = tuple(names or config.eval.probes)
+    _allow(recipe, config, names)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    run = folder.RunFolder.open(path)
+    splits = _as_learned(engine.load_data(recipe, config, run), run)
+    engine.require_labels(config, splits, names)
+    place, go_on = world.start(config.train.device), f"recipes evaluate {path} --probe finetune"
+    finetuned = engine.finetuned_score(config, method, splits, names, path, place, go_on)
+    report = engine.score(recipe, config, method, splits, names, with_baselines=False)
+    report["scores"] |= finetuned
+    return report
+
+
+def _as_learned(splits: Splits, run: folder.RunFolder) -> Splits:
+    """The images with their classes numbered as the run learned them; tells the user where they are not all the same."""
+    if not (before := run.read_data()):
+        return splits
+    now = identity.record(splits)
+    splits = identity.by_name(splits, before.get("classes") or now["classes"])
+    if told := identity.changes(before, now):
+        run.warn(f"The images are not those that the run began with: {told}.")
+    return splits
+
+
+def _allow(recipe: "Recipe", config: Any, names: tuple[str, ...]) -> None:
+    """Raises ``ConfigError`` naming a probe that this recipe has not, or that its data cannot serve."""
+    for name in names:
+        if name not in recipe.probes:
+            raise ConfigError(f"There is no probe {name!r} for this recipe. {nearest(name, recipe.probes)}")
+    replace(config, eval=replace(config.eval, probes=names)).validate()
+
+
+def export(recipe: "Recipe", path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
+    """Writes the run's backbone into the new folder ``out``, as ``timm`` or ``transformers`` load it.
+
+    Where one of these cannot use the network as it was trained, a warning says so; our own
+    :func:`recipes_lib.models.interchange.load` reads the folder in any case.
+
+    Raises: ``RunError`` where the folder exists, or the backbone has no such layout.
+    """
+    config, method = engine.reopen(recipe, path)
+    run, views = folder.RunFolder.open(path), config.views
+    data, normalize = run.read_data() or {}, views.normalize
+    interchange.export(
+        method.backbone,
+        out,
+        layout,
+        normalize=normalize,
+        resize=views.resize,
+        classes=data.get("classes", ()),
+    )
+    if layout == "timm" and (reason := interchange.beyond_timm(method.backbone, normalize)):
+        run.warn(f"timm will refuse {out}: {reason}. Read it with recipes_lib.models.interchange.load.")
+    if layout == "hf" and normalize not in interchange.CHANNELS:
+        run.warn(
+            f"{out} has no preprocessor: transformers has none that normalises as views.normalize {normalize} does."
+        )
+    return out

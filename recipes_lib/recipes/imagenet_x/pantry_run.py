@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A factor report's material made on Pantry-X: nets are trained, plainly and with each augmentation, and asked pictures."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import nn
+
+from recipes_lib import durable, terminal
+from recipes_lib.data.images import ImageSet
+from recipes_lib.data.pantry.factors import CLASSES
+from recipes_lib.errors import Faults
+from recipes_lib.factors.annotations import Partitions
+from recipes_lib.factors.predictions import Predictions
+from recipes_lib.recipes.clip import recipe as clip
+from recipes_lib.recipes.imagenet_x import pantry_nets as nets
+from recipes_lib.recipes.imagenet_x import pantry_study as study
+from recipes_lib.recipes.imagenet_x import pantry_x
+from recipes_lib.recipes.imagenet_x.drawn import Drawn
+from recipes_lib.training import checkpoint
+from recipes_lib.training.folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetsConfig:
+    """``data.name`` pantry only: what is trained, and on what. Each net learns plainly, and with each augmentation."""
+
+    images: int = study.TRAIN
+    """Pictures to learn from."""
+    share: float = study.TRAIN_SHARE
+    """Of them that are odd in a factor, for each factor on its own; in [0, 1]."""
+    asked_share: float = study.TEST_SHARE
+    """The same of the pictures that are asked, of which there are ``data.images``."""
+    steps: int = nets.STEPS
+    """Of a net that learns with labels."""
+    clip_steps: int = 0
+    """Of the book's CLIP, which learns with captions of the same pictures; 0: none is trained."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        batch = clip.PRESETS["toy"].train.batch_size
+        faults.need(self.images >= batch, "nets.images", self.images, f"of at least {batch}, one batch")
+        for name in ("share", "asked_share"):
+            faults.need(0 <= getattr(self, name) <= 1, f"nets.{name}", getattr(self, name), "in [0, 1]")
+        faults.need(self.steps >= 1, "nets.steps", self.steps, "of at least 1")
+        faults.need(self.clip_steps >= 0, "nets.clip_steps", self.clip_steps, "of at least 0", "0 trains none.")
+
+
+def make(config: Any, run: RunFolder) -> Drawn:
+    """The annotations of pictures and the answers of nets, which are trained into the run's folder ``nets``.
+
+    A net that is there already is read.
+    """
+    seed, chosen = config.report.seed, config.nets
+    train = pantry_x.image_set(chosen.images, seed, "train", dict.fromkeys(pantry_x.FACTORS, chosen.share))
+    asked = pantry_x.image_set(config.data.images, seed, "test", dict.fromkeys(pantry_x.FACTORS, chosen.asked_share))
+    (run.path / "nets").mkdir(exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
+    answers, groups = {}, {}
+    console = terminal.aside()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        for augmentation in nets.AUGMENTATIONS:
+            _learn_once(augmentation, nets.with_labels, train, seed, chosen.steps, run, bar)
+            answers[augmentation] = nets.answers(reopen(run.path, augmentation), asked)
+            groups[augmentation] = {"teacher": "labels"}
+        for augmentation in nets.AUGMENTATIONS if chosen.clip_steps else ():
+            name = f"clip-{augmentation}"
+            _learn_once(name, nets.with_captions, train, seed, chosen.clip_steps, run, bar)
+            answers[name] = nets.named_by_sentences(reopen_clip(run.path, name), asked)
+            groups[name] = {"teacher": "captions"}
+    given = Predictions(tuple(answers), np.stack(list(answers.values())))
+    known = Partitions(pantry_x.annotations(asked), pantry_x.annotations(train))
+    return Drawn(known, given, groups if chosen.clip_steps else None)
+
+
+def reopen(run: Path, name: str) -> nn.Module:
+    """The net with labels that a run trained, by its augmentation."""
+    net = nets.untrained(len(CLASSES), seed=0)
+    net.load_state_dict(checkpoint.read_weights(_weights(run, name)))
+    return net.eval()
+
+
+def reopen_clip(run: Path, name: str) -> clip.CLIP:
+    """The CLIP that a run trained, ``clip-`` and its augmentation."""
+    towers = nets.untrained_clip(nets.PLAIN, seed=0)
+    towers.load_state_dict(checkpoint.read_weights(_weights(run, name)))
+    return towers.eval()
+
+
+def _weights(run: Path, name: str) -> Path:
+    return run / "nets" / f"{name}.safetensors"
+
+
+def _learn_once(
+    name: str, teach: Callable, train: ImageSet, seed: int, steps: int, run: RunFolder, bar: Progress
+) -> None:
+    """Trains the net ``name`` by ``teach`` and keeps its weights, unless they are there; a line a step goes to ``metrics.jsonl``."""
+    if _weights(run.path, name).is_file():
+        return
+    task, began, last = bar.add_task(f"net {name}", total=steps), time.perf_counter(), {}
+    with durable.append(run.path / "metrics.jsonl") as log:
+
+        def progress(step: int, metrics: dict[str, float]) -> None:
+            log.write(json.dumps({"net": name, "step": step, **metrics}) + "\n")
+            log.flush()
+            last.update(metrics)
+            bar.update(task, completed=step)
+
+        views = nets.AUGMENTATIONS[name.removeprefix("clip-")]
+        checkpoint.write_weights(_weights(run.path, name), teach(train, views, seed, steps, progress).state_dict())
+    if not bar.console.is_terminal:  # one line in place of a bar
+        told = f"net {name}: {steps} steps, {time.perf_counter() - began:.0f} s, loss {last['loss']:.4f}"
+        bar.console.print(told, highlight=False, soft_wrap=True)

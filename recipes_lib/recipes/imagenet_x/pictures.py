@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of a factor report, each with the words that stand in for it where it cannot be seen."""
+
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+
+from recipes_lib import plots
+from recipes_lib.errors import printable
+from recipes_lib.factors import bootstrap as factor_stats
+from recipes_lib.factors.error_ratios import Counts
+from recipes_lib.factors.report import FEW, FactorReport, Prevalence, Table
+
+MOST_ARMS = len(plots.PALETTE)
+"""Models that can be told apart by colour and marker; of more, their spread is drawn."""
+
+LONGEST_NAME = 60
+"""Characters of a name in a figure; a longer one loses its middle."""
+METACLASSES = "metaclasses"
+"""Name of the picture of metaclasses."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure for the page."""
+
+    name: str
+    """Of its file, without the ending."""
+    png: bytes
+    alt: str
+    caption: str
+
+
+def pictures(report: FactorReport) -> list[Picture]:
+    """Error ratios and prevalence by kind of mark, for the correctness ``class``; groups and metaclasses where there are."""
+    found = []
+    for which, by_kind in report.tables.items():
+        table = by_kind["class"]
+        found.append(_ratios(report, table, which))
+        found.append(_prevalence(report, which))
+        for place, column in enumerate(table.groups):
+            found.append(_groups(report, table, which, column, place))
+    if report.splits["class"].metaclasses:
+        found.append(_metaclasses(report))
+    return found
+
+
+def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
+    """Each factor's error ratio with its interval, a marker a model; of many models the spread. The worst is on top.
+
+    Names of factors with few images are grey.
+    """
+    order = _order(table)
+    heights = np.arange(len(order))
+    if len(report.models) <= MOST_ARMS:
+        offsets = np.linspace(-0.3, 0.3, len(report.models)) if len(report.models) > 1 else [0.0]
+        for place, (model, offset) in enumerate(zip(report.models, offsets, strict=True)):
+            look, ratios = plots.style(place), table.counts.error_ratio[place, order]
+            ax.hlines(
+                heights + offset, table.low[place, order], table.high[place, order], color=look["color"], linewidth=1
+            )
+            ax.plot(ratios, heights + offset, linestyle="none", **look, markersize=4, label=_shown(model))
+        if len(report.models) > 1:
+            ax.legend(frameon=False, fontsize="small", loc="lower right")  # ratios are high on top, low below
+    else:
+        spread, look = factor_stats.spread(table.counts.error_ratio[:, order]), plots.style(0)
+        ax.hlines(heights, spread["min"], spread["max"], color=look["color"], linewidth=1, label="all models")
+        ax.hlines(heights, spread["q1"], spread["q3"], color=look["color"], linewidth=5, alpha=0.5, label="middle half")
+        ax.plot(spread["median"], heights, linestyle="none", **look, markersize=4, label="median")
+        ax.legend(frameon=False, fontsize="small")
+    ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
+    return _named(ax, report, table, order, xlabel="error ratio (1: as many errors as on average)")
+
+
+def prevalence(ax: Axes, report: FactorReport, table: Table, found: Prevalence) -> Axes:
+    """The share of the images that have each factor: validation, and training where it is known."""
+    order = _order(table)
+    heights = np.arange(len(order))
+    sides = {"validation": found.val} | ({} if found.train is None else {"training": found.train})
+    for place, (name, shares) in enumerate(sides.items()):
+        ax.plot(100 * shares[order], heights, linestyle="none", **plots.style(place), markersize=5, label=name)
+    if any((shares[order] > 0).any() for shares in sides.values()):
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(frameon=False, fontsize="small")
+    return _named(ax, report, table, order, xlabel="share of the images (%)")
+
+
+def groups(ax: Axes, report: FactorReport, table: Table, column: str) -> Axes:
+    """Every model's error ratio, small, and the mean of its group, large; a factor in which groups differ bears a star."""
+    order, tests = _order(table), table.groups[column]
+    adjusted = factor_stats.holm(np.array([test.p for test in tests]))
+    heights, names = np.arange(len(order)), list(tests[0].means)
+    for place, name in enumerate(names):
+        means = [tests[factor].means[name] for factor in order]
+        own = [(ratio, height) for height, factor in enumerate(order) for ratio in tests[factor].ratios[name]]
+        ax.plot(*np.array(own).reshape(-1, 2).T, linestyle="none", **plots.style(place), markersize=3, alpha=0.35)
+        ax.plot(means, heights, linestyle="none", **plots.style(place), markersize=7, label=_shown(f"{column}: {name}"))
+    ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
+    ax.legend(frameon=False, fontsize="small")
+    stars = {factor: "* " for factor in range(len(tests)) if adjusted[factor] < 0.05}
+    return _named(
+        ax, report, table, order, xlabel="error ratio (small: a model; large: the mean of its group)", before=stars
+    )
+
+
+def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
+    """Metaclasses x factors: each factor's error ratio among a metaclass's images alone, the mean over models.
+
+    Red is worse than the metaclass's average, blue better. Cells of few images are grey, those of none empty. The
+    metaclass of lowest accuracy is on top, the worst factor on the left.
+    """
+    parts = by_accuracy(report, which)
+    columns = _order(report.tables[which]["class"])[::-1]
+    ratios = np.stack([factor_stats.mean_over_models(counts.error_ratio)[columns] for counts in parts.values()])
+    n = np.stack([counts.with_factor[columns] for counts in parts.values()])
+    ax.figure.set_facecolor("white")
+    ax.set_facecolor("white")
+    look = colormaps["RdBu_r"].with_extremes(bad="#00000000")
+    sure = np.where(n >= FEW, ratios, np.nan)
+    # in logarithms, half the errors are as far from white as twice the errors
+    shown = ax.imshow(np.log2(sure), cmap=look, norm=Normalize(-2, 2, clip=True), aspect="auto")
+    few = (n < FEW) & ~np.isnan(ratios)
+    ax.imshow(np.where(few, 0, np.nan), cmap=ListedColormap(["#e4e4e4"]), aspect="auto")
+    for row, column in np.argwhere(~np.isnan(ratios)):
+        dark = abs(np.log2(max(ratios[row, column], 1e-9))) > 1.2 and n[row, column] >= FEW
+        colour = "white" if dark else "#595959" if few[row, column] else "black"
+        said = f"{ratios[row, column]:.1f}"
+        ax.text(column, row, said, ha="center", va="center", fontsize=6.5, color=colour)
+    ax.set_xticks(range(len(columns)), [_shown(report.factors[place]) for place in columns], rotation=45, ha="right")
+    ax.set_yticks(range(len(parts)), list(map(_shown, parts)))
+    ax.tick_params(labelsize="small", length=0)
+    ax.spines[:].set_visible(False)
+    bar = ax.figure.colorbar(shown, ax=ax, ticks=[-2, -1, 0, 1, 2], shrink=0.6, label="error ratio in the metaclass")
+    bar.ax.set_yticklabels(["1/4", "1/2", "1", "2", "4"])
+    return ax
+
+
+def by_accuracy(report: FactorReport, which: str) -> dict[str, Counts]:
+    """Metaclass -> counts, those of the lowest mean accuracy first; those without images last."""
+    parts = report.by_metaclass(which, "class")
+    return dict(sorted(parts.items(), key=lambda item: np.nan_to_num(item[1].average.mean(), nan=2)))
+
+
+def fullest(report: FactorReport) -> str:
+    """The kind of mark that images bear most of: its cells of metaclass and factor have most images."""
+    return max(report.tables, key=lambda which: report.tables[which]["class"].counts.with_factor.sum())
+
+
+def _order(table: Table) -> list[int]:
+    """Factors by their mean error ratio, the worst last, which is on top; those without any first."""
+    means = np.nan_to_num(factor_stats.mean_over_models(table.counts.error_ratio))
+    return np.argsort(means, kind="stable").tolist()
+
+
+def _named(
+    ax: Axes, report: FactorReport, table: Table, order: list[int], *, xlabel: str, before: dict[int, str] | None = None
+) -> Axes:
+    ax.figure.set_facecolor("white")
+    ax.set_facecolor("white")
+    ax.spines[["top", "right"]].set_visible(False)
+    labels = [f"{(before or {}).get(place, '')}{_shown(report.factors[place])}" for place in order]
+    ax.set_yticks(range(len(order)), labels, fontsize="small")
+    for label, place in zip(ax.get_yticklabels(), order, strict=True):
+        if table.counts.with_factor[place] < FEW:
+            label.set_color("#767676")
+    ax.set_ylim(-0.7, len(order) - 0.3)
+    ax.set_xlabel(xlabel)
+    return ax
+
+
+def _shown(name: str) -> str:
+    """A name of the user's as a figure may show it: not as a formula, not left out of the legend, and not wider than it."""
+    text = printable(name)
+    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-LONGEST_NAME // 2 :]}"
+    hidden = " " if text.startswith("_") else ""  # matplotlib's legends leave such labels out
+    return hidden + text.replace("$", r"\$")
+
+
+def _figure(report: FactorReport) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, 1.4 + 0.34 * len(report.factors)), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _picture(name: str, figure: Figure, alt: str, caption: str) -> Picture:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return Picture(name, file.getvalue(), alt, caption)
+
+
+def _ratios(report: FactorReport, table: Table, which: str) -> Picture:
+    figure, ax = _figure(report)
+    error_ratios(ax, report, table)
+    order = [place for place in _order(table)[::-1] if not np.isnan(table.counts.error_ratio[:, place]).all()]
+    means = np.nanmean(table.counts.error_ratio[:, order], axis=0) if order else []
+    listed = ", ".join(f"{report.factors[place]} {mean:.2f}" for place, mean in zip(order, means, strict=True))
+    whose = report.models[0] if len(report.models) == 1 else f"mean of {len(report.models)} models"
+    alt = f"Error ratio of each factor ({which}), {whose}, from the worst on: {listed or 'none is defined'}."
+    caption = (
+        f"Error ratios, factors marked {which}. Lines are intervals; factors in grey have fewer than {FEW} images."
+    )
+    if len(report.models) > MOST_ARMS:
+        caption = (
+            f"Error ratios over {len(report.models):,} models, factors marked {which}. Grey: fewer than {FEW} images."
+        )
+    return _picture(f"error_ratio_{which}", figure, alt, caption)
+
+
+def _prevalence(report: FactorReport, which: str) -> Picture:
+    figure, ax = _figure(report)
+    found, table = report.prevalence[which], report.tables[which]["class"]
+    prevalence(ax, report, table, found)
+    listed = ", ".join(
+        f"{name} {100 * found.val[place]:.2g}" + ("" if found.train is None else f" ({100 * found.train[place]:.2g})")
+        for place, name in enumerate(report.factors)
+    )
+    also = "" if found.train is None else ", in brackets of the training images"
+    alt = f"Share in percent of the images that have each factor ({which}){also}: {listed}."
+    return _picture(f"prevalence_{which}", figure, alt, f"How frequent each factor is, marked {which}.")
+
+
+def _groups(report: FactorReport, table: Table, which: str, column: str, place: int) -> Picture:
+    figure, ax = _figure(report)
+    groups(ax, report, table, column)
+    tests = table.groups[column]
+    listed = "; ".join(
+        f"{name}: " + ", ".join(f"{group} {mean:.2f}" for group, mean in test.means.items())
+        for name, test in zip(report.factors, tests, strict=True)
+    )
+    alt = f"Mean error ratio of each group of models by {column} ({which}). {listed}."
+    caption = f"Models by {column}, factors marked {which}. A star: groups differ (Alexander-Govern, Holm, p < .05)."
+    safe = re.sub(r"[^\w.-]+", "_", column)[: LONGEST_NAME // 2]
+    name = safe if safe == column else f"{safe}~{place + 1}"  # two columns may be the same once they are safe
+    return _picture(f"groups_{name}_{which}", figure, alt, caption)
+
+
+def _metaclasses(report: FactorReport) -> Picture:
+    which = fullest(report)
+    parts = by_accuracy(report, which)
+    width, height = 3.0 + 0.38 * len(report.factors), 1.9 + 0.3 * len(parts)
+    figure = Figure(figsize=(max(width, 7.2), height), layout="constrained")
+    metaclasses(figure.add_subplot(), report, which)
+    whose = "of the model" if len(report.models) == 1 else f"mean of {len(report.models):,} models"
+    ratios = {
+        (name, factor): ratio
+        for name, counts in parts.items()
+        for factor, n, ratio in zip(
+            report.factors, counts.with_factor, factor_stats.mean_over_models(counts.error_ratio), strict=True
+        )
+        if n >= FEW and not np.isnan(ratio)
+    }
+    worst = sorted(ratios, key=ratios.get, reverse=True)[:10]
+    listed = ", ".join(f"{factor} of {name} {ratios[name, factor]:.2f}" for name, factor in worst)
+    alt = f"Error ratio of each factor within each metaclass ({which}), {whose}. The highest: {listed or 'none'}."
+    caption = (
+        f"Error ratios within each metaclass, factors marked {which}, {whose}: 2 says twice the errors of that metaclass. "
+        f"Grey: fewer than {FEW} images."
+    )
+    return _picture(METACLASSES, figure, alt, caption)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ImageNet-X: why a model fails, by what is odd about the images on which it does.
+
+Youbi Idrissi, Bouchacourt, Balestriero, Evtimov, Hazirbas, Ballas, Vincent, Drozdzal, Lopez-Paz, Ibrahim, "ImageNet-X:
+Understanding Model Mistakes with Factor of Variation Annotations", ICLR 2023, arXiv 2211.01866. Chapter:
+``notebooks/imagenet_x.py``.
+
+1. People compared each validation image of ImageNet with three typical ones of its class, and ticked which of sixteen
+   factors set it apart: pose, background, texture, ...
+2. A model's error ratio of a factor is its error rate where the factor is present, over its error rate overall.
+3. Ratios of one model rank its weaknesses; those of many say which weaknesses all share.
+4. Rare factors have few images, so every ratio comes with an interval, and every claim with an adjusted p-value.
+
+Stage ``score`` makes the predictions of a model, stage ``report`` looks into those of any number. Where no files are
+given, small nets are trained for it on Pantry-X, where factors are set and not annotated (preset ``toy``).
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+
+from recipes_lib import terminal
+from recipes_lib.config import MOST_WORKERS
+from recipes_lib.distributed import collectives, world
+from recipes_lib.errors import ConfigError, Faults, printable
+from recipes_lib.factors import imagenet_x_files, predictions
+from recipes_lib.factors.report import FactorReport, factor_report
+from recipes_lib.factors.report_json import as_json
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.engine import Result
+from recipes_lib.pretraining.recipe import Job
+from recipes_lib.recipes.imagenet_x import drawn as imagenet_x_drawn
+from recipes_lib.recipes.imagenet_x import pantry_run as imagenet_x_pantry
+from recipes_lib.recipes.imagenet_x import report as imagenet_x_report
+from recipes_lib.recipes.imagenet_x import score as imagenet_x_score
+from recipes_lib.recipes.imagenet_x.pantry_run import NetsConfig
+from recipes_lib.recipes.imagenet_x.score import ScoreConfig
+from recipes_lib.training import folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorData:
+    """Where images, or what is known of them, come from."""
+
+    name: Literal["files", "pantry", "drawn"] = "files"
+    """files: those that are named; pantry: nets are trained and asked on Pantry-X; drawn: annotations and answers made by
+    chance, whose true effects are known."""
+    root: Path | None = None
+    """Stage ``score``: ImageNet's folder, of which val/CLASS/*.JPEG are scored."""
+    images: int = 4000
+    """``pantry``, ``drawn`` only: images that the report is about."""
+    workers: int = 0
+    """Stage ``score``: processes that load images, per rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """How certain the figures are said to be, and what counts."""
+
+    interval: Literal["bootstrap", "wilson"] = "bootstrap"
+    """Of the error ratios in ``report.json``; ``factors.csv`` has Wilson's in any case."""
+    level: float = 0.95
+    """How often an interval is to hold the true ratio, in (0, 1)."""
+    resamples: int = 1000
+    """Of the bootstrap."""
+    scope: Literal["toolkit", "decided"] = "toolkit"
+    """toolkit: images without ReaL labels count as wrong, and classes outside the sixteen metaclasses as one, as in the
+    official toolkit; decided: such images do not count."""
+    seed: int = 0
+    """Of the bootstrap, of the shuffles, and of what ``pantry`` and ``drawn`` make."""
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        faults.need(0 < self.level < 1, "report.level", self.level, "in (0, 1)", "0.95 is usual.")
+        faults.need(self.resamples >= 100, "report.resamples", self.resamples, "of at least 100")
+        faults.need(0 <= self.seed < 2**63, "report.seed", self.seed, "of at least 0 and below 2**63", most=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """ImageNet-X's config."""
+
+    stage: Literal["report", "score"] = "report"
+    """report: look into predictions; score: make them."""
+    predictions: tuple[Path, ...] = ()
+    """CSV files (file_name, predicted_class, predicted_probability) or .npz files, one or more models each."""
+    annotations: Path | None = None
+    """The folder of the official package's annotations, or the compact ``imagenet_x_val.npz``."""
+    groups: Path | None = None
+    """CSV file: model, and columns such as architecture, paradigm, procedure, by which models are compared."""
+    model: str | None = None
+    """Stage ``score``: timm:NAME, torchvision:NAME, or a run folder of a recipe that trains a backbone."""
+    data: FactorData = field(default_factory=FactorData)
+    nets: NetsConfig = field(default_factory=NetsConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+    def validate(self) -> None:
+        """Raises ``ConfigError`` with a line for each fault."""
+        faults, made, scores = Faults(), self.data.name != "files", self.stage == "score"
+        self.report.check(faults)
+        self.nets.check(faults)
+        self.score.check(faults)
+        faults.need(self.data.images >= 10, "data.images", self.data.images, "of at least 10")
+        workers = self.data.workers
+        faults.need(0 <= workers <= MOST_WORKERS, "data.workers", workers, f"of 0 to {MOST_WORKERS}")
+        if scores and made:
+            faults.add(f"data.name = {self.data.name} has no images to score: leave it out, or choose stage = report.")
+        obtain = "--annotations FOLDER (pip install --no-deps imagenet-x==0.0.7 has it: imagenet_x/annotations)"
+        for name, value, wanted, fix in (
+            ("predictions", self.predictions, not scores and not made, "--predictions A.csv B.npz"),
+            ("annotations", self.annotations, not scores and not made, obtain),
+            ("model", self.model, scores, "--model timm:NAME"),
+            ("data.root", self.data.root, scores, "--data.root IMAGENET"),
+        ):
+            if wanted and not value:
+                faults.add(f"{name} is missing: stage {self.stage} needs it. Add {fix}.")
+            elif value and not wanted:
+                said = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+                what = f"data.name = {self.data.name}" if made else f"stage = {self.stage}"
+                faults.add(f"{name} = {said} has no use with {what}: leave it out.")
+        if self.groups and (scores or made):
+            faults.add(f"groups = {self.groups} has no use here: it compares the models of a report on files.")
+        if self.model and scores:
+            imagenet_x_score.check_name(self.model, self.score.weights, faults)
+        faults.raise_any()
+
+
+def run(config: Config, out: Path | None = None) -> Result:
+    """Makes predictions, or reports on them; ``out`` is the run folder (default ``runs/imagenet_x-DATE``).
+
+    A report is ``report.json``, CSV tables, ``plots/`` and ``index.html``. Scoring ends with one CSV file, which a report
+    reads; stopped, or killed, it goes on after the last finished batch. Under torchrun each rank scores its share.
+
+    Raises: ``ConfigError``, ``DataError``, ``RunError`` or ``Interrupted``, each in whole lines.
+    """
+    config.validate()
+    if config.score.threads:
+        torch.set_num_threads(config.score.threads)
+    place = world.start(config.score.device, patience=timedelta(days=2))  # images take ranks unequally long
+    if config.data.name == "pantry" and place.size > 1:
+        raise ConfigError(f"data.name = pantry trains in one process, not in {place.size}: start it without torchrun.")
+    out = collectives.broadcast_object(out or folder.default_path("imagenet_x"))
+    with folder.RunFolder.create_or_continue(out, "imagenet_x", config) as run:
+        began = time.perf_counter()
+        scored = imagenet_x_score.score(config, run, place) if config.stage == "score" else None
+
+        def conclude() -> None:
+            report = _report(config, run) if scored is None else scored
+            seconds = round(time.perf_counter() - began, 1)
+            facts = {"recipe": "imagenet_x", "scores": {}, "seconds": seconds, "steps": 0, "seed": config.report.seed}
+            run.write_report({**facts, **report, **engine.provenance()})
+
+        collectives.from_main(conclude)
+        report = run.read_report()
+        run.set_state("done", report["steps"])
+        return Result(run.path, report)
+
+
+def analyse(config: Config, run: folder.RunFolder) -> FactorReport:
+    """The report of a config's files, or of what it makes; nets go to the folder of ``run``."""
+    options = config.report
+    how = {"scope": options.scope, "interval": options.interval, "level": options.level}
+    how |= {"resamples": options.resamples, "seed": options.seed}
+    match config.data.name:
+        case "pantry":
+            (val, train), given, groups = imagenet_x_pantry.make(config, run)
+        case "drawn":
+            (val, train), given, groups = imagenet_x_drawn.draw(config.data.images, options.seed)
+        case _:
+            val, train = imagenet_x_files.read(config.annotations)
+            given = predictions.read(config.predictions, val)
+            groups = imagenet_x_report.read_groups(config.groups, given.models) if config.groups else None
+    return factor_report(val, given, train=train, groups=groups, **how)
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """What tells that the numerics moved: error ratios and their bounds, and an accuracy, of a report on nets of three steps."""
+    nets = replace(config.nets, images=256, steps=3, clip_steps=min(3, config.nets.clip_steps))
+    short = replace(config, data=replace(config.data, images=500), nets=nets)
+    with TemporaryDirectory() as place:
+        report = run(short, Path(place) / "run").report
+    model = next(iter(report["models"]))
+    cells = report["models"][model]["multi"]["class"].values()
+    return {
+        "losses": [cell[key] for cell in cells for key in ("low", "error_ratio", "high")],
+        "knn": report["average"][model]["class"],
+    }
+
+
+def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
+    found = analyse(config, run)
+    plain = as_json(found)
+    page = imagenet_x_report.write(found, plain, run.path)
+    for note in found.notes:
+        run.warn(printable(note))
+    terminal.aside().print(printable(f"page: {page}"), markup=False, highlight=False, soft_wrap=True)
+    return plain
+
+
+# Four nets with labels on Pantry-X, plainly and with each augmentation.
+_TOY = Config(
+    data=FactorData(name="pantry", images=1200),
+    nets=NetsConfig(images=1200, steps=120),
+    score=ScoreConfig(threads=1, device="cpu"),
+)
+
+PRESETS: dict[str, Config] = {
+    "toy": _TOY,
+    # More pictures and steps, and four CLIPs that learn with captions in place of labels.
+    "simmer": replace(
+        _TOY, data=replace(_TOY.data, images=6000), nets=NetsConfig(images=6000, steps=800, clip_steps=600)
+    ),
+    # Predictions of a model over ImageNet's validation set: --model timm:NAME --data.root IMAGENET
+    "score": Config(stage="score"),
+    # The paper's analysis: --predictions A.csv B.npz --annotations FOLDER
+    "report": Config(),
+}
+
+RECIPE = Job(name="imagenet_x", config=Config, presets=PRESETS, run=run, fingerprint=fingerprint)

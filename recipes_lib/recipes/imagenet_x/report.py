@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A factor report on disk: tables as CSV files, figures as PNG files, and one HTML page that needs nothing beside it."""
+
+import base64
+import csv
+import html
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes_lib import durable
+from recipes_lib.errors import DataError
+from recipes_lib.factors import bootstrap as factor_stats
+from recipes_lib.factors import report_json as factor_json
+from recipes_lib.factors.annotations import FACTORS
+from recipes_lib.factors.report import FEW, WORST, FactorReport
+from recipes_lib.recipes.imagenet_x.pictures import METACLASSES, Picture, by_accuracy, fullest, pictures
+from recipes_lib.recipes.imagenet_x.tables import as_csv, class_names, tables
+
+MOST_ROWS = 50
+"""Models that the page's tables list; the CSV files have all of them."""
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; background: white; }
+figcaption, .aside { font-size: .9rem; opacity: .8; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
+th:first-child, td:first-child, .words :is(th, td):last-child { text-align: left; }
+"""
+
+
+def read_groups(path: Path, models: Sequence[str]) -> dict[str, dict[str, str]]:
+    """A CSV file's table of groups: the column ``model``, and columns such as architecture, paradigm and procedure.
+
+    Returns model -> column -> group, of ``models`` alone. Raises: ``DataError`` naming what is missing.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"groups = {path} cannot be read as a CSV file (it is no plain file).")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [line for line in csv.reader(file) if line] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"groups = {path} cannot be read as a CSV file ({error}).") from None
+    header, rows = [name.strip() for name in header], [[value.strip() for value in line] for line in rows]
+    if "model" not in header or len(header) < 2:
+        raise DataError(f"groups = {path} needs a column model and at least one more, such as architecture.")
+    if odd := next((line for line in rows if len(line) != len(header)), None):
+        raise DataError(
+            f"groups = {path} has {len(odd)} values for {len(header)} columns in the line of {odd[0]!r}. Put values that have a "
+            "comma in double quotes."
+        )
+    where = header.index("model")
+    for what, names in (("the column", header), ("a line for the model", [line[where] for line in rows])):
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataError(f"groups = {path} has {what} {twice[0]!r} more than once. Leave one.")
+    columns = [name for name in header if name != "model"]
+    lines = [dict(zip(header, line, strict=True)) for line in rows]
+    found = {line["model"]: {name: line[name] for name in columns} for line in lines}
+    if lacking := [name for name in models if name not in found]:
+        raise DataError(f"groups = {path} has no line for {len(lacking):,} models: {', '.join(lacking[:5])}. Add them.")
+    if odd := next((name for name in models if not all(found[name].values())), None):
+        raise DataError(f"groups = {path} leaves a column of {odd} empty. Name its group.")
+    return {name: found[name] for name in models}
+
+
+def write(report: FactorReport, plain: Mapping[str, Any], out: Path) -> Path:
+    """Writes tables, figures and ``index.html`` into the folder ``out``; returns the page.
+
+    ``plain`` is the same report as plain values.
+    """
+    for name, rows in tables(report, plain).items():
+        durable.write_text(out / f"{name}.csv", as_csv(rows))
+    shown = pictures(report)
+    (out / "plots").mkdir(exist_ok=True)
+    for picture in shown:
+        with durable.whole(out / "plots" / f"{picture.name}.png") as partial:
+            partial.write_bytes(picture.png)
+    durable.write_text(out / "index.html", page(report, plain, shown))
+    return out / "index.html"
+
+
+def page(report: FactorReport, plain: Mapping[str, Any], shown: Sequence[Picture]) -> str:
+    """The page: one HTML text with its figures inside, readable on light and on dark screens, without scripts."""
+    parts = [
+        "<h1>Why do these models fail?</h1>",
+        f"<p>{html.escape(_summary(plain))}</p>",
+        "<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in plain["notes"]) + "</ul>",
+        "<h2>Accuracy</h2>",
+        _accuracies(plain),
+        "<h2>Worst factors</h2>",
+        *(_worst(plain, which) for which in report.tables),
+        "<h2>Figures</h2>",
+        *(_figure(picture) for picture in shown if picture.name != METACLASSES),
+        *_shared(plain),
+        *_metaclasses(report, shown),
+        "<h2>Worst classes</h2>",
+        *_worst_classes(report, plain),
+        f"<p class='aside'>{_HOW}{_LICENCE if report.factors == FACTORS else ''}</p>",
+    ]
+    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+    head += f"<title>Factor report</title><style>{STYLE}</style>"
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+
+
+_HOW = (
+    "An error ratio is a model's error rate on the images with a factor over its error rate on all images: 1 says that "
+    "the factor makes no difference. Tables with every figure, Wilson intervals and adjusted p-values lie beside this page "
+    "as CSV files; report.json holds the same for programs. Method: Youbi Idrissi et al., ImageNet-X, ICLR 2023, "
+    "arXiv 2211.01866."
+)
+_LICENCE = " ImageNet-X annotations: CC BY-NC 4.0."
+
+
+def _summary(plain: Mapping[str, Any]) -> str:
+    images, interval = plain["images"], plain["interval"]
+    counted = ", ".join(f"{number:,} for {kind}" for kind, number in images["counted"].items())
+    rule = {
+        "toolkit": "Images that cannot be decided count as in the official toolkit: without ReaL labels they are wrong, and "
+        "all classes outside the named metaclasses are one.",
+        "decided": "Images without ReaL labels, or of a class outside the named metaclasses, do not count there.",
+    }[plain["scope"]]
+    drawn = f" of {interval['resamples']:,} resamples" if "resamples" in interval else ""
+    return (
+        f"Models: {len(plain['models']):,}. Images: {images['all']:,}, of which count {counted}. Intervals: "
+        f"{interval['level']:.0%}, {interval['method']}{drawn}. {rule}"
+    )
+
+
+def _accuracies(plain: Mapping[str, Any]) -> str:
+    kinds = list(next(iter(plain["average"].values())))
+    rows = [(name, *(_figured(row[kind]) for kind in kinds)) for name, row in plain["average"].items()]
+    return _table(("model", *kinds), rows)
+
+
+def _worst(plain: Mapping[str, Any], which: str) -> str:
+    """The three worst factors of each model, and those with enough images to be sure of."""
+    rows = []
+    for name, ranking in plain["ranking"][which]["class"].items():
+        cells = plain["models"][name][which]["class"]
+        said = [
+            f"{factor} {_figured(cells[factor]['error_ratio'], 2)}" + ("*" if cells[factor]["n"] < FEW else "")
+            for factor in ranking[:3]
+        ]
+        rows.append((name, *said, *[""] * (3 - len(said))))
+    note = f"<p class='aside'>Marked {html.escape(which)}. * fewer than {FEW} images.</p>"
+    return note + _table(("model", "worst", "second", "third"), rows)
+
+
+def _shared(plain: Mapping[str, Any]) -> list[str]:
+    if "consistency" not in plain:
+        return []
+    rows = [
+        (which, kind, _figured(row["mean_rank_correlation"], 3), f"{row['p']:.2g}")
+        for which, by_kind in plain["consistency"].items()
+        for kind, row in by_kind.items()
+    ]
+    said = "<p>Mean rank correlation of the error ratios over all pairs of models; p: of one as high, were factors shuffled.</p>"
+    return ["<h2>Do models share their worst factors?</h2>", said, _table(("marked", "right by", "mean", "p"), rows)]
+
+
+def _metaclasses(report: FactorReport, shown: Sequence[Picture]) -> list[str]:
+    """The figure, and a line for each metaclass, the lowest accuracy first."""
+    which = fullest(report)
+    if not (parts := by_accuracy(report, which)):
+        return []
+    rows = []
+    for name, counts in parts.items():
+        ratios = np.where(counts.with_factor < FEW, np.nan, factor_stats.mean_over_models(counts.error_ratio))
+        highest = np.argsort(-ratios, kind="stable")[: min(3, np.count_nonzero(~np.isnan(ratios)))]
+        said = [f"{report.factors[place]} {ratios[place]:.2f} ({counts.with_factor[place]:,})" for place in highest]
+        average = factor_json.plain(counts.average.mean())
+        rows.append((name, f"{counts.images:,}", _figured(average), ", ".join(said)))
+    note = (
+        f"<p class='aside'>Right by class, factors marked {html.escape(which)}; means over models. Of factors with at "
+        f"least {FEW} images in a metaclass (how many: in brackets), the three of the highest error ratio there.</p>"
+    )
+    figures = (_figure(picture) for picture in shown if picture.name == METACLASSES)
+    table = _table(("metaclass", "images", "accuracy", "highest error ratios"), rows, words=True)
+    return ["<h2>Metaclasses</h2>", *figures, note, table]
+
+
+def _worst_classes(report: FactorReport, plain: Mapping[str, Any]) -> list[str]:
+    """Each model's accuracy over its worst classes, and the first of these; then those that most models share."""
+    classes, names, models = report.splits["class"].classes, class_names(report), len(report.models)
+    chosen, accuracy = classes.worst(WORST), classes.accuracy
+    used, there = chosen.shape[1], np.count_nonzero(classes.images)
+    rows = []
+    for place, name in enumerate(report.models):
+        said = [f"{names[label]} {accuracy[place, label]:.2f}" for label in chosen[place, :5]]
+        figures = plain["worst_classes"][name]["class"]
+        rows.append((name, _figured(figures["accuracy"]), f"{figures['n']:,}", ", ".join(said)))
+    note = (
+        f"Accuracy over all images of the {used:,} classes, of {there:,} that have images, on which a model is worst; the "
+        "first five with their own. They are chosen by the same images, so that on others they would seem a little better."
+        if used < there
+        else f"There are {there:,} classes; the five on which a model is worst, beside its accuracy over all of them."
+    )
+    parts = [f"<p class='aside'>{note}</p>", _table(("model", "accuracy", "images", "lowest"), rows, words=True)]
+    if "worst_classes_shared" in plain and used < there:
+        shared = plain["worst_classes_shared"]["class"]
+        every = sum(figures["models"] == models for figures in shared.values())
+        first = [f"{names[int(label)]} ({figures['models']:,})" for label, figures in list(shared.items())[:20]]
+        said = f"{every:,} classes are among the worst of all {models:,} models. The most shared: {', '.join(first)}."
+        parts.append(f"<p>{html.escape(said)}</p>")
+    return parts
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
+    """``words``: the last column is text, and not figures."""
+    more = f"<p class='aside'>The first {MOST_ROWS} of {len(rows):,}.</p>" if len(rows) > MOST_ROWS else ""
+    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row) + "</tr>" for row in rows[:MOST_ROWS]
+    )
+    look = " class='words'" if words else ""
+    return f"{more}<div class='wide'><table{look}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _figure(picture: Picture) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
+    image = f"<img src='{source}' alt='{html.escape(picture.alt, quote=True)}'>"
+    return f"<figure>{image}<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
+
+
+def _figured(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

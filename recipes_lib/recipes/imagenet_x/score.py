@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions of a model for every validation image of ImageNet: in batches that are kept, so that a run can be stopped.
+
+Networks of timm and torchvision classify by themselves, with the preprocessing they were trained for. A run folder holds a
+backbone without classifier: its weighted k-NN probe classifies, with the training images of ``data.root``.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from recipes_lib import durable
+from recipes_lib.data import torchvision_sets
+from recipes_lib.data.images import ImageFiles
+from recipes_lib.data.loader import each, outlive_signals
+from recipes_lib.distributed import collectives
+from recipes_lib.distributed.world import World
+from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted, printable
+from recipes_lib.factors import predictions
+from recipes_lib.recipes.imagenet_x import networks
+from recipes_lib.training import loop
+from recipes_lib.training.folder import RunFolder
+
+KNOWN = ("timm", "torchvision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How scoring is run."""
+
+    batch_size: int = 64
+    """Images scored together, per process, and kept together."""
+    weights: Path | None = None
+    """safetensors file for a network of timm or torchvision; none: the weights that the library publishes. Without
+    a network timm tries for most of a minute before it says so; with HF_HUB_OFFLINE=1 in the environment it says so at once."""
+    threads: int | None = None
+    """CPU threads of torch; none: torch's own choice."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        faults.need(self.batch_size >= 1, "score.batch_size", self.batch_size, "of at least 1")
+        faults.need(self.threads is None or self.threads >= 1, "score.threads", self.threads, "of at least 1")
+
+
+class Classifier(Protocol):
+    """What names the class of images."""
+
+    def __call__(self, images: ImageFiles, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each of ``batches`` (positions in ``images``) the classes, int64 [n], and their probabilities, float32 [n]."""
+        ...
+
+
+def check_name(model: str, weights: Path | None, faults: Faults) -> None:
+    """Notes in ``faults`` a ``model`` that is neither of a known library nor a run folder."""
+    library, colon, name = model.partition(":")
+    if colon and (library not in KNOWN or not name):
+        faults.add(f"model = {model} is not allowed: use timm:NAME, torchvision:NAME, or a run folder.")
+    elif not colon and not (Path(model) / "config.yaml").is_file():
+        faults.add(f"model = {model} is no run folder, and names no library: use timm:NAME or torchvision:NAME.")
+    elif not colon and weights is not None:
+        faults.add(f"score.weights = {weights} has no use with a run folder, which has its own: leave it out.")
+
+
+def score(config: Any, run: RunFolder, place: World) -> dict[str, Any]:
+    """Writes ``NAME.csv`` into the run folder; what to report of it. All ranks call it."""
+    images = torchvision_sets.image_folder(config.data.root, "val")  # no training set is needed
+    _warn_of_doubles(images, run)
+    batches = torch.arange(len(images)).split(config.score.batch_size)
+    parts = run.path / "batches"
+    todo = [number for number in range(place.rank, len(batches), place.size) if not _part(parts, number).is_file()]
+    run.set_state("running", 0)
+    with _kept(run, parts), loop.stop_on_signal() as stopped:
+        classify = _classifier(config, run, place, images)
+        _score_batches(classify, images, batches, todo, parts, run, stopped.is_set)
+    run.await_others()
+    return collectives.from_main(lambda: _joined(config, run, images, batches, parts))
+
+
+class Network:
+    """A network that classifies, and how an image is prepared for it."""
+
+    def __init__(
+        self, network: nn.Module, prepare: Callable[[Image], Tensor], device: torch.device, *, model: str, workers: int
+    ) -> None:
+        self.network, self.prepare, self.device = network.to(device).eval(), prepare, device
+        self.model, self.workers = model, workers
+
+    def __call__(self, images: ImageFiles, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`Classifier`. Raises: ``DataError`` where the network tells another number of classes apart."""
+        loader = DataLoader(
+            _Prepared(images, self.prepare),
+            batch_sampler=[batch.tolist() for batch in batches],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            worker_init_fn=outlive_signals,
+        )
+        with closing(each(loader)) as source:
+            for batch in source:
+                if isinstance(batch, DataError):
+                    raise batch
+                with torch.inference_mode():
+                    logits = self.network(batch.to(self.device)).float()
+                if logits.shape[1:] != (len(images.class_names),):
+                    raise DataError(
+                        f"model = {self.model} gives values of shape {list(logits.shape[1:])}, but {images.root} has "
+                        f"{len(images.class_names)} class folders. Their numbers must be equal for class ids to fit."
+                    )
+                probability, answer = logits.softmax(dim=1).max(dim=1)
+                yield answer.cpu(), probability.cpu()
+
+
+class _Prepared(Dataset):
+    """Each image, prepared; or the ``DataError`` of a file that cannot be read."""
+
+    def __init__(self, images: ImageFiles, prepare: Callable[[Image], Tensor]) -> None:
+        self.images, self.prepare = images, prepare
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        try:
+            image = self.images.open(index)
+        except DamagedImage as error:  # raised in a worker, its one line would come back wrapped in a traceback
+            reason = str(error).partition(". ")[0]
+            return DamagedImage(f"{reason}. Mend it: a report needs every validation image.")
+        return self.prepare(image)
+
+
+def _collate(items: list[Tensor | DataError]) -> Tensor | DataError:
+    return next((item for item in items if isinstance(item, DataError)), None) or torch.stack(items)
+
+
+def _classifier(config: Any, run: RunFolder, place: World, images: ImageFiles) -> Classifier:
+    library, colon, name = config.model.partition(":")
+    if not colon:
+        train, _ = torchvision_sets.imagenet(config.data.root)
+        return networks.neighbours(Path(config.model), train, run.path / "neighbours.safetensors", config.data.workers)
+    try:
+        open_network = networks.of_timm if library == "timm" else networks.of_torchvision
+        network, prepare = open_network(name, config.score.weights, len(images.class_names))
+    except networks.Unknown as error:
+        raise ConfigError(f"model = {config.model}: {error}") from None
+    return Network(network, prepare, place.device, model=config.model, workers=config.data.workers)
+
+
+def _warn_of_doubles(images: ImageFiles, run: RunFolder) -> None:
+    names = Counter(Path(name).name for name in images.names.tolist())
+    if twice := [name for name, count in names.items() if count > 1]:
+        line = f"{images.root} has {len(twice):,} file names more than once ({twice[0]}): a report will refuse them."
+        run.warn(printable(line))
+
+
+def _part(parts: Path, number: int) -> Path:
+    return parts / f"{number:06d}.npz"
+
+
+@contextmanager
+def _kept(run: RunFolder, parts: Path) -> Iterator[None]:
+    """Has a folder that holds work kept, whatever happens: it is one that has ``metrics.jsonl``."""
+    try:
+        yield
+    finally:
+        if collectives.is_main() and (parts.is_dir() or any(run.path.glob("*.safetensors"))):
+            (run.path / "metrics.jsonl").touch()
+
+
+def _score_batches(
+    classify: Classifier,
+    images: ImageFiles,
+    batches: Sequence[Tensor],
+    todo: Sequence[int],
+    parts: Path,
+    run: RunFolder,
+    stop: Callable[[], bool],
+) -> None:
+    """Scores the batches ``todo`` and keeps each; notes it in ``metrics.jsonl``."""
+    began = time.perf_counter()
+    with closing(classify(images, [batches[n] for n in todo])) as scored:
+        for number, (answers, probabilities) in zip(todo, scored, strict=True):
+            parts.mkdir(exist_ok=True)  # not before there is something to keep
+            with durable.whole(_part(parts, number)) as partial, partial.open("wb") as file:
+                np.savez(file, classes=answers.numpy().astype(np.int16), probabilities=probabilities.numpy())
+            if collectives.is_main():
+                line = {"step": number + 1, "images": len(answers), "seconds": round(time.perf_counter() - began, 3)}
+                with durable.append(run.path / "metrics.jsonl") as log:
+                    log.write(json.dumps(line) + "\n")
+            if stop():
+                raise Interrupted(f"Scoring was stopped; complete batches are kept. Go on: recipes resume {run.path}")
+
+
+def _joined(config: Any, run: RunFolder, images: ImageFiles, batches: Sequence[Tensor], parts: Path) -> dict[str, Any]:
+    """Writes the CSV file from all parts. Raises: ``DataError`` where a part is of other images than there are now."""
+    columns: dict[str, list[np.ndarray]] = {"classes": [], "probabilities": []}
+    for number, batch in enumerate(batches):
+        with np.load(_part(parts, number), allow_pickle=False) as part:
+            if len(part["classes"]) != len(batch):
+                raise DataError(
+                    f"{_part(parts, number)} is of other images than {images.root} has now. Remove {parts}."
+                )
+            for name, column in columns.items():
+                column.append(part[name])
+    classes, probabilities = map(np.concatenate, columns.values())
+    model = "-".join(config.model.rstrip("/").replace(":", "/").split("/")[-2:]).lstrip(".-")
+    path = run.path / f"{model}.csv"
+    with durable.whole(path) as partial:
+        predictions.write(partial, [Path(name).name for name in images.names.tolist()], classes, probabilities)
+    right = float((classes == images.labels.numpy()).mean())
+    facts = {"predictions": path.name, "model": config.model, "images": len(images), "classes": len(images.class_names)}
+    return {"scores": {"top1": {"method": right}}, "steps": len(batches), **facts}

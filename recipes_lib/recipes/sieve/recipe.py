@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sieve: keep the image-text pairs whose text says what an image captioner says.
+
+Mahmoud, Elhoushi, Abbas, Yang, Ardalani, Leather, Morcos, "Sieve: Multimodal Dataset Pruning Using Image Captioning
+Models", CVPR 2024, arXiv 2310.02110. Chapter: ``notebooks/sieve.py``.
+
+1. CLIPScore ranks web pairs by the cosine of image and text, in a CLIP that learned from such pairs, noise included.
+2. A captioner learned from few, clean pairs. It describes the image r times, each time drawing its words anew.
+3. A sentence encoder compares the pair's text with these captions; the nearest one's cosine is the score.
+4. Phrases about the medium ("a photo of") are removed on both sides: they say nothing of what is shown.
+5. Both scores, each brought to [0, 1] over the pool, may be added. The best share of the pool is kept.
+
+Nothing is trained but what stands in for BLIP at toy scale: this recipe reads shards, writes scores, and selects.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from recipes_lib import durable, terminal
+from recipes_lib.config import to_dict
+from recipes_lib.data.pools import pool_selection, score_files, shards, uids
+from recipes_lib.distributed import collectives, world
+from recipes_lib.errors import DamagedImage, DataError, Faults, Interrupted
+from recipes_lib.models.sentence import load_encoder
+from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.engine import Result
+from recipes_lib.pretraining.recipe import Job
+from recipes_lib.recipes.sieve import models as sieve_models
+from recipes_lib.recipes.sieve import pair_scores
+from recipes_lib.recipes.sieve import pool as sieve_pool
+from recipes_lib.recipes.sieve.models import CaptionerConfig, ClipConfig
+from recipes_lib.recipes.sieve.phrases import PHRASES
+from recipes_lib.recipes.sieve.pool import PoolData
+from recipes_lib.training import folder, loop
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """What compares texts."""
+
+    name: str = "minilm"
+    """minilm: all-MiniLM-L6-v2, as in the paper; ngrams: counts of letters and words; else a sentence-transformers model."""
+    phrases: Literal["sieve", "none"] = "sieve"
+    """sieve: remove the paper's list of phrases about the medium from texts and captions; none: leave them."""
+    boundary: Literal["word", "substring"] = "word"
+    """word: whole words; substring: anywhere, as in the official code, where "photographer" becomes "grapher"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How scoring is run."""
+
+    batch_size: int = 64
+    """Pairs scored together, per process; of no influence on the scores."""
+    seed: int = 0
+    """With a pair's uid, where its captions come from; of no influence on the pool."""
+    threads: int | None = None
+    """CPU threads of torch; none: torch's own choice."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def check(self, faults: Faults) -> None:
+        """Notes every fault of this group in ``faults``."""
+        faults.need(self.batch_size >= 1, "score.batch_size", self.batch_size, "of at least 1")
+        faults.need(0 <= self.seed < 2**63, "score.seed", self.seed, "of at least 0 and below 2**63", most=2**63 - 1)
+        faults.need(self.threads is None or self.threads >= 1, "score.threads", self.threads, "of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Which pairs are kept."""
+
+    fraction: float = 0.2
+    """Share of the scored pool, in (0, 1]."""
+    fuse: Literal["none", "clip", "only_clip"] = "none"
+    """clip: the mean of Sieve's score and CLIPScore, each brought to [0, 1] over the pool; none: Sieve's alone; only_clip:
+    CLIPScore alone, which is what Sieve is compared with."""
+    scores: Path | None = None
+    """Folder of score files from an earlier run; then nothing is scored. None: those of this run."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Each signal's weight."""
+        match self.fuse:
+            case "none":
+                return {"sieve": 1.0}
+            case "clip":
+                return {"sieve": 0.5, "clip": 0.5}
+            case "only_clip":
+                return {"clip": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sieve's config; the defaults are the paper's, over shards of one's own."""
+
+    stage: Literal["score", "select"] = "select"
+    """The last stage of the run: score ends with the score files, select goes on to ``subset.npy``."""
+    data: PoolData = field(default_factory=PoolData)
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+
+    def validate(self) -> None:
+        """Raises ``ConfigError`` with a line for each fault."""
+        faults = Faults()
+        select = self.select
+        faults.need(0 < select.fraction <= 1, "select.fraction", select.fraction, "in (0, 1]", "The paper keeps 0.2.")
+        if select.scores is None:
+            for group in (self.data, self.captioner, self.clip, self.score):
+                group.check(faults)
+            if self.stage == "select" and "clip" in select.weights and self.clip.name == "none":
+                faults.add(
+                    f"select.fuse = {select.fuse} needs CLIPScores, but clip.name = none: name a CLIP, or leave it out."
+                )
+        elif self.stage == "score":
+            faults.add(f"select.scores = {select.scores} has no use with stage = score: leave one of them out.")
+        faults.raise_any()
+
+
+def run(config: Config, out: Path | None = None) -> Result:
+    """Scores the pool, selects from it, and reports; ``out`` is the run folder (default ``runs/sieve-DATE``).
+
+    It holds ``scores/`` (a parquet file a shard), ``subset.npy`` (DataComp's uid file) and ``subset.json``. A run that
+    was stopped, or killed, goes on with the first shard that has no score file; so does a finished run of which a score
+    file was removed. Under torchrun each rank scores its share of the shards.
+
+    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
+    """
+    config.validate()
+    if config.score.threads:
+        torch.set_num_threads(config.score.threads)
+    place = world.start(config.score.device, patience=timedelta(days=2))  # shards take ranks unequally long
+    out = collectives.broadcast_object(out or folder.default_path("sieve"))
+    collectives.from_main(lambda: sieve_pool.take_up_again(out))
+    with folder.RunFolder.create_or_continue(out, "sieve", config) as run:
+        began = time.perf_counter()
+        with _kept(run):
+            files, report = _score(config, run, place)
+
+        def conclude() -> None:
+            if config.stage == "select":
+                report["selection"] = _select(config, files, run.path)
+            report.update(sieve_pool.quality(config, files, run.path))
+            seconds = round(time.perf_counter() - began, 1)
+            facts = {"recipe": "sieve", "seconds": seconds, "steps": len(files), "seed": config.score.seed}
+            run.write_report({**facts, **report, **engine.provenance()})
+            own = run.path / "captioner" / "model.safetensors"
+            if own.exists():
+                shutil.copyfile(own, run.path / "model.safetensors")
+
+        collectives.from_main(conclude)
+        run.set_state("done", len(files))
+        return Result(run.path, run.read_report())
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """What tells that the numerics moved: three losses of each toy model, and the mean score of sixteen pairs."""
+    short = replace(
+        config,
+        stage="score",
+        data=replace(config.data, pool_size=16, per_shard=16),
+        captioner=replace(config.captioner, images=64, steps=3, count=2),
+        clip=replace(config.clip, images=256, steps=3),
+    )
+    with TemporaryDirectory() as place:
+        path = run(short, Path(place) / "run").folder
+        logs = [path / "captioner" / "metrics.jsonl"] + [path / "clip" / "metrics.jsonl"] * (config.clip.name == "toy")
+        lines = [line for log in logs for line in log.read_text().splitlines()]
+        scores = score_files.read(next((path / "scores").glob("*.parquet")))
+        return {"losses": [json.loads(line)["loss"] for line in lines], "knn": float(scores.sieve.mean())}
+
+
+def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[list[Path], dict[str, Any]]:
+    """The score files, and what there is to report of their making. All ranks call it."""
+    if config.select.scores is not None:
+        return sieve_pool.scored_before(config.select.scores), {}
+    encoder = load_encoder(config.encoder.name)  # first: it is told at once where weights are absent
+    pool = sieve_pool.shards_of(config.data, run)
+    if config.data.on_damage == "stop":
+        collectives.from_main(lambda: [shards.check(path) for path in pool])  # before models are trained
+    scorer = pair_scores.SieveScorer(
+        sieve_models.captioner_of(config, run, place),
+        encoder,
+        sieve_models.clip_of(config, run, place),
+        count=config.captioner.count,
+        phrases=PHRASES if config.encoder.phrases == "sieve" else (),
+        boundary=config.encoder.boundary,
+        seed=config.score.seed,
+    )
+    run.set_state("running", 0)
+    collectives.from_main(lambda: _note_shards(run, pool))
+    with _watched(run, pool, place.size) as progress, loop.stop_on_signal() as stopped, _told(run):
+        pair_scores.score_shards(
+            pool,
+            scorer,
+            run.path / "scores",
+            batch_size=config.score.batch_size,
+            config_hash=_digest(config),
+            rank=place.rank,
+            world_size=place.size,
+            on_damage=config.data.on_damage,
+            progress=progress,
+            stop=stopped.is_set,
+        )
+    run.await_others()
+    collectives.from_main(lambda: _note_shards(run, pool))
+    files = [pair_scores.score_file(shard, run.path / "scores") for shard in pool]
+    counts = sum((Counter(score_files.facts(path).counts) for path in files), Counter())
+    for reason, number in sorted(counts.items()):
+        run.warn(f"{number:,} pairs: {reason}.")
+    return files, {"pairs": sum(score_files.facts(path).rows for path in files), "counts": dict(counts)}
+
+
+def _digest(config: Config) -> str:
+    """What the scores depend on, in twelve letters: neither the selection nor how scoring is run."""
+    parts = {name: to_dict(getattr(config, name)) for name in ("data", "captioner", "encoder", "clip")}
+    return hashlib.sha256(json.dumps([parts, config.score.seed], sort_keys=True).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _kept(run: folder.RunFolder) -> Iterator[None]:
+    """Has a folder that holds work kept, whatever happens: it is one that has ``metrics.jsonl``."""
+    try:
+        yield
+    finally:
+        if collectives.is_main() and any(path.is_dir() for path in run.path.iterdir()):
+            (run.path / "metrics.jsonl").touch()
+
+
+@contextmanager
+def _told(run: folder.RunFolder) -> Iterator[None]:
+    """Says how a run that was stopped goes on, and on which process a shard was damaged: it is met by one alone."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(f"Scoring was stopped; complete shards are kept. Go on: recipes resume {run.path}") from None
+    except DataError as error:
+        raise DamagedImage(str(error)) from None
+
+
+def _note_shards(run: folder.RunFolder, pool: list[Path]) -> None:
+    """Has ``metrics.jsonl`` hold one line for each shard that has a score file, whenever this run was killed.
+
+    Lines that are there stay. A line that is lacking is made from the score file, and has no ``seconds``.
+    """
+    path, noted = run.path / "metrics.jsonl", {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut
+            line = json.loads(text)
+            noted.setdefault(line["shard"], line)
+    lines = []
+    for step, shard in enumerate(pool, start=1):
+        scores = pair_scores.score_file(shard, run.path / "scores")
+        if scores.exists():
+            pairs = score_files.facts(scores).rows
+            lines.append(
+                {"step": step, "shard": shard.stem, "pairs": pairs} | noted.get(shard.stem, {}) | {"step": step}
+            )
+    durable.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+@contextmanager
+def _watched(run: folder.RunFolder, pool: list[Path], size: int) -> Iterator[Any]:
+    """Shows progress, and appends a line to ``metrics.jsonl`` for each shard that rank 0 of ``size`` ranks scores."""
+    console = terminal.aside(quiet=not collectives.is_main())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.fields[pairs]:,} pairs scored"))
+    began, told, pairs = time.perf_counter(), 0, 0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, pairs=0)
+
+        def progress(done: pair_scores.Progress) -> None:
+            nonlocal told, pairs
+            bar.update(task, completed=done.shards_done, total=done.shards, pairs=done.pairs)
+            if done.shards_done == told:
+                return
+            new, told, pairs = done.pairs - pairs, done.shards_done, done.pairs
+            if collectives.is_main() and new:  # those that an earlier start scored have their lines
+                step, seconds = 1 + (told - 1) * size, round(time.perf_counter() - began, 3)
+                line = {"step": step, "shard": pool[step - 1].stem, "pairs": new, "seconds": seconds}
+                with durable.append(run.path / "metrics.jsonl") as file:
+                    file.write(json.dumps(line) + "\n")
+
+        yield progress
+
+
+def _select(config: Config, files: list[Path], out: Path) -> dict[str, Any]:
+    """Writes ``subset.npy`` and ``subset.json``, reads the former as DataComp's resharder does; what to report of it."""
+    made = pool_selection.select(files, config.select.fraction, config.select.weights, out)
+    uids.verify_subset(out / "subset.npy")
+    return {"pool": made.pool, "kept": made.kept, "threshold": made.threshold, "sha256": made.sha256}
+
+
+# The Pantry with a web's alt-texts, every stage and every model made here. Three quarters of a minute of one core.
+_TOY = Config(
+    data=PoolData(name="pantry", pool_size=300, per_shard=100),
+    captioner=CaptionerConfig(name="toy", count=4, images=2000, steps=80),
+    clip=ClipConfig(name="toy", images=2000, steps=40),
+    score=ScoreConfig(threads=1, device="cpu"),
+)
+
+PRESETS: dict[str, Config] = {
+    "toy": _TOY,
+    # More captions, and models that had longer to learn: what `recipes cook sieve` stores.
+    "simmer": replace(
+        _TOY,
+        data=replace(_TOY.data, pool_size=2000, per_shard=200),
+        captioner=replace(_TOY.captioner, count=8, images=6000, steps=1500),
+        clip=replace(_TOY.clip, images=6000, steps=600),
+    ),
+    # Shards of your own with BLIP and OpenAI's ViT-B/32, on one GPU: weights and shards are yours to name.
+    "laptop": Config(
+        data=PoolData(root=Path("shards")),
+        captioner=CaptionerConfig(weights="Salesforce/blip-image-captioning-base", count=1),
+        clip=ClipConfig(name="open_clip", weights="openai"),
+    ),
+    # DataComp's medium pool: 128 M pairs, 8 captions an image, a fifth kept by both scores.
+    "datacomp_medium": Config(
+        data=PoolData(root=Path("shards"), on_damage="skip"),
+        captioner=CaptionerConfig(weights="Salesforce/blip-image-captioning-base"),
+        clip=ClipConfig(name="open_clip", weights="openai"),
+        score=ScoreConfig(batch_size=256),
+        select=SelectConfig(fuse="clip"),
+    ),
+}
+
+RECIPE = Job(name="sieve", config=Config, presets=PRESETS, run=run, fingerprint=fingerprint)

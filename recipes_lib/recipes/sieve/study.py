@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Sieve chapter measures: how well scores separate a pool whose truth is known, and what pruning by them buys.
+
+A pool, a captioner and a CLIP of its own for each seed. The pool's pictures are new to both; so are the test pairs.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from recipes_lib.data.pairs import PairSet
+from recipes_lib.data.pantry import alt_text
+from recipes_lib.data.pools import selection, uids
+from recipes_lib.data.pools.score_files import Scores
+from recipes_lib.models.sentence import load_encoder
+from recipes_lib.recipes.clip import recipe as clip
+from recipes_lib.recipes.sieve import models as sieve_models
+from recipes_lib.recipes.sieve import pool as sieve_pool
+from recipes_lib.recipes.sieve import recipe as sieve
+from recipes_lib.recipes.sieve import separation
+from recipes_lib.recipes.sieve.pair_scores import cosines
+from recipes_lib.recipes.sieve.phrases import remove_phrases
+
+FRACTION = 0.3
+"""Share of the pool that each score keeps."""
+COUNTS = (1, 2, 4, 8)
+"""Captions a picture."""
+STEPS = 200
+"""Optimiser steps of each CLIP, whatever the size of what it is trained on."""
+
+
+def config_of(seed: int) -> sieve.Config:
+    """The scoring of one seed's pool. ``data.draw`` starts at 1: 0 is the toy's, on which things were tried out."""
+    base = sieve.PRESETS["simmer"]
+    return replace(
+        base,
+        stage="score",
+        data=replace(base.data, draw=seed + 1),
+        captioner=replace(base.captioner, count=max(COUNTS), images=4000, steps=600),
+        clip=replace(base.clip, images=4000, steps=300),
+        score=replace(base.score, seed=seed),
+    )
+
+
+def measure(seed: int) -> dict[str, Any]:
+    """All figures of one seed: AUCs by signal and kind, by captions a picture, and the recall of a CLIP by what it saw."""
+    config = config_of(seed)
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as place:
+        folder = sieve.RECIPE.run(config, Path(place) / "sieve").folder
+        pool = sieve_pool.pantry_pool(config.data)
+        scores = sieve_pool.scores_of(folder / "scores", pool)
+        towers = json.loads((folder / "clip" / "report.json").read_text())["scores"]
+        signals = {"sieve": scores.sieve, "clip": scores.clip}
+        signals["fused"] = selection.fuse(signals, {"sieve": 0.5, "clip": 0.5})
+        report = _separation(scores, signals, pool)
+        report["models"] = {name: towers[name]["method"] for name in ("zero_shot", "ir5")}
+        report["models"]["captioner"] = names_class(scores, pool)
+        report["recall"], report["zero_shot"], report["kept"] = _pruned(config, signals, pool, Path(place))
+        return report
+
+
+def measure_clean_clip(seed: int) -> dict[str, Any]:
+    """CLIPScore on the same pool by a CLIP that learned from the captioner's own clean pairs: AUCs by kind, and recall.
+
+    All else is as for the CLIP of :func:`measure`: pictures, steps, batch, learning rate.
+    """
+    config = config_of(seed)
+    torch.set_num_threads(1)
+    training = sieve_models.toy_clip(config)
+    clean = replace(training.data, texts="captions", draw=sieve_models.captioners_draw(config))
+    pool = sieve_pool.pantry_pool(config.data)
+    with TemporaryDirectory() as place:
+        found = clip.RECIPE.run(replace(training, data=clean), Path(place) / "clip")
+        towers = sieve_models.Towers.reopen(found.folder)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pool.images]
+    parts = [slice(first, first + 200) for first in range(0, len(pool), 200)]
+    cosines = torch.cat([towers.similarity(pictures[part], pool.texts[part]) for part in parts]).numpy()
+    auc = separation.by_kind({"clip": cosines}, pool.factors["kind"].numpy(), alt_text.KINDS, alt_text.ALIGNED)
+    return {"auc": auc, "models": {name: found.report["scores"][name]["method"] for name in ("zero_shot", "ir5")}}
+
+
+def _separation(scores: Scores, signals: Mapping[str, np.ndarray], pool: PairSet) -> dict[str, Any]:
+    kinds = pool.factors["kind"].numpy()
+    encoder = load_encoder("minilm")
+    bare = cosines(encoder, scores.texts, scores.captions).numpy()  # [N, r], without phrases
+    left_in = bare.copy()
+    rows = [
+        row
+        for row, said in enumerate(zip(scores.texts, *zip(*scores.captions, strict=True), strict=True))
+        if any(remove_phrases(text) != text for text in said)
+    ]  # all others are as they were
+    texts, captions = ([part[row] for row in rows] for part in (scores.texts, scores.captions))
+    left_in[rows] = cosines(encoder, texts, captions, phrases=()).numpy()
+    every = {**signals, "with_phrases": left_in.max(axis=1)}
+    auc = separation.by_kind(every, kinds, alt_text.KINDS, alt_text.ALIGNED)
+    auc["better"] = {kind: max(auc["sieve"][kind], auc["clip"][kind]) for kind in auc["sieve"]}
+    good = np.isin(kinds, [alt_text.KINDS.index(kind) for kind in alt_text.ALIGNED])
+    by_count = {str(count): separation.auc(bare[:, :count].max(axis=1), good) for count in COUNTS}
+    gains = {"1_to_2": by_count["2"] - by_count["1"], "4_to_8": by_count["8"] - by_count["4"]}
+    return {"auc": auc, "captions": by_count, "gains": gains}
+
+
+def names_class(scores: Scores, pool: PairSet) -> float:
+    """The share of captions that name the class of their picture."""
+    rows = zip(scores.captions, pool.labels.tolist(), strict=True)
+    return float(np.mean([pool.class_names[label] in caption for row, label in rows for caption in row]))
+
+
+def _pruned(
+    config: sieve.Config, signals: Mapping[str, np.ndarray], pool: PairSet, place: Path
+) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
+    """Recall and zero-shot accuracy of a CLIP by what it was trained on, and what share of each kind that was."""
+    own, kinds = uids.to_u8(pool.uids), pool.factors["kind"].numpy()
+    by_chance = np.random.default_rng(config.score.seed).random(len(pool))
+    recall, accuracy, kept = {}, {}, {}
+    for name, signal in {"all": None, "random": by_chance, **signals}.items():
+        subset = None
+        if signal is not None:
+            rows = selection.keep(signal, own, FRACTION)
+            subset = place / f"{name}.npy"
+            uids.save_subset(subset, own[rows])
+            kept[name] = separation.kept_kinds(np.isin(np.arange(len(pool)), rows), kinds, alt_text.KINDS)
+        found = clip.RECIPE.run(_training(config, subset), place / f"trained-{name}").report["scores"]
+        recall[name] = (found["tr5"]["method"] + found["ir5"]["method"]) / 2
+        accuracy[name] = found["zero_shot"]["method"]
+    return recall, accuracy, kept
+
+
+def _training(config: sieve.Config, subset: Path | None) -> clip.Config:
+    """The CLIP that is trained on the pool, or on what a subset keeps of it."""
+    base = clip.PRESETS["toy"]
+    pool = config.data
+    return replace(
+        base,
+        data=replace(base.data, texts="web", train_size=pool.pool_size, draw=sieve_pool.seed_of(pool), subset=subset),
+        train=replace(base.train, steps=STEPS, checkpoint_every=STEPS, batch_size=128, seed=config.score.seed),
+        eval=replace(base.eval, baselines="none"),
+    )
