@@ -12,7 +12,7 @@ from recipes_lib.lowbit.fp8 import Fp8Linear
 from recipes_lib.lowbit.linear import Int8Linear, SwitchBackLinear, SwitchBackMLinear, SwitchBackQLinear
 
 Kind = Literal["switchback", "switchback_m", "switchback_q", "int8", "fp8", "fp8_switchback"]
-"""fp8: all three products from one scale a matrix, as the baseline that diverges; fp8_switchback: SwitchBack in fp8."""
+"""fp8: all three products from one scale per matrix, as the baseline that diverges; fp8_switchback: SwitchBack in fp8."""
 KEPT = ("*head*", "*embed*", "*projection*", "*projector*", "*predictor*", "*classifier*", "fc", "prototypes")
 """Names that stay in full precision by default: what leads into a network and what leads out of it. Norms, embedding
 tables and convolutions stay too, for only ``nn.Linear`` is replaced."""

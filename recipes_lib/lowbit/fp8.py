@@ -119,7 +119,7 @@ class _Gradients(torch.autograd.Function):
 class Fp8Linear(nn.Linear):
     """``nn.Linear`` whose products are of E4M3 inputs and weights and E5M2 gradients, simulated in the input's dtype.
 
-    ``scaling`` "tensor": one scale a matrix, all three products in fp8, the paper's baseline. "row": SwitchBack in fp8,
+    ``scaling`` "tensor": one scale per matrix, all three products in fp8, the paper's baseline. "row": SwitchBack in fp8,
     with a scale for each row of X and G, one for W, and dW from X and G as they are. The state dict is ``nn.Linear``'s.
 
     It shows what fp8 does to training and saves no time. Values that are not finite stay so.
@@ -164,7 +164,7 @@ class Fp8Linear(nn.Linear):
 
 
 def scaled_mm(x: Tensor, weight: Tensor, *, out_dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """X W^T in E4M3 on the GPU's own fp8 units, one scale a matrix: what ``Fp8Linear`` simulates in Y.
+    """X W^T in E4M3 on the GPU's own fp8 units, one scale per matrix: what ``Fp8Linear`` simulates in Y.
 
     For GPUs of compute capability 8.9 and above; sizes are padded with zeros to multiples of 16.
     Shapes: ``x`` [n, d], ``weight`` [m, d] -> [n, m].

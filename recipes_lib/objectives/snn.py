@@ -3,7 +3,7 @@
 
 Symbols, as in the paper: z anchor embeddings, z_s anchor supports, h target embeddings, h_s target supports, y labels
 of the supports, p anchors' predictions, t targets, pbar the mean of the sharpened p, tau temperature, T sharpening
-temperature; B images a rank, 2 large and M small views of each, S supports and C classes, d dimensions. Sums over
+temperature; B images per rank, 2 large and M small views of each, S supports and C classes, d dimensions. Sums over
 images and supports run over all ranks.
 
 Source: Assran et al., "Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View Assignments

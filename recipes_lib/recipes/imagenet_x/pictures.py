@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from recipes_lib import plots
 from recipes_lib.errors import printable
-from recipes_lib.factors import bootstrap as factor_stats
+from recipes_lib.factors import inference as factor_stats
 from recipes_lib.factors.error_ratios import Counts
 from recipes_lib.factors.report import FEW, FactorReport, Prevalence, Table
 

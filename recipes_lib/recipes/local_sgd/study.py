@@ -68,7 +68,7 @@ class Arm:
     """One way to train, whatever the learning rate."""
 
     path: str
-    """Where its figures stand in the report."""
+    """Where its metrics stand in the report."""
     scene: str
     steps: int
     sync: SyncConfig
@@ -236,7 +236,7 @@ def tune(arm: Arm, seed: int) -> tuple[SyncConfig, float, float]:
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """All figures of one seed: ``accuracy``, ``chosen`` and ``bytes`` by arm, and what is computed from them."""
+    """All metrics of one seed: ``accuracy``, ``chosen`` and ``bytes`` by arm, and what is computed from them."""
     torch.set_num_threads(1)
     report: dict[str, Any] = {"accuracy": {}, "chosen": {}, "bytes": {}}
     for arm in arms():

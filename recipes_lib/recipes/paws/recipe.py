@@ -230,7 +230,7 @@ def support(config: Config, train: ImageSet | ImageFiles, *, rank: int, world_si
 
 
 def diagnostics(method: PAWS, features: tuple[Features, Features], images: Splits) -> dict[str, float]:
-    """How the head's nearest-neighbour classifier decides on the test images; the figures: ``evaluation.snn``."""
+    """How the head's nearest-neighbour classifier decides on the test images; what each number means: ``evaluation.snn``."""
     train, test, known = images.train, images.test, images.train.labels != UNLABELLED
     rows = features[0].embedding[known], train.labels[known], features[1].embedding, test.labels
     return snn_probe.describe(*rows, classes=len(train.class_names), temperature=method.config.loss.temperature)
@@ -240,7 +240,7 @@ def diagnostics(method: PAWS, features: tuple[Features, Features], images: Split
 _HALF = PawsViews(image_size=32, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.0, blur=0.0)
 _CIFAR10 = FewLabels(name="cifar10", image_size=32, support_classes=10)
 
-# Digits at 16 pixels, one label a class. A minute of one CPU core.
+# Digits at 16 pixels, one label per class. A minute of one CPU core.
 _DIGITS = FewLabels(name="digits", image_size=16, train_size=1297, test_size=500, labels_per_class=1)
 _SHAPES = replace(_HALF, image_size=16, local_views=0, global_scale=(0.8, 1.0), flip=0.0, jitter=0.0)
 _TOY = Config(
@@ -262,7 +262,7 @@ PRESETS: dict[str, Config] = {
     "toy": _TOY,
     # The same for longer.
     "simmer": replace(_TOY, train=replace(_TOY.train, steps=2000, checkpoint_every=500)),
-    # CIFAR-10 with 40 labels a class.
+    # CIFAR-10 with 40 labels per class.
     "laptop": replace(
         _TOY,
         data=replace(_CIFAR10, labels_per_class=40, support_images=16),

@@ -157,7 +157,7 @@ class Siamese(msn.MSN):
         large = [self.anchor.backbone(views["target"])]  # no stop-gradient: all views learn
         if views["global"] is not None:
             large.append(self.anchor.backbone(views["global"], views["keep"]))
-        embeddings = [self.anchor.head(torch.cat(large))]  # a head call a resolution, as in MSN
+        embeddings = [self.anchor.head(torch.cat(large))]  # a head call per resolution, as in MSN
         if views["local"] is not None:
             embeddings.append(self.anchor(views["local"]))
         z = torch.cat(embeddings).unflatten(0, (-1, len(views["target"])))  # [V, batch, dim]

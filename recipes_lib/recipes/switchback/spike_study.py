@@ -89,7 +89,7 @@ DEVIATIONS = 6.0
 
 @dataclass(frozen=True)
 class Series:
-    """One value a step."""
+    """One value per step."""
 
     losses: list[float]
     """Before the step, on examples that are new to the network; without the factor."""
@@ -98,7 +98,7 @@ class Series:
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """All figures of one seed: ``one_jump`` by tuned arm, ``several_jumps`` by arm of the sweep."""
+    """All metrics of one seed: ``one_jump`` by tuned arm, ``several_jumps`` by arm of the sweep."""
     torch.set_num_threads(1)
     one = {name: one_jump(arm, rate, seed) for name, (arm, rate) in TUNED.items()}
     return {"one_jump": one, "several_jumps": {arm: several_jumps(SWEEP[arm], seed) for arm in SWEEP}}
