@@ -57,7 +57,7 @@ class ModelConfig(vit.ViTConfig):
     ema: float = 0.996
     """Momentum of the target encoder at the first step."""
     ema_final: float = 1.0
-    """Momentum that it rises to linearly, after ``optim.stretch`` times the run."""
+    """Momentum that ``ema`` rises to linearly; it would be reached after ``optim.stretch`` times the run."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -76,7 +76,7 @@ class LossConfig:
     temperature: float = 0.1
     """tau, of both assignments."""
     sharpen_temperature: float = 0.25
-    """T in (0, 1]: the target's assignment to the power 1/T; 1 leaves it as it is."""
+    """T in (0, 1]: the target's assignment is raised to the power 1/T and normalised again; 1 leaves it as it is."""
     sinkhorn_iterations: int = 3
     """Rounds of balancing the targets over the prototypes; 0: none."""
     me_max_weight: float = 1.0
