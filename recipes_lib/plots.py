@@ -9,6 +9,7 @@ Source: Okabe, Ito, "Color Universal Design", 2008 (palette).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +21,25 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BASELINE = "#595959"  # 7 to 1 against white
 KNOWN = {"untrained": 1, "pixels": 2, "supervised": 3, "cooked earlier": 4}
 """Arms that stand beside many methods: each has the look of this number in every figure."""
+
+
+FARTHEST = (-4.0, 6.0)
+"""Ends of the axis of :func:`verdicts`, in margins; what lies further out becomes an arrow."""
+
+
+class VerdictRow(NamedTuple):
+    """A claim as :func:`verdicts` draws it."""
+
+    name: str
+    """What stands at the left, and below it the metrics of both arms as a text."""
+    metrics: str
+    in_margins: Sequence[float]
+    """The difference from the control, one for each seed, in units of the margin; above 0 speaks for the claim."""
+    needed: float
+    """Where the mean has to lie, or further right: 1, or -1 where ours need only be no worse."""
+    holds: bool
+    words: str
+    """The verdict, which stands at the right."""
 
 
 def style(index: int) -> dict[str, str]:
@@ -253,3 +273,46 @@ def flow(ax: Axes, boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tu
     ax.set(xlim=(min(across) - 0.5, max(across) + 0.5), ylim=(min(along) - 0.3, max(along) + 0.3))
     ax.set_axis_off()
     return ax
+
+
+def verdicts(ax: Axes, rows: Sequence[VerdictRow], *, limits: tuple[float, float] = FARTHEST) -> Axes:
+    """A row for each claim: a point for each seed, their mean as a bar, and shaded where the mean has to lie.
+
+    The axis is the difference from the control in units of each claim's margin, so that all claims share it; the control
+    is at 0. Values beyond ``limits`` are arrows at the edge. Text is 9 points or larger on a figure 6.4 inches wide.
+    Raises: ``ValueError`` where there is no row.
+    """
+    if not rows:
+        raise ValueError("There are no verdicts to draw; give one row for each claim.")
+    clipped = any(not limits[0] <= value <= limits[1] for row in rows for value in row.in_margins)
+    key = "shaded: where the mean has to lie; bar: the mean" + ("; arrow: a seed further out" if clipped else "")
+    _prepare(ax)
+    ax.set_xlabel(f"difference from the control, in margins\n{key}", fontsize=9)
+    ax.axvline(0, color=BASELINE, linewidth=1.2, zorder=1)
+    for place, row in enumerate(rows):
+        _verdict(ax, place, row, limits)
+    ax.set(xlim=limits, ylim=(len(rows) - 0.4, -0.6), yticks=[])
+    ax.set_xticks(np.arange(np.ceil(limits[0]), limits[1] + 1, 2))
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(labelsize=9)
+    ax.annotate("control", (0, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9)
+    return ax
+
+
+def _verdict(ax: Axes, place: int, row: VerdictRow, limits: tuple[float, float]) -> None:
+    """Draws one row of :func:`verdicts` at height ``place``."""
+    look = style(2) if row.holds else style(1)
+    values = np.asarray(row.in_margins, dtype=np.float64)
+    if values.size:
+        ax.barh(place, limits[1] - row.needed, left=row.needed, height=0.8, color="#dceaf4", zorder=0)
+        mean = float(np.clip(values.mean(), *limits))
+        ax.plot([mean, mean], [place - 0.32, place + 0.32], color="black", linewidth=2, clip_on=False, zorder=2)
+    for value in values:
+        inside = limits[0] <= value <= limits[1]
+        marker = look["marker"] if inside else ">" if value > 0 else "<"
+        at = np.clip(value, *limits)
+        ax.plot(at, place, marker=marker, color=look["color"], markersize=7, alpha=0.8, clip_on=False, zorder=3)
+    side = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+    ax.annotate(row.name, (-0.03, place - 0.04), ha="right", va="bottom", fontsize=10, **side)
+    ax.annotate(row.metrics, (-0.03, place + 0.04), ha="right", va="top", fontsize=9, color=BASELINE, **side)
+    ax.annotate(row.words, (1.05, place), ha="left", va="center", fontsize=9.5, **side)

@@ -155,3 +155,42 @@ def test_an_arm_has_the_same_look_wherever_it_stands_and_two_arms_never_share_on
 def test_scores_without_a_panel_are_refused(ax):
     with pytest.raises(ValueError, match="2 probes for 1 axes"):
         plots.scores([ax], {"knn": {"method": 0.7}, "snn": {"method": 0.6}}, method="PAWS")
+
+
+ROWS = [
+    plots.VerdictRow("wins", "ours 0.5, control 0.3", [1.0, 2.0, 9.0], needed=1, holds=True, words="holds"),
+    plots.VerdictRow("free", "ours 0.3, control 0.3", [-0.5, -7.0], needed=-1, holds=False, words="does not hold"),
+    plots.VerdictRow("large", "", [], needed=1, holds=False, words="not testable"),
+]
+
+
+def test_a_verdict_is_a_row_of_a_point_a_seed_its_mean_and_words(ax):
+    drawn = plots.verdicts(ax, ROWS)
+    points = [line for line in drawn.lines if len(line.get_xdata()) == 1]
+    assert [float(point.get_xdata()[0]) for point in points] == [1.0, 2.0, 6.0, -0.5, -4.0]  # the far ones at the edge
+    assert [point.get_marker() for point in points] == ["^", "^", ">", "s", "<"]
+    means = [float(line.get_xdata()[0]) for line in drawn.lines if line.get_color() == "black"]
+    assert means == [4.0, -3.75]
+    assert {"wins", "ours 0.5, control 0.3", "holds", "not testable"} <= {text.get_text() for text in drawn.texts}
+
+
+def test_where_the_mean_has_to_lie_is_shaded_from_the_margin_on(ax):
+    shaded = plots.verdicts(ax, ROWS).patches
+    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in shaded] == [(1.0, 6.0), (-1.0, 6.0)]
+
+
+def test_arrows_are_explained_where_there_are_some(ax):
+    assert "arrow: a seed further out" in plots.verdicts(ax, ROWS).get_xlabel()
+    near = [ROWS[0]._replace(in_margins=[1.0, 2.0])]
+    assert "arrow" not in plots.verdicts(Figure().subplots(), near).get_xlabel()
+
+
+def test_the_text_of_a_verdict_is_of_nine_points_or_more(ax):
+    drawn = plots.verdicts(ax, ROWS)
+    texts = [*drawn.texts, drawn.xaxis.label, *drawn.get_xticklabels()]
+    assert min(text.get_fontsize() for text in texts if text.get_text()) >= 9
+
+
+def test_no_verdict_is_no_figure(ax):
+    with pytest.raises(ValueError, match="no verdicts to draw"):
+        plots.verdicts(ax, [])

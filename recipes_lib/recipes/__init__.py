@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from recipes_lib.errors import ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
+    from recipes_lib.claim import Chapter
     from recipes_lib.pretraining.recipe import Job, Recipe
 
 
@@ -147,6 +148,16 @@ def named(name: str) -> "Recipe | Job":
     if name not in MENU:
         raise ConfigError(f"There is no recipe {name!r}. {nearest(name, MENU)}")
     return importlib.import_module(f"recipes_lib.recipes.{name}.recipe").RECIPE
+
+
+def chapter(name: str) -> "Chapter":
+    """What the recipe's chapter puts to the test; imports no torch.
+
+    Raises: ``ConfigError`` naming the nearest recipe where there is none of this name.
+    """
+    if name not in MENU:
+        raise ConfigError(f"There is no recipe {name!r}. {nearest(name, MENU)}")
+    return importlib.import_module(f"recipes_lib.recipes.{name}.claims").CHAPTER
 
 
 def of_run(path: Path) -> "Recipe | Job":

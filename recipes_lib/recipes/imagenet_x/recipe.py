@@ -188,8 +188,8 @@ def fingerprint(config: Config) -> dict[str, Any]:
     model = next(iter(report["models"]))
     cells = report["models"][model]["multi"]["class"].values()
     return {
-        "losses": [cell[key] for cell in cells for key in ("low", "error_ratio", "high")],
-        "knn": report["average"][model]["class"],
+        "error_ratios_and_bounds": [cell[key] for cell in cells for key in ("low", "error_ratio", "high")],
+        "accuracy": report["average"][model]["class"],
     }
 
 

@@ -182,7 +182,7 @@ def fingerprint(config: Config) -> dict[str, Any]:
         logs = [path / "captioner" / "metrics.jsonl"] + [path / "clip" / "metrics.jsonl"] * (config.clip.name == "toy")
         lines = [line for log in logs for line in log.read_text().splitlines()]
         scores = score_files.read(next((path / "scores").glob("*.parquet")))
-        return {"losses": [json.loads(line)["loss"] for line in lines], "knn": float(scores.sieve.mean())}
+        return {"losses": [json.loads(line)["loss"] for line in lines], "mean_sieve_score": float(scores.sieve.mean())}
 
 
 def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[list[Path], dict[str, Any]]:

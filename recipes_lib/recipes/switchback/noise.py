@@ -61,7 +61,8 @@ def measure(seed: int) -> dict[str, Any]:
 def fingerprint() -> dict[str, Any]:
     """What tells that the numerics moved: three error variances, and the relative errors of a small layer's dW."""
     found = growth("gaussian", "row_tensor", 0, lengths=LENGTHS[:3])
-    return {"losses": list(found["variance"].values()), "knn": layer_errors(256, "uneven", 0)["dw"]["int8"]}
+    error = layer_errors(256, "uneven", 0)["dw"]["int8"]
+    return {"variances": list(found["variance"].values()), "relative_error_of_dw": error}
 
 
 def growth(numbers: Numbers, scaling: Scaling, seed: int, *, lengths: tuple[int, ...] = LENGTHS) -> dict[str, Any]:

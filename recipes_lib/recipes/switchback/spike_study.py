@@ -126,7 +126,7 @@ def best(pilots: Sequence[Mapping[str, Any]], cure: str, knobs: Collection[str] 
 def fingerprint() -> dict[str, Any]:
     """What tells that the numerics moved: three losses after an early jump, and AdamW's RMS there."""
     stable, plain = (train(SWEEP[arm], 0.01, [BEFORE] * 5 + [1.0] * 4, 0) for arm in ("stable_adamw", "adamw"))
-    return {"losses": stable.losses[-3:], "knn": plain.rms[-1]}
+    return {"losses": stable.losses[-3:], "rms": plain.rms[-1]}
 
 
 def one_jump(arm: Arm, lr: float, seed: int) -> dict[str, float]:

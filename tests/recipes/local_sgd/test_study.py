@@ -15,9 +15,9 @@ from recipes_lib.data import embedded
 from recipes_lib.data.load import load
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.scoring import DATA_SEED
-from recipes_lib.recipes.local_sgd import claims as facts
 from recipes_lib.recipes.local_sgd import recipe as local_sgd
 from recipes_lib.recipes.local_sgd import study
+from recipes_lib.recipes.local_sgd.claims import CHAPTER
 from recipes_lib.recipes.local_sgd.study import RATES, Arm, Split
 from recipes_lib.views.multicrop import eval_view
 
@@ -90,9 +90,9 @@ def test_a_report_has_every_figure_that_the_claims_read(monkeypatch):
     monkeypatch.setattr(study, "arms", lambda: iter(short))
     monkeypatch.setattr(study, "RATES", RATES[::4])
     report = study.measure(0)
-    for claim in facts.CLAIMS:
-        for figure in (claim.ours, claim.control):
-            assert figure.read(report) == figure.read(report)  # it is there, and a number
+    for claim in CHAPTER.claims:
+        for metric in (claim.ours, claim.control):
+            assert metric.read(report) == metric.read(report)  # it is there, and a number
     assert report["gap"]["48"]["1"] == 0
     assert report["chosen"]["drawn"]["48"]["slowmo"]["4"]["momentum"] in study.MOMENTA
 
@@ -100,7 +100,7 @@ def test_a_report_has_every_figure_that_the_claims_read(monkeypatch):
 def test_no_rate_that_a_claim_rests_on_lies_at_the_end_of_its_range():
     """Else the arm might have done better with a rate that it could not try."""
     stored = json.loads(embedded.path("claims/local_sgd.json").read_text())["figures"]["workers"]
-    paths = {figure.path for claim in facts.CLAIMS for figure in (claim.ours, claim.control)}
+    paths = {metric.path for claim in CHAPTER.claims for metric in (claim.ours, claim.control)}
     ranges = {arm.path: [rate for _, rates in arm.settings() for rate in rates] for arm in ARMS}
     read = [path for path in ranges if f"accuracy.{path}" in paths]
     assert len(read) >= 10

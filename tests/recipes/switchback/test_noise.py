@@ -86,5 +86,5 @@ def test_a_seeds_report_has_every_figure(monkeypatch):
 
 def test_the_fingerprint_is_that_of_a_moment():
     found = noise.fingerprint()
-    assert len(found["losses"]) == 3
+    assert len(found["variances"]) == 3
     assert found == noise.fingerprint()
