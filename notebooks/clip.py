@@ -35,7 +35,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="clip", seconds=90, threads=1)
+notebook.start("clip")
 
 # %% [markdown]
 # ## The question

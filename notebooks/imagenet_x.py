@@ -35,7 +35,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="imagenet_x", seconds=50, threads=1)
+notebook.start("imagenet_x")
 
 # %% [markdown]
 # ## The question

