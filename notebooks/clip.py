@@ -35,7 +35,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="clip", seconds=90, threads=1)
+notebook.start("clip")
 
 # %% [markdown]
 # ## The question
@@ -52,7 +52,7 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
-from recipes_lib import plots
+from recipes_lib import diagrams, plots
 from recipes_lib.config import override
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.pretraining import engine, image_text_scores
@@ -102,7 +102,7 @@ boxes = {
 names_of = list(boxes)
 arrows = [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 7), (6, 8), (7, 9), (8, 9)]
 figure, ax = plt.subplots(figsize=(9, 2.6))
-plots.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
+diagrams.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
 plt.show()
 
 # %% [markdown]

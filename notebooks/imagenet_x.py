@@ -35,7 +35,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="imagenet_x", seconds=50, threads=1)
+notebook.start("imagenet_x")
 
 # %% [markdown]
 # ## The question
@@ -47,7 +47,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from recipes_lib import plots
+from recipes_lib import diagrams, plots
 from recipes_lib.data import embedded, pantry
 from recipes_lib.recipes.imagenet_x import pantry_nets as nets
 from recipes_lib.recipes.imagenet_x import pantry_run as imagenet_x_pantry
@@ -99,7 +99,7 @@ boxes = {
 names = list(boxes)
 arrows = [(0, 2), (1, 2), (0, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 7)]
 figure, ax = plt.subplots(figsize=(8, 2.6))
-plots.flow(ax, boxes, [(names[start], names[end]) for start, end in arrows])
+diagrams.flow(ax, boxes, [(names[start], names[end]) for start, end in arrows])
 plt.show()
 
 # %% [markdown]

@@ -34,7 +34,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="local_sgd", seconds=90, threads=1)
+notebook.start("local_sgd")
 
 # %% [markdown]
 # ## The question
@@ -51,7 +51,7 @@ from tempfile import mkdtemp
 import matplotlib.pyplot as plt
 import torch
 
-from recipes_lib import plots
+from recipes_lib import diagrams, plots
 from recipes_lib.config import SyncConfig, override
 from recipes_lib.recipes.local_sgd import recipe as local_sgd
 from recipes_lib.recipes.local_sgd import study as local_sgd_study
@@ -113,7 +113,7 @@ boxes = {
 names_of = list(boxes)
 arrows = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (4, 5)]
 figure, ax = plt.subplots(figsize=(8.5, 2.4))
-plots.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
+diagrams.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
 plt.show()
 
 # %% [markdown]

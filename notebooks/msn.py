@@ -34,7 +34,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="msn", seconds=90, threads=1)
+notebook.start("msn")
 
 # %% [markdown]
 # ## The question
@@ -100,22 +100,11 @@ show_neighbours(neighbours(pixels[0], pixels[1][queries], 9), queries, "query, t
 # %% [markdown]
 # ## The method in one picture
 
-# %% mystnb={"image": {"alt": "Diagram. Left, one image becomes a target view and anchor views with patches missing. The target encoder, an average of the anchor encoder, and the anchor encoder each lead to an assignment to shared prototypes. The target's is sharpened, balanced and cut off from the gradient; the anchor's must predict it."}} tags=["hide-input"]
-boxes = {
-    "image": (0, 0.5),
-    "target view:\nall patches": (1.2, 1),
-    "anchor views:\npatches dropped": (1.2, 0),
-    "target encoder:\nmoving average": (2.4, 1),
-    "anchor encoder:\ntrained": (2.4, 0),
-    "shared\nprototypes": (3.3, 0.5),
-    "assignment,\nbalanced, with\nno gradient": (4.2, 1),
-    "assignment": (4.2, 0),
-    "loss": (5.4, 0.5),
-}
-names = list(boxes)
-arrows = [(0, 1), (0, 2), (1, 3), (2, 4), (4, 3), (3, 6), (4, 7), (5, 6), (5, 7), (6, 8), (7, 8)]
-figure, ax = plt.subplots(figsize=(9, 2.9))
-plots.flow(ax, boxes, [(names[start], names[end]) for start, end in arrows])
+# %% mystnb={"image": {"alt": "Diagram. Left, the image of a mug becomes a target view and an anchor view with half of its patches missing. The target encoder, a moving average of the anchor encoder, and the anchor encoder each lead to an assignment to shared prototypes. The target's is sharpened and balanced, and no gradient goes back along its arrow to the loss; the anchor's must predict it."}} tags=["hide-input"]
+from recipes_lib.recipes.msn import diagram
+
+figure, ax = plt.subplots(figsize=(plots.WIDTH, 3.2))
+diagram.draw(ax, data.test.images[queries[0]])
 plt.show()
 
 # %% [markdown]
@@ -448,9 +437,8 @@ for row in members:
 # %% mystnb={"image": {"alt": "k-NN accuracy over the mask ratios 0, 0.15 and 0.5, with a point for each seed and their mean as a line, which is lowest at 0.5."}} tags=["hide-input"]
 figures = json.loads(embedded.path("claims/msn.json").read_text())["figures"]
 arms = {0.0: "no_mask", 0.15: "full", 0.5: "mask_50"}
-knn = [[figures[arm][seed]["scores"]["knn"]["method"] for arm in arms.values()] for seed in figures["full"]]
-figure, ax = plt.subplots(figsize=(4.2, 3), layout="constrained")
-plots.sweep([ax], {"mask ratio": (list(arms), knn)}, ylabel="k-NN accuracy", chosen={"mask ratio": 0.15})
+knn = {share: {"MSN": [run["scores"]["knn"]["method"] for run in figures[arm].values()]} for share, arm in arms.items()}
+plots.sweep({"mask ratio": knn}, ylabel="k-NN accuracy", chosen={"mask ratio": 0.15})
 plt.show()
 
 # %% [markdown]

@@ -34,7 +34,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="paws", seconds=110, threads=1)
+notebook.start("paws")
 
 # %% [markdown]
 # ## The question
@@ -49,7 +49,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from recipes_lib import plots
+from recipes_lib import diagrams, plots
 from recipes_lib.data.images import UNLABELLED
 from recipes_lib.data.load import load
 from recipes_lib.pretraining import engine
@@ -99,7 +99,7 @@ boxes = {
 names_of = list(boxes)
 arrows = [(0, 1), (0, 2), (1, 4), (2, 4), (3, 4), (4, 5), (4, 6), (5, 8), (6, 7), (7, 9), (8, 9)]
 figure, ax = plt.subplots(figsize=(9, 3.2))
-plots.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
+diagrams.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
 plt.show()
 
 # %% [markdown]

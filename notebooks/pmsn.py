@@ -35,7 +35,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="pmsn", seconds=100, threads=1)
+notebook.start("pmsn")
 
 # %% [markdown]
 # ## The question
@@ -52,7 +52,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from recipes_lib import plots
+from recipes_lib import diagrams, plots
 from recipes_lib.config import override
 from recipes_lib.data.load import load
 from recipes_lib.data.loader import StepBatches
@@ -107,7 +107,7 @@ boxes = {
 arrows = [(0, 1), (0, 2), (1, 4), (3, 4), (4, 5), (2, 5)]
 boxes_of = list(boxes)
 figure, ax = plt.subplots(figsize=(8, 3.4))
-plots.flow(ax, boxes, [(boxes_of[start], boxes_of[end]) for start, end in arrows])
+diagrams.flow(ax, boxes, [(boxes_of[start], boxes_of[end]) for start, end in arrows])
 plt.show()
 
 # %% [markdown]

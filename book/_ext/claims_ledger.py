@@ -14,7 +14,6 @@ errors in our build.
 """
 
 import json
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -365,12 +364,9 @@ def claim_list(claims: Sequence[Claim], chapter: Chapter) -> nodes.bullet_list:
     return nodes.bullet_list("", *items)
 
 
-def header_seconds(notebook: Path) -> str:
-    """The time that a chapter's own header names, so that no two pages name different ones; ``?`` where it names none."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    named = re.search(r"notebook\.start\([^)]*\bseconds=(\d+)", code)
-    return named[1] if named else "?"
+def header_seconds(notebook: Path) -> int:
+    """The seconds that a chapter's own first cell names: both read them from the menu."""
+    return recipes.MENU[notebook.stem].seconds
 
 
 class ChapterRole(SphinxRole):

@@ -46,7 +46,7 @@ def write_notebook(path: Path, *records: dict) -> None:
         "id": "code",
         "cell_type": "code",
         "metadata": {},
-        "source": 'notebook.start(chapter="soup", seconds=41, threads=1)',
+        "source": 'notebook.start("soup")',
         "execution_count": 1,
         "outputs": outputs,
     }
@@ -79,6 +79,7 @@ def build(tmp_path, monkeypatch):
         conf = "extensions = ['myst_nb', 'claims_ledger']\nnb_execution_mode = 'off'\n"
         (tmp_path / "conf.py").write_text(conf + "myst_enable_extensions = ['colon_fence']\n")
         monkeypatch.setattr(claims_ledger, "declared_ids", lambda chapter: list(claims))
+        monkeypatch.setattr(claims_ledger, "header_seconds", lambda notebook: 41)
         app = SphinxTestApp(srcdir=tmp_path, builddir=tmp_path / "_build")
         app.build()
         text, warnings = (tmp_path / "_build" / "html" / "index.html").read_text(), app.warning.getvalue()
