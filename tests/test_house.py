@@ -59,7 +59,7 @@ TESTED_ELSEWHERE = {
     "data/pantry/looks": "data/pantry/test_render.py",
     "data/pantry/marching": "data/pantry/test_shapes.py",
     "data/pantry/painting": "data/pantry/test_shapes.py",
-    "data/pantry/sheet": "views/test_multicrop.py",
+    "data/pantry/sheet": "data/pantry/test_render.py",
     "data/pantry/surfaces": "data/pantry/test_render.py",
     "data/pantry/things": "data/pantry/test_render.py",
     "data/pantry/words": "data/pantry/test_captions.py",
