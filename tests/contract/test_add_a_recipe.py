@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``book/add_a_recipe.md`` says is enough: its two blocks, put where it says, make a recipe that every command knows."""
+"""What ``book/add_a_recipe.md`` says is enough: its blocks, put where it says, make a recipe that every command knows."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book" / "add_a_recipe.md").read_text(encoding="utf-8")
-RECIPE, ENTRY = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+RECIPE, ENTRY, CLAIMS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "__init__.py").touch()
     (folder / "recipe.py").write_text(RECIPE)
+    (folder / "claims.py").write_text(CLAIMS)
     menu = copy / "recipes_lib" / "recipes" / "__init__.py"
     text = menu.read_text()
     first = "    for entry in (\n"
@@ -41,9 +42,11 @@ def recipes(checkout: Path, *words: str) -> subprocess.CompletedProcess:
     return ended
 
 
-def test_the_new_recipe_is_listed_planned_trained_evaluated_and_exported(checkout):
+def test_the_new_recipe_is_listed_shown_planned_trained_evaluated_and_exported(checkout):
     listed = json.loads(recipes(checkout, "list", "--json").stdout)
     assert "simsiam" in [entry["name"] for entry in listed]
+    shown = json.loads(recipes(checkout, "show", "simsiam", "--json").stdout)
+    assert [claim["id"] for claim in shown["claims"]] == ["simsiam.beats_random"]
     plan = json.loads(recipes(checkout, "plan", "simsiam", "--preset", "resnet50_imagenet", "--json").stdout)
     assert plan["steps"] == 250_200  # 100 epochs of 2,502 batches of 512 images of 1,281,167
     recipes(checkout, "run", "simsiam", "--preset", "toy", "--train.steps", "3", "--out", "run")
