@@ -10,6 +10,10 @@ from recipes_lib.models import vit
 from recipes_lib.views import masking
 
 
+REPEATS = 7
+"""Timed passes of each kind."""
+
+
 def mask_cost(seed: int) -> dict[str, dict[str, float]]:
     """A ViT-Ti/16 on 224-pixel anchors with 70 % of the patches dropped, against none.
 
@@ -25,16 +29,16 @@ def mask_cost(seed: int) -> dict[str, dict[str, float]]:
         backbone.zero_grad()
         backbone(images, keep).sum().backward()
 
-    figures = {}
+    metrics = {}
     for name, keep in masks.items():
         once(keep)  # the first pass allocates
-        figures[f"flops_{name}"] = float(vit.forward_flops(backbone, images, keep))
+        metrics[f"flops_{name}"] = float(vit.forward_flops(backbone, images, keep))
     seconds: dict[str, list[float]] = {name: [] for name in masks}
-    for _ in range(7):  # alternating, so that a busy moment meets both
+    for _ in range(REPEATS):  # alternating, so that a busy moment meets both
         for name, keep in masks.items():
             start = time.perf_counter()
             once(keep)
             seconds[name].append(time.perf_counter() - start)
-    figures |= {f"seconds_{name}": statistics.median(times) for name, times in seconds.items()}
-    figures |= {f"{what}_left": figures[f"{what}_masked"] / figures[f"{what}_full"] for what in ("flops", "seconds")}
-    return {"cost": {**figures, "whole": 1.0}}
+    metrics |= {f"seconds_{name}": statistics.median(times) for name, times in seconds.items()}
+    metrics |= {f"{what}_left": metrics[f"{what}_masked"] / metrics[f"{what}_full"] for what in ("flops", "seconds")}
+    return {"cost": {**metrics, "whole": 1.0}}
