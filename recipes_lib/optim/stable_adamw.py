@@ -2,11 +2,11 @@
 """AdamW that takes a smaller step where its second moment lags behind the gradients."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes_lib.distributed import fsdp
 from recipes_lib.optim import layout
@@ -128,7 +128,7 @@ class StableAdamW(torch.optim.Optimizer):
             if old := self.state.get(weight):
                 self.state[weight] = _state_from(old, others, group["betas"])
 
-    def rms(self) -> dict[nn.Parameter, Tensor]:
+    def rms(self) -> dict[Tensor, Tensor]:
         """RMS of the last step of each parameter that moved in it; scalars on the parameters' device, not waited for."""
         return {
             weight: rms
@@ -137,7 +137,7 @@ class StableAdamW(torch.optim.Optimizer):
         }
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
         """Takes one step with the gradients there are; ``closure`` recomputes the loss, as in torch's optimisers."""
         loss = None
         if closure is not None:
@@ -164,7 +164,7 @@ class StableAdamW(torch.optim.Optimizer):
 
         On a CPU they are few at a time, so that what the RMS has read is in a cache when the step is taken.
         """
-        found: dict[tuple[Any, ...], list[tuple[nn.Parameter, Tensor, Tensor, Tensor]]] = {}
+        found: dict[tuple[Any, ...], list[tuple[Tensor, ...]]] = {}
         for weight in group["params"]:
             g = weight.grad
             if g is None:
@@ -185,7 +185,8 @@ class StableAdamW(torch.optim.Optimizer):
             for run in _runs(rows) if device.type == "cpu" else [rows]:
                 # after as many steps the kernel corrects no bias: our betas contain the correction
                 never = [torch.full((), math.inf, device=device)] * len(run)
-                bunch = _Bunch(*map(list, zip(*run, strict=True)), never, beta1, beta2, group["eps"])
+                weights, grads, means, squares = map(list, zip(*run, strict=True))
+                bunch = _Bunch(weights, grads, means, squares, never, beta1, beta2, group["eps"])
                 if not beta2:
                     torch._foreach_zero_(bunch.squares)  # nothing of them counts, and 0 times infinity is no number
                 yield bunch
@@ -221,7 +222,7 @@ class StableAdamW(torch.optim.Optimizer):
 class _Bunch(NamedTuple):
     """Parameters of one group, device, dtype and step, with what a step takes; the betas contain the bias correction."""
 
-    weights: list[nn.Parameter]
+    weights: list[Tensor]
     grads: list[Tensor]
     means: list[Tensor]
     squares: list[Tensor]
@@ -232,7 +233,8 @@ class _Bunch(NamedTuple):
 
     def part(self, places: list[int]) -> "_Bunch":
         """Some of them."""
-        return _Bunch(*([some[place] for place in places] for some in self[:5]), *self[5:])
+        weights, grads, means, squares, steps = ([some[place] for place in places] for some in self[:5])
+        return _Bunch(weights, grads, means, squares, steps, self.beta1, self.beta2, self.eps)
 
     def step(self, moved: list[Tensor], rate: float, decay: float, maximize: bool) -> None:
         """torch's fused AdamW, on the tensors ``moved``."""
@@ -308,9 +310,10 @@ def _room() -> int:
     return _PIECE * torch.get_num_threads()
 
 
-def _runs(rows: list[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
+def _runs(rows: Sequence[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
     """``rows`` in order, in lists whose first tensors have no more elements than fit, or a single larger one."""
-    run, held, room = [], 0, _room()
+    run: list[tuple[Tensor, ...]] = []
+    held, room = 0, _room()
     for row in rows:
         size = row[0].numel()
         if run and held + size > room:
