@@ -50,10 +50,11 @@ $(READY): pyproject.toml constraints.txt .ci/weights.txt
 	@$(PY) -c 'import torchvision' || { echo "torch and torchvision do not fit each other; constraints.txt names a pair that does"; exit 1; }
 	@touch $(READY)
 
-lint: setup  ## format, style, and the order of imports
+lint: setup  ## format, style, types and the order of imports
 	$(VENV_PATH)/bin/ruff format --check .
 	$(VENV_PATH)/bin/ruff check .
 	$(VENV_PATH)/bin/lint-imports
+	$(VENV_PATH)/bin/mypy
 	$(PY) tests/house.py
 
 test-code: setup  ## the tests without the book
@@ -76,5 +77,5 @@ verify: setup  ## every arm and seed of every claim; hours
 	@for chapter in $(basename $(notdir $(CHAPTERS))); do $(PY) -m recipes_lib verify $$chapter || exit 1; done
 
 clean:  ## remove what was built; the environment and runs/ stay
-	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -26,13 +26,21 @@ _CACHED_VALUES = 300_000
 class ViewBatch(Protocol):
     """What :class:`MultiCrop` needs of a batch: the images, or their crops where workers have cut them."""
 
-    indices: Tensor
-    """int64 [B]: positions in the data set, from which every draw derives."""
-    epoch: int
-    images: Tensor | None
-    """uint8 [B, 3, H, W]."""
-    crops: list[Tensor] | None
-    """uint8 [B, 3, side, side] for each view, as :meth:`MultiCrop.crop_one` cut them."""
+    @property
+    def indices(self) -> Tensor:
+        """int64 [B]: positions in the data set, from which every draw derives."""
+
+    @property
+    def epoch(self) -> int:
+        """How often the data set was gone through before."""
+
+    @property
+    def images(self) -> Tensor | None:
+        """uint8 [B, 3, H, W]."""
+
+    @property
+    def crops(self) -> list[Tensor] | None:
+        """uint8 [B, 3, side, side] for each view, as :meth:`MultiCrop.crop_one` cut them."""
 
 
 @dataclass(frozen=True)
