@@ -100,6 +100,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     _add_menu(commands)
     _add_plan(commands)
     _add_runs(commands)
+    _add_import(commands)
     _add_claims(commands)
     if not argv:
         argv = ["--help"]
@@ -109,7 +110,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         arguments, flags = parser.parse_known_args(argv[:2])
         arguments.flags = [*flags, *argv[2:]]
         return arguments
-    if argv[0] == "plan":  # likewise, beside flags of its own
+    if argv[0] in ("plan", "import"):  # likewise, beside flags of its own
         arguments, arguments.flags = parser.parse_known_args(argv)
         return arguments
     return parser.parse_args(argv)
@@ -166,6 +167,19 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--out", type=Path, metavar="DIR", help="default: export-FORMAT in the run folder")
     for command in (resume, evaluate, export):
         command.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
+
+
+def _add_import(commands: argparse._SubParsersAction) -> None:
+    text = "make a run folder of recipe msn from weights that others trained, to evaluate and to export"
+    command = _add(commands, "import", verbs.import_weights, text)
+    what = "msn: an official .pth.tar file; timm: a folder of timm, or a .safetensors file under its names; hf: a ViTMSN folder"
+    command.add_argument("file", type=Path, metavar="FILE", help="folder or file of weights")
+    command.add_argument("--format", choices=("msn", "timm", "hf"), required=True, help=what)
+    command.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default runs/msn-DATE)")
+    command.epilog = (
+        "then: any field of recipe msn's config, above all --data.name and --data.root, the images to evaluate on; "
+        "`recipes run msn --help` lists them. The architecture is read from FILE."
+    )
 
 
 def _add_claims(commands: argparse._SubParsersAction) -> None:

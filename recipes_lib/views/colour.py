@@ -9,6 +9,7 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
+from recipes_lib.config.views import CHANNELS
 from recipes_lib.randomness import normal
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -16,14 +17,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 NOTHING = -1
 """The code that leaves a sample as it is."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-CHANNELS = {
-    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-}
-"""Mean and standard deviation of red, green and blue, by the data set that they were measured on (openai: CLIP's)."""
+IMAGENET_MEAN, IMAGENET_STD = CHANNELS["imagenet"]
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
