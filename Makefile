@@ -20,7 +20,7 @@ export OMP_NUM_THREADS := 1
 export PYTHONPATH := $(CURDIR)
 export PATH := $(VENV_PATH)/bin:$(PATH)
 
-.PHONY: help book test setup lint test-code test-book notebooks bench cook verify clean
+.PHONY: help book test setup lint test-code test-book notebooks linkcheck bench cook verify clean
 
 help:  ## this list
 	@echo "make TARGET [VENV=path of an environment, default .venv] [PYTHON=python3 to make it with] [WORKERS=2]"
@@ -65,6 +65,9 @@ test-book: setup  ## notebooks run again, pages built and looked at
 
 notebooks: setup  ## execute the chapters that changed
 	$(PY) book/execute.py $(CHAPTERS)
+
+linkcheck: setup  ## follow every link out of the book; needs a network
+	$(VENV_PATH)/bin/jupyter-book build . --builder linkcheck -q
 
 bench: setup  ## side-by-side measurements; minutes
 	@for name in $(filter-out __init__ side_by_side,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \

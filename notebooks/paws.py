@@ -115,7 +115,8 @@ plt.show()
 # $$p(z) = \sum_{s} \frac{\exp(\langle \hat z, \hat z_s\rangle / \tau)}{\sum_j \exp(\langle \hat z, \hat z_j\rangle / \tau)}\, y_s
 # \qquad \hat x = x / \lVert x \rVert$$ (paws-snn)
 #
-# $$t_1 = s(p(z_2)), \quad t_2 = s(p(z_1)) \qquad s(p)_c = p_c^{1/T} \Big/ \sum_j p_j^{1/T} \qquad \text{without gradient}$$ (paws-target)
+# $$\begin{aligned} t_1 &= s(p(z_2)), \quad t_2 = s(p(z_1)), \quad \text{without gradient} \\
+# s(p)_c &= p_c^{1/T} \Big/ \sum_j p_j^{1/T} \end{aligned}$$ (paws-target)
 #
 # $$L_\text{ce} = -\frac{1}{n} \sum_{i=1}^{n}\sum_{c} t_{ic} \log p_{ic}$$ (paws-ce)
 #
