@@ -65,7 +65,7 @@ class WideResNet(nn.Module):
         return F.relu(self.bn1(maps)).mean(dim=(2, 3))  # [batch, num_features]
 
     def before_norm(self, images: Tensor) -> Tensor:
-        """The representation, whose last norm comes before pooling.  [batch, 3, height, width] -> [batch, 64 * width]"""
+        """The representation, whose last norm precedes pooling.  [batch, 3, height, width] -> [batch, 64 * width]"""
         return self(images)
 
 
