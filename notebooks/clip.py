@@ -139,7 +139,7 @@ boxes = {
 names_of = list(boxes)
 arrows = [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6)]
 arrows += [(6, 7), (6, 8), (7, 9), (8, 9)]
-figure, ax = plt.subplots(figsize=(8.5, 2.6))
+figure, ax = plt.subplots(figsize=(7.75, 2.6))
 plots.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
 plt.show()
 
@@ -157,6 +157,9 @@ plt.show()
 # | $f$ | `images` | `[n, dim]` | this process's images on the sphere |
 # | $g$ | `texts` | `[n, dim]` | their texts |
 # | $a$ | `log_scale` | number | starts at ln(1 / 0.07), and is kept in [0, ln 100] |
+#
+# Three letters mean something else here than in most chapters ({doc}`/book/notation`): $f$ is the point of an image, $N$ counts pairs, and $a$ is the
+# logarithm of the scale.
 #
 # On several processes, each compares its own $n$ pairs with all $N$: a table of $n \times N$ instead of $N \times N$. The texts are
 # gathered *with their gradient*; without it, the loss is right and the update is wrong.
@@ -245,7 +248,7 @@ result = clip.RECIPE.run(toy, Path(mkdtemp()) / "run")
 
 # %% mystnb={"figure": {"name": "fig-clip-toy", "caption": "Scores of the toy run on pairs that it never saw, after training and before it."}, "image": {"alt": "Five bar charts: zero-shot, TR@1, TR@5, IR@1 and IR@5. In each, the bar of CLIP is far above that of the untrained towers, which is near zero, or below 0.1 for zero-shot."}} tags=["hide-input"]
 def show_scores(report: dict) -> None:
-    size = {"figsize": (8.5, 2.8), "layout": "constrained"}
+    size = {"figsize": (7.75, 2.8), "layout": "constrained"}
     figure, axes = plt.subplots(1, len(report["scores"]), sharey=True, **size)
     plots.scores(axes, report["scores"], method="CLIP")
     axes[0].set(ylabel="share that is right")
@@ -362,7 +365,7 @@ by_k = {name: [found_within(*fg, k, 500) for k in ks] for name, fg in points.ite
 by_n = {name: [found_within(*fg, 5, n) for n in counts] for name, fg in points.items()}
 
 # %% mystnb={"figure": {"name": "fig-clip-sweep", "caption": "Three knobs, turned on towers that are already trained. Dashed lines on the left: the scale that each training had learned."}, "image": {"alt": "Three panels with a line each for the untrained towers, the toy run and the run cooked earlier. Left, loss over the scale from 1 to 100: the untrained loss only rises; the toy run's has a minimum near 15 and the cooked run's a lower one near 35; the dashed lines lie close to the minima. Middle, share found over k from 1 to 50: rising, cooked above toy, untrained near zero. Right, share found over the number of candidates from 25 to 500: falling, cooked slowest."}} tags=["hide-input"]
-_, axes = plt.subplots(1, 3, figsize=(8.5, 3.2), layout="constrained")
+_, axes = plt.subplots(1, 3, figsize=(7.75, 3.2), layout="constrained")
 plots.curve(axes[0], scales, losses, xlabel="scale", ylabel="loss")
 for look, (_, net) in zip(plots.looks(list(stages)), stages.values(), strict=True):
     learned = net.log_scale.exp().item()
@@ -436,7 +439,7 @@ without = train(lambda f, g, net: (1 - (f * g).sum(dim=1)).mean())
 
 # %% mystnb={"figure": {"name": "fig-clip-broken", "caption": "CLIP without wrong pairs collapses. Left: its loss, beside CLIP's (two losses of different kinds). Middle: mean cosine between different pictures. Right: IR@5 at the end, among 500 pictures."}, "image": {"alt": "Three panels. Left, over 60 steps: CLIP's loss rises for a few steps and then falls slowly to below 4; the loss without wrong pairs falls from about 1 to nearly 0 within ten steps. Middle: without wrong pairs the mean cosine between different pictures rises to 1 within ten steps; CLIP's stays below 0.9. Right: CLIP finds several percent of the pictures, the one without wrong pairs about one percent, which is chance."}} tags=["hide-input"]
 runs = {"CLIP": with_wrong, "without wrong pairs": without}
-_, axes = plt.subplots(1, 3, figsize=(8.5, 3.2), layout="constrained")
+_, axes = plt.subplots(1, 3, figsize=(7.75, 3.2), layout="constrained")
 for ax, part, ylabel in ((axes[0], 1, "loss"), (axes[1], 2, "mean cosine of pictures")):
     plots.curve(ax, range(60), {n: run[part] for n, run in runs.items()}, ylabel=ylabel)
 axes[0].get_legend().set(loc="center right")
@@ -577,7 +580,7 @@ fields = {
 }
 sizes = ("small", "large", "xlarge")
 large = {size: clip.PRESETS[f"datacomp_{size}"] for size in sizes}
-print(notebook.settings({"toy": toy, **large}, fields))
+notebook.settings({"toy": toy, **large}, fields)
 
 # %% [markdown]
 # Batch, steps, learning rate and warm-up are those of DataComp's released configuration {cite:p}`gadre2023datacomp`; towers, weight decay

@@ -631,7 +631,7 @@ fields = {
     "select": ["fraction", "fuse"],
 }
 medium = sieve.PRESETS["datacomp_medium"]
-print(notebook.settings({"toy": toy, "medium": medium}, fields))
+notebook.settings({"toy": toy, "medium": medium}, fields)
 
 # %% [markdown]
 # Sampling, phrases, fusion and fraction are those of the official code. We have run none of this on DataComp's pool.
