@@ -54,6 +54,7 @@ lint: setup  ## format, style, and the order of imports
 	$(VENV_PATH)/bin/ruff format --check .
 	$(VENV_PATH)/bin/ruff check .
 	$(VENV_PATH)/bin/lint-imports
+	$(PY) tests/house.py
 
 test-code: setup  ## the tests without the book
 	$(PYTEST) tests --ignore tests/book

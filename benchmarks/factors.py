@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Factor accuracies and error ratios of many models against the official toolkit, run model by model: time and memory.
 
-``RECIPES_DATA=FOLDER python benchmarks/factors.py``: four real models and 2,200 drawn ones, 50,000 images each, with the
+``RECIPES_DATA=FOLDER python benchmarks/error_ratios.py``: four real models and 2,200 drawn ones, 50,000 images each, with the
 annotations of the installed ``imagenet-x``. Reading files is left out on both sides: the toolkit has tables in memory, we
 have an int16 array. Both find all three kinds of correctness; the toolkit for one kind of mark (``top``), we for both. The
 toolkit is timed on a few models, alternately with ours on all, and its time is scaled: it is the same for each. Seconds are
@@ -25,9 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from selection import peak_mb
 
-from recipes_lib.factors import bootstrap as factor_stats
-from recipes_lib.factors import error_ratios as factors
-from recipes_lib.factors import imagenet_x_files, predictions
+from recipes_lib.factors import error_ratios, imagenet_x_files, inference, predictions
 from recipes_lib.factors.annotations import Annotations
 from recipes_lib.factors.predictions import Predictions
 
@@ -49,7 +47,7 @@ def drawn(labels: np.ndarray, models: int) -> Predictions:
 
 
 def ours(known: Annotations, given: Predictions) -> list[np.ndarray]:
-    found = [factors.count(given, known, kind) for kind in factors.allowed(known)]
+    found = [error_ratios.count(given, known, kind) for kind in error_ratios.allowed(known)]
     return [by_kind[which].error_ratio for by_kind in found for which in ("top", "multi")]
 
 
@@ -75,8 +73,8 @@ def frames(known: Annotations, given: Predictions, models: int) -> dict[str, pd.
     }
 
 
-def bootstrap(counts: factors.Counts) -> tuple[np.ndarray, np.ndarray]:
-    return factor_stats.bootstrap_ratio(counts, 0, generator=np.random.default_rng(0), resamples=1000)
+def bootstrap(counts: error_ratios.Counts) -> tuple[np.ndarray, np.ndarray]:
+    return inference.bootstrap_ratio(counts, 0, generator=np.random.default_rng(0), resamples=1000)
 
 
 def timed(call: Callable, *arguments: object) -> tuple[float, Sequence[np.ndarray]]:
@@ -102,7 +100,7 @@ def compare(known: Annotations, given: Predictions, models: int, rounds: int) ->
 def memory(models: int, sender: Connection) -> None:
     """Sends the size of the predictions, and the most memory beyond what was there before them, in MB."""
     images = known()
-    factors.count(drawn(images.labels, 1), images)
+    error_ratios.count(drawn(images.labels, 1), images)
     with Path("/proc/self/clear_refs").open("w") as file:
         file.write("5")  # forgets the peak of reading the annotations
     before = peak_mb()
@@ -143,7 +141,7 @@ def main() -> None:
         size, peak = peak_of(count) if name == "drawn" else (0, 0)
         table.add_row(*row, *((f"{size:.0f}", f"{peak:.0f}", f"{peak / size:.2f}") if size else ("", "", "")))
     Console(width=110).print(table)
-    for which, counts in factors.count(Predictions(("one",), cases["drawn"].classes[:1]), images).items():
+    for which, counts in error_ratios.count(Predictions(("one",), cases["drawn"].classes[:1]), images).items():
         seconds = [timed(bootstrap, counts)[0] for _ in range(7)]
         print(f"bootstrap, one model, 16 factors ({which}), 1,000 resamples: {statistics.median(seconds) * 1e3:.1f} ms")
 

@@ -1,25 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house's figures: functions of arrays and an ``Axes`` that return the ``Axes``; they train nothing and show nothing.
+"""The house's figures: functions of plain arrays; they train nothing and show nothing.
 
-Arms differ in colour *and* in marker; the colours are those of Okabe and Ito, which colour-blind readers can tell
-apart. Seeds are drawn as points beside their mean, and what a score must beat is a line with its name on it. Faces are
-opaque white, so that a figure can be read on a dark page.
+Most take an ``Axes`` and return it; ``panels`` and ``sweep`` make the figure too. Arms differ in colour *and* in marker; the
+colours are those of Okabe and Ito, which colour-blind readers can tell apart, and an arm that stands beside many methods
+(``KNOWN``) looks the same in every figure. Seeds are drawn as points beside their mean, and what a score must beat is a
+line with its name on it. Faces are opaque white, so that a figure can be read on a dark page.
 
 Source: Okabe, Ito, "Color Universal Design", 2008 (palette).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BASELINE = "#595959"  # 7 to 1 against white
-KNOWN = {"untrained": 1, "pixels": 2, "supervised": 3, "cooked earlier": 4}
+METHOD = 0
+"""Number of the look of what a chapter is about."""
+KNOWN = {"random init": 1, "raw pixels": 2, "supervised": 3, "cooked": 4}
+KNOWN |= {"untrained": 1, "pixels": 2, "cooked earlier": 4}  # as sentences name them
 """Arms that stand beside many methods: each has the look of this number in every figure."""
+
+WIDTH = 7.75
+"""Inches of a figure over the whole column: 852 dots, and the column of a page is 854 wide at most."""
+STYLE = {
+    "figure.dpi": 110,  # sharp on a page, and a figure stays within its 60 KB
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.prop_cycle": pyplot.cycler(color=PALETTE),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "font.size": 11.0,  # "small" is 9.2: 12 pixels, which is 9 points, where a narrow window shows a figure at 0.86 of its size
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "xtick.labelsize": "small",
+    "ytick.labelsize": "small",
+}
+"""Settings of matplotlib that every figure of the book is drawn with; ``notebook.start`` sets them."""
+
+FEW_POINTS = 7
+"""Up to so many settings, an axis has a tick at each of them and nowhere else."""
+
+
+FARTHEST = (-4.0, 6.0)
+"""Ends of the axis of :func:`verdicts`, in margins; what lies further out becomes an arrow."""
+
+
+class VerdictRow(NamedTuple):
+    """A claim as :func:`verdicts` draws it."""
+
+    name: str
+    """What stands at the left, and below it the metrics of both arms as a text."""
+    metrics: str
+    in_margins: Sequence[float]
+    """The difference from the control, one for each seed, in units of the margin; above 0 speaks for the claim."""
+    needed: float
+    """Where the mean has to lie, or further right: 1, or -1 where ours need only be no worse."""
+    holds: bool
+    words: str
+    """The verdict, which stands at the right."""
 
 
 def style(index: int) -> dict[str, str]:
@@ -28,10 +76,36 @@ def style(index: int) -> dict[str, str]:
 
 
 def looks(names: Sequence[str]) -> list[dict[str, str]]:
-    """A look for each arm by its name: those of ``KNOWN`` have their own, the others take what is left, in order."""
+    """A look for each arm by its name.
+
+    Arms of ``KNOWN`` have their own. The others take, in order, the method's, those that no known arm has, and last those of
+    known arms that are not in this figure.
+    """
     taken = {KNOWN[name] for name in names if name in KNOWN}
-    left = (index for index in range(len(names) + len(taken)) if index not in taken)
+    reserved = set(KNOWN.values())
+    free = [index for index in range(len(PALETTE)) if index not in reserved]
+    free += sorted(reserved - taken)
+    free += range(len(PALETTE), len(PALETTE) + len(names))  # of more arms than looks, some share one
+    left = iter(free)
     return [style(KNOWN[name]) if name in KNOWN else style(next(left)) for name in names]
+
+
+def panels(count: int, *, columns: int = 2, height: float = 2.6, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` axes over the whole column, in rows of ``columns``; ``height`` in inches of a row.
+
+    Raises: ``ValueError`` unless there is at least one axes in at least one column.
+    """
+    if count < 1 or columns < 1:
+        raise ValueError(f"{count} axes in {columns} columns; both must be at least 1.")
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    width = WIDTH if columns > 1 else 0.65 * WIDTH
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(width, rows * height), layout="constrained", sharey=sharey, squeeze=False
+    )
+    for ax in grid.flat[count:]:
+        ax.remove()
+    return figure, list(grid.flat[:count])
 
 
 def _prepare(ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> Axes:
@@ -99,43 +173,80 @@ def curve(
             ax.plot(x, seeds.T, color=look["color"], alpha=0.35, linewidth=0.8)
         every = max(1, x.size // 10)  # about ten markers, however long the run
         ax.plot(x, seeds.mean(axis=0), **look, markevery=every, markersize=5, linewidth=1.8, label=name)
+    _ticks_at(ax, x)
     if len(arms) > 1:
-        ax.legend(frameon=False)
+        ax.legend()
     return baselines(ax, levels or {})
 
 
+def _ticks_at(ax: Axes, places: NDArray) -> None:
+    """Ticks at the places themselves where these are few, and at whole numbers where all places are whole."""
+    if places.size <= FEW_POINTS:
+        ax.set_xticks(places, [f"{place:g}" for place in places])
+    elif (places == places.round()).all():
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def sweep(
-    axes: Sequence[Axes],
-    panels: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    panels_of: Mapping[str, Mapping[float | str, Mapping[str, Sequence[float]]]],
     *,
     ylabel: str,
     levels: Mapping[str, float] | None = None,
-    chosen: Mapping[str, float] | None = None,
-) -> Sequence[Axes]:
-    """Small multiples, one knob a panel: seeds as points, their mean as a line, the value in use as a vertical line.
+    chosen: Mapping[str, float | str] | None = None,
+    columns: int = 3,
+) -> Figure:
+    """Small multiples of a sweep that was computed before: a panel per knob, a line per arm, a point per seed.
 
-    Shapes: ``panels[knob] = (settings [points], scores [points] or [seeds, points])``.
-    Raises: ``ValueError`` unless there is a panel for each of ``axes``.
+    ``panels_of[knob][setting][arm]`` holds a value per seed. Settings that are words stand in their order, numbers where
+    their value is (on a logarithmic axis where the largest is at least 20 times the smallest). ``chosen[knob]`` is the
+    setting in use, a vertical line; ``levels`` are named horizontal lines. All panels share one scale.
+
+    Raises: ``ValueError`` for no panel, settings of one panel with different arms, or a chosen setting that is not there.
     """
-    if len(axes) != len(panels):
-        raise ValueError(f"{len(panels)} knobs for {len(axes)} axes.")
-    for index, (ax, (knob, (settings, scores))) in enumerate(zip(axes, panels.items(), strict=True)):
-        x, seeds, look = np.asarray(settings, dtype=np.float64), _seeds(scores), style(0)
-        _prepare(ax, xlabel=knob, ylabel=ylabel if index == 0 else "")
-        ax.plot(x, seeds.mean(axis=0), color=look["color"], linewidth=1.8)
-        ax.plot(np.tile(x, len(seeds)), seeds.ravel(), linestyle="none", **look, markersize=5, alpha=0.7)
-        if chosen and knob in chosen:
-            ax.axvline(chosen[knob], color=BASELINE, linewidth=0.8)
-        last = index == len(axes) - 1
-        for level in () if last else (levels or {}).values():
+    if not panels_of:
+        raise ValueError("A sweep of no knob; give at least one panel.")
+    chosen = chosen or {}
+    for knob, setting in chosen.items():
+        if setting not in panels_of.get(knob, {}):
+            raise ValueError(
+                f"{setting!r} is no setting of {knob!r}; there are {list(panels_of.get(knob, panels_of))}."
+            )
+    figure, axes = panels(len(panels_of), columns=columns, sharey=True)
+    arms = list(dict.fromkeys(arm for points in panels_of.values() for row in points.values() for arm in row))
+    look_of = dict(zip(arms, looks(arms), strict=True))
+    for ax, (knob, points) in zip(axes, panels_of.items(), strict=True):
+        at = _places(ax, list(points))
+        if len({frozenset(row) for row in points.values()}) > 1:
+            raise ValueError(f"The settings of {knob!r} have different arms; give each of them the same.")
+        _prepare(ax, xlabel=knob, ylabel=ylabel if ax.get_subplotspec().is_first_col() else "")
+        for arm in next(iter(points.values())):
+            seeds, look = [np.asarray(row[arm], dtype=np.float64) for row in points.values()], look_of[arm]
+            ax.plot(at, [values.mean() for values in seeds], color=look["color"], linewidth=1.8)
+            across = np.repeat(at, [values.size for values in seeds])
+            ax.plot(across, np.concatenate(seeds), linestyle="none", **look, markersize=5, alpha=0.7, label=arm)
+        if knob in chosen:
+            ax.axvline(at[list(points).index(chosen[knob])], color=BASELINE, linewidth=0.8)
+        for level in (levels or {}).values() if ax is not axes[-1] else ():
             ax.axhline(level, color=BASELINE, linestyle="--", linewidth=1.2)
-        if last:
-            baselines(ax, levels or {})
-    low = min(ax.get_ylim()[0] for ax in axes)
-    high = max(ax.get_ylim()[1] for ax in axes)
-    for ax in axes:
-        ax.set_ylim(low, high)
-    return axes
+    baselines(axes[-1], levels or {})
+    if len(arms) > 1:
+        shown = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=min(4, len(arms)))
+    return figure
+
+
+def _places(ax: Axes, settings: list[float | str]) -> NDArray[np.float64]:
+    """Where settings stand on the axis, which gets a tick at each (or whole numbers, where they are many)."""
+    if any(isinstance(setting, str) for setting in settings):
+        at = np.arange(len(settings), dtype=np.float64)
+        ax.set_xticks(at, [str(setting) for setting in settings])
+        return at
+    at = np.asarray(settings, dtype=np.float64)
+    if at.min() > 0 and at.max() >= 20 * at.min():
+        ax.set_xscale("log")
+        ax.xaxis.set_minor_locator(NullLocator())
+    _ticks_at(ax, at)
+    return at
 
 
 def bars(
@@ -168,14 +279,15 @@ def scores(axes: Sequence[Axes], found: Mapping[str, Mapping[str, float]], *, me
     """
     if len(axes) != len(found):
         raise ValueError(f"{len(found)} probes for {len(axes)} axes.")
-    arms = {"method": method, "random_init": "untrained", "raw_pixels": "pixels", "supervised": "supervised"}
-    arms |= {"cooked": "cooked earlier"}
+    arms = {"method": method, "random_init": "random init", "raw_pixels": "raw pixels", "supervised": "supervised"}
+    arms |= {"cooked": "cooked"}
     titles = {"knn": "k-NN", "linear": "linear probe", "lowshot": "low-shot", "snn": "nearest neighbours"}
     titles |= {"zero_shot": "zero-shot", "tr1": "TR@1", "tr5": "TR@5", "ir1": "IR@1", "ir5": "IR@5"}
     for ax, (probe, row) in zip(axes, found.items(), strict=True):
         bars(ax, {arms[arm]: [score] for arm, score in row.items()}, ylabel="accuracy" if ax is axes[0] else "")
         ax.set_title(titles.get(probe, probe))
-        ax.tick_params(axis="x", rotation=30)
+        for label in ax.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
     return axes
 
 
@@ -202,6 +314,17 @@ def image_grid(ax: Axes, images: ArrayLike, *, columns: int = 8, gap: int = 1, t
     Shapes: [N, 3, H, W] or [N, H, W, 3] (or 1 channel), uint8, or floats in [0, 1]; ``gap`` in pixels.
     Raises: ``ValueError`` for another shape.
     """
+    _prepare(ax, title=title)
+    ax.imshow(sheet(images, columns, gap), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def sheet(images: ArrayLike, columns: int, gap: int) -> NDArray[np.float64]:
+    """Images in rows of ``columns`` as one image in [0, 1]: [height, width, 3], or [height, width] of one channel.
+
+    Shapes and Raises: as ``image_grid``.
+    """
     tiles = np.asarray(images)
     if tiles.ndim != 4 or len(tiles) == 0:
         raise ValueError(f"Images of shape {tiles.shape}; give [N, 3, H, W] or [N, H, W, 3] with N of at least 1.")
@@ -214,42 +337,52 @@ def image_grid(ax: Axes, images: ArrayLike, *, columns: int = 8, gap: int = 1, t
     count, height, width, channels = tiles.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
+    page = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
     for index, tile in enumerate(tiles):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = tile
-    _prepare(ax, title=title)
-    ax.imshow(
-        np.clip(sheet, 0, 1).squeeze(-1) if channels == 1 else np.clip(sheet, 0, 1),
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
-    ax.set_axis_off()
-    return ax
+        page[top : top + height, left : left + width] = tile
+    page = np.clip(page, 0, 1)
+    return page.squeeze(-1) if channels == 1 else page
 
 
-def flow(ax: Axes, boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Axes:
-    """A diagram: named boxes at (x, y), in widths and heights of a box, and arrows from one to another.
+def verdicts(ax: Axes, rows: Sequence[VerdictRow], *, limits: tuple[float, float] = FARTHEST) -> Axes:
+    """A row for each claim: a point for each seed, their mean as a bar, and shaded where the mean has to lie.
 
-    Raises: ``ValueError`` for an arrow to or from a box that is not there.
+    The axis is the difference from the control in units of each claim's margin, so that all claims share it; the control
+    is at 0. Values beyond ``limits`` are arrows at the edge. Text is 9 points or larger on a figure 6.4 inches wide.
+    Raises: ``ValueError`` where there is no row.
     """
+    if not rows:
+        raise ValueError("There are no verdicts to draw; give one row for each claim.")
+    clipped = any(not limits[0] <= value <= limits[1] for row in rows for value in row.in_margins)
+    key = "shaded: where the mean has to lie; bar: the mean" + ("; arrow: a seed further out" if clipped else "")
     _prepare(ax)
-    width, height = 0.84, 0.44
-    patches = {}
-    for name, (x, y) in boxes.items():
-        corner = (x - width / 2, y - height / 2)
-        look = {"boxstyle": "round,pad=0.02", "facecolor": "#eef3f8", "edgecolor": PALETTE[0]}
-        patches[name] = ax.add_patch(FancyBboxPatch(corner, width, height, **look))
-        ax.text(x, y, name, ha="center", va="center", fontsize="small")
-    for start, end in arrows:
-        if missing := {start, end} - set(boxes):
-            raise ValueError(f"There is no box {missing.pop()!r}; there are {', '.join(map(repr, boxes))}.")
-        ends = {"patchA": patches[start], "patchB": patches[end], "shrinkA": 1, "shrinkB": 1}
-        look = {"arrowstyle": "-|>", "mutation_scale": 12, "color": BASELINE}
-        ax.add_patch(FancyArrowPatch(boxes[start], boxes[end], **ends, **look))
-    across, along = zip(*boxes.values(), strict=True)
-    ax.set(xlim=(min(across) - 0.5, max(across) + 0.5), ylim=(min(along) - 0.3, max(along) + 0.3))
-    ax.set_axis_off()
+    ax.set_xlabel(f"difference from the control, in margins\n{key}", fontsize=9)
+    ax.axvline(0, color=BASELINE, linewidth=1.2, zorder=1)
+    for place, row in enumerate(rows):
+        _verdict(ax, place, row, limits)
+    ax.set(xlim=limits, ylim=(len(rows) - 0.4, -0.6), yticks=[])
+    ax.set_xticks(np.arange(np.ceil(limits[0]), limits[1] + 1, 2))
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(labelsize=9)
+    ax.annotate("control", (0, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9)
     return ax
+
+
+def _verdict(ax: Axes, place: int, row: VerdictRow, limits: tuple[float, float]) -> None:
+    """Draws one row of :func:`verdicts` at height ``place``."""
+    look = style(2) if row.holds else style(1)
+    values = np.asarray(row.in_margins, dtype=np.float64)
+    if values.size:
+        ax.barh(place, limits[1] - row.needed, left=row.needed, height=0.8, color="#dceaf4", zorder=0)
+        mean = float(np.clip(values.mean(), *limits))
+        ax.plot([mean, mean], [place - 0.32, place + 0.32], color="black", linewidth=2, clip_on=False, zorder=2)
+    for value in values:
+        inside = limits[0] <= value <= limits[1]
+        marker = look["marker"] if inside else ">" if value > 0 else "<"
+        at = np.clip(value, *limits)
+        ax.plot(at, place, marker=marker, color=look["color"], markersize=7, alpha=0.8, clip_on=False, zorder=3)
+    side = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+    ax.annotate(row.name, (-0.03, place - 0.04), ha="right", va="bottom", fontsize=10, **side)
+    ax.annotate(row.metrics, (-0.03, place + 0.04), ha="right", va="top", fontsize=9, color=BASELINE, **side)
+    ax.annotate(row.words, (1.05, place), ha="left", va="center", fontsize=9.5, **side)

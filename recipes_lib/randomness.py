@@ -60,7 +60,7 @@ def _absorb_numbers(*values: int) -> int:
 
 
 def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """One key a sample, from which all its draws derive.
+    """One key per sample, from which all its draws derive.
 
     Shapes: ``indices`` int64 [batch] (positions in the data set) -> int64 [batch].
     """

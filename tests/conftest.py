@@ -2,6 +2,7 @@
 """What all tests share: one thread, the place of real data, a cache of their own."""
 
 import importlib.util
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes that tests start
 torch.set_num_threads(1)
+# Ranks that run_ranks starts fork from a server that has imported this once: a rank of its own imports takes four seconds.
+multiprocessing.set_forkserver_preload(
+    ["recipes_lib.pretraining.recipe", "recipes_lib.evaluation.probes", "sklearn.linear_model", "tokenizers", "pytest"]
+)
 
 
 @pytest.fixture(scope="session")

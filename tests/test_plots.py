@@ -13,6 +13,12 @@ from matplotlib.figure import Figure
 from recipes_lib import plots
 
 
+@pytest.fixture(autouse=True)
+def figures_closed():
+    yield
+    plots.pyplot.close("all")
+
+
 @pytest.fixture
 def ax() -> Axes:
     return Figure(figsize=(4, 3), layout="constrained").subplots()
@@ -73,19 +79,73 @@ def test_bars_refuse_an_arm_without_figures(ax):
         plots.bars(ax, {"ours": []}, ylabel="accuracy")
 
 
-def test_panels_of_a_sweep_share_their_scale():
-    axes = Figure().subplots(1, 2)
-    panels = {"temperature": ([0.1, 0.2], [[0.1, 0.2], [0.2, 0.3]]), "mask ratio": ([0, 0.5, 0.7], [0.9, 0.8, 0.7])}
-    assert plots.sweep(axes, panels, ylabel="accuracy", levels={"raw pixels": 0.5}, chosen={"temperature": 0.1}) is axes
-    assert axes[0].get_ylim() == axes[1].get_ylim()
-    assert [ax.get_xlabel() for ax in axes] == ["temperature", "mask ratio"]
-    assert len(axes[0].texts) == 0  # the baseline's name stands once, at the right
-    assert len(axes[1].texts) == 1
+SWEEP = {
+    "temperature": {0.01: {"msn": [0.1, 0.2], "raw pixels": [0.5]}, 0.1: {"msn": [0.3, 0.4], "raw pixels": [0.5]}},
+    "stem": {"conv": {"msn": [0.9]}, "linear": {"msn": [0.8]}},
+}
 
 
-def test_a_sweep_needs_a_panel_for_each_axes():
-    with pytest.raises(ValueError, match="1 knobs for 2 axes"):
-        plots.sweep(Figure().subplots(1, 2), {"temperature": ([0.1], [0.1])}, ylabel="accuracy")
+def test_a_sweep_has_a_panel_per_knob_a_line_per_arm_and_a_point_per_seed():
+    figure = plots.sweep(SWEEP, ylabel="accuracy", levels={"supervised": 0.95}, chosen={"temperature": 0.1})
+    left, right = figure.axes
+    assert [ax.get_xlabel() for ax in figure.axes] == ["temperature", "stem"]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy", ""]
+    mean, seeds = left.lines[:2]
+    assert mean.get_xydata().tolist() == [[0.01, pytest.approx(0.15)], [0.1, pytest.approx(0.35)]]
+    assert seeds.get_xydata().tolist() == [[0.01, 0.1], [0.01, 0.2], [0.1, 0.3], [0.1, 0.4]]
+    assert left.get_ylim() == right.get_ylim()
+    assert 0.1 in [line.get_xdata()[0] for line in left.lines if line.get_linewidth() == 0.8]  # the setting in use
+    assert [text.get_text() for text in left.texts + right.texts] == [" supervised 0.95"]  # its name stands once
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["msn", "raw pixels"]
+    assert left.lines[2].get_color() == plots.looks(["raw pixels"])[0]["color"]
+
+
+def test_settings_of_a_sweep_are_placed_by_value_by_logarithm_or_in_their_order():
+    whole = {"labels": {1: {"paws": [0.1]}, 2: {"paws": [0.2]}, 4: {"paws": [0.3]}}}
+    figure = plots.sweep(SWEEP | whole, ylabel="accuracy")
+    assert [ax.get_xscale() for ax in figure.axes] == ["linear", "linear", "linear"]
+    assert figure.axes[2].get_xticks().tolist() == [1, 2, 4]
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["conv", "linear"]
+    (ax,) = plots.sweep({"rate": {0.001: {"a": [1]}, 0.1: {"a": [2]}}}, ylabel="loss").axes
+    assert ax.get_xscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("panels", "chosen", "message"),
+    [
+        ({}, {}, "A sweep of no knob"),
+        (SWEEP, {"stem": "none"}, r"'none' is no setting of 'stem'; there are \['conv', 'linear'\]"),
+        ({"rate": {1: {"a": [1]}, 2: {"b": [1]}}}, {}, "The settings of 'rate' have different arms"),
+    ],
+)
+def test_a_sweep_that_does_not_fit_together_is_refused(panels, chosen, message):
+    with pytest.raises(ValueError, match=message):
+        plots.sweep(panels, ylabel="accuracy", chosen=chosen)
+
+
+def test_panels_stand_in_rows_over_the_whole_column():
+    figure, axes = plots.panels(3, columns=2, height=2)
+    assert len(axes) == len(figure.axes) == 3
+    assert figure.get_size_inches().tolist() == [plots.WIDTH, 4]
+    with pytest.raises(ValueError, match="0 axes in 2 columns"):
+        plots.panels(0)
+
+
+def test_an_axis_of_counts_has_whole_numbers_alone(ax):
+    plots.curve(ax, [1, 2, 3], {"paws": [0.1, 0.2, 0.3]}, xlabel="labels per class", ylabel="accuracy")
+    assert ax.get_xticks().tolist() == [1, 2, 3]
+    ax.clear()
+    plots.curve(ax, range(1, 31), {"paws": range(30)}, ylabel="accuracy")
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+
+
+def test_no_text_of_a_figure_is_smaller_than_nine_points_where_it_is_shown():
+    sizes = {"medium": 1, "small": 0.833}
+    smallest = plots.STYLE["font.size"] * min(sizes[plots.STYLE[f"{part}.labelsize"]] for part in ("xtick", "ytick"))
+    dots = plots.WIDTH * plots.STYLE["figure.dpi"]
+    assert dots <= 854  # pixels of the widest column
+    shown = 733 / dots  # pixels of the column in a window of 1,280
+    assert smallest * plots.STYLE["figure.dpi"] / 72 * shown >= 9 * 96 / 72  # a point is 96 / 72 pixels
 
 
 @pytest.mark.parametrize("layout", ["channels first", "channels last"])
@@ -113,15 +173,6 @@ def test_faces_are_opaque_white(ax):
     assert ax.get_facecolor() == ax.figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
 
 
-def test_a_flow_draws_every_box_and_arrow_and_refuses_an_arrow_to_nowhere(ax):
-    boxes = {"image": (0, 0), "view": (1, 0), "network": (2, 0)}
-    plots.flow(ax, boxes, [("image", "view"), ("view", "network")])
-    assert [text.get_text() for text in ax.texts] == list(boxes)
-    assert len(ax.patches) == 3 + 2
-    with pytest.raises(ValueError, match="There is no box 'nowhere'"):
-        plots.flow(ax, boxes, [("image", "nowhere")])
-
-
 def test_a_map_names_each_class_at_the_middle_of_its_points_and_leaves_out_absent_ones(ax):
     points = [[0.0, 0.0], [2.0, 2.0], [1.0, 1.0], [9.0, 9.0]]
     plots.class_map(ax, points, [0, 0, 0, 2], ["mug", "bowl", "pan"])
@@ -134,7 +185,7 @@ def test_scores_have_a_panel_a_probe_and_the_method_by_its_name():
     found = {"knn": {"method": 0.7, "raw_pixels": 0.5}, "snn": {"method": 0.6}}
     plots.scores(axes, found, method="PAWS")
     assert [ax.get_title() for ax in axes] == ["k-NN", "nearest neighbours"]
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["PAWS", "pixels"]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["PAWS", "raw pixels"]
     assert [bar.get_height() for bar in axes[0].patches] == [0.7, 0.5]
 
 
@@ -150,8 +201,55 @@ def test_an_arm_has_the_same_look_wherever_it_stands_and_two_arms_never_share_on
     others = [look["color"] for look in plots.looks(["all", "supervised", "two", "three", "four", "five"])]
     assert len(set(others)) == 6
     assert others[1] == colours[4]["supervised"]
+    assert [look["color"] for look in plots.looks(["untrained", "pixels", "cooked earlier"])] == [
+        look["color"] for look in plots.looks(["random init", "raw pixels", "cooked"])
+    ]
+
+
+def test_arms_of_no_fixed_look_leave_those_of_known_arms_to_them():
+    fixed = {look["color"] for look in plots.looks(list(plots.KNOWN))}
+    assert not fixed & {look["color"] for look in plots.looks(["local SGD", "SlowMo", "synchronous"])}
 
 
 def test_scores_without_a_panel_are_refused(ax):
     with pytest.raises(ValueError, match="2 probes for 1 axes"):
         plots.scores([ax], {"knn": {"method": 0.7}, "snn": {"method": 0.6}}, method="PAWS")
+
+
+ROWS = [
+    plots.VerdictRow("wins", "ours 0.5, control 0.3", [1.0, 2.0, 9.0], needed=1, holds=True, words="holds"),
+    plots.VerdictRow("free", "ours 0.3, control 0.3", [-0.5, -7.0], needed=-1, holds=False, words="does not hold"),
+    plots.VerdictRow("large", "", [], needed=1, holds=False, words="not testable"),
+]
+
+
+def test_a_verdict_is_a_row_of_a_point_a_seed_its_mean_and_words(ax):
+    drawn = plots.verdicts(ax, ROWS)
+    points = [line for line in drawn.lines if len(line.get_xdata()) == 1]
+    assert [float(point.get_xdata()[0]) for point in points] == [1.0, 2.0, 6.0, -0.5, -4.0]  # the far ones at the edge
+    assert [point.get_marker() for point in points] == ["^", "^", ">", "s", "<"]
+    means = [float(line.get_xdata()[0]) for line in drawn.lines if line.get_color() == "black"]
+    assert means == [4.0, -3.75]
+    assert {"wins", "ours 0.5, control 0.3", "holds", "not testable"} <= {text.get_text() for text in drawn.texts}
+
+
+def test_where_the_mean_has_to_lie_is_shaded_from_the_margin_on(ax):
+    shaded = plots.verdicts(ax, ROWS).patches
+    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in shaded] == [(1.0, 6.0), (-1.0, 6.0)]
+
+
+def test_arrows_are_explained_where_there_are_some(ax):
+    assert "arrow: a seed further out" in plots.verdicts(ax, ROWS).get_xlabel()
+    near = [ROWS[0]._replace(in_margins=[1.0, 2.0])]
+    assert "arrow" not in plots.verdicts(Figure().subplots(), near).get_xlabel()
+
+
+def test_the_text_of_a_verdict_is_of_nine_points_or_more(ax):
+    drawn = plots.verdicts(ax, ROWS)
+    texts = [*drawn.texts, drawn.xaxis.label, *drawn.get_xticklabels()]
+    assert min(text.get_fontsize() for text in texts if text.get_text()) >= 9
+
+
+def test_no_verdict_is_no_figure(ax):
+    with pytest.raises(ValueError, match="no verdicts to draw"):
+        plots.verdicts(ax, [])

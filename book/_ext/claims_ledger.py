@@ -1,41 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger: what the chapters put to the test and what came out, read from the executed notebooks.
+"""What the chapters put to the test, and what came out: the box before the runs, and the ledger after them.
 
-``recipes_lib.claims.check`` leaves a record in its output's metadata (``recipes_claim``); this extension reads those
+``recipes_lib.claims.verdicts`` leaves a record in each output's metadata (``recipes_claim``); this extension reads those
 records and renders them, so nothing in the ledger is typed by hand:
 
-- ``{ledger}`` makes the table of all claims; ``:chapter:`` and ``:verdict:`` choose some of them;
-- ``{claim} msn.learns`` makes the table of one claim;
-- ``{papers}`` makes the table of the claims whose paper has a figure, that figure beside ours;
+- ``{claims} msn`` makes the box of a chapter's claims from ``recipes_lib/recipes/msn/claims.py``, headlines first;
+- ``{ledger}`` makes a summary by chapter, a filter by verdict, and a section for each chapter with a card for each claim;
+- ``{papers}`` makes the table of the claims whose paper has a number, that number beside ours;
 - the role ``{chapter}`` with a chapter's name says how long it takes and how many of its claims hold.
 
-A claim that ``recipes_lib/recipes/NAME/claims.py`` lists in ``CLAIMS`` and no notebook records, a record of no such claim, and
-a claim recorded twice are warnings, hence errors in our build.
+A claim of a chapter that no notebook records, a record of no such claim, and a claim recorded twice are warnings, hence
+errors in our build.
 """
 
-import importlib
-import importlib.util
 import json
-import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import directives
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from recipes_lib.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
+from recipes_lib import recipes
+from recipes_lib.claim import DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Chapter, Claim
 
 logger = logging.getLogger(__name__)
 
 NOTEBOOKS = "notebooks"
-HEADINGS = ("Claim", "Paper says", "Control arm", "Ours", "Verdict")
-WIDTHS = (34, 16, 18, 16, 16)  # per cent
+BOX_TITLE = "What this chapter puts to the test"
 REQUIRED = (
     "id",
     "statement",
@@ -45,6 +42,7 @@ REQUIRED = (
     "seeds",
     "ours",
     "control",
+    "beyond",
     "control_arm",
     "control_tuning",
     "paper",
@@ -55,6 +53,9 @@ REQUIRED = (
     "full_scale",
     "full_scale_control",
 )
+KINDS = {HOLDS: "held", DOES_NOT_HOLD: "fell", NOT_TESTABLE: "untested"}
+"""Verdict -> what a card is called in the style sheet."""
+SUMMARY = {HOLDS: "held", DOES_NOT_HOLD: "did not hold", NOT_TESTABLE: "not testable"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Record:
     def id(self) -> str:
         """The claim's id, ``chapter.what``."""
         return self.values["id"]
+
+    @property
+    def verdict(self) -> str:
+        """*holds*, *does not hold* or *not testable*."""
+        return self.values["verdict"]
 
 
 def read_records(notebook: Path) -> list[Record]:
@@ -86,11 +92,8 @@ def read_records(notebook: Path) -> list[Record]:
 
 
 def declared_ids(chapter: str) -> list[str]:
-    """The ids that ``recipes_lib.recipes.CHAPTER.claims`` lists; none where the chapter has no such module."""
-    name = f"recipes_lib.recipes.{chapter}.claims"
-    if importlib.util.find_spec(name) is None:
-        return []
-    return [claim.id for claim in importlib.import_module(name).CLAIMS]
+    """The ids of the claims that the chapter's recipe states; none where no recipe bears the chapter's name."""
+    return [claim.id for claim in recipes.chapter(chapter).claims] if chapter in recipes.MENU else []
 
 
 def faults_of(chapter: str, recorded: list[str], declared: list[str]) -> list[str]:
@@ -103,10 +106,13 @@ def faults_of(chapter: str, recorded: list[str], declared: list[str]) -> list[st
 
 
 def _load(app: Sphinx) -> None:
-    """Reads every notebook before the pages are read, and checks it against the claims' modules."""
+    """Reads every notebook before the pages are read, and checks it against the chapters' claims."""
     root = Path(app.srcdir)
     app.env.recipes_claims = {}
-    for notebook in sorted((root / NOTEBOOKS).glob("*.ipynb")):
+    order = list(recipes.MENU)
+    for notebook in sorted(
+        (root / NOTEBOOKS).glob("*.ipynb"), key=lambda path: order.index(path.stem) if path.stem in order else 0
+    ):
         chapter = notebook.stem
         records = read_records(notebook)
         for line in faults_of(chapter, [record.id for record in records], declared_ids(chapter)):
@@ -114,82 +120,90 @@ def _load(app: Sphinx) -> None:
         app.env.recipes_claims.update({record.id: record for record in records})
 
 
-def _figures(values: list[float] | None, unit: str) -> str:
-    """Mean, spread and number of seeds or thirds as text: ``0.310 ± 0.020 (3 seeds)``."""
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _metrics(values: list[float], unit: str) -> str:
+    """The mean, how many seeds it is of, and each of them: ``0.62, the mean of 3 seeds (0.6, 0.62, 0.64)``."""
     if not values:
         return "not run"
-    mean = f"{statistics.fmean(values):.3g}"
     if len(values) == 1:
-        return f"{mean} (1 {unit})"
-    return f"{mean} ± {statistics.stdev(values):.2g} ({len(values)} {unit}s)"
+        return f"{_number(values[0])} (1 {unit})"
+    each = ", ".join(map(_number, values))
+    return f"{_number(statistics.fmean(values))}, the mean of {len(values)} {unit}s ({each})"
 
 
 def _paper(paper: dict[str, Any]) -> str:
-    """The paper's figures, where they stand and how they were read; where there is none, what the paper has instead."""
+    """The paper's numbers, where they stand and how they were read; where there is none, what the paper has instead."""
     if paper.get("value") is None:
         return paper["where"]
     control = "" if paper.get("control") is None else f", control {paper['control']}"
     return f"{paper['value']}{control}; {paper['where']} ({paper['read']})"
 
 
-def _paragraph(*children: nodes.Node | str) -> nodes.paragraph:
+def _paragraph(*children: nodes.Node | str, classes: Sequence[str] = ()) -> nodes.paragraph:
     made = [nodes.Text(child) if isinstance(child, str) else child for child in children]
-    return nodes.paragraph("", "", *made)
+    return nodes.paragraph("", "", *made, classes=list(classes))
 
 
-def _chapter_link(record: Record, text: str) -> addnodes.pending_xref:
-    return addnodes.pending_xref(
+def _page_link(page: str, text: str) -> addnodes.pending_xref:
+    facts = {"refdomain": "std", "reftype": "doc", "refexplicit": True, "refwarn": True}
+    return addnodes.pending_xref("", nodes.inline(text, text), reftarget=page, **facts)
+
+
+def _chapter_link(record: Record) -> addnodes.pending_xref:
+    return _page_link(f"/{NOTEBOOKS}/{record.chapter}", record.id)
+
+
+def _html(text: str) -> nodes.raw:
+    return nodes.raw("", text, format="html")
+
+
+def _pairs(pairs: Sequence[tuple[str, nodes.Node | str]]) -> nodes.definition_list:
+    """A list of names and what they are, which reads on a narrow screen too."""
+    items = [
+        nodes.definition_list_item("", nodes.term(name, name), nodes.definition("", _paragraph(what)))
+        for name, what in pairs
+    ]
+    return nodes.definition_list("", *items)
+
+
+def card(record: Record) -> nodes.container:
+    """One claim: its verdict, the numbers of both arms, the paper's, and, behind a toggle, tuning and commands."""
+    values = record.values
+    colour = {HOLDS: "success", DOES_NOT_HOLD: "danger"}.get(record.verdict, "secondary")
+    words = f"{record.verdict} {values['setting']}"
+    verdict = nodes.inline(words, words, classes=["claim-verdict", f"claim-{colour}"])
+    counts = f"counts when {values['better']}, by at least"
+    rule = f"{values['metric']}; {'no worse by more than' if values.get('no_worse') else counts} {values['margin']:g}"
+    within = "within" if values.get("no_worse") else "beyond"
+    count = f"{values['beyond']} of {len(values['seeds'])} {values['unit']}s {within} the margin"
+    shown = [
+        ("Compared", rule),
+        ("Ours", _metrics(values["ours"], values["unit"])),
+        ("Control", f"{_metrics(values['control'], values['unit'])}: {values['control_arm']}"),
+        ("The paper", _paper(values["paper"])),
+    ]
+    hidden = [("Tuning", values["control_tuning"])] if values["control_tuning"] else []
+    for name, command in (("Ours at full scale", "full_scale"), ("Its control", "full_scale_control")):
+        if values[command]:
+            hidden.append((name, nodes.literal(values[command], values[command])))
+    hidden.append(("Computing", f"{values['seconds']:,.0f} s for all of the runs above"))
+    return nodes.container(
         "",
-        nodes.inline(text, text),
-        refdomain="std",
-        reftype="doc",
-        reftarget=f"/{NOTEBOOKS}/{record.chapter}",
-        refexplicit=True,
-        refwarn=True,
+        _paragraph(_chapter_link(record), " ", verdict, f" ({values['reason'] if values.get('reason') else count})"),
+        _paragraph(nodes.strong(values["statement"], values["statement"])),
+        _pairs(shown),
+        _html(f"<details><summary>Tuning and commands of {record.id}</summary>"),
+        _pairs(hidden),
+        _html("</details>"),
+        classes=["claim-card", f"claim-{KINDS[record.verdict]}"],
     )
 
 
-def _cells(record: Record) -> list[list[nodes.Node]]:
-    """The cells of a claim, in the order of ``HEADINGS``."""
-    values = record.values
-    counts = f"counts when {values['better']}, by at least"
-    rule = f"{values['metric']}; {'no worse by more than' if values.get('no_worse') else counts} {values['margin']:g}"
-    colour = {HOLDS: "success", DOES_NOT_HOLD: "danger"}.get(values["verdict"], "secondary")
-    words = f"{values['verdict']} {values['setting']}"
-    verdict = nodes.inline(words, words, classes=["claim-verdict", f"claim-{colour}"])
-    return [
-        [
-            _paragraph(_chapter_link(record, record.id)),
-            _paragraph(values["statement"]),
-            _paragraph(nodes.emphasis(rule, rule)),
-        ],
-        [_paragraph(_paper(values["paper"]))],
-        [_paragraph(_figures(values["control"], values["unit"])), _paragraph(values["control_arm"])],
-        [_paragraph(_figures(values["ours"], values["unit"])), _paragraph(f"{values['seconds']:.0f} s of computing")],
-        [_paragraph(verdict), *([_paragraph(values["reason"])] if values.get("reason") else [])],
-    ]
-
-
-def _full_scale(record: Record) -> nodes.row:
-    """The row below a claim: what was tuned, and the commands of both arms at the paper's scale."""
-    status = record.values.get("measured", "not run")
-    parts = [(f"At full scale ({status})", record.values["full_scale"])]
-    if record.values["full_scale_control"]:
-        parts.append(("Its control", record.values["full_scale_control"]))
-    lines = [_paragraph(nodes.strong(name, name), ": ", nodes.literal(command, command)) for name, command in parts]
-    if record.values["control_tuning"]:
-        lines.insert(0, _paragraph(nodes.strong("Tuning", "Tuning"), f": {record.values['control_tuning']}"))
-    return nodes.row("", nodes.entry("", *lines, morecols=len(HEADINGS) - 1))
-
-
-def table(records: list[Record]) -> nodes.table:
-    """The claims as a table with a head row and two rows a claim."""
-    rows = [made for record in records for made in (_row(_cells(record)), _full_scale(record))]
-    return _table(HEADINGS, WIDTHS, rows)
-
-
 def papers_table(records: list[Record]) -> nodes.table:
-    """The claims whose paper has a figure: that figure, where it stands and how it was read, beside ours."""
+    """The claims whose paper has a number: that number, where it stands and how it was read, beside ours."""
     rows = []
     for record in records:
         values, paper = record.values, record.values["paper"]
@@ -199,73 +213,99 @@ def papers_table(records: list[Record]) -> nodes.table:
             [_paragraph(f"{ours}"), *([] if control is None else [_paragraph(f"control: {control}")])]
             for ours, control in (
                 (paper["value"], paper.get("control")),
-                (_figures(values["ours"], values["unit"]), _figures(values["control"], values["unit"])),
+                (_mean(values["ours"]), _mean(values["control"])),
             )
         ]
         source = [_paragraph(paper["where"]), _paragraph(nodes.emphasis(paper["read"], paper["read"]))]
-        rows.append(
-            _row(
-                [
-                    [_paragraph(_chapter_link(record, record.id)), _paragraph(values["statement"])],
-                    pairs[0],
-                    source,
-                    pairs[1],
-                ]
-            )
-        )
-    return _table(("Claim", "The paper", "Where, and how it was read", "Here"), (34, 18, 26, 22), rows)
+        rows.append([[_paragraph(_chapter_link(record)), _paragraph(values["statement"])], pairs[0], source, pairs[1]])
+    return _table(("Claim", "The paper", "Where, and how it was read", "Here"), (34, 18, 30, 18), rows)
+
+
+def _mean(values: list[float]) -> str:
+    return _number(statistics.fmean(values)) if values else "not run"
+
+
+def _table(
+    headings: Sequence[str],
+    widths: Sequence[int],
+    rows: list[list[list[nodes.Node]]],
+    classes: Sequence[str] = ("stacked",),
+) -> nodes.table:
+    """A table; in one whose rows are stacked where the screen is narrow, each cell begins with its heading."""
+    if "stacked" in classes:
+        labels = [[], *([_paragraph(heading, classes=["stacked-label"])] for heading in headings[1:])]
+        rows = [[[*label, *cell] for label, cell in zip(_copies(labels), row, strict=True)] for row in rows]
+    columns = [nodes.colspec(colwidth=width) for width in widths]
+    head = nodes.thead("", _row([[_paragraph(heading)] for heading in headings]))
+    group = nodes.tgroup("", *columns, head, nodes.tbody("", *map(_row, rows)), cols=len(headings))
+    return nodes.table("", group, classes=["claims", *classes])
+
+
+def _copies(labels: list[list[nodes.Node]]) -> list[list[nodes.Node]]:
+    return [[node.deepcopy() for node in label] for label in labels]
 
 
 def _row(cells: list[list[nodes.Node]]) -> nodes.row:
     return nodes.row("", *[nodes.entry("", *cell) for cell in cells])
 
 
-def _table(headings: tuple[str, ...], widths: tuple[int, ...], rows: list[nodes.row]) -> nodes.table:
-    columns = [nodes.colspec(colwidth=width) for width in widths]
-    head = nodes.thead("", _row([[_paragraph(heading)] for heading in headings]))
-    group = nodes.tgroup("", *columns, head, nodes.tbody("", *rows), cols=len(headings))
-    return nodes.table("", group, classes=["claims"])
+def anchor(chapter: str) -> str:
+    """The anchor of a chapter's section on the ledger's page: ``ledger-local-sgd``."""
+    return nodes.make_id(f"ledger-{chapter}")
+
+
+def title_of(chapter: str) -> str:
+    """A chapter's title as the menu has it."""
+    return recipes.MENU[chapter].title if chapter in recipes.MENU else chapter
+
+
+def summary(records: list[Record]) -> nodes.table:
+    """How many claims of each chapter held, did not hold and could not be tested; the chapters link to their sections."""
+    chapters = dict.fromkeys(record.chapter for record in records)
+    rows = []
+    for chapter in (*chapters, None):
+        mine = [record.verdict for record in records if chapter in (None, record.chapter)]
+        name = nodes.strong("all", "all")
+        if chapter is not None:
+            name = nodes.reference("", title_of(chapter), refid=anchor(chapter), internal=True)
+        rows.append([[_paragraph(name)], *([_paragraph(str(mine.count(verdict)))] for verdict in SUMMARY)])
+    return _table(("Chapter", *SUMMARY.values()), (55, 15, 15, 15), rows, classes=("claim-summary",))
+
+
+def choice(records: list[Record]) -> nodes.raw:
+    """Buttons that hide the cards of other verdicts, by the style sheet alone; without it all cards are shown."""
+    verdicts = [record.verdict for record in records]
+    kinds = [("all", "all", len(verdicts))]
+    kinds += [(KINDS[verdict], words, verdicts.count(verdict)) for verdict, words in SUMMARY.items()]
+    buttons = "".join(
+        f'<label><input type="radio" name="claim-filter" id="show-{kind}"{" checked" * (kind == "all")}> '
+        f"{words} ({count})</label>"
+        for kind, words, count in kinds
+    )
+    return _html(f'<fieldset class="claim-filter"><legend>Claims to show</legend>{buttons}</fieldset>')
 
 
 class LedgerDirective(SphinxDirective):
-    """``{ledger}``: the table of all claims, or of those of one chapter or verdict."""
-
-    option_spec = {  # noqa: RUF012 - docutils wants a plain dict
-        "chapter": directives.unchanged_required,
-        "verdict": lambda text: directives.choice(text, (HOLDS, DOES_NOT_HOLD, NOT_TESTABLE)),
-    }
+    """``{ledger}``: summary, filter, and a section of cards for each chapter."""
 
     def run(self) -> list[nodes.Node]:
         """Makes the nodes; called by docutils."""
         records = list(self.env.recipes_claims.values())
-        if "chapter" in self.options:
-            records = [record for record in records if record.chapter == self.options["chapter"]]
-        if "verdict" in self.options:
-            records = [record for record in records if record.values["verdict"] == self.options["verdict"]]
         _depend_on_notebooks(self.env)
-        return [table(records)] if records else [_paragraph("No claim is recorded here yet.")]
+        if not records:
+            return [_paragraph("No claim is recorded here yet.")]
+        return [summary(records), choice(records), *map(self._section, dict.fromkeys(r.chapter for r in records))]
 
-
-class ClaimDirective(SphinxDirective):
-    """``{claim} ID``: the table of one claim."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Makes the nodes; called by docutils."""
-        wanted = self.arguments[0]
-        _depend_on_notebooks(self.env)
-        if wanted not in self.env.recipes_claims:
-            known = ", ".join(self.env.recipes_claims) or "none"
-            logger.warning(
-                "no record of claim %s; there are: %s", wanted, known, location=self.get_location(), type="claims"
-            )
-            return []
-        return [table([self.env.recipes_claims[wanted]])]
+    def _section(self, chapter: str) -> nodes.section:
+        title = title_of(chapter)
+        section = nodes.section("", nodes.title(title, title), ids=[anchor(chapter)], names=[anchor(chapter)])
+        self.state.document.note_explicit_target(section, section)
+        section += [card(record) for record in self.env.recipes_claims.values() if record.chapter == chapter]
+        return section
 
 
 class PapersDirective(SphinxDirective):
-    """``{papers}``: the papers' figures beside ours."""
+    """``{papers}``: the papers' numbers beside ours."""
 
     def run(self) -> list[nodes.Node]:
         """Makes the nodes; called by docutils."""
@@ -273,12 +313,60 @@ class PapersDirective(SphinxDirective):
         return [papers_table(list(self.env.recipes_claims.values()))]
 
 
-def header_seconds(notebook: Path) -> str:
-    """The time that a chapter's own header names, so that no two pages name different ones; ``?`` where it names none."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    named = re.search(r"notebook\.start\([^)]*\bseconds=(\d+)", code)
-    return named[1] if named else "?"
+class ClaimsDirective(SphinxDirective):
+    """``{claims} NAME``: the box of what a chapter puts to the test, before any run."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Makes the nodes; called by docutils."""
+        name = self.arguments[0]
+        if name not in recipes.MENU:
+            known = ", ".join(recipes.MENU)
+            logger.warning("no chapter %s has claims; there are: %s", name, known, location=self.get_location())
+            return []
+        chapter = recipes.chapter(name)
+        title = nodes.title(BOX_TITLE, BOX_TITLE)
+        intro = _paragraph(
+            "Each claim has a control arm, and a margin that was fixed before the claim was checked. It holds where the "
+            "mean difference from the control reaches the margin and no seed points the other way. The verdicts stand at "
+            "the end of the chapter, and in ",
+            _page_link("/book/ledger", "the ledger"),
+            ".",
+        )
+        box = nodes.admonition("", title, intro, claim_list(chapter.headlines, chapter), classes=["important"])
+        if chapter.others:
+            count = len(chapter.others)
+            summary = "One more claim" if count == 1 else f"{count} more claims"
+            box += [
+                _html(f"<details><summary>{summary}</summary>"),
+                claim_list(chapter.others, chapter),
+                _html("</details>"),
+            ]
+        return [box]
+
+
+def claim_list(claims: Sequence[Claim], chapter: Chapter) -> nodes.bullet_list:
+    """A point for each claim: its statement; under it how it is judged, its control, and the number of seeds."""
+    items = []
+    for claim in claims:
+        how = f" {claim.rule}. Control: {claim.control_arm}. {len(chapter.seeds)} {claim.unit}s."
+        if claim.not_testable:
+            how = f" not testable here: {claim.not_testable}."
+        identity = nodes.literal(claim.id, claim.id)
+        items.append(
+            nodes.list_item(
+                "",
+                _paragraph(nodes.strong(claim.statement, claim.statement)),
+                _paragraph(identity, ":", how, classes=["claim-facts"]),
+            )
+        )
+    return nodes.bullet_list("", *items)
+
+
+def header_seconds(notebook: Path) -> int:
+    """The seconds that a chapter's own first cell names: both read them from the menu."""
+    return recipes.MENU[notebook.stem].seconds
 
 
 class ChapterRole(SphinxRole):
@@ -291,9 +379,7 @@ class ChapterRole(SphinxRole):
         if not notebook.exists():
             logger.warning("no executed notebook %s", notebook.name, location=self.get_location(), type="claims")
             return [], []
-        verdicts = [
-            record.values["verdict"] for record in self.env.recipes_claims.values() if record.chapter == self.text
-        ]
+        verdicts = [record.verdict for record in self.env.recipes_claims.values() if record.chapter == self.text]
         phrase = f"about {header_seconds(notebook)} s on one core"
         if verdicts:
             held = sum(verdict == HOLDS for verdict in verdicts)
@@ -309,8 +395,8 @@ def _depend_on_notebooks(env: Any) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this when it loads the extension."""
+    app.add_directive("claims", ClaimsDirective)
     app.add_directive("ledger", LedgerDirective)
-    app.add_directive("claim", ClaimDirective)
     app.add_directive("papers", PapersDirective)
     app.add_role("chapter", ChapterRole())
     app.connect("builder-inited", _load)

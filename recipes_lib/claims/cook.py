@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes_lib import recipes
+from recipes_lib.claim import Arm
 from recipes_lib.claims.fingerprint import Fingerprint, fingerprint
 from recipes_lib.config import to_yaml
 from recipes_lib.data import embedded
@@ -36,7 +37,7 @@ def cook(name: str, runs: Path = Path("runs")) -> Path:
     destination = storage() / "cooked" / name
     recipe = recipes.named(name)
     config = recipe.presets[PRESET]
-    mark = fingerprint(name, PRESET, {})
+    mark = fingerprint(Arm(recipe=name, preset=PRESET))
     folder = runs / f"cook-{name}-{digest(to_yaml(name, config), mark)}"
     if finished(folder) is None:
         recipe.run(config, folder)

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from recipes_lib import claims
+from recipes_lib import recipes
 from recipes_lib.errors import OutputClosed
 from recipes_lib.recipes import Entry
 
@@ -98,19 +98,19 @@ def card_facts(entry: Entry) -> dict[str, Any]:
             "full_scale": claim.full_scale,
             "full_scale_control": claim.full_scale_control,
         }
-        for claim in claims.module(entry.name).CLAIMS
+        for claim in recipes.chapter(entry.name).claims
     ]
     return {**entry_facts(entry), "claims": facts, "commands": commands(entry)}
 
 
 def commands(entry: Entry) -> list[str]:
-    """What to type next; the last is the first claim's test at full scale."""
+    """What to type next; the last is the first headline's test at full scale."""
     name, small = entry.name, entry.presets[0]
     return [
         f"recipes run {name} --preset {small}",
         f"recipes run {name} --preset {small} --help",
         f"recipes verify {name}",
-        claims.module(name).CLAIMS[0].full_scale,
+        recipes.chapter(name).headlines[0].full_scale,
     ]
 
 
@@ -145,7 +145,7 @@ def card(entry: Entry) -> Group:
         Text.assemble(("chapter  ", "bold"), entry.chapter),
         Text("\nwhat the chapter puts to the test", "bold"),
     ]
-    lines += [Text(f"  {claim.id}: {claim.statement}") for claim in claims.module(entry.name).CLAIMS]
+    lines += [Text(f"  {claim.id}: {claim.statement}") for claim in recipes.chapter(entry.name).claims]
     lines += [Text("\ncommands", "bold"), *(Text(f"  {command}") for command in commands(entry))]
     return Group(*lines)
 

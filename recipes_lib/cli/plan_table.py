@@ -8,6 +8,9 @@ from rich.text import Text
 from recipes_lib.launch.hardware import GPUS
 from recipes_lib.launch.plan import Plan
 
+PARTS = ("part", "all", "trained")
+"""Heads of the table of parameters."""
+
 _NUMBERS = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 _MEMORY = {
     "weights": "weights and buffers",
@@ -47,57 +50,63 @@ def duration(hours: float) -> str:
     return f"{hours / 24:,.1f} days"
 
 
-def show(plan: Plan) -> Group:
-    """The whole of it."""
-    gpu = GPUS[plan.gpu].title
-    title = f"{plan.recipe}, preset {plan.preset}, on {plan.world} {gpu}"
+Rows = list[tuple[str, ...]]
+
+
+def title(plan: Plan) -> str:
+    """What was planned, in a line."""
+    return f"{plan.recipe}, preset {plan.preset}, on {plan.world} {GPUS[plan.gpu].title}"
+
+
+def sections(plan: Plan) -> dict[str, Rows]:
+    """The plan as rows of text: three columns (part, all, trained) for the parameters, else a name and what it is."""
+    parts = [(name, f"{part.parameters:,}", f"{part.trained:,}") for name, part in plan.parts.items()]
     run = {
-        "images a step": f"{plan.batch_size:,} ({plan.micro_batch:,} a GPU at once)",
+        "images per step": f"{plan.batch_size:,} ({plan.micro_batch:,} per GPU at once)",
         "steps": f"{plan.steps:,} ({units(plan.images_seen)} images seen)",
-        "operations an image": units(plan.flops_per_image, "FLOP"),
-        "operations a step": units(plan.flops_per_step, "FLOP"),
+        "operations per image": units(plan.flops_per_image, "FLOP"),
+        "operations per step": units(plan.flops_per_step, "FLOP"),
         "operations of the run": units(plan.flops_total, "FLOP"),
         "of these in 8-bit layers": f"{plan.low_bit_share:.0%}" if plan.low_bit_share else "",
         "GPU-hours, assumed": _gpu_hours(plan.gpu_hours),
         "time on the clock, assumed": duration(plan.hours),
-        "sent by each GPU a step": units(plan.wire_bytes_per_step, "B"),
+        "sent by each GPU per step": units(plan.wire_bytes_per_step, "B"),
         "sent by each GPU in all": f"{units(plan.wire_bytes_total, 'B')} ({plan.averagings:,} averagings)",
         "checkpoint on disk": f"{units(plan.checkpoint_bytes, 'B')} (the last {plan.checkpoints_kept} are kept)",
     }
     memory = {label: units(plan.memory[name], "B") for name, label in _MEMORY.items() if plan.memory[name]}
     memory["a GPU has"] = units(plan.gpu_memory, "B")
-    words = [Text(f"  {name}: {said}") for name, said in plan.assumptions.items() if isinstance(said, str)]
-    return Group(
-        Text(title, "bold"),
-        Text("\nparameters", "bold"),
-        _parts(plan),
-        Text("\nthe run", "bold"),
-        _table(run),
-        Text("\nmemory of one GPU", "bold"),
-        _table(memory),
-        Text("\nassumptions", "bold"),
-        *words,
-        *(Text(f"\nwarning: {line}", "bold") for line in plan.warnings),
-    )
+    return {
+        "parameters": [*parts, ("together", f"{plan.parameters:,}", f"{plan.trained_parameters:,}")],
+        "the run": [(name, said) for name, said in run.items() if said],
+        "memory of one GPU": list(memory.items()),
+        "assumptions": [(name, said) for name, said in plan.assumptions.items() if isinstance(said, str)],
+    }
+
+
+def show(plan: Plan) -> Group:
+    """The whole of it for a terminal."""
+    found = sections(plan)
+    lines = [Text(title(plan), "bold")]
+    for name, rows in found.items():
+        lines.append(Text(f"\n{name}", "bold"))
+        if name == "assumptions":  # sentences, which a table would cut
+            lines += [Text(f"  {what}: {said}") for what, said in rows]
+        else:
+            lines.append(_table(rows))
+    return Group(*lines, *(Text(f"\nwarning: {line}", "bold") for line in plan.warnings))
 
 
 def _gpu_hours(value: float) -> str:
     return "less than 0.01" if value < 0.01 else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
-def _parts(plan: Plan) -> Table:
-    table = Table("part", "all", "trained", box=None, header_style="", pad_edge=False, padding=(0, 2))
-    for name, part in plan.parts.items():
-        table.add_row(f"  {name}", f"{part.parameters:,}", f"{part.trained:,}")
-    table.add_row("  together", f"{plan.parameters:,}", f"{plan.trained_parameters:,}")
-    for column in table.columns[1:]:
+def _table(rows: Rows) -> Table:
+    of_numbers = len(rows[0]) == 3
+    heads = PARTS if of_numbers else ("", "")
+    table = Table(*heads, box=None, show_header=of_numbers, header_style="", pad_edge=False, padding=(0, 2))
+    for name, *values in rows:
+        table.add_row(f"  {name}", *values)
+    for column in table.columns[1:] if of_numbers else ():
         column.justify = "right"
-    return table
-
-
-def _table(rows: dict[str, str]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    for name, value in rows.items():
-        if value:
-            table.add_row(f"  {name}", value)
     return table

@@ -20,7 +20,7 @@ class EvalConfig:
     probes: tuple[ClassProbe, ...] = ("knn", "linear", "lowshot")
     """factors needs images whose true factors are known (``pantry``, ``digits``); finetune trains on, the others read."""
     baselines: Literal["all", "none"] = "none"
-    """all: score random-init features, raw pixels and a supervised net of the same budget too."""
+    """all: score random-init features, raw pixels and a supervised network of the same budget too."""
     cooked: bool = False
     """With ``baselines`` all: also probe the network that ``recipes cook`` stored of this recipe, on the same images."""
     neighbours: int = 20

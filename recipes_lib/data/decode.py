@@ -48,7 +48,7 @@ class Decoded:
     """An image, and what was done to it that its owner might not expect."""
 
     image: Image.Image
-    """In RGB, 8 bits a channel."""
+    """In RGB, 8 bits per channel."""
     remarks: tuple[str, ...]
     """``SIXTEEN_BITS``, ``TRANSPARENT`` or ``TURNED``."""
 

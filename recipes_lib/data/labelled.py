@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of labelled images: text files with the name of an image a line, as papers on few labels publish them."""
+"""Lists of labelled images: text files with one image name per line, as papers on few labels publish them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def lines(path: Path) -> dict[int, str]:
         raise _unreadable(path, error.strerror if isinstance(error, OSError) else "not UTF-8 text") from None
     found = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
     if not found:
-        raise DataError(f"data.labelled = {path} names no image. Write the name of one labelled image a line.")
+        raise DataError(f"data.labelled = {path} names no image. Write one labelled image per line.")
     return found
 
 

@@ -28,7 +28,7 @@ class SupportBatches:
 
     Raises: ``DataError`` where a class has too few images, or the numbers do not fit.
     Differs: in the official code more images of a class's last visit come back, as if they were drawn anew at every visit:
-    in a comparison with supports of 4 images a class 2.0 of them did, and 1.0 here. There each rank draws for itself, and
+    in a comparison with supports of 4 images per class 2.0 of them did, and 1.0 here. There each rank draws for itself, and
     whether ranks share classes is a setting; here it follows from the numbers, and the loss, which sees all ranks' rows,
     does not depend on it.
     """
@@ -92,7 +92,7 @@ class SupportBatches:
         return Batch(self._own, position, None, [torch.stack(view) for view in zip(*samples, strict=True)], columns)
 
     def _chosen(self, position: int) -> Tensor:
-        """The images of a whole support: int64 [images_per_class, classes_per_batch], a class a column."""
+        """The images of a whole support: int64 [images_per_class, classes_per_batch], one class per column."""
         # a class meets at most one support of a pass, so the pass is the number of its visit
         visit, turn = divmod(position, len(self._members) // self._classes)
         order = torch.randperm(len(self._members), generator=randomness.generator(self._seed, visit, "support classes"))

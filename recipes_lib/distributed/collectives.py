@@ -8,6 +8,8 @@ invisible to autograd and loses exactly that sum.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -19,15 +21,34 @@ T = TypeVar("T")
 
 _BUCKET = 2**27  # bytes: what the flattened copies of in-place collectives may take at a time
 
+_pretended: ContextVar[int | None] = ContextVar("pretended world size", default=None)
+
+
+@contextmanager
+def pretend(world_size: int) -> Iterator[None]:
+    """Inside, this process counts as rank 0 of ``world_size`` ranks, the others of which do not exist.
+
+    What a loss calls works as if each of them held what rank 0 holds, and sends nothing: a sum is rank 0's own tensor, a
+    gather repeats it. So shapes, dtypes and bytes are those of a real rank 0, and values are not. The other collectives raise.
+    """
+    # torch's own fake process group counts for the whole process, is refused beside a real one, and leaves sys.excepthook changed
+    before = _pretended.set(world_size)
+    try:
+        yield
+    finally:
+        _pretended.reset(before)
+
 
 def world_size() -> int:
     """Number of processes of this run; 1 where none was started with others."""
+    if (pretended := _pretended.get()) is not None:
+        return pretended
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
     """This process's number, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and _pretended.get() is None else 0
 
 
 def is_main() -> bool:
@@ -48,11 +69,25 @@ def left_alone(error: BaseException | None) -> bool:
     return ours and (isinstance(error, dist.DistError) or any(words in str(error) for words in told))
 
 
+def _sum_in_place(x: Tensor) -> None:
+    if _pretended.get() is None:
+        dist.all_reduce(x)
+
+
+def _gathered(x: Tensor) -> list[Tensor]:
+    """Every rank's ``x``, rank 0's first."""
+    if _pretended.get() is not None:
+        return [x] * world_size()
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return parts
+
+
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         total = x.clone(memory_format=torch.contiguous_format)  # the collective works in place
-        dist.all_reduce(total)
+        _sum_in_place(total)
         return total
 
     @staticmethod
@@ -65,15 +100,13 @@ class _ConcatenateRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = x.shape[0]
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        return torch.cat(_gathered(x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        _sum_in_place(total)
         return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 

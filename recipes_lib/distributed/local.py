@@ -28,11 +28,13 @@ def run_ranks(function: Callable[..., Any], size: int, *arguments: Any, max_seco
     """
     # The rendezvous lives here, on a port the system chose: two tests at once cannot take each other's.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = multiprocessing.get_context("spawn")
+    # The server is a process without threads; what it has imported (set_forkserver_preload), no rank has to import again.
+    context = multiprocessing.get_context("forkserver")
     pipes, processes = [], []
     for rank in range(size):
         receiver, sender = context.Pipe(duplex=False)
-        variables = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+        # All variables travel: the server has those of the moment when it was started.
+        variables = {**os.environ, "RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
         variables |= {"MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True, "OMP_NUM_THREADS": 1}
         where = (inspect.getfile(function), function.__name__)
         process = context.Process(target=_work, args=(*where, arguments, variables, sender), daemon=True)
@@ -68,6 +70,7 @@ def _collect(pipes: list[Connection], max_seconds: float) -> list[Any]:
 
 
 def _work(path: str, name: str, arguments: tuple, variables: dict[str, Any], sender: Connection) -> None:
+    os.environ.clear()
     os.environ.update({key: str(value) for key, value in variables.items()})
     torch.set_num_threads(1)
     try:

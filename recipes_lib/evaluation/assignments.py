@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How images are spread over prototypes: the figures in which a collapse, or a shortcut, shows."""
+"""How images are spread over prototypes: the metrics in which a collapse, or a shortcut, shows."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from recipes_lib.objectives.prototypes import average_entropy, entropy
 
 
 def describe(assignments: Tensor, factors: Mapping[str, Tensor]) -> dict[str, float]:
-    """Figures of the soft assignments of N images to K prototypes.
+    """Metrics of the soft assignments of N images to K prototypes.
 
     ``prototypes_used``: prototypes that are some image's first choice. ``exp_mean_entropy``: exp of the entropy of the
     mean assignment, in [1, K] (1: all images on one prototype). ``exp_entropy``: exp of the mean entropy of an image's
@@ -21,12 +21,12 @@ def describe(assignments: Tensor, factors: Mapping[str, Tensor]) -> dict[str, fl
     from sklearn.metrics import normalized_mutual_info_score  # a second of importing, which --help does without
 
     choice = assignments.argmax(dim=1).cpu()
-    figures = {
+    metrics = {
         "prototypes_used": float(choice.unique().numel()),
         "exp_mean_entropy": float(entropy(assignments.mean(dim=0)).exp()),
         "exp_entropy": float(average_entropy(assignments).exp()),
     }
-    return figures | {f"nmi_{name}": float(normalized_mutual_info_score(f, choice)) for name, f in factors.items()}
+    return metrics | {f"nmi_{name}": float(normalized_mutual_info_score(f, choice)) for name, f in factors.items()}
 
 
 def tint(colours: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a score is compared with: raw pixels below, a supervised net of the same budget above.
+"""What a score is compared with: raw pixels below, a supervised network of the same budget above.
 
 The third baseline, random-init features, needs no code: extract features from the backbone before it is trained.
 """
@@ -19,7 +19,7 @@ from recipes_lib.optim.schedules import warmup_cosine
 from recipes_lib.views.multicrop import Normalize, Resize, eval_view
 
 PIXEL_SIDE = 32
-"""Larger images are reduced to this side: 3,072 values an image still fit in memory for a whole data set."""
+"""Larger images are reduced to this side: 3,072 values per image still fit in memory for a whole data set."""
 
 
 def raw_pixels(
@@ -72,7 +72,7 @@ def supervised(
 
     Cross-entropy under AdamW; the learning rate rises over the share ``warmup`` of the steps, then falls by a cosine to 0.
     The caller's ``batches`` bring augmented views, float [B, 3, H, W], and labels, int64 [B] (unlabelled images do not
-    count), so the net sees the very images, views and order that the self-supervised one saw. ``backbone`` gives
+    count), so the network sees the very images, views and order that the self-supervised one saw. ``backbone`` gives
     [B, ``width``]. ``seed`` draws the linear layer. ``progress`` is called after each step with its number and loss.
 
     Raises: ``ValueError`` where ``batches`` end before ``steps``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning: how good a classifier the trained net becomes when all of it learns from the labelled images.
+"""Fine-tuning: how good a classifier the trained network becomes when all of it learns from the labelled images.
 
 Two objectives, ``eval.finetune_objective``:
 
@@ -183,7 +183,7 @@ def global_batch(wanted: int, available: int, processes: int, classes: int = 1) 
         each = f", equally many of {classes} classes" if classes > 1 else ""
         raise DataError(
             f"There are {available} labelled images to fine-tune on and eval.finetune_batch_size = {wanted}: too few for "
-            f"{max(2 * processes, unit)} at a time, two a process{each}. Label more images, or use a larger batch."
+            f"{max(2 * processes, unit)} at a time, two per process{each}. Label more images, or use a larger batch."
         )
     return batch
 

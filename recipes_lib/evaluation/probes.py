@@ -14,8 +14,7 @@ from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
 from recipes_lib.data.load import Splits
 from recipes_lib.distributed import collectives
 from recipes_lib.errors import DataError
-from recipes_lib.evaluation import finetune
-from recipes_lib.evaluation import readout as factors
+from recipes_lib.evaluation import finetune, readout
 from recipes_lib.evaluation.features import Features
 from recipes_lib.evaluation.knn import weighted_knn
 from recipes_lib.evaluation.linear import linear_probe
@@ -92,7 +91,7 @@ def read_factors(train: Features, train_images: ImageSet, test: Features, test_i
     sides = train_images, test_images
     open_labels = all(images.labels is not None and bool((images.labels != UNLABELLED).all()) for images in sides)
     known = [({"label": images.labels} if open_labels else {}) | images.factors for images in sides]
-    return factors.factor_scores(train.before_norm, known[0], test.before_norm, known[1])
+    return readout.factor_scores(train.before_norm, known[0], test.before_norm, known[1])
 
 
 def run_probes(
@@ -161,9 +160,9 @@ def _need_factors(data: Splits) -> None:
         raise DataError(
             "The probe factors needs images whose true factors are known: --data.name pantry or digits. Use another probe."
         )
-    if len(data.train) < factors.FEWEST:
+    if len(data.train) < readout.FEWEST:
         raise DataError(
-            f"The probe factors needs {factors.FEWEST} training images, and there are {len(data.train)}. Use more images."
+            f"The probe factors needs {readout.FEWEST} training images, and there are {len(data.train)}. Use more images."
         )
 
 

@@ -12,7 +12,7 @@ scores share a scale: 0 is what a guess gets that knows no image, 1 is without f
   output is the value that the features speak for most, whatever values are frequent.
 
 A factor that some images do not show (the colour of a card that is not there, the turn of a round bowl) cannot be read
-from those, which lowers its score: compare it between nets, rather than with other factors.
+from those, which lowers its score: compare it between networks, rather than with other factors.
 
 Source: Alain & Bengio, arXiv 1610.01644 (linear probes); balanced accuracy as scikit-learn's, with ``adjusted``.
 """

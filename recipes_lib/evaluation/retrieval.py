@@ -22,7 +22,7 @@ def recall(
     their own image among the k nearest.
 
     Nearest by cosine. Candidates of equal cosine share the places that are left: a query counts by its chance of a hit
-    in a random order of them, so that a net that maps everything to one point scores k / candidates, not 1.
+    in a random order of them, so that a network that maps everything to one point scores k / candidates, not 1.
 
     Shapes: ``images`` [m, d], ``texts`` [t, d], ``owner`` int64 [t], the image of each text; not necessarily
     normalised. ``chunk`` queries are compared at once: memory is chunk * max(m, t).

@@ -42,7 +42,7 @@ def nearest_neighbours(
 def describe(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor | None, *, classes: int, temperature: float
 ) -> dict[str, float]:
-    """Figures in which a collapse of the classifier shows.
+    """Metrics in which a collapse of the classifier shows.
 
     ``classes_predicted``: classes that are some test image's first choice. ``exp_mean_entropy``: exp of the entropy of
     the mean prediction, in [1, classes] (1: all images in one class). ``exp_entropy``: exp of the mean entropy of an
@@ -54,15 +54,15 @@ def describe(
     labels = snn.support_labels(train_labels, classes, smoothing=0.0)
     p = snn.soft_nearest_neighbours(test, train, labels, temperature)  # [M, classes]
     choice = p.argmax(dim=1)
-    figures = {
+    metrics = {
         "classes_predicted": float(choice.unique().numel()),
         "exp_mean_entropy": float(entropy(p.mean(dim=0)).exp()),
         "exp_entropy": float(average_entropy(p).exp()),
     }
     if test_labels is None:
-        return figures
-    figures["snn_accuracy"] = float((choice == test_labels).double().mean())
+        return metrics
+    metrics["snn_accuracy"] = float((choice == test_labels).double().mean())
     if classes > 5:
         among = (p.topk(5, dim=1).indices == test_labels[:, None]).any(dim=1)
-        figures["snn_top5_accuracy"] = float(among.double().mean())
-    return figures
+        metrics["snn_top5_accuracy"] = float(among.double().mean())
+    return metrics

@@ -21,8 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recipes_lib.factors import bootstrap as factor_stats
-from recipes_lib.factors import error_ratios as factors
+from recipes_lib.factors import error_ratios, inference
 from recipes_lib.factors.annotations import Annotations
 from recipes_lib.factors.error_ratios import Correctness, Counts, Scope, Split
 from recipes_lib.factors.predictions import Predictions
@@ -36,7 +35,7 @@ Interval = Literal["bootstrap", "wilson"]
 
 @dataclass(frozen=True)
 class Table:
-    """The figures of one kind of mark and one kind of correctness; arrays are float64 [M, F], NaN where not defined."""
+    """The metrics of one kind of mark and one kind of correctness; arrays are float64 [M, F], NaN where not defined."""
 
     counts: Counts
     low: np.ndarray
@@ -50,9 +49,9 @@ class Table:
     """``p`` adjusted over all models and factors of this table."""
     fdr: np.ndarray
     """``p`` adjusted by Benjamini and Hochberg, over the same."""
-    agreement: factor_stats.Agreement | None
+    agreement: inference.Agreement | None
     """None for a single model."""
-    groups: dict[str, list[factor_stats.GroupTest]]
+    groups: dict[str, list[inference.GroupTest]]
     """A column of the table of groups -> a test for each factor."""
 
     def rankings(self) -> list[list[int]]:
@@ -81,7 +80,7 @@ class FactorReport:
     models: tuple[str, ...]
     factors: tuple[str, ...]
     tables: dict[str, dict[Correctness, Table]]
-    """Kind of mark (``top``, ``multi``) -> kind of correctness -> figures."""
+    """Kind of mark (``top``, ``multi``) -> kind of correctness -> metrics."""
     splits: dict[Correctness, Split]
     """Kind of correctness -> the same answers by metaclass and by class."""
     prevalence: dict[str, Prevalence]
@@ -121,12 +120,12 @@ def factor_report(
         raise ValueError(f"models without a group: {unknown}")
     tables: dict[str, dict[Correctness, Table]] = {which: {} for which in annotations.marks}
     splits = {
-        kind: factors.split(predictions, annotations, kind, rows=factors.counting(annotations, kind, scope))
-        for kind in factors.allowed(annotations)
+        kind: error_ratios.split(predictions, annotations, kind, rows=error_ratios.counting(annotations, kind, scope))
+        for kind in error_ratios.allowed(annotations)
     }
     for kind, found in splits.items():
         for which, counts in found.whole.items():
-            bounds = factor_stats.wilson_ratio(counts, level)
+            bounds = inference.wilson_ratio(counts, level)
             low, high = bounds
             if interval == "bootstrap":
                 low, high = _bootstrap(counts, predictions.models, f"{which} {kind}", resamples, level, seed)
@@ -157,7 +156,7 @@ def _table(
     purpose: str,
     seed: int,
 ) -> Table:
-    p, ratios = factor_stats.no_effect(counts), counts.error_ratio
+    p, ratios = inference.no_effect(counts), counts.error_ratio
     columns = next(iter(groups.values())) if groups else ()
     comparable = len(models) > 1 and int((~np.isnan(ratios).any(axis=0)).sum()) > 2
     return Table(
@@ -165,12 +164,10 @@ def _table(
         *bounds,
         *wilson,
         p=p,
-        holm=factor_stats.holm(p),
-        fdr=factor_stats.benjamini_hochberg(p),
-        agreement=factor_stats.agreement(ratios, generator=_generator(seed, "agreement", purpose))
-        if comparable
-        else None,
-        groups={name: factor_stats.compare_groups(ratios, [groups[m][name] for m in models]) for name in columns},
+        holm=inference.holm(p),
+        fdr=inference.benjamini_hochberg(p),
+        agreement=inference.agreement(ratios, generator=_generator(seed, "agreement", purpose)) if comparable else None,
+        groups={name: inference.compare_groups(ratios, [groups[m][name] for m in models]) for name in columns},
     )
 
 
@@ -179,7 +176,7 @@ def _bootstrap(
 ) -> tuple[np.ndarray, np.ndarray]:
     drawn = {"resamples": resamples, "level": level}
     bounds = [
-        factor_stats.bootstrap_ratio(counts, place, generator=_generator(seed, name, purpose), **drawn)
+        inference.bootstrap_ratio(counts, place, generator=_generator(seed, name, purpose), **drawn)
         for place, name in enumerate(models)
     ]
     return np.stack([low for low, _ in bounds]), np.stack([high for _, high in bounds])
@@ -195,8 +192,8 @@ def _prevalence_of(which: str, counts: Counts, train: Annotations | None) -> Pre
         return Prevalence(counts.prevalence, None, None, None)
     rows = train.kept
     with_factor, total = train.marks[which][rows].sum(axis=0), int(rows.sum())
-    p = factor_stats.same_share(counts.with_factor, counts.images, with_factor, total)
-    return Prevalence(counts.prevalence, with_factor / total, p, factor_stats.holm(p))
+    p = inference.same_share(counts.with_factor, counts.images, with_factor, total)
+    return Prevalence(counts.prevalence, with_factor / total, p, inference.holm(p))
 
 
 def _notes(

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from recipes_lib.factors import bootstrap as factor_stats
+from recipes_lib.factors import inference
 from recipes_lib.factors.error_ratios import Correctness, Counts
 from recipes_lib.factors.report import WORST, FactorReport, Table
 
 MOST_PAIRS = 20
 """Models up to which every pair's rank correlation is reported."""
 MOST_TABLES = 20
-"""Models up to which each one's figures by metaclass and its worst classes are listed: of 2,200 they would be 300 MB. Of more,
+"""Models up to which each one's metrics by metaclass and its worst classes are listed: of 2,200 they would be 300 MB. Of more,
 means and shared classes are."""
 
 
@@ -76,7 +76,7 @@ def _prevalence(report: FactorReport, which: str) -> dict[str, Any]:
 
 
 def _over_tables(report: FactorReport) -> dict[str, Any]:
-    """What each table says beyond its models' figures: part -> kind of mark -> correctness -> ..."""
+    """What each table says beyond its models' metrics: part -> kind of mark -> correctness -> ..."""
     parts: dict[str, Any] = {}
 
     def put(part: str, which: str, kind: str, value: Any) -> None:
@@ -91,10 +91,10 @@ def _over_tables(report: FactorReport) -> dict[str, Any]:
             put("error_shift", which, kind, {n: _row(report, shifts[place]) for place, n in enumerate(report.models)})
             if (train := report.prevalence[which].train) is not None:
                 pairs = zip(report.models, ratios, strict=True)
-                rarity = {name: plain(factor_stats.rank_correlation(train, row)) for name, row in pairs}
+                rarity = {name: plain(inference.rank_correlation(train, row)) for name, row in pairs}
                 put("train_share_correlation", which, kind, rarity)
             if table.agreement:
-                put("spread", which, kind, _named(report, **factor_stats.spread(ratios)))
+                put("spread", which, kind, _named(report, **inference.spread(ratios)))
                 put("consistency", which, kind, _consistency(report, table))
             if table.groups:
                 put("groups", which, kind, {column: _groups(report, column, table) for column in table.groups})
@@ -102,7 +102,7 @@ def _over_tables(report: FactorReport) -> dict[str, Any]:
 
 
 def _metaclasses(report: FactorReport) -> dict[str, Any]:
-    """Accuracy in each metaclass, and its factors' figures: each model's, and their means. Empty without metaclasses."""
+    """Accuracy in each metaclass, and its factors' metrics: each model's, and their means. Empty without metaclasses."""
     splits = report.splits
     if not any(found.metaclasses for found in splits.values()):
         return {}
@@ -113,7 +113,7 @@ def _metaclasses(report: FactorReport) -> dict[str, Any]:
         for name, row in zip(report.models, zip(*columns, strict=True), strict=True):
             averages[name][kind] = dict(zip(found.metaclasses, map(plain, row), strict=True))
 
-    def figures(pick: Callable[[np.ndarray], np.ndarray]) -> dict[str, dict[str, dict[str, Any]]]:
+    def metrics(pick: Callable[[np.ndarray], np.ndarray]) -> dict[str, dict[str, dict[str, Any]]]:
         """``pick`` makes one row [F] of all models' [M, F]."""
         return {
             which: {
@@ -129,9 +129,9 @@ def _metaclasses(report: FactorReport) -> dict[str, Any]:
 
     parts: dict[str, Any] = {"metaclass_average": averages}
     if len(report.models) <= MOST_TABLES:
-        parts["metaclasses"] = {name: figures(operator.itemgetter(place)) for place, name in enumerate(report.models)}
+        parts["metaclasses"] = {name: metrics(operator.itemgetter(place)) for place, name in enumerate(report.models)}
     if len(report.models) > 1:
-        parts["metaclass_means"] = figures(factor_stats.mean_over_models)
+        parts["metaclass_means"] = metrics(inference.mean_over_models)
     return parts
 
 
@@ -149,7 +149,7 @@ def _worst_classes(report: FactorReport) -> dict[str, Any]:
                 worst[name][kind]["listed"] = {
                     str(label): {"n": plain(n[label]), "accuracy": plain(accuracy[place, label])} for label in own
                 }
-        times, mean = np.bincount(chosen.ravel(), minlength=len(n)), factor_stats.mean_over_models(accuracy)
+        times, mean = np.bincount(chosen.ravel(), minlength=len(n)), inference.mean_over_models(accuracy)
         order = np.lexsort((mean, -times))[: np.count_nonzero(times)]  # the most shared first
         shared[kind] = {
             str(label): {"models": plain(times[label]), "n": plain(n[label]), "mean_accuracy": plain(mean[label])}
@@ -170,14 +170,14 @@ def _consistency(report: FactorReport, table: Table) -> dict[str, Any]:
         "factors": table.agreement.factors,
     }
     if len(report.models) <= MOST_PAIRS:
-        pairs = factor_stats.pairs_of_models(table.counts.error_ratio, report.models)
+        pairs = inference.pairs_of_models(table.counts.error_ratio, report.models)
         found["pairs"] = [{"models": list(pair), "rank_correlation": plain(rho)} for pair, rho in pairs.items()]
     return found
 
 
 def _groups(report: FactorReport, column: str, table: Table) -> dict[str, Any]:
     tests = table.groups[column]
-    adjusted = factor_stats.holm(np.array([test.p for test in tests]))
+    adjusted = inference.holm(np.array([test.p for test in tests]))
     return {
         factor: {
             "means": {group: plain(mean) for group, mean in test.means.items()},

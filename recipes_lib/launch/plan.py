@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training run will cost, before anything is started: no data, no GPU, no process but this one, nothing written.
 
-:func:`plan` builds the recipe's own method and views as stand-ins (:mod:`recipes_lib.launch.stand_in`), takes one rank's
+:func:`plan` builds the recipe's own method and views of fake tensors (:mod:`recipes_lib.launch.fake_tensors`), takes one rank's
 micro-batch through forward and backward, and counts. What it cannot know it assumes, and ``Plan.assumptions`` says so.
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from recipes_lib import recipes
 from recipes_lib.errors import ConfigError, Faults
-from recipes_lib.launch import costs, data_sizes, hardware, stand_in, trace
+from recipes_lib.launch import costs, data_sizes, fake_tensors, hardware, trace
 from recipes_lib.launch.advice import assumptions, warnings
 from recipes_lib.pretraining.recipe import Recipe
 
@@ -105,7 +105,7 @@ def plan(
     method, converted = _build(recipe, config, steps)
     train = config.train
     micro = train.batch_size // (world * train.accumulate)
-    views = stand_in.views(recipe, method, config, micro, rows, classes)
+    views = fake_tensors.views(recipe, method, config, micro, rows, classes)
     found = trace.measure(method, views, precision=train.precision, world=world, converted=converted)
     state = costs.optimizer_state(config.optim)
     memory = costs.memory(method, config, world, state, simulated)
@@ -225,11 +225,11 @@ def _steps(config: Any, images: int | None) -> int:
 
 def _build(recipe: Recipe, config: Any, steps: int) -> tuple[nn.Module, frozenset[str]]:
     """The method with full linear layers, and the names of those that ``model.linear`` would convert."""
-    method = stand_in.build(recipe, replace(config, model=replace(config.model, linear="full")), steps)
+    method = fake_tensors.build(recipe, replace(config, model=replace(config.model, linear="full")), steps)
     if config.model.linear == "full":
         return method, frozenset()
     before = {name: type(layer) for name, layer in method.named_modules()}
-    after = stand_in.build(recipe, config, steps).named_modules()
+    after = fake_tensors.build(recipe, config, steps).named_modules()
     return method, frozenset(name for name, layer in after if type(layer) is not before[name])
 
 

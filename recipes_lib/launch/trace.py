@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from recipes_lib.distributed import fsdp
-from recipes_lib.launch import stand_in
+from recipes_lib.launch import fake_tensors
 
 Shape = torch.Size
 
@@ -63,8 +63,8 @@ class Trace:
 def measure(
     method: nn.Module, views: dict[str, Any], *, precision: str, world: int = 1, converted: frozenset[str] = frozenset()
 ) -> Trace:
-    """Counts on stand-ins what rank 0 of ``world`` does with ``views``; ``converted``: names of linear layers to look at."""
-    with stand_in.pretending(method, views, world) as (tensors, fake):
+    """Counts on fake tensors what rank 0 of ``world`` does with ``views``; ``converted``: names of linear layers to look at."""
+    with fake_tensors.of(method, views, world) as (tensors, fake):
         return count(method, fake, precision=precision, tensors=tensors, converted=converted)
 
 

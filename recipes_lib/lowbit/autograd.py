@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the low-bit layers ask of torch around their products: autocast on any device, and ``torch.func.vmap``."""
+"""Helpers of the low-bit layers' autograd functions: autocast on any device, and a rule for ``torch.func.vmap``."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,23 +10,24 @@ from torch import Tensor
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """The dtype that autocast asks for on ``device`` now; none where it is off or, as on the meta device, unknown."""
+    """The dtype of autocast on ``device``, or None if autocast is off or the device has none (the meta device)."""
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
 
 
 def no_autocast(device: str) -> AbstractContextManager:
-    """Switches autocast off on ``device``."""
+    """A context in which autocast is off on ``device``."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def one_by_one(
     function: Callable[..., tuple[Tensor, ...]], count: int, in_dims: Sequence[Any], inputs: Sequence[Any]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """A rule for ``torch.func.vmap``: calls ``function`` for each of ``count`` samples and stacks what they return.
+    """A rule for ``torch.func.vmap``: calls ``function`` for each of ``count`` samples and stacks the results.
 
-    The samples are multiplied one after the other, for an integer product takes two matrices; each has its own scales.
+    The samples are multiplied one after the other, because an integer product takes two matrices. Each sample has its
+    own scales.
     """
 
     def sample(i: int) -> tuple[Tensor, ...]:

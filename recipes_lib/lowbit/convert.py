@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts low-bit layers in the place of a model's linear ones."""
+"""Replaces a model's linear layers by low-bit ones."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -12,28 +12,30 @@ from recipes_lib.lowbit.fp8 import Fp8Linear
 from recipes_lib.lowbit.linear import Int8Linear, SwitchBackLinear, SwitchBackMLinear, SwitchBackQLinear
 
 Kind = Literal["switchback", "switchback_m", "switchback_q", "int8", "fp8", "fp8_switchback"]
-"""fp8: all three products from one scale a matrix, as the baseline that diverges; fp8_switchback: SwitchBack in fp8."""
+"""The low-bit layers: ``fp8`` has one scale per matrix in all three products, the baseline that diverges in the paper;
+``fp8_switchback`` is SwitchBack in fp8; the others are the classes of :mod:`recipes_lib.lowbit.linear`."""
 KEPT = ("*head*", "*embed*", "*projection*", "*projector*", "*predictor*", "*classifier*", "fc", "prototypes")
-"""Names that stay in full precision by default: what leads into a network and what leads out of it. Norms, embedding
-tables and convolutions stay too, for only ``nn.Linear`` is replaced."""
+"""Name patterns of the layers that stay in full precision by default: a network's first and last ones. Norms, embedding
+tables and convolutions stay too, because only ``nn.Linear`` is replaced."""
 
 
 def convert(model: nn.Module, kind: Kind, *, skip: Sequence[str] = KEPT) -> int:
-    """Replaces, in place, the ``nn.Linear`` layers inside ``model`` by those of ``kind``, and returns their number.
+    """Replaces, in place, the ``nn.Linear`` layers inside ``model`` by layers of ``kind``, and returns their number.
 
-    Weights and biases are the same ``Parameter`` objects afterwards, so an optimiser, a state dict or tied weights need
-    no change. Subclasses of ``nn.Linear`` stay (``nn.MultiheadAttention`` reads the weight of its own past the layer's
-    ``forward``), and so does a layer with hooks, which would be lost. ``nn.TransformerEncoderLayer`` reads weights past
-    ``forward`` too, in evaluation: this fast path of its own is switched off where one of its layers is replaced.
+    Weights and biases stay the same ``Parameter`` objects, so an optimiser, a state dict or tied weights need no
+    change. Subclasses of ``nn.Linear`` are not replaced: ``nn.MultiheadAttention`` reads the weight of its output layer
+    without calling the layer's ``forward``. Layers with hooks are not replaced either: the hooks would be lost. In
+    evaluation ``nn.TransformerEncoderLayer`` also reads weights without calling ``forward``; this fast path is switched
+    off if one of its layers is replaced.
 
-    ``skip``: shell patterns; a layer stays where one fits its dotted name or one part of it: ``fc`` fits ``head.fc``
-    and not ``mlp.fc1``. An empty sequence skips nothing.
+    ``skip``: shell patterns; a layer is not replaced if a pattern matches its dotted name or one part of it: ``fc``
+    matches ``head.fc`` but not ``mlp.fc1``. An empty sequence skips no layer.
 
-    Raises: ``ConfigError`` for an unknown kind, or where no layer is left to replace.
+    Raises: ``ConfigError`` for an unknown kind, or if there is no layer to replace.
     """
     if kind not in get_args(Kind):
         raise ConfigError(f"kind = {kind!r} is no low-bit layer. {nearest(kind, get_args(Kind))}")
-    made: dict[nn.Linear, nn.Linear] = {}  # a layer that stands in two places stays one layer
+    made: dict[nn.Linear, nn.Linear] = {}  # a layer that is used in two places stays one layer
     kept = []
     for name, layer in list(model.named_modules(remove_duplicate=False)):
         if type(layer) is not nn.Linear or layer is model:
@@ -56,7 +58,7 @@ def _switch_off_fast_paths(model: nn.Module, made: set[nn.Module]) -> None:
     """Makes torch's transformer encoders call the layers of ``made`` in evaluation as they do in training."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder) and made & set(module.modules()):
-            # each is what torch itself sets where its fast path does not fit a layer
+            # torch itself sets the same attribute if its fast path does not fit a layer
             name, off = ("use_nested_tensor", False) if hasattr(module, "layers") else ("activation_relu_or_gelu", 0)
             setattr(module, name, off)
 
@@ -71,7 +73,7 @@ def _has_hooks(layer: nn.Linear) -> bool:
 
 
 def _like(layer: nn.Linear, kind: Kind) -> nn.Linear:
-    """A layer of ``kind`` around the same parameters."""
+    """A layer of ``kind`` with the parameters of ``layer``, the same objects."""
     sizes = (layer.in_features, layer.out_features, layer.bias is not None, "meta")
     match kind:
         case "switchback":

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""8-bit floating point: its exact grids, and a linear layer that is computed as if its numbers lay on them.
+"""8-bit floating point (fp8): rounding to the numbers of its two formats, and a linear layer that simulates it.
 
-E4M3 has 4 exponent and 3 mantissa bits, no infinity, and serves inputs and weights; E5M2 has 5 and 2, and serves
-gradients, which need range more than precision. Micikevicius et al., "FP8 formats for deep learning", arXiv 2209.05433.
+E4M3 has 4 exponent and 3 mantissa bits and no infinity; it is used for inputs and weights. E5M2 has 5 and 2; it is used
+for gradients, which need range more than precision.
 
-Symbols: X the input [n, d], W the weight [m, d], G the gradient of the output [n, m].
+Symbols: X the input [n, d], W the weight [m, d], G the gradient of the output Y [n, m].
+
+Source: Micikevicius et al., "FP8 formats for deep learning", arXiv 2209.05433.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -21,34 +23,41 @@ Scaling = Literal["tensor", "row"]
 
 
 class _Grid(NamedTuple):
+    """The numbers that a format can represent."""
+
     mantissa_bits: int
     smallest_exponent: int
     largest: float
 
 
 GRIDS: dict[str, _Grid] = {"e4m3": _Grid(3, -6, 448.0), "e5m2": _Grid(2, -14, 57344.0)}
-"""Bits after the leading one, exponent of the smallest normal number (below it the steps stay), largest number."""
+"""Per format: bits after the leading one, exponent of the smallest normal number (below it the step between numbers is
+constant), largest number."""
 
 
 def round_to(x: Tensor, fmt: Format) -> Tensor:
-    """The nearest number of the format, halves to the even mantissa; beyond the largest number, that number.
+    """Rounds ``x`` to the nearest numbers of the format, halves to the even mantissa; too large ones to the largest.
 
-    Torch's own cast to ``float8_e5m2`` makes infinities there, and that to ``float8_e4m3fn`` has done either in its
-    history. NaN stays NaN. [...] -> [...] of x's dtype, which holds every number of both formats.
+    Torch's own cast to ``float8_e5m2`` turns too large numbers into infinities; its cast to ``float8_e4m3fn`` saturates
+    in some versions and not in others. NaN stays NaN.
+
+    Shapes: [...] -> [...] of the dtype of ``x``, which can represent every number of both formats.
     """
     grid = _grid(fmt)
     wide = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(-grid.largest, grid.largest)
     exponent = torch.frexp(wide).exponent.sub_(1).clamp_(min=grid.smallest_exponent)
     step = torch.ldexp(torch.ones_like(wide), exponent.sub_(grid.mantissa_bits))
-    return (wide / step).round_().mul_(step).to(x.dtype)  # exact: a step is a power of two
+    return (wide / step).round_().mul_(step).to(x.dtype)  # division and product are exact: a step is a power of two
 
 
 def quantized(x: Tensor, fmt: Format, *, scaling: Scaling) -> Tensor:
-    """``x`` with its largest magnitude (of each row, or of all) brought to the format's largest number, rounded, and
-    brought back. [n, k] -> [n, k] of x's dtype; the numbers on the way are float32.
+    """Scales ``x`` so that its largest magnitude is the format's largest number, rounds it, and scales it back.
 
-    The scale is 2^126 at most, where it and its inverse are both normal numbers. Where the largest magnitude is below
-    5e-36 (E4M3) or 7e-34 (E5M2) it thus stays below the format's largest number; it would be brought to infinity else.
+    The scale is one per row or one per matrix, by ``scaling``. It is 2^126 at most, so that the scale and its inverse
+    are both normal numbers; without this limit a tiny matrix would be scaled to infinity. A largest magnitude below
+    5e-36 (E4M3) or 7e-34 (E5M2) therefore stays below the format's largest number.
+
+    Shapes: [n, k] -> [n, k] of the dtype of ``x``; intermediate numbers are float32.
     """
     if x.numel() == 0:
         return x
@@ -65,7 +74,7 @@ def _grid(fmt: str) -> _Grid:
 
 
 class _Simulated(torch.autograd.Function):
-    """Y = X W^T, dX = G W and dW = G^T X from numbers on the grids; straight through the rounding."""
+    """Y = X W^T, dX = G W and dW = G^T X of fp8 numbers; gradients pass straight through the rounding."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, scaling: Scaling) -> Tensor:
@@ -91,7 +100,7 @@ class _Simulated(torch.autograd.Function):
 
 
 class _Gradients(torch.autograd.Function):
-    """Those of dX and dW that are ``needed``; a function of its own, for ``torch.func.vmap``."""
+    """Computes those of dX and dW that are ``needed``; ``torch.func.vmap`` needs a separate function for its rule."""
 
     @staticmethod
     def forward(
@@ -103,13 +112,13 @@ class _Gradients(torch.autograd.Function):
             if needed[0]:
                 made.append(coarse @ quantized(weight, "e4m3", scaling="tensor"))
             if needed[1]:
-                # by row is SwitchBack: dW from G and X as they are
+                # scaling by row is SwitchBack: dW from the unrounded G and X
                 made.append(coarse.T @ quantized(x, "e4m3", scaling="tensor") if scaling == "tensor" else grad.T @ x)
         return tuple(made)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        """Keeps nothing: gradients of these gradients are not known."""
+        """Saves nothing: there are no second derivatives."""
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -117,12 +126,13 @@ class _Gradients(torch.autograd.Function):
 
 
 class Fp8Linear(nn.Linear):
-    """``nn.Linear`` whose products are of E4M3 inputs and weights and E5M2 gradients, simulated in the input's dtype.
+    """``nn.Linear`` that multiplies E4M3 inputs and weights and E5M2 gradients, simulated in the input's dtype.
 
-    ``scaling`` "tensor": one scale a matrix, all three products in fp8, the paper's baseline. "row": SwitchBack in fp8,
-    with a scale for each row of X and G, one for W, and dW from X and G as they are. The state dict is ``nn.Linear``'s.
+    ``scaling`` "tensor": one scale per matrix and all three products in fp8, the paper's baseline. "row": SwitchBack in
+    fp8, with a scale per row of X and G, one scale for W, and dW from the unrounded X and G. The state dict is that of
+    ``nn.Linear``.
 
-    It shows what fp8 does to training and saves no time. Values that are not finite stay so.
+    The simulation shows what fp8 does to training; it saves no time. Values that are not finite stay so.
 
     Source: Wortsman et al., arXiv 2304.13013.
     """
@@ -143,7 +153,7 @@ class Fp8Linear(nn.Linear):
         self.scaling = scaling
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] -> [..., out_features], in x's dtype or autocast's.
+        """Y = X W^T + b in the dtype of ``x`` or of autocast.  [..., in_features] -> [..., out_features]
 
         Raises: ``TypeError`` for integers, ``ValueError`` for a wrong last dimension.
         """
@@ -152,27 +162,28 @@ class Fp8Linear(nn.Linear):
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"Fp8Linear: the input has shape {list(x.shape)}; in_features is {self.in_features}.")
         dtype = autocast_dtype(x.device.type) or x.dtype
-        rows = x.to(dtype).flatten(0, -2) if x.dim() > 1 else x.to(dtype)[None]
+        rows = x.to(dtype).flatten(0, -2) if x.dim() > 1 else x.to(dtype)[None]  # [n, d]
         weight = self.weight.to(dtype)
-        y = _Simulated.apply(rows, weight, self.scaling)
+        y = _Simulated.apply(rows, weight, self.scaling)  # [n, m]
         y = y if self.bias is None else y + self.bias.to(dtype)
         return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        """``nn.Linear``'s, with the scaling."""
+        """The text of ``nn.Linear``, with the scaling."""
         return f"{super().extra_repr()}, scaling={self.scaling!r}"
 
 
 def scaled_mm(x: Tensor, weight: Tensor, *, out_dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """X W^T in E4M3 on the GPU's own fp8 units, one scale a matrix: what ``Fp8Linear`` simulates in Y.
+    """X W^T in E4M3 on the GPU's fp8 units, with one scale per matrix: the product Y that ``Fp8Linear`` simulates.
 
-    For GPUs of compute capability 8.9 and above; sizes are padded with zeros to multiples of 16.
-    Shapes: ``x`` [n, d], ``weight`` [m, d] -> [n, m].
+    It needs a GPU of compute capability 8.9 or above. Sizes are padded with zeros to multiples of 16.
+
+    Shapes: ``x`` [n, d], ``weight`` [m, d] -> [n, m] of ``out_dtype``.
     """
     largest, parts = GRIDS["e4m3"].largest, []
     for matrix in (x, weight):
         top = matrix.abs().amax().float()
-        # as in quantized: a scale of 0 would make infinities, and a GPU may take a subnormal one for 0
+        # as in quantized: a scale of 0 would make infinities, and a GPU may treat a subnormal scale as 0
         scale = (torch.where(top == 0, 1.0, top) / largest).clamp(min=torch.finfo(top.dtype).tiny)
         codes = (matrix.float() / scale).clamp(-largest, largest).to(torch.float8_e4m3fn)
         height, width = codes.shape

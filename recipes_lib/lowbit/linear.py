@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear layers that multiply 8-bit integers and are trained as they are; drop-in for ``nn.Linear``.
+"""Linear layers that multiply 8-bit integers in training; drop-in replacements of ``nn.Linear``.
 
-Symbols: X the input [n, d], W the weight [m, d], b the bias [m], G the gradient of the output Y [n, m]; n counts all
-leading dimensions together. Y = X W^T + b and dX = G W add up d and m products; dW = G^T X adds up n, tens of thousands.
-The variance of a quantised sum's error grows with its length, so SwitchBack leaves dW alone.
+Symbols: X the input [n, d], W the weight [m, d], b the bias [m], G the gradient of the output Y [n, m]; n is the
+product of all leading dimensions; Q(.) a matrix as 8-bit integers and scales. An entry of Y = X W^T + b is a sum of d
+products, one of dX = G W a sum of m, one of dW = G^T X a sum of n, which is tens of thousands. The variance of the
+rounding error grows with the length of the sum, so SwitchBack computes dW in the input's precision.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ SUPPORTED = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class _Plan:
-    """What tells one layer's arithmetic from another's."""
+    """The settings in which the arithmetic of the layers differs."""
 
     save: Literal["input", "integers"]
     weight_scale: Literal["tensor", "row"]
@@ -36,8 +37,10 @@ class _Plan:
 
 
 class _Product(torch.autograd.Function):
-    """Y = X W^T + b in integers, and beside it what the backward pass needs of them: Q(W) as dX needs it, and Q(X) where
-    the plan saves integers. Straight through the rounding.
+    """Y = X W^T + b by an integer product; gradients pass straight through the rounding.
+
+    It also returns what the backward pass needs: Q(W) with the scales that dX needs, and Q(X) if the plan saves
+    integers.
     """
 
     @staticmethod
@@ -54,7 +57,7 @@ class _Product(torch.autograd.Function):
         ctx.mark_non_differentiable(weight_values, weight_scale, *integers)
         ctx.set_materialize_grads(False)
         x, x_scale = integers or (x, None)
-        # the weight is kept for its version: an edit in place before backward is an error, as with nn.Linear
+        # the weight is saved for its version counter: an edit in place before backward is an error, as with nn.Linear
         ctx.save_for_backward(x, x_scale, weight, weight_values, weight_scale)
 
     @staticmethod
@@ -71,10 +74,11 @@ class _Product(torch.autograd.Function):
 
 
 class _Gradients(torch.autograd.Function):
-    """Those of dX = G W in integers, dW by the plan, and db = sum of G that are ``needed``.
+    """Computes those of dX = G W (in integers), dW (by the plan) and db = sum of G that are ``needed``.
 
-    A function of its own, so that ``torch.func.vmap`` finds a rule for the backward pass too. A G that is not finite
-    makes dX not finite and raises nothing: a gradient scaler tries scales until one overflows, and skips that step.
+    It is a separate function so that ``torch.func.vmap`` finds a rule for the backward pass too. If G is not finite, dX
+    is not finite either, and no error is raised: a gradient scaler raises its scale until a gradient overflows, and
+    then skips that step.
     """
 
     @staticmethod
@@ -91,18 +95,18 @@ class _Gradients(torch.autograd.Function):
         with no_autocast(grad.device.type):
             if needed[0]:
                 weight = Quantized(weight_values, weight_scale)
-                made.append(product(grad, weight, dtype=plan.dtype, backend=plan.backend, name=None))
+                made.append(product(grad, weight, dtype=plan.dtype, backend=plan.backend, name=None))  # dX [n, d]
             if needed[1]:
                 if x_scale is not None:
                     x = quantize.dequantize(Quantized(x, x_scale), plan.dtype)
-                made.append(_weight_gradient(grad, x, plan).to(plan.weight_dtype))
+                made.append(_weight_gradient(grad, x, plan).to(plan.weight_dtype))  # dW [m, d]
             if needed[2]:
-                made.append(grad.sum(dim=0).to(plan.bias_dtype))
+                made.append(grad.sum(dim=0).to(plan.bias_dtype))  # db [m]
         return tuple(made)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        """Keeps nothing: gradients of these gradients are not known."""
+        """Saves nothing: there are no second derivatives."""
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -110,20 +114,20 @@ class _Gradients(torch.autograd.Function):
 
 
 def _quantized_weight(weight: Tensor, plan: _Plan) -> tuple[Quantized, Quantized]:
-    """Q(W) for Y and for dX, which is the same where W has one scale; made anew in every call.
+    """Q(W) for Y and Q(W) for dX, which are the same object if W has one scale; both are computed anew in every call.
 
-    Nothing tells a layer that its weight is still the same: torch's fused optimisers change weights in place and leave
-    their version as it was.
+    A layer cannot know that its weight is unchanged: torch's fused optimisers change weights in place without raising
+    their version counter.
     """
     name = f"the weight of {plan.name}"
-    if plan.weight_scale == "tensor":  # the same for W and its transpose
+    if plan.weight_scale == "tensor":  # one scale serves W and its transpose
         whole = quantize.tensor(weight, name=name)
         return whole, whole
     return quantize.rows(weight, name=name), quantize.columns(weight, name=name)
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, plan: _Plan) -> Tensor:
-    """G^T X: [n, m], [n, d] -> [m, d]."""
+    """The weight's gradient dW = G^T X.  [n, m], [n, d] -> [m, d]"""
     if plan.weight_gradient == "float":
         return grad.T @ x
     columns = quantize.columns(x, name=None)
@@ -131,7 +135,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, plan: _Plan) -> Tensor:
 
 
 class _IntegerLinear(nn.Linear):
-    """What the four layers share; a subclass says what it saves, how W is scaled and how dW is made."""
+    """The common part of the four layers; a subclass sets what is saved, how W is scaled and how dW is computed."""
 
     save: ClassVar[Literal["input", "integers"]] = "input"
     weight_scale: ClassVar[Literal["tensor", "row"]] = "tensor"
@@ -149,15 +153,14 @@ class _IntegerLinear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.backend = backend
-        default_backend(torch.device("cpu"))  # found out now, for a compiled graph cannot
+        default_backend(torch.device("cpu"))  # tests the CPU's product now: a compiled graph cannot
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] -> [..., out_features], in x's dtype or autocast's.
-
-        An input or a weight that is not finite raises as ``quantize.rows``, a gradient never.
+        """Y = X W^T + b in the dtype of ``x`` or of autocast.  [..., in_features] -> [..., out_features]
 
         Raises: ``TypeError`` for a dtype that is not supported or not the weight's, ``ValueError`` for a wrong last
-        dimension or a back end that does not run here, ``FloatingPointError`` as ``quantize.rows``.
+        dimension or a back end that does not run here, ``FloatingPointError`` for an input or a weight that is not
+        finite, under the conditions of ``quantize.rows``; a gradient that is not finite never raises.
         """
         autocast = autocast_dtype(x.device.type)
         dtype = autocast if autocast is not None and x.dtype in SUPPORTED else x.dtype
@@ -190,15 +193,15 @@ class _IntegerLinear(nn.Linear):
             check_backend(self.backend, x.device)
 
     def extra_repr(self) -> str:
-        """``nn.Linear``'s, with the back end where one is set."""
+        """The text of ``nn.Linear``, with the back end if one is set."""
         return super().extra_repr() + (f", backend={self.backend!r}" if self.backend else "")
 
 
 class SwitchBackLinear(_IntegerLinear):
-    """Y and dX in 8-bit integers (rows of X and G, one scale for W), dW in the input's own precision.
+    """SwitchBack: Y and dX in 8-bit integers (a scale per row of X and G, one for W), dW in the input's precision.
 
-    dW is, bit for bit, ``nn.Linear``'s for the same G and X; under autocast it is made in autocast's dtype. The state
-    dict is ``nn.Linear``'s. ``backend``: see ``matmul.Backend``; none: ``matmul.default_backend``.
+    dW is, bit for bit, that of ``nn.Linear`` for the same G and X; under autocast it is computed in autocast's dtype.
+    The state dict is that of ``nn.Linear``. ``backend``: see ``matmul.Backend``; None: ``matmul.default_backend``.
 
     Source: Wortsman et al., "Stable and low-precision training for large-scale vision-language models",
     arXiv 2304.13013.
@@ -206,7 +209,7 @@ class SwitchBackLinear(_IntegerLinear):
 
 
 class SwitchBackMLinear(_IntegerLinear):
-    """SwitchBack that keeps X for the backward pass as integers: a quarter to a half of the memory, a little noise in dW.
+    """SwitchBack that saves X for the backward pass as integers: a quarter to a half of the memory, some noise in dW.
 
     Source: arXiv 2304.13013, SwitchBackM.
     """
@@ -215,7 +218,7 @@ class SwitchBackMLinear(_IntegerLinear):
 
 
 class SwitchBackQLinear(_IntegerLinear):
-    """SwitchBack with a scale for each row of W in Y, and for each column of W in dX.
+    """SwitchBack with a scale per row of W in Y and a scale per column of W in dX.
 
     Source: arXiv 2304.13013, SwitchBackQ.
     """
@@ -224,7 +227,9 @@ class SwitchBackQLinear(_IntegerLinear):
 
 
 class Int8Linear(_IntegerLinear):
-    """All three products in integers, dW by rows of G^T and columns of X: the baseline that SwitchBack is better than.
+    """All three products in 8-bit integers: the baseline that SwitchBack is compared with.
+
+    dW has a scale per row of G^T and a scale per column of X; W has those of SwitchBackQ.
 
     Source: arXiv 2304.13013, the LLM.int8()-style baseline, without LLM.int8()'s outliers in 16 bits.
     """

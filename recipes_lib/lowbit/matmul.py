@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of matrices of 8-bit integers, and what they stand for; the back end that multiplies is chosen by name.
+"""Products of 8-bit integer matrices, exact or scaled back to floats; the back end that multiplies is chosen by name.
 
-All back ends add up exactly, in 32 bits, so they differ in speed only; one that does not on this CPU is refused.
+All back ends add up exactly, in 32 bits, so they differ only in speed. A back end that does not on this CPU is refused.
 """
 
 import functools
@@ -19,23 +19,24 @@ from recipes_lib.lowbit.quantize import LARGEST, Quantized
 
 Backend = Literal["int_mm", "bitsandbytes", "triton", "reference"]
 """int_mm: torch's own int8 product (CPUs with VNNI or AMX, CUDA). triton: our kernels, which quantise and scale in the
-same pass (CUDA). bitsandbytes: its int8 product, where installed. reference: float64, anywhere and slowly."""
+same pass (CUDA). bitsandbytes: its int8 product, if installed. reference: float64, on any device, slow."""
 HEIGHT = 512
-"""Rows of a product worked on at once on a CPU: few enough that the sums are scaled while they are in the cache, and
-enough that the other factor, which is laid out anew for every block, is no burden."""
+"""Rows of a product that are computed at once on a CPU: few enough that the sums are still in the cache when they are
+scaled, and so many that the other factor, whose layout is changed for every block, costs little."""
 
 _EXACT: dict[str, bool] = {}
+"""The results of :func:`is_exact` on the CPU, per back end."""
 
 
 def default_backend(device: torch.device) -> Backend:
-    """The fastest back end that is right on ``device``."""
+    """The fastest back end that gives exact sums on ``device``, without an optional package."""
     if device.type == "cuda":
         return "int_mm"
     return "int_mm" if is_exact("int_mm", device.type) else "reference"
 
 
 def check_backend(backend: str, device: torch.device) -> None:
-    """Raises ``ValueError`` where ``backend`` is none, or gives wrong sums on ``device``."""
+    """Raises ``ValueError`` if ``backend`` is unknown, or does not run or gives wrong sums on ``device``."""
     if backend not in get_args(Backend):
         raise ValueError(f"backend = {backend!r}; there are {', '.join(get_args(Backend))}.")
     if backend == "triton" and device.type != "cuda":
@@ -56,13 +57,13 @@ def product(
     bias: Tensor | None = None,
     name: str | None,
 ) -> Tensor:
-    """What Q(left) Q(right) stands for, plus ``bias``: (s_left s_right / 127^2) (integers, added up exactly) + bias.
+    """The float product of two quantised matrices plus ``bias``: (s_left s_right / 127^2) (exact integer sums) + bias.
 
-    A float ``left`` is quantised by rows, block by block; ``name`` is its name in errors. Without a name a row that is not
-    finite is no error but a row of NaN.
+    A float ``left`` is quantised by rows, block by block; ``name`` is its name in errors. Without a name a row that is
+    not finite raises no error and becomes a row of NaN.
 
     Shapes: ``left`` [n, k], ``right`` [k, m], ``bias`` [m] -> [n, m] of ``dtype``.
-    Raises: ``FloatingPointError`` as ``quantize.rows``; ``ValueError`` for inner sizes that differ.
+    Raises: ``FloatingPointError`` under the conditions of ``quantize.rows``; ``ValueError`` if inner sizes differ.
     """
     (n, k), (inner, m) = (left.values if isinstance(left, Quantized) else left).shape, right.values.shape
     if k != inner:
@@ -88,7 +89,7 @@ def _in_blocks(
     bias: Tensor | None,
     name: str | None,
 ) -> Tensor:
-    """The same, with each block of rows quantised, multiplied and scaled before the next, while it is in the cache."""
+    """:func:`product` block by block: a block of rows is quantised, multiplied and scaled while it is in the cache."""
     count, across = len(left.values if isinstance(left, Quantized) else left), right.values.shape[1]
     wide = right.scale.dtype
     out = right.scale.new_empty(count, across, dtype=dtype)
@@ -111,7 +112,7 @@ def _in_blocks(
 
 
 def _scaled(sums: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """int32 [n, m] times the scales of rows [n, 1] and of columns [1, m], or of all [1, 1], plus the bias [m]."""
+    """The sums [n, m] times the row scales [n, 1] and column scales [1, m] (each may be [1, 1]), plus the bias [m]."""
     out = sums.to(left.dtype) if out is None else out.copy_(sums)
     if right.numel() == 1:
         both = left * right / LARGEST**2
@@ -122,9 +123,11 @@ def _scaled(sums: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, out:
 
 
 def integers(a: Tensor, b: Tensor, backend: Backend, out: Tensor | None = None) -> Tensor:
-    """The exact product of int8 [n, k] and int8 [k, m]: int32 [n, m]; ``triton`` has a ``product`` of its own.
+    """The exact product of two int8 matrices.  int8 [n, k], int8 [k, m] -> int32 [n, m]
 
-    ``out`` is memory that a back end may use for the result.
+    ``out``: memory that a back end may use for the result.
+
+    Raises: ``ValueError`` for other back ends, such as ``triton``, which has a ``product`` of its own.
     """
     match backend:
         case "int_mm":
@@ -137,10 +140,10 @@ def integers(a: Tensor, b: Tensor, backend: Backend, out: Tensor | None = None) 
 
 
 def _plain(x: Tensor) -> Tensor:
-    """``x`` with the strides of a matrix that was made in its shape.
+    """``x`` with the strides of a newly made matrix of its shape; it copies only if it must.
 
-    A dimension of one place may have any stride, and torch's product takes some of them for another layout: it then
-    leaves the result as it found the memory, or adds up other numbers. So with strides of 0 (expanded tensors).
+    A dimension of size 1 may have any stride, and torch's product mistakes some of them for another layout: it then
+    does not write the result, or adds up wrong numbers. The same happens with strides of 0 (expanded tensors).
     """
     return x.reshape(-1).view(x.shape) if 1 in x.shape or 0 in x.stride() else x
 
@@ -149,7 +152,7 @@ def _int_mm(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
     if a.device.type != "cuda":
         return torch._int_mm(a, b) if out is None else torch._int_mm(a, b, out=out)
     (n, k), m = a.shape, b.shape[1]
-    rows, inner, across = max(0, 17 - n), -k % 8, -m % 8
+    rows, inner, across = max(0, 17 - n), -k % 8, -m % 8  # rows and columns of zeros that CUDA's product needs
     if not (rows or inner or across):
         return torch._int_mm(a, b)
     _warn_of_padding(k, m)
@@ -157,7 +160,10 @@ def _int_mm(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
 
 
 def padded_int_mm(a: Tensor, b: Tensor, more: tuple[int, int, int]) -> Tensor:
-    """The product by way of larger matrices, with ``more`` rows, inner places and columns of zeros: as exact, slower."""
+    """The exact product of ``a`` and ``b``, padded with zeros by ``more`` = (rows, inner size, columns); slower.
+
+    Shapes: int8 [n, k], int8 [k, m] -> int32 [n, m].
+    """
     rows, inner, across = more
     a = torch.nn.functional.pad(a, (0, inner, 0, rows))
     b = torch.nn.functional.pad(b, (0, across, 0, inner))
@@ -174,15 +180,15 @@ def _warn_of_padding(inner: int, across: int) -> None:
 
 
 def is_exact(backend: Backend, device: str) -> bool:
-    """Whether a product that is not ours adds up right there: every size of one place or more, in every layout.
+    """Whether ``backend`` adds up exactly on ``device``; on a CPU, products of several sizes and layouts are tried.
 
-    On x86 without VNNI torch's product saturates pairs of products at 16 bits; without AVX-512 that of bitsandbytes adds
-    up in float32, which holds integers up to 2^24.
+    On x86 without VNNI torch's product saturates pairs of products at 16 bits. Without AVX-512 the product of
+    bitsandbytes adds up in float32, which represents integers exactly only up to 2^24.
     """
     if device != "cpu" or backend not in ("int_mm", "bitsandbytes"):
         return True
     if backend not in _EXACT:  # a dictionary rather than a cached function: torch.compile traces through a cache
-        with _disable_current_modes():  # the check needs real numbers, also where a model is built of fake tensors
+        with _disable_current_modes():  # the check needs real numbers, even while a model is built of fake tensors
             _EXACT[backend] = all(
                 map(functools.partial(_adds_up, backend), itertools.product((1, 3, 64), (1, 2, 2049), (1, 3, 64)))
             )
@@ -190,9 +196,9 @@ def is_exact(backend: Backend, device: str) -> bool:
 
 
 def _adds_up(backend: Backend, sizes: tuple[int, int, int]) -> bool:
-    """Whether [n, k] times [k, m] is right at the extremes, whichever of both is laid out as a transpose.
+    """Whether the product [n, k] x [k, m] of extreme numbers is right, for every combination of memory layouts.
 
-    Each row of the left is all 127 or all -127, so that sums are as large as they get, and odd ones as well.
+    Each row of the left matrix is all 127 or all -127, so the sums are as large as possible, and some of them are odd.
     """
     n, k, m = sizes
     sign = 1 - 2 * (torch.arange(n, device="cpu") % 2)

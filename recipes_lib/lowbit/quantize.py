@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers as 8-bit integers and their scales: by row, by column, or one scale for a whole matrix.
+"""Quantises matrices to 8-bit integers with a scale per row, a scale per column, or one scale for the whole matrix.
 
-x is held as q = round(127 x / s), halves to the even neighbour, with s the largest |x| of its row, column or matrix;
-it comes back as q s / 127. Scales are float32: those in half precision would add an error of their own.
+x is stored as q = round(127 x / s), halves to the even neighbour, where s is the largest |x| of its row, column or
+matrix; q stands for the number q s / 127. Scales are float32: scales in half precision would add an error of their own.
 
-A number that is not finite has no integer. Its row, column or matrix gets the scale NaN, so that all that comes of it is NaN
-and nothing is hidden.
+No integer stands for a number that is not finite. Its row, column or matrix gets the scale NaN, so that all results
+computed from it are NaN and the fault shows.
 """
 
 import math
@@ -15,56 +15,56 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = 127
-"""The largest integer in use; -128 is left out, so that the grid is symmetric."""
+"""The largest integer in use; -128 is not used, so that the grid is symmetric."""
 BLOCK = 1 << 17
-"""Elements worked on at once on a CPU: 512 KiB of float32 stay in its cache from one pass to the next."""
+"""Elements that are processed at once on a CPU: 131,072 x 4 bytes = 512 KiB stay in its cache between passes."""
 
 
 class Quantized(NamedTuple):
-    """A matrix of integers with what they are multiplied by."""
+    """A quantised matrix: integers and their scales."""
 
     values: Tensor
     """int8 [n, k], in [-127, 127]; any integers where the scale is NaN."""
     scale: Tensor
-    """What 127 stands for: [n, 1] by row, [1, k] by column, [1, 1] for the whole. NaN where a number is not finite."""
+    """The number that 127 stands for: [n, 1] by row, [1, k] by column, [1, 1] for all; NaN if a number is not finite."""
 
     @property
     def T(self) -> "Quantized":
-        """The transpose: rows' scales become columns' scales; nothing is copied."""
+        """The transpose: row scales become column scales; no memory is copied."""
         return Quantized(self.values.T, self.scale.T)
 
 
 def rows(x: Tensor, *, name: str | None = "x") -> Quantized:
-    """Quantises each row by its own largest magnitude; a row of zeros has scale 1, one that is not finite NaN.
+    """Quantises each row by its own largest magnitude; a row of zeros has scale 1, a row that is not finite scale NaN.
 
     Shapes: float [n, k] -> values int8 [n, k], scale float32 [n, 1] (float64 for a float64 ``x``).
-    Raises: ``FloatingPointError`` that names the matrix where a value is not finite; never without a ``name``, nor on
-    a GPU, where looking would hold up the queue, nor under ``torch.compile`` and the like, where there is nothing to see.
+    Raises: ``FloatingPointError`` with the matrix's ``name`` if a value is not finite. It never raises without a
+    ``name``, on a GPU (a check would wait for the device), or while ``torch.compile`` or a tracer records (no values).
     Source: Wortsman et al., arXiv 2304.13013.
     """
     return _quantise(x, 1, name)
 
 
 def columns(x: Tensor, *, name: str | None = "x") -> Quantized:
-    """Quantises each column by its own largest magnitude, else as ``rows``: scale [1, k]."""
+    """Quantises each column by its own largest magnitude, otherwise like :func:`rows`; the scale is [1, k]."""
     return _quantise(x, 0, name)
 
 
 def tensor(x: Tensor, *, name: str | None = "x") -> Quantized:
-    """Quantises all of a matrix by its one largest magnitude, else as ``rows``: scale [1, 1]."""
+    """Quantises the whole matrix by its largest magnitude, otherwise like :func:`rows`; the scale is [1, 1]."""
     return _quantise(x, None, name)
 
 
 def dequantize(quantized: Quantized, dtype: torch.dtype) -> Tensor:
-    """The numbers that the integers stand for: q s / 127. [n, k]"""
+    """The numbers q s / 127 that the integers stand for.  int8 [n, k] -> [n, k] of ``dtype``"""
     scale = quantized.scale
     return (quantized.values.to(scale.dtype) * (scale / LARGEST)).to(dtype)
 
 
 def in_memory(x: Tensor) -> bool:
-    """Whether the numbers of ``x`` lie in this machine's memory, to be looked at and worked on block by block.
+    """Whether the values of ``x`` are in the CPU's memory, so that they can be checked and processed block by block.
 
-    They do not on a GPU or the meta device, in a fake tensor, nor while a compiler or a tracer records what is done.
+    They are not on a GPU or the meta device, in a fake tensor, or while a compiler or a tracer records operations.
     """
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return not recorded and x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter)
@@ -77,13 +77,13 @@ def _quantise(x: Tensor, dim: int | None, name: str | None) -> Quantized:
         return Quantized(torch.empty(x.shape, dtype=torch.int8, device=x.device), x.new_ones(kept, dtype=wide))
     if in_memory(x):
         return _in_blocks(x, dim, wide, name)
-    # kernels that follow each other, or one fused by torch
+    # one kernel per operation, or one that torch.compile fuses
     scale = _divisor(x.abs().amax(dim=(0, 1) if dim is None else dim, keepdim=True).to(wide))
     return Quantized(_of_any_size(x.to(wide), scale).to(torch.int8), scale)
 
 
 def _in_blocks(x: Tensor, dim: int | None, wide: torch.dtype, name: str | None) -> Quantized:
-    """The same in blocks of rows that fit a CPU's cache: three times faster than whole passes over a large matrix."""
+    """Quantises blocks of rows that fit a CPU's cache: three times faster than whole passes over a large matrix."""
     values = torch.empty(x.shape, dtype=torch.int8)
     height = max(1, BLOCK // x.shape[1])
     buffer = torch.empty(min(height, len(x)), x.shape[1], dtype=wide)
@@ -93,7 +93,7 @@ def _in_blocks(x: Tensor, dim: int | None, wide: torch.dtype, name: str | None) 
         held = buffer[: len(part)]
         tops.append(torch.abs(part.to(wide), out=held).amax(dim=0 if dim is None else dim, keepdim=True))
         parts.append((part, held, out))
-        if dim == 1:  # a row's scale is known at once: its integers come while it is in the cache
+        if dim == 1:  # a row's scale is known at once: its integers are computed while it is in the cache
             tops[-1] = _codes(part, tops[-1], held, out, x, name)
     if dim == 1:
         return Quantized(values, torch.cat(tops))
@@ -104,9 +104,10 @@ def _in_blocks(x: Tensor, dim: int | None, wide: torch.dtype, name: str | None) 
 
 
 def _codes(part: Tensor, top: Tensor, buffer: Tensor, out: Tensor, x: Tensor, name: str | None) -> Tensor:
-    """Writes the integers of ``part``, a block of ``x``, into ``out`` and returns the scale that ``top`` makes.
+    """Writes the integers of ``part``, a block of ``x``, into ``out`` and returns the scales made of ``top``.
 
-    round(127 x / s) in this order: x / (s / 127) is 63.49... for some x = s / 2, where 63.5 goes to 64.
+    ``top`` holds the largest magnitudes. The order of operations is round((127 x) / s): for some x = s / 2,
+    x / (s / 127) gives 63.49... instead of 63.5, which rounds to 64.
     """
     smallest, largest = (each.item() for each in torch.aminmax(top))
     if not math.isfinite(largest) and name is not None:
@@ -114,7 +115,7 @@ def _codes(part: Tensor, top: Tensor, buffer: Tensor, out: Tensor, x: Tensor, na
         raise FloatingPointError(
             f"{name} has {bad} values that are not finite; as 8-bit integers they would go unseen."
         )
-    # only where it must: on a block's few scales these operations cost as much as one on all its numbers
+    # called only if needed: on a block's few scales its operations cost as much as one on all the block's numbers
     scale = top if smallest > 0 and largest < math.inf else _divisor(top)
     wide = part.to(buffer.dtype)
     if largest <= _limit(buffer.dtype):
@@ -125,17 +126,17 @@ def _codes(part: Tensor, top: Tensor, buffer: Tensor, out: Tensor, x: Tensor, na
 
 
 def _of_any_size(x: Tensor, scale: Tensor) -> Tensor:
-    """round(127 x / s), and round(127 (x / s)) where 127 x could be infinite."""
+    """The integers round((127 x) / s), or round(127 (x / s)) where 127 x could overflow."""
     large = scale > _limit(x.dtype)
     first, last = torch.where(large, 1.0, float(LARGEST)), torch.where(large, float(LARGEST), 1.0)
     return (x * first / scale * last).round()
 
 
 def _limit(dtype: torch.dtype) -> float:
-    """The largest s for which 127 s is finite."""
+    """The largest scale s of ``dtype`` for which 127 s is finite."""
     return torch.finfo(dtype).max / LARGEST
 
 
 def _divisor(top: Tensor) -> Tensor:
-    """The scale that a largest magnitude makes: 1 for 0, NaN for what is not finite."""
+    """The scale for a largest magnitude: that magnitude, 1 instead of 0, NaN if it is not finite."""
     return torch.where(top.isfinite(), torch.where(top == 0, 1.0, top), torch.nan)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA kernels by Triton: rows to 8-bit integers in one launch, and an integer product that scales its sums itself.
+"""CUDA kernels in Triton: one quantises rows to 8-bit integers, one multiplies integers and scales the sums.
 
-What torch does in four passes (magnitude, maximum, division, conversion) and three (product, scales, bias) takes one
-each, so no int32 matrix is written. Import this on demand: Triton is no dependency.
+The first does in one pass what takes torch four (magnitude, maximum, division, conversion), the second what takes torch
+three (product, scales, bias), so no int32 matrix is written. Import this module on demand: Triton is not a dependency.
 """
 
 import torch
@@ -14,7 +14,10 @@ from recipes_lib.lowbit.quantize import LARGEST, Quantized
 
 
 def rows(x: Tensor) -> Quantized:
-    """``quantize.rows`` in one launch; a row that is not finite has scale NaN. [n, k] -> int8 [n, k], float32 [n, 1]"""
+    """``quantize.rows`` in one kernel launch; it never raises: a row that is not finite gets scale NaN.
+
+    Shapes: [n, k] -> values int8 [n, k], scale float32 [n, 1].
+    """
     x = x.contiguous()
     n, k = x.shape
     values = torch.empty(n, k, dtype=torch.int8, device=x.device)
@@ -25,7 +28,7 @@ def rows(x: Tensor) -> Quantized:
 
 
 def product(left: Quantized, right: Quantized, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """``matmul.product`` of two quantised matrices, of any size and any strides. [n, k], [k, m] -> [n, m]"""
+    """``matmul.product`` of two quantised matrices of any size and strides.  [n, k], [k, m] -> [n, m] of ``dtype``"""
     (n, k), m = left.values.shape, right.values.shape[1]
     out = torch.empty(n, m, dtype=dtype, device=left.values.device)
     tall, wide, deep = 128, 128, 64
@@ -60,7 +63,7 @@ def product(left: Quantized, right: Quantized, bias: Tensor | None, dtype: torch
 
 @triton.jit
 def _rows_kernel(x, values, scale, k, WIDTH: tl.constexpr, LIMIT: tl.constexpr):
-    """One program a row: its largest magnitude, then its integers from the cache."""
+    """One program per row: it finds the largest magnitude, then computes the integers while the row is in the cache."""
     row = tl.program_id(0).to(tl.int64)
     top = tl.zeros((WIDTH,), dtype=tl.float32)
     bad = tl.zeros((WIDTH,), dtype=tl.int32)
@@ -72,12 +75,12 @@ def _rows_kernel(x, values, scale, k, WIDTH: tl.constexpr, LIMIT: tl.constexpr):
     largest = tl.max(top, axis=0)
     largest = tl.where(largest == 0.0, 1.0, largest)
     tl.store(scale + row, tl.where(tl.max(bad, axis=0) > 0, float("nan"), largest))
-    first = tl.where(largest > LIMIT, 1.0, 127.0)  # 127 x would be infinite
+    first = tl.where(largest > LIMIT, 1.0, 127.0)  # above LIMIT, 127 x would be infinite
     last = tl.where(largest > LIMIT, 127.0, 1.0)
     for start in range(0, k, WIDTH):
         at = start + tl.arange(0, WIDTH)
         part = tl.load(x + row * k + at, mask=at < k, other=0.0).to(tl.float32)
-        # 1.5 * 2^23: float32 has steps of 1 there, so the sum is rounded to an integer, halves to even
+        # 12582912 = 1.5 * 2^23: float32 has steps of 1 there, so the sum is rounded to an integer, halves to even
         codes = (tl.div_rn(part * first, largest) * last + 12582912.0) - 12582912.0
         tl.store(values + row * k + at, codes.to(tl.int8), mask=at < k)
 
@@ -106,7 +109,10 @@ def _product_kernel(
     DEEP: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """One program a TALL x WIDE tile; GROUP tiles of one column follow each other, so that b's part stays in the cache."""
+    """One program per tile of TALL x WIDE outputs.
+
+    GROUP tiles of one column of tiles run one after the other, so that their part of b stays in the cache.
+    """
     program = tl.program_id(0)
     tiles_down, tiles_across = tl.cdiv(n, TALL), tl.cdiv(m, WIDE)
     band = program // (GROUP * tiles_across)

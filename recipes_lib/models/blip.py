@@ -70,7 +70,7 @@ class HFBlipCaptioner:
         draws = draws.to(self.device)
 
         def chosen(ids: Tensor, logits: Tensor) -> Tensor:
-            """Leaves one token a text, which transformers' search for the likeliest then takes."""
+            """Leaves one token per text, which transformers' search for the likeliest then takes."""
             token = nucleus(logits, sampling.top_p, draws[:, ids.shape[1] - length])
             return torch.full_like(logits, -torch.inf).scatter(1, token[:, None], 0.0)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captioners: several texts about one image, drawn at random; and a small one that learns in minutes of one core.
 
-Symbols: B images, M places of the image's grid, r captions an image, T tokens, D width, V entries of the vocabulary.
+Symbols: B images, M places of the image's grid, r captions per image, T tokens, D width, V entries of the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -170,7 +170,7 @@ class ToyCaptioner(nn.Module):
 def check_request(images: int, count: int, seeds: Tensor) -> None:
     """Raises ``ValueError`` where ``count`` captions of ``images`` images cannot be drawn with ``seeds``."""
     if count < 1:
-        raise ValueError(f"count = {count} captions an image; use at least 1.")
+        raise ValueError(f"count = {count} captions per image; use at least 1.")
     if seeds.dtype != torch.int64 or seeds.shape != (images,):
         raise ValueError(f"seeds are {seeds.dtype} {list(seeds.shape)}; {images} images take int64 [{images}].")
 

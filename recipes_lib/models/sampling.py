@@ -40,7 +40,7 @@ class Sampling:
             raise ValueError(f"repetition_penalty = {self.repetition_penalty} is below 1.")
 
     def draws(self, seeds: Tensor, count: int) -> Tensor:
-        """The uniform draws of ``count`` captions an image; more captions leave the earlier ones' draws as they are.
+        """The uniform draws of ``count`` captions per image; more captions leave the earlier ones' draws as they are.
 
         Shapes: ``seeds`` int64 [images] -> float32 [images * count, max_length], an image's captions side by side.
         """

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image-text objectives: an image must find its own text among those of the batch, and a text its image.
+"""Image-text objectives: each image must find its own text among the texts of the batch, and each text its image.
 
-Symbols: f image embeddings, g text embeddings, both of norm 1; s = exp(a) the learned scale, the inverse of a
-temperature, whose logarithm a is the parameter; b SigLIP's learned bias; n pairs of this rank, N of all, d dimensions.
+Symbols: f image embeddings and F all of them, g text embeddings and G all of them, all of norm 1; s = exp(a) the
+learned scale (the inverse of a temperature), whose logarithm a is the parameter; b SigLIP's learned bias; n pairs of
+this rank, N pairs of all ranks, d dimensions.
 
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020
 (CLIP); Zhai et al., "Sigmoid Loss for Language Image Pre-Training", arXiv 2303.15343 (SigLIP).
@@ -18,23 +19,24 @@ from recipes_lib.distributed import collectives
 from recipes_lib.objectives.precision import at_least_float32
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
-"""CLIP's a at the start."""
+"""CLIP's initial a, 2.659: a temperature of 0.07."""
 MAX_LOG_SCALE = math.log(100)
-"""CLIP clamps a to [0, ln 100] after each step of the optimiser."""
+"""The largest a, 4.605: CLIP clamps a to [0, ln 100] after each step of the optimiser."""
 INITIAL_SIGLIP_LOG_SCALE, INITIAL_SIGLIP_BIAS = math.log(10), -10.0
-"""SigLIP's a and b at the start: the bias outweighs the N - 1 negatives that each positive meets."""
+"""SigLIP's initial a and b: without the bias the N - 1 negatives per positive would dominate the first steps."""
 
 NORM_TOLERANCE = 0.02
-"""How far a norm may be from 1: rounding to bfloat16 moves it by up to 0.004."""
+"""How far a norm may be from 1: rounding to bfloat16 changes it by up to 0.004."""
 
 
 def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> dict[str, Tensor]:
-    """L = 1/2 [CE(s f G^T) + CE(s g F^T)]: cross-entropy from images to texts and from texts to images.
+    """The CLIP loss: the mean of the cross-entropy from images to texts and of that from texts to images.
 
-    Each rank compares its own n pairs with all N: n x N logits, never N x N. Half precision is raised to float32, under
-    autocast too.
+    L = 1/2 [CE(s f G^T) + CE(s g F^T)]. Each rank compares its own n pairs with all N pairs: n x N logits, never N x N.
+    Half precision is raised to float32, under autocast too.
 
-    Shapes: ``images`` and ``texts`` [n, d] of norm 1, row i one pair; ``log_scale`` [] -> scalars ``loss`` (with its graph) and, detached, ``image_to_text``, ``text_to_image`` (the two cross-entropies), ``accuracy``
+    Shapes: ``images`` and ``texts`` [n, d] of norm 1, row i of both is one pair; ``log_scale`` [] -> scalars ``loss``
+    (with its graph) and, detached, ``image_to_text``, ``text_to_image`` (the two cross-entropies), ``accuracy``
     (share of images whose nearest text is right) and ``scale`` (s).
     Units: losses in nats, log N where all embeddings are alike.
     Raises: ``ValueError`` for shapes that do not fit, rows whose norm is not 1, or ranks with different n, naming them;
@@ -48,13 +50,13 @@ def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> dict[str, Ten
         f, g, a = (at_least_float32(x) for x in (images, texts, log_scale))
         scale = a.exp()
         to_texts = scale * f @ collectives.all_gather(g).T  # [n, N]
-        # on one rank the other direction is the transpose: half the products
+        # on one rank the logits of the other direction are the transpose: half the products
         alone = collectives.world_size() == 1
         to_images = to_texts.T if alone else scale * g @ collectives.all_gather(f).T  # [n, N]
-        own = _own_columns(to_texts)
-        # a pair's logit is the same both ways
+        own = _own_columns(to_texts)  # [n]
+        # a pair's logit is the same in both directions
         right = to_texts.gather(1, own[:, None]).mean()
-        # log-sum-exp less the right logit: of the n x N values it keeps the logits alone for the backward pass
+        # log-sum-exp minus the right logit: of the n x N values only the logits are kept for the backward pass
         image_to_text = to_texts.logsumexp(dim=1).mean() - right
         text_to_image = to_images.logsumexp(dim=1).mean() - right
         loss = (image_to_text + text_to_image) / 2
@@ -68,37 +70,38 @@ def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> dict[str, Ten
 
 
 def siglip_loss(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """L = (1 / N) sum_ij log(1 + exp(-y_ij (s f_i g_j + b))), y = 1 for a pair and -1 otherwise: N^2 yes-no questions.
+    """The SigLIP loss: a binary classification "is it a pair?" of each of the N^2 combinations of an image and a text.
 
-    Each rank asks about its own n images and the texts of all ranks. Half precision is raised to float32, under
-    autocast too.
+    L = (1 / N) sum_ij log(1 + exp(-y_ij (s f_i g_j + b))), y_ij = 1 if i = j and -1 otherwise. Each rank classifies its
+    own n images with the texts of all ranks. Half precision is raised to float32, under autocast too.
 
-    Shapes: ``images`` and ``texts`` [n, d] of norm 1, row i one pair; ``log_scale`` and ``bias`` [] -> scalars ``loss``
-    (with its graph) and, detached, ``accuracy`` (share of images whose nearest text is right), ``scale`` (s), ``bias``.
-    Raises: as :func:`clip_loss`.
+    Shapes: ``images`` and ``texts`` [n, d] of norm 1, row i of both is one pair; ``log_scale`` and ``bias`` [] ->
+    scalars ``loss`` (with its graph) and, detached, ``accuracy`` (share of images whose nearest text is right),
+    ``scale`` (s) and ``bias`` (b).
+    Raises: the same errors as :func:`clip_loss`.
     Source: SigLIP, Eq. 1.
-    Differs: on several ranks as :func:`clip_loss`. The paper passes texts around a ring; here they are gathered.
+    Differs: on several ranks like :func:`clip_loss`. The paper passes texts around a ring; here they are gathered.
     """
     _check(images, texts, log_scale)
     with torch.autocast(images.device.type, enabled=False):
         f, g, a, b = (at_least_float32(x) for x in (images, texts, log_scale, bias))
         scale = a.exp()
         logits = scale * f @ collectives.all_gather(g).T + b  # [n, N]
-        own = _own_columns(logits)
-        signs = torch.full_like(logits, -1).scatter_(1, own[:, None], 1)
+        own = _own_columns(logits)  # [n]
+        signs = torch.full_like(logits, -1).scatter_(1, own[:, None], 1)  # [n, N]: y
         loss = -F.logsigmoid(signs * logits).sum() / len(f)
     accuracy = _accuracy(logits.detach(), own)
     return {"loss": loss, "accuracy": accuracy, "scale": scale.detach(), "bias": b.detach()}
 
 
 def _own_columns(logits: Tensor) -> Tensor:
-    """Where, among the texts of all ranks, this rank's pairs stand: [n, N] -> int64 [n]."""
+    """The positions of this rank's pairs among the texts of all ranks.  [n, N] -> int64 [n]"""
     count = len(logits)
     return torch.arange(count, device=logits.device) + collectives.rank() * count
 
 
 def _accuracy(logits: Tensor, own: Tensor) -> Tensor:
-    """Share of rows whose largest logit is right: [n, N], int64 [n] -> []."""
+    """The share of rows whose largest logit is the right one.  [n, N], int64 [n] -> []"""
     return (logits.argmax(dim=1) == own).to(logits.dtype).mean()
 
 
@@ -119,7 +122,7 @@ def _check(images: Tensor, texts: Tensor, log_scale: Tensor) -> None:
         if (norms - 1).abs().max() > NORM_TOLERANCE:
             spread = f"from {norms.min():.4g} to {norms.max():.4g}"
             raise ValueError(f"{name} have norms {spread}; normalise the embeddings first, to norm 1.")
-    # a gather of unequal parts hangs, or shifts every later pair: the numbers are compared first
+    # a gather of unequal parts hangs or shifts every later pair, so the ranks compare their counts first
     counts = collectives.all_gather(torch.tensor([len(images)], device=images.device)).tolist()
     if len(set(counts)) > 1:
         raise ValueError(f"ranks hold {counts} pairs; each must hold equally many. Drop the last, smaller batch.")

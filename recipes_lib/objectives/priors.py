@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often each prototype should be chosen: a prior over prototypes, and the distance of the choices from it.
+"""PMSN's prior: how often each prototype should be chosen, and the divergence of the actual choices from it.
 
 Symbols: pbar the mean assignment of all anchors, pi the prior, K prototypes, a the power law's exponent (tau in the
 paper, which is a temperature here). MSN's mean-entropy maximisation is the case of equal frequencies:
@@ -18,11 +18,13 @@ from recipes_lib.distributed import collectives
 
 Direction = Literal["forward", "reverse"]
 SUM_TOLERANCE = 1e-5
-"""How far from 1 frequencies may sum: float32 entries of ten thousand prototypes stay within it."""
+"""How far the sum of the frequencies may be from 1: the rounding of ten thousand float32 entries stays within it."""
 
 
 def power_law(count: int, exponent: float) -> Tensor:
-    """pi_k = k^-a / sum_j j^-a, k = 1..K: the first prototype is the most frequent; a = 0 is uniform.
+    """The power-law prior pi_k = k^-a / sum_j j^-a for k = 1..K: the first prototype is the most frequent.
+
+    a = 0 gives the uniform prior.
 
     Shapes: -> float64 [count], positive, sums to 1.
     Raises: ``ValueError`` for an exponent below 0 or not finite, or a count below 1.
@@ -36,15 +38,15 @@ def power_law(count: int, exponent: float) -> Tensor:
 
 
 def uniform(count: int) -> Tensor:
-    """pi_k = 1 / K: the prior that MSN holds without naming it.  -> float64 [count]"""
+    """The uniform prior pi_k = 1 / K, which MSN uses implicitly.  -> float64 [count]"""
     return power_law(count, 0.0)
 
 
 def given(frequencies: Tensor, *, normalise: bool = False) -> Tensor:
-    """A prior of one's own, such as the frequencies of the classes where these are known.
+    """A prior made of given frequencies, such as those of the classes where they are known.
 
     Shapes: [K] of any real dtype -> float64 [K], positive, sums to 1.
-    ``normalise``: counts are meant, and their sum is divided out.
+    ``normalise``: the entries are counts, and are divided by their sum.
     Raises: ``ValueError`` naming the first entry that is 0, negative or not finite (KL(pbar || pi) is infinite where
     pi_k = 0 and pbar_k > 0), or the sum where it is not 1.
     """
@@ -65,9 +67,9 @@ def given(frequencies: Tensor, *, normalise: bool = False) -> Tensor:
 
 
 def fitted(prior: Tensor, assignments: Tensor) -> Tensor:
-    """``prior`` [K] in the dtype and on the device of ``assignments`` [n, K].
+    """Converts ``prior`` [K] to the dtype and device of ``assignments`` [n, K].
 
-    Raises: ``ValueError`` with both lengths where they differ.
+    Raises: ``ValueError`` with both lengths if they differ.
     """
     if prior.shape != assignments.shape[1:]:
         raise ValueError(
@@ -77,15 +79,16 @@ def fitted(prior: Tensor, assignments: Tensor) -> Tensor:
 
 
 def prior_divergence(assignments: Tensor, prior: Tensor, direction: Direction = "forward") -> Tensor:
-    """KL(pbar || pi), at least 0: zero when the anchors of all ranks together use the prototypes as often as pi says.
+    """KL(pbar || pi) >= 0, which is zero if the anchors of all ranks together use the prototypes as often as pi says.
 
-    ``direction`` forward: sum_k pbar_k log(pbar_k / pi_k), whose gradient log(pbar_k / pi_k) + 1 lets a prototype run
-    empty. reverse: KL(pi || pbar), whose gradient -pi_k / pbar_k has no bound as one does. pbar is not sharpened, and
-    prototype k keeps frequency pi_k: nothing is sorted. ``prior`` is taken to the assignments' dtype and device.
+    ``direction`` "forward": sum_k pbar_k log(pbar_k / pi_k). Its gradient log(pbar_k / pi_k) + 1 grows like a logarithm
+    as a prototype empties, so prototypes can become empty. "reverse": KL(pi || pbar). Its gradient -pi_k / pbar_k grows
+    like 1 / pbar_k. pbar is not sharpened. Prototype k always has frequency pi_k: nothing is sorted. ``prior`` is
+    converted to the assignments' dtype and device.
 
     Shapes: ``assignments`` [V * B, K], rows sum to 1, ``prior`` [K] -> [].
     Raises: ``ValueError`` where the sizes do not fit or the direction is unknown.
-    Differs: lightly's ``PMSNLoss`` computes the reverse divergence, and of one rank's anchors.
+    Differs: lightly's ``PMSNLoss`` computes the reverse divergence, over the anchors of one rank only.
     """
     prior = fitted(prior, assignments)
     mean_assignment = collectives.all_reduce_mean(assignments.mean(dim=0))  # [K]; its gradient crosses ranks
@@ -93,12 +96,12 @@ def prior_divergence(assignments: Tensor, prior: Tensor, direction: Direction = 
 
 
 def divergence(mean_assignment: Tensor, prior: Tensor, direction: Direction) -> Tensor:
-    """KL(pbar || pi), or KL(pi || pbar) where ``direction`` is reverse, of a mean that is known: [K], [K] -> [].
+    """KL(pbar || pi) of a given mean assignment, or KL(pi || pbar) if ``direction`` is "reverse".  [K], [K] -> []
 
-    Raises: ``ValueError`` where the direction is unknown.
+    Raises: ``ValueError`` if the direction is unknown.
     """
     if direction not in ("forward", "reverse"):
         raise ValueError(f"direction = {direction!r}; it must be 'forward' or 'reverse'.")
     # the clamp makes 0 log 0 = 0, and keeps the derivative of a prototype that is never used finite
-    log_ratio = mean_assignment.clamp_min(torch.finfo(prior.dtype).tiny).log() - prior.log()
+    log_ratio = mean_assignment.clamp_min(torch.finfo(prior.dtype).tiny).log() - prior.log()  # [K]
     return (mean_assignment * log_ratio).sum() if direction == "forward" else -(prior * log_ratio).sum()

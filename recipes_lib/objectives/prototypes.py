@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """MSN's objective: soft assignment to prototypes, sharpened and balanced targets, mean-entropy maximisation.
 
-PMSN's too, which asks for other frequencies than equal ones: :mod:`recipes_lib.objectives.priors`.
+PMSN uses the same loss with other than equal frequencies of the prototypes: see :mod:`recipes_lib.objectives.priors`.
 
 Symbols, as in the paper: z anchor embeddings, z+ target embeddings, q prototypes, p anchors' assignments, t targets'
-assignments, pbar the mean of p, tau temperature, T sharpening temperature, lambda and mu the weights of two terms;
-B images, V anchor views of each, K prototypes, d dimensions. Sums over images run over all ranks.
+assignments, pbar the mean of p, tau temperature, T sharpening temperature, L_ce, R and E the terms of the loss, lambda
+the weight of R and mu that of E; B images, V anchor views per image, K prototypes, d dimensions. Sums over images run
+over all ranks.
 
 Source: Assran et al., "Masked Siamese Networks for Label-Efficient Learning", arXiv 2204.07141.
 """
@@ -22,7 +23,7 @@ from recipes_lib.objectives.precision import at_least_float32
 
 
 def assignment_logits(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
-    """<z/|z|, q/|q|> / tau: whose softmax is the assignment p.
+    """The cosines over the temperature, <z/|z|, q/|q|> / tau: their softmax is the assignment p.
 
     Shapes: ``embeddings`` [n, d], ``prototypes`` [K, d] -> [n, K].
     """
@@ -31,7 +32,7 @@ def assignment_logits(embeddings: Tensor, prototypes: Tensor, temperature: float
 
 
 def assign(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
-    """Soft assignment p = softmax(<z/|z|, q/|q|> / tau): rows sum to 1.
+    """The soft assignment p = softmax(<z/|z|, q/|q|> / tau), whose rows sum to 1.
 
     Shapes: ``embeddings`` [n, d], ``prototypes`` [K, d] -> [n, K].
     """
@@ -39,9 +40,9 @@ def assign(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor
 
 
 def sharpen(assignments: Tensor, temperature: float) -> Tensor:
-    """p_k^(1/T) / sum_j p_j^(1/T): T below 1 moves mass to the largest entries.
+    """The sharpened assignments p_k^(1/T) / sum_j p_j^(1/T): T below 1 moves mass to the largest entries.
 
-    Computed as softmax(log p / T); p^(1/T) itself underflows in half precision below about 0.016.
+    They are computed as softmax(log p / T): with T = 0.25, p^(1/T) underflows in float16 for p below about 0.016.
 
     Shapes: [n, K] -> [n, K].
     """
@@ -50,21 +51,21 @@ def sharpen(assignments: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def sinkhorn(targets: Tensor, iterations: int = 3, prior: Tensor | None = None) -> Tensor:
-    """Balances the targets over the prototypes, by turns dividing by prototype mass and by row sum.
+    """Balances the targets over the prototypes: it divides by the mass per prototype and by the row sums, in turns.
 
-    It ends on the rows: each target sums to 1, while the masses of the prototypes are only about equal, or about in
-    the proportions of ``prior``. Mass is counted over all ranks. No sharpening follows. With fewer targets than
-    prototypes it cannot balance.
+    Its last division is that by the row sums: each target sums to 1, while the masses of the prototypes are only about
+    equal, or about in the proportions of ``prior``. The mass is summed over all ranks. No sharpening follows. It cannot
+    balance fewer targets than prototypes.
 
     Shapes: [n, K], ``prior`` [K] -> [n, K], no gradient.
-    Raises: ``ValueError`` where the prior has another length than K.
+    Raises: ``ValueError`` if the prior has another length than K.
     Source: Cuturi, arXiv 1306.0895; the official code's constant factors (1/K, 1/n) cancel and are left out.
     """
     if prior is not None:
         prior = priors.fitted(prior, targets)
     for _ in range(iterations):
         mass = collectives.all_reduce_sum(targets.sum(dim=0))  # [K]
-        # a prototype that no target touches has mass 0: 0/tiny leaves it at 0, 0/0 would be NaN
+        # a prototype that gets nothing from any target has mass 0: 0/tiny leaves it at 0, 0/0 would be NaN
         targets = targets / mass.clamp_min(torch.finfo(mass.dtype).tiny)
         if prior is not None:
             targets = targets * prior
@@ -73,7 +74,7 @@ def sinkhorn(targets: Tensor, iterations: int = 3, prior: Tensor | None = None) 
 
 
 def cross_entropy(targets: Tensor, log_assignments: Tensor) -> Tensor:
-    """-(1 / VB) sum_i sum_k t_ik log p_ik: each anchor view must predict its image's target.
+    """The cross-entropy -(1 / VB) sum_i sum_k t_ik log p_ik of each anchor view's assignment to its image's target.
 
     Shapes: ``targets`` [B, K], ``log_assignments`` [V * B, K] view-major -> [].
     """
@@ -83,22 +84,22 @@ def cross_entropy(targets: Tensor, log_assignments: Tensor) -> Tensor:
 
 
 def entropy(assignments: Tensor) -> Tensor:
-    """H(p) = -sum_k p_k log p_k, in [0, log K] nats; 0 log 0 = 0.  [..., K] -> [...]"""
-    # the clamp makes 0 log 0 = 0 as xlogy does, and keeps its derivative finite, as xlogy does not
+    """The entropy H(p) = -sum_k p_k log p_k, in [0, log K] nats; 0 log 0 = 0.  [..., K] -> [...]"""
+    # the clamp makes 0 log 0 = 0, as xlogy does; it also keeps the derivative finite, which xlogy does not
     tiny = torch.finfo(assignments.dtype).tiny
     return -(assignments * assignments.clamp_min(tiny).log()).sum(dim=-1)
 
 
 def average_entropy(assignments: Tensor) -> Tensor:
-    """(1 / VB) sum_i H(p_i): how undecided one anchor is on average.  [V * B, K] -> []"""
+    """The average entropy (1 / VB) sum_i H(p_i) of single anchors: how uncertain an anchor is.  [V * B, K] -> []"""
     return entropy(assignments).mean()
 
 
 def mean_entropy(assignments: Tensor) -> Tensor:
-    """H(pbar), in [0, log K] nats: the entropy of the mean assignment of all ranks' anchors, which ME-MAX maximises.
+    """The entropy H(pbar) of the mean assignment of all ranks' anchors, in [0, log K] nats, which ME-MAX maximises.
 
-    log K where every prototype is used equally, 0 where one takes all; not to be confused with :func:`average_entropy`.
-    Its gradient crosses ranks.
+    It is log K if all prototypes are used equally often and 0 if one gets all anchors. Do not confuse it with
+    :func:`average_entropy`. Its gradient crosses ranks.
 
     Shapes: [V * B, K] -> [].
     """
@@ -106,9 +107,10 @@ def mean_entropy(assignments: Tensor) -> Tensor:
 
 
 def mean_entropy_regulariser(assignments: Tensor) -> Tensor:
-    """R = log K - H(pbar), in [0, log K]: zero when the anchors of all ranks together use every prototype equally.
+    """The regulariser R = log K - H(pbar), in [0, log K]: zero if all ranks' anchors use the prototypes equally often.
 
-    Called ME-MAX, for minimising it maximises the mean assignment's entropy. pbar is not sharpened (PAWS does).
+    It is called ME-MAX because minimising it maximises the entropy of the mean assignment. pbar is not sharpened (in
+    PAWS it is).
 
     Shapes: [V * B, K] -> [].
     """
@@ -130,24 +132,24 @@ def msn_loss(
     sinkhorn_prior: Tensor | None = None,
     freeze_prototypes: bool = False,
 ) -> dict[str, Tensor]:
-    """L = L_ce + lambda R + mu E, and its parts. Gradients reach anchors and prototypes, never the targets.
+    """The MSN loss L = L_ce + lambda R + mu E, and its parts. Gradients reach anchors and prototypes, never targets.
 
     With a ``prior``, R is the divergence of the mean assignment from it (PMSN); with a ``sinkhorn_prior``, the targets
-    are balanced in its proportions. None is uniform, which is MSN. Half precision is raised to float32, under autocast
-    too; float64 stays.
+    are balanced in its proportions. ``None`` means the uniform prior of MSN. Half precision is raised to float32, under
+    autocast too; float64 stays.
 
     Shapes: ``anchors`` [V * B, d] view-major (view 1 of all images, then view 2, ...), ``targets`` [B, d],
     ``prototypes`` [K, d], priors [K]; -> scalars ``loss`` (with its graph) and, detached, ``cross_entropy`` (L_ce),
-    ``mean_entropy`` (H(pbar): log K is even use, 0 a collapse), ``me_max`` (log K - H(pbar), R where the prior is
-    uniform), ``prior_divergence`` (R, where there is a ``prior``), ``entropy`` (E, the average of the anchors' own
-    entropies) and ``target_entropy`` (the average of H(t), L_ce's lower bound).
+    ``mean_entropy`` (H(pbar): log K if all prototypes are used equally often, 0 if only one is), ``me_max``
+    (log K - H(pbar), which is R if the prior is uniform), ``prior_divergence`` (R, only with a ``prior``), ``entropy``
+    (E, the average of the anchors' own entropies) and ``target_entropy`` (the average of H(t), L_ce's lower bound).
     Units: ``temperature`` (tau) above 0, ``sharpen_temperature`` (T) in (0, 1], entropies in nats.
-    ``freeze_prototypes``: leave the prototypes as they are, an ablation.
-    ``direction``: of R's divergence where there is a ``prior``, see :func:`priors.prior_divergence`.
+    ``freeze_prototypes``: the prototypes get no gradient, an ablation.
+    ``direction``: the direction of R's divergence if there is a ``prior``, see :func:`priors.prior_divergence`.
     Raises: ``ValueError`` for settings out of range, sizes that do not fit, prototypes cut off from the graph;
     ``FloatingPointError`` naming a row that is not finite or has no direction (norm 0).
-    Differs: on several ranks L_ce and E are this rank's mean, R is that of all; averaging the ranks' gradients, as
-    DDP does, gives the gradient of one rank with the whole batch. The released configs log E with weight 0.
+    Differs: on several ranks L_ce and E are means over this rank, R is computed over all ranks. Averaging the ranks'
+    gradients, as DDP does, gives the gradient of one rank with the whole batch. The released configs log E (mu = 0).
     """
     _check_settings(temperature, sharpen_temperature, sinkhorn_iterations)
     _check_inputs(anchors, targets, prototypes, freeze_prototypes)
@@ -156,11 +158,11 @@ def msn_loss(
     with torch.autocast(anchors.device.type, enabled=False):
         z, target_z, q = (at_least_float32(rows) for rows in (anchors, targets, prototypes))
         with torch.no_grad():  # the paper's stop-gradient
-            # softmax(logits / T) is sharpen(assign(...), T), without the powers that underflow
-            sharpened = (assignment_logits(target_z, q, temperature) / sharpen_temperature).softmax(dim=1)
+            # softmax(logits / T) equals sharpen(assign(...), T), without the powers that underflow
+            sharpened = (assignment_logits(target_z, q, temperature) / sharpen_temperature).softmax(dim=1)  # [B, K]
             t = sinkhorn(sharpened, sinkhorn_iterations, sinkhorn_prior)  # [B, K]
         log_p = assignment_logits(z, q, temperature).log_softmax(dim=1)  # [V * B, K]
-        p = log_p.exp()
+        p = log_p.exp()  # [V * B, K]
         match = cross_entropy(t, log_p)
         mean_assignment = collectives.all_reduce_mean(p.mean(dim=0))  # [K]; its gradient crosses ranks
         even = entropy(mean_assignment)
@@ -191,7 +193,7 @@ def _check_settings(temperature: float, sharpen_temperature: float, sinkhorn_ite
 
 
 def _check_inputs(anchors: Tensor, targets: Tensor, prototypes: Tensor, freeze_prototypes: bool) -> None:
-    """Sizes, the path of the gradient, and (one reduction over the row norms) values."""
+    """Raises if sizes do not fit, if prototypes get no gradient, or if a row norm is 0 or not finite."""
     inputs = {"anchors": anchors, "targets": targets, "prototypes": prototypes}
     if any(rows.dim() != 2 for rows in inputs.values()) or len({rows.shape[1] for rows in inputs.values()}) > 1:
         shapes = ", ".join(f"{name} {list(rows.shape)}" for name, rows in inputs.items())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VICReg's objective: two views agree, every dimension varies over the batch, no two dimensions say the same.
+"""VICReg's objective: two views agree, every dimension varies over the batch, no two dimensions are correlated.
 
-Symbols, as in the paper: z, z' embeddings of an image's two views, n images of all ranks, d dimensions, gamma the
-wanted standard deviation, lambda, mu and nu the weights of invariance, variance and covariance.
+Symbols, as in the paper: z, z' embeddings of an image's two views, B images of this rank and n of all ranks, d
+dimensions, gamma the target standard deviation, eps added to the variance, s, v and c the invariance, variance and
+covariance terms, lambda, mu and nu their weights.
 
 Source: Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
 arXiv 2105.04906.
@@ -16,26 +17,31 @@ from recipes_lib.distributed import collectives
 from recipes_lib.objectives.precision import at_least_float32
 
 GAMMA = 1.0
+"""The target standard deviation of every dimension, as in the paper."""
 EPSILON = 1e-4
-"""Added to each variance, as in the paper: the square root's derivative has no bound at 0."""
+"""The number added to each variance, as in the paper: the derivative of the square root is unbounded at 0."""
 
 
 def variance_hinge(z: Tensor) -> Tensor:
-    """v(z) = (1/d) sum_j max(0, gamma - sqrt(Var(z_j) + eps)): how far the dimensions' deviations fall below 1.
+    """How far the standard deviations of the dimensions fall below gamma = 1, on average.
+
+    v(z) = (1/d) sum_j max(0, gamma - sqrt(Var(z_j) + eps)), with the unbiased variance.
 
     Shapes: [n, d], all images -> [], at least 0.
-    Source: Eq. 1 and 2; unbiased variance.
+    Source: Eq. 1 and 2.
     """
     return F.relu(GAMMA - (z.var(dim=0) + EPSILON).sqrt()).mean()
 
 
 def squared_covariances(z: Tensor) -> Tensor:
-    """c(z) = (1/d) sum_{i != j} C(z)_ij^2: how much the dimensions repeat one another.
+    """The squared covariances of different dimensions, summed and divided by d: how redundant the dimensions are.
+
+    c(z) = (1/d) sum_{i != j} C(z)_ij^2, with the unbiased covariance C.
 
     Shapes: [n, d], all images -> [], at least 0.
-    Source: Eq. 3 and 4; unbiased covariance.
+    Source: Eq. 3 and 4.
     """
-    centred = z - z.mean(dim=0)
+    centred = z - z.mean(dim=0)  # [n, d]
     covariance = centred.T @ centred / (len(z) - 1)  # [d, d]
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]
 
@@ -48,15 +54,16 @@ def vicreg_loss(
     variance_weight: float = 25.0,
     covariance_weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    """lambda s(z, z') + mu [v(z) + v(z')] / 2 + nu [c(z) + c(z')], s the mean squared difference.
+    """The VICReg loss: the weighted sum of the invariance, variance and covariance terms, and these terms.
 
-    Half precision is raised to float32, under autocast too.
+    L = lambda s(z, z') + mu [v(z) + v(z')] / 2 + nu [c(z) + c(z')], where s is the mean squared difference. Half
+    precision is raised to float32, under autocast too.
 
     Shapes: ``first`` and ``second`` [B, d], row by row views of the same image -> scalars ``loss`` (with its graph)
     and, detached, ``invariance`` (s), ``variance`` (mean of v) and ``covariance`` (sum of c).
-    Raises: ``ValueError`` where the shapes differ or there is a single image, which has no variance.
-    Differs: the paper's Eq. 5 and 6 divide neither s by d nor v by 2; the authors' code does both, the published weights
-    are for it, and it is followed. On several ranks s is this rank's mean, v and c are of all images.
+    Raises: ``ValueError`` if the shapes differ, or for a single image, which has no variance.
+    Differs: the paper's Eq. 5 and 6 divide neither s by d nor v by 2. The authors' code does both, the published
+    weights belong to it, and we follow it. On several ranks s is this rank's mean; v and c use all ranks' images.
     """
     if first.shape != second.shape or first.dim() != 2:
         raise ValueError(

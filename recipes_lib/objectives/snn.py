@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PAWS's objective: soft nearest neighbours among labelled supports predict one view's labels from the other's.
+"""PAWS's objective: the soft label of one view, found among labelled supports, must match that of the other view.
 
 Symbols, as in the paper: z anchor embeddings, z_s anchor supports, h target embeddings, h_s target supports, y labels
-of the supports, p anchors' predictions, t targets, pbar the mean of the sharpened p, tau temperature, T sharpening
-temperature; B images a rank, 2 large and M small views of each, S supports and C classes, d dimensions. Sums over
-images and supports run over all ranks.
+of the supports, p anchors' predictions, t targets, pbar the mean of the sharpened p, lambda the weight of H(pbar), tau
+temperature, T sharpening temperature; B images per rank, 2 large and M small views of each, S supports and C classes,
+d dimensions. Sums over images and supports run over all ranks.
 
 Source: Assran et al., "Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View Assignments
 with Support Samples", arXiv 2104.13963.
@@ -21,23 +21,24 @@ from recipes_lib.objectives.precision import at_least_float32
 from recipes_lib.objectives.prototypes import average_entropy, cross_entropy, mean_entropy, sharpen
 
 NEGLIGIBLE = 1e-4
-"""Targets below this are set to 0, as in the released code; what is left is not normalised again."""
+"""Target entries below this are set to 0, as in the released code; the row is not normalised again."""
 
 
 def soft_nearest_neighbours(queries: Tensor, supports: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """softmax(<z/|z|, z_s/|z_s|> / tau) y: the supports' labels, averaged by their similarity to each query.
+    """The supports' labels averaged by their similarity to each query: softmax(<z/|z|, z_s/|z_s|> / tau) y.
 
-    No parameters: a classifier that is as good as the embedding. A row of zeros is equally similar to every support.
+    This classifier has no parameters, so its quality is that of the embedding. A query of zeros is equally similar to
+    every support.
 
     Shapes: ``queries`` [n, d], ``supports`` [S, d], ``labels`` [S, C] -> [n, C], rows summing to 1 where labels' do.
     Units: ``temperature`` above 0; the cosines lie in [-1, 1].
     """
-    logits = _directions(queries) / temperature @ _directions(supports).T  # tau divides [n, d], not [n, S]
-    return logits.softmax(dim=1) @ labels.to(logits.dtype)
+    logits = _directions(queries) / temperature @ _directions(supports).T  # [n, S]; tau divides the smaller [n, d]
+    return logits.softmax(dim=1) @ labels.to(logits.dtype)  # [n, C]
 
 
 def support_labels(classes: Tensor, count: int, smoothing: float) -> Tensor:
-    """y: one-hot rows of which the share ``smoothing`` is spread over all classes, so that no prediction is ever 0.
+    """The label rows y: one-hot rows with the share ``smoothing`` spread over all classes, so no prediction is ever 0.
 
     Shapes: ``classes`` int64 [S] in [0, count) -> float [S, count], rows summing to 1.
     Units: ``smoothing`` in [0, 1); the paper uses 0.1.
@@ -54,13 +55,13 @@ def support_labels(classes: Tensor, count: int, smoothing: float) -> Tensor:
 
 
 def view_targets(predictions: Tensor, small_views: int) -> Tensor:
-    """Each view's target: for a large view the other large view's prediction, for a small one the mean of both.
+    """The target of each view: the other large view's prediction for a large view, the mean of both for a small view.
 
-    ``predictions`` are sharpened already: the mean of sharpened rows is not the sharpened mean.
+    ``predictions`` must be sharpened already: the mean of sharpened rows is not the sharpened mean.
 
     Shapes: [2B, C] view-major -> [(2 + small_views) * B, C] view-major.
     """
-    first, second = predictions.chunk(2)
+    first, second = predictions.chunk(2)  # [B, C] each
     both = (first + second) / 2
     return torch.cat([second, first, both.repeat(small_views, 1)])
 
@@ -76,24 +77,26 @@ def paws_loss(
     sharpen_temperature: float = 0.25,
     me_max_weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    """L = L_ce - lambda H(pbar), and its parts. Gradients reach anchors and their supports, never the target branch.
+    """The PAWS loss L = L_ce - lambda H(pbar), and its parts.
+
+    Gradients reach the anchors and their supports, never the target branch.
 
     Half precision is raised to float32, under autocast too; float64 stays.
 
     Shapes: ``anchors`` [(2 + M) * B, d] view-major (large view 1 of all images, large view 2, then the small ones),
     ``targets`` [2B, d] the large views in the same order (they are swapped here), ``anchor_supports`` and
     ``target_supports`` [S / ranks, d], ``labels`` [S / ranks, C] of the same supports; -> scalars ``loss`` (with its
-    graph) and, detached, ``cross_entropy`` (L_ce), ``mean_entropy`` (H(pbar): log C is even use of the classes, 0 a
-    collapse), ``me_max`` (log C - H(pbar)), ``entropy`` (the average of the anchors' own entropies) and
-    ``target_entropy`` (the average of H(t), L_ce's lower bound).
+    graph) and, detached, ``cross_entropy`` (L_ce), ``mean_entropy`` (H(pbar): log C if all classes are predicted
+    equally often, 0 if only one is), ``me_max`` (log C - H(pbar)), ``entropy`` (the average of the anchors' own
+    entropies) and ``target_entropy`` (the average of H(t), the lower bound of L_ce).
     Units: ``temperature`` (tau) above 0, ``sharpen_temperature`` (T) in (0, 1], entropies in nats.
     Raises: ``ValueError`` for temperatures out of range, sizes that do not fit, labels that do not sum to 1, and
     unsmoothed labels where a class has no support.
-    Differs: from MSN, pbar is of *sharpened* predictions and log C is left out. On several ranks L_ce is this rank's
-    mean, H(pbar) is that of all, and every rank meets the supports of all; averaging the ranks' gradients, as DDP
-    does, gives the gradient of one rank with the whole batch and support. The released code pairs labels with
-    gathered supports by position, wrongly for several views of a support on several ranks; here each row brings its
-    own.
+    Differs: unlike in MSN, pbar is the mean of *sharpened* predictions, and the constant log C is left out. On several
+    ranks L_ce is the mean over this rank, H(pbar) is computed over all ranks, and every rank uses the supports of all
+    ranks. Averaging the ranks' gradients, as DDP does, gives the gradient of one rank with the whole batch and support.
+    The released code pairs labels with gathered supports by position, which is wrong for several views per support on
+    several ranks; here each support row comes with its own label row.
     """
     _check_settings(temperature, sharpen_temperature)
     _check_sizes(anchors, targets, anchor_supports, target_supports, labels)
@@ -122,7 +125,10 @@ def paws_loss(
 
 
 def _directions(rows: Tensor) -> Tensor:
-    """F.normalize in half of its passes over a large support, for it divides, and divides again backwards."""
+    """The rows divided by their norms, as F.normalize does, but in half as many passes over a large support.  [n, d]
+
+    It multiplies by a reciprocal [n, 1]; F.normalize divides [n, d], and divides again in the backward pass.
+    """
     return rows * torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12).reciprocal()
 
 
@@ -159,10 +165,13 @@ def _check_sizes(
 
 
 def _check_labels(labels: Tensor) -> None:
-    """Every row a distribution, and (no smoothing) every class there. Of all ranks: they fail together."""
+    """Raises ``ValueError`` if a row of ``labels`` [S, C] does not sum to 1 or a class has no mass (no smoothing).
+
+    ``labels`` are those of all ranks, so all ranks fail together.
+    """
     off = (labels.sum(dim=1) - 1).abs()
     missing = ~(labels.sum(dim=0) > 0)
-    if not ((off < 1e-3).all() & ~missing.any()):  # one question to the device; NaN compares False
+    if not ((off < 1e-3).all() & ~missing.any()):  # one wait for the device; NaN compares False
         if missing.any():
             raise ValueError(
                 f"log 0: class {int(missing.nonzero()[0])} has no support ({int(missing.sum())} of {len(missing)} "

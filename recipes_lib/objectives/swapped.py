@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SwAV's objective: predict the code of one view from another, codes sharing out the prototypes equally.
+"""SwAV's objective: one view predicts the code of another, and the codes use all prototypes equally often.
 
 Symbols, as in the paper: z embeddings, c prototypes, q codes, p predictions, tau temperature, epsilon the entropy
 weight of the codes; V views of B images, the first G of which give codes, K prototypes, d dimensions.
@@ -16,20 +16,21 @@ from recipes_lib.objectives.precision import at_least_float32
 from recipes_lib.objectives.prototypes import assignment_logits, average_entropy, sinkhorn
 
 LOWEST_EPSILON = 0.025
-"""Below it exp((cosine - 1) / epsilon) underflows in float32: an image far from every prototype would have no code."""
+"""The lowest epsilon: below it exp((cosine - 1) / epsilon) underflows in float32, and an image that is far from every
+prototype would have no code."""
 
 
 @torch.no_grad()
 def codes(cosines: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """q: the transport of B images onto K equally large prototypes that follows the cosines, by Sinkhorn's rounds.
+    """The codes q: the cosines turned by Sinkhorn iterations into assignments that use all K prototypes equally often.
 
-    Equal shares of the batch (of all ranks) are the hidden uniform prior here.
+    Each prototype gets an equal share of the batch of all ranks. This is SwAV's hidden uniform prior.
 
     Shapes: [B, K] -> [B, K], rows sum to 1, no gradient.
     Units: ``epsilon`` at least 0.025; ``iterations`` at least 1.
     Source: Eq. 3 to 5.
     """
-    # minus 1, the largest cosine, keeps exp within (0, 1]; a common factor goes with the first division by mass
+    # subtracting 1, the largest cosine, keeps exp within (0, 1]; the first division by mass removes a common factor
     return sinkhorn(((cosines - 1) / epsilon).exp(), iterations)
 
 
@@ -42,7 +43,9 @@ def swav_loss(
     epsilon: float = 0.05,
     sinkhorn_iterations: int = 3,
 ) -> dict[str, Tensor]:
-    """(1/G) sum_g 1/(V-1) sum_{v != g} -(1/B) sum_i q_g log p_v: every view predicts the codes of the other large ones.
+    """The SwAV loss: every view predicts the codes of the other large views.
+
+    L = (1/G) sum_g 1/(V-1) sum_{v != g} -(1/B) sum_i q_g log p_v
 
     Half precision is raised to float32, under autocast too.
 
@@ -50,9 +53,9 @@ def swav_loss(
     detached, ``code_entropy`` (mean H(q), the loss's lower bound) and ``entropy`` (mean H(p)), in nats.
     Units: ``temperature`` (tau) above 0, ``epsilon`` at least 0.025, ``code_views`` (G) in 1 to V.
     Raises: ``ValueError`` for settings out of range, sizes that do not fit, prototypes cut off from the graph.
-    Differs: prototypes are normalised at each use, where the authors' code normalises them in place after each step; they
-    learn from the first step on (there: frozen for the first ones), and there is no queue. On several ranks the loss
-    is this rank's mean; codes share out the prototypes over all images.
+    Differs: prototypes are normalised at each use; the authors' code normalises them in place after each step.
+    Prototypes learn from the first step on (the authors' code freezes them at first), and there is no queue. On several
+    ranks the loss is this rank's mean; the codes are balanced over the images of all ranks.
     """
     _check(embeddings, prototypes, code_views, temperature, epsilon, sinkhorn_iterations)
     views, batch, _ = embeddings.shape
@@ -60,10 +63,10 @@ def swav_loss(
         cosines = assignment_logits(
             at_least_float32(embeddings).flatten(0, 1), at_least_float32(prototypes), 1.0
         )  # [V * B, K]
-        log_p = (cosines / temperature).log_softmax(dim=1).unflatten(0, (views, batch))
-        large = cosines.detach().unflatten(0, (views, batch))[:code_views]
+        log_p = (cosines / temperature).log_softmax(dim=1).unflatten(0, (views, batch))  # [V, B, K]
+        large = cosines.detach().unflatten(0, (views, batch))[:code_views]  # [G, B, K]
         q = torch.stack([codes(view, epsilon=epsilon, iterations=sinkhorn_iterations) for view in large])  # [G, B, K]
-        others = log_p.sum(dim=0) - log_p[:code_views]  # [G, B, K]: all views but the code's own
+        others = log_p.sum(dim=0) - log_p[:code_views]  # [G, B, K]: sum over all views but the code's own
         loss = -(q * others).sum() / (code_views * (views - 1) * batch)
     return {"loss": loss, "code_entropy": average_entropy(q), "entropy": average_entropy(log_p.detach().exp())}
 

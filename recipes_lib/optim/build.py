@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimiser that a config asks for, and its hyper-parameters at each step."""
+"""Builds the optimiser of a config, and computes its learning rate and weight decay at each step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from recipes_lib.optim.stable_adamw import StableAdamW
 
 
 def check(config: OptimConfig, sync: SyncConfig, device: torch.device) -> None:
-    """Raises ``ConfigError`` where the optimiser cannot run on ``device``, or its state be averaged as ``sync`` asks."""
+    """Raises ``ConfigError`` if the optimiser cannot run on ``device``, or ``sync`` cannot average its state."""
     if config.name == "adamw8bit":
         eight_bit.check(device)
         if sync.buffers == "average":
@@ -26,15 +26,15 @@ def check(config: OptimConfig, sync: SyncConfig, device: torch.device) -> None:
 
 
 def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser of ``config.name`` over ``groups``, each with ``params`` and ``decays``.
+    """Builds the optimiser ``config.name`` over ``groups``, each a dict with ``params`` and ``decays``.
 
-    Its learning rate and weight decay are set by :meth:`Schedule.apply` before each step.
+    :meth:`Schedule.apply` sets its learning rate and weight decay before each step.
 
-    Raises: ``ConfigError`` where ``adamw8bit`` cannot run.
+    Raises: ``ConfigError`` if ``adamw8bit`` cannot run; ``ValueError`` for an unknown name.
     """
     match config.name:
         case "adamw":
-            # fused: one pass over each tensor in place of a dozen, on CPUs too
+            # fused: one pass over each tensor instead of a dozen, on CPUs too
             optimizer = torch.optim.AdamW(
                 groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True
             )
@@ -64,20 +64,20 @@ def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opti
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Learning rate and weight decay of a run.
+    """The learning rate and weight decay of a run, as functions of the step.
 
-    Source: the released codes: in MSN's the counter is 1 at the first update, so update ``step`` (from 0) has that of
-    ``step + 1`` (the EMA's counter is 0 there); in PAWS's it is 0.
-    Differs: there a warm-up of a fractional number of steps is cut to whole ones, and so is ``stretch`` times the run; here
-    the warm-up is rounded and the stretched run may end within a step. Both are the same where these are whole numbers, as
-    in every published setting.
+    Source: the released code of each paper. MSN's counter is 1 at the first update, so update ``step`` (from 0) gets
+    the value of ``step + 1`` (MSN's EMA counter starts at 0); PAWS's counter is 0 at the first update.
+    Differs: the released code truncates a fractional number of warm-up steps, and ``stretch`` times the run, to whole
+    steps. Here the warm-up is rounded, and the stretched run may end within a step. Both give the same values where
+    these are whole numbers, as in every published setting.
     """
 
     config: OptimConfig
     steps: int
-    """Optimiser steps of the run."""
+    """Number of optimiser steps of the run."""
     steps_per_epoch: int
-    """What ``config.warmup_epochs`` is counted in."""
+    """Number of optimiser steps per epoch, which ``warmup_epochs`` and ``lr_drops`` of ``config`` are multiplied by."""
 
     def at(self, step: int) -> dict[str, float]:
         """``lr`` and ``weight_decay`` of the update ``step``, counted from 0."""
@@ -94,7 +94,7 @@ class Schedule:
         return {"lr": lr, "weight_decay": decay}
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Gives every group its learning rate, and its weight decay where it ``decays``."""
+        """Sets the learning rate of every group, and its weight decay: 0 unless the group ``decays``."""
         now = self.at(step)
         for group in optimizer.param_groups:
             group["lr"] = now["lr"]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bitsandbytes' AdamW, whose running means take 8 bits a number.
+"""bitsandbytes' AdamW, whose running means take 8 bits per number.
 
-A tensor of 4,096 elements or more has its means in blocks of 256: 8-bit codes and the block's largest value. Smaller
-ones are left in 32 bits, where there is little to save. The state of a large tensor is about a quarter of AdamW's. On a
-GPU its kernels are fused; on a CPU the means are made 32 bits wide for the step, which saves memory and takes longer.
+The running means of a tensor of 4,096 elements or more are stored in blocks of 256: 8-bit codes and the block's largest
+value. Those of smaller tensors stay in 32 bits, where there is little to save. The state of a large tensor is about a
+quarter of AdamW's. On a GPU the kernels are fused; on a CPU the means are widened to 32 bits for the step, which saves
+memory and takes longer.
 
 Source: Dettmers, Lewis, Shleifer, Zettlemoyer, "8-bit Optimizers via Block-wise Quantization", ICLR 2022.
 """
@@ -17,15 +18,15 @@ import torch
 from recipes_lib.errors import ConfigError
 
 LEAST = 4096
-"""Elements from which on a tensor's means are in 8 bits; bitsandbytes' own default."""
+"""The least number of elements for which a tensor's running means are in 8 bits; bitsandbytes' own default."""
 BLOCK = 256
-"""Elements that share one largest value."""
+"""Number of elements that share one largest value."""
 
 
 def adamw(groups: list[dict[str, Any]], **hyper: Any) -> torch.optim.Optimizer:
-    """bitsandbytes' ``AdamW8bit`` over ``groups``.
+    """Builds bitsandbytes' ``AdamW8bit`` over ``groups``.
 
-    Raises: ``ConfigError`` as :func:`check`.
+    Raises: ``ConfigError`` if :func:`check` does for a parameter's device.
     """
     for group in groups:
         for weight in group["params"]:
@@ -34,7 +35,7 @@ def adamw(groups: list[dict[str, Any]], **hyper: Any) -> torch.optim.Optimizer:
 
 
 def check(device: torch.device) -> None:
-    """Raises ``ConfigError`` where bitsandbytes is not installed, or has no 8-bit optimiser for ``device``."""
+    """Raises ``ConfigError`` if bitsandbytes is not installed or has no 8-bit optimiser for ``device``."""
     version = _package().__version__
     key = {"cpu": "CPU", "cuda": "CUDA", "xpu": "XPU", "mps": "MPS"}.get(device.type, "")
     name = "bitsandbytes::optimizer_update_8bit_blockwise"
@@ -46,12 +47,13 @@ def check(device: torch.device) -> None:
 
 
 def state_bytes(elements: int) -> int:
-    """Bytes of the state of a tensor of at least :data:`LEAST` elements: codes, largest values, the codes' two tables."""
+    """The number of bytes of the optimiser state of a tensor of ``elements`` (at least :data:`LEAST`) elements."""
+    # two running means, each: an 8-bit code per element, a float32 per block, a float32 table of the 256 codes' values
     return 2 * (elements + 4 * -(-elements // BLOCK) + 4 * 256)
 
 
 def _package() -> ModuleType:
-    # at its import it warns of a kernel for 4-bit products that it would like to download
+    # importing it logs a warning about a downloadable kernel for 4-bit products, which is not used here
     talkative = logging.getLogger("bitsandbytes.backends.cpu.ops")
     level = talkative.level
     talkative.setLevel(logging.ERROR)

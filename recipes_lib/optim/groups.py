@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameters decay.
+"""Parameter groups: which parameters get weight decay.
 
-A parameter group carries ``decays``: whether :class:`recipes_lib.optim.build.Schedule` gives it the weight decay of
-the step, or 0.
+Each group has the key ``decays``: if it is True, :class:`recipes_lib.optim.build.Schedule` sets the weight decay of the
+step, else 0.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch import nn
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
     """The trainable parameters of ``module`` in two groups: weights, which decay, and biases and norms, which do not.
 
-    Class tokens and position tables have three dimensions and so do decay, as in the released code.
+    Class tokens and position embeddings have three dimensions, so they decay, as in the released code.
     A group without parameters is left out.
 
     Source: ``facebookresearch/msn``, ``src/msn_train.py``, ``init_opt`` (the rule: more than one dimension, no bias).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layer-wise adaptive rate scaling, for large batches."""
+"""LARS: layer-wise adaptive rate scaling, an optimiser for large batches."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,31 +9,32 @@ from torch import Tensor
 
 
 class LARS(torch.optim.Optimizer):
-    r"""SGD with momentum whose step is scaled, tensor by tensor, to the size of the weights.
+    r"""SGD with momentum that scales the step of each tensor to the norm of its weights.
 
     .. math::
         \lambda = \eta \frac{\|w\|}{\|g\| + \beta \|w\|}, \qquad
         v \leftarrow \mu v + \lambda (g + \beta w), \qquad
         w \leftarrow w - \gamma v
 
-    with trust coefficient :math:`\eta`, weight decay :math:`\beta`, momentum :math:`\mu`, learning rate
-    :math:`\gamma`. Tensors of one dimension (biases, norms) get plain SGD with momentum: no decay, no scaling; as do
-    weights that are still 0, whose scale would be 0 for ever.
+    with weights :math:`w`, gradient :math:`g`, momentum buffer :math:`v`, trust coefficient :math:`\eta`, weight decay
+    :math:`\beta`, momentum :math:`\mu` and learning rate :math:`\gamma`. Tensors of one dimension (biases, norms) get
+    plain SGD with momentum: no decay and no scaling. Weights that are all 0 are not scaled either: :math:`\lambda`
+    would stay 0 for ever.
 
-    ``nesterov``: the step looks one ahead: it is :math:`\gamma (\lambda (g + \beta w) + \mu v)` with the new :math:`v`.
-    ``scale_vectors``: tensors of one dimension decay and are scaled like the others; for a parameter group of its own.
-
+    ``nesterov``: Nesterov momentum: the step is :math:`\gamma (\lambda (g + \beta w) + \mu v)` with the new :math:`v`.
+    ``scale_vectors``: tensors of one dimension decay and are scaled like the others; meant for a group of its own.
     ``lr_in_momentum``: :math:`v \leftarrow \mu v + \gamma \lambda (g + \beta w)` and :math:`w \leftarrow w - v`, so that
-    a step keeps the learning rate it was made with; the same at a constant :math:`\gamma`.
+    each gradient keeps the learning rate of its own step. It makes no difference at a constant :math:`\gamma`.
 
-    Raises: ``ValueError`` for a negative or otherwise impossible hyper-parameter, and for parameters that are no real
-    numbers.
+    Raises: ``ValueError`` for a negative or otherwise impossible hyper-parameter, and for parameters that are not
+    real floating-point numbers.
 
     Source: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017, Eq. 6 and Algorithm 1.
-    Differs: the paper and the code of PAWS have :math:`\gamma` inside :math:`v` (``lr_in_momentum``); torch's SGD and
-    most SSL papers' codes multiply :math:`v` by it, as here by default. PAWS's code leaves a weight without any
-    gradient where it is, here it decays; it tells norms by their names, and so scales those of a ResNet's shortcuts: to
-    do the same, put the weights of ``downsample.1`` into a group with ``scale_vectors``. The paper has no ``nesterov``.
+    Differs: the paper and PAWS's code have :math:`\gamma` inside :math:`v` (``lr_in_momentum``); torch's SGD and the
+    code of most SSL papers multiply :math:`v` by it, as here by default. PAWS's code does not change a weight whose
+    gradient is 0; here it decays. PAWS's code finds norm layers by their names, and therefore scales those of a
+    ResNet's shortcuts: to do the same, put the weights of ``downsample.1`` into a group with ``scale_vectors``. The
+    paper has no ``nesterov``.
     """
 
     def __init__(
@@ -60,7 +61,10 @@ class LARS(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch's optimisers; raises ``ValueError`` as the class does."""
+        """Adds a parameter group, as torch's optimisers do.
+
+        Raises: ``ValueError`` for the same faults as the class.
+        """
         super().add_param_group(param_group)
         try:
             _check(self.param_groups[-1])
@@ -70,13 +74,13 @@ class LARS(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:  # one of an older version lacks the newer options
+        for group in self.param_groups:  # a state saved by an older version lacks the newer options
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Takes one step with the gradients there are; ``closure`` recomputes the loss, as in torch's optimisers."""
+        """Updates all parameters that have a gradient; ``closure`` recomputes the loss, as in torch's optimisers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -107,7 +111,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def _check(group: dict[str, Any]) -> None:
-    """Raises ``ValueError`` where a group has a value, or a parameter, that cannot be."""
+    """Raises ``ValueError`` if a group has a hyper-parameter out of range or a parameter that is not floating-point."""
     for name, allowed in (
         ("lr", group["lr"] >= 0),
         ("momentum", 0 <= group["momentum"] < 1),
@@ -125,5 +129,5 @@ def _check(group: dict[str, Any]) -> None:
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Euclidean norm; bf16 squares need float32 to be added up. [...] -> []"""
+    """The Euclidean norm, summed in float32 at least: bfloat16 is too coarse for the sum of squares.  [...] -> []"""
     return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))

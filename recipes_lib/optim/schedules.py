@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rate, weight decay and EMA momentum as pure functions of the step.
+"""Schedules of learning rate, weight decay and EMA momentum, as pure functions of the step.
 
-The MSN code lays its schedules out over ``stretch`` = 1.25 times the run, so that they stop before their end values;
-1 gives the plain schedules of most papers.
+MSN's code plans its schedules for ``stretch`` = 1.25 times the length of the run, so the run stops before they reach
+their final values. ``stretch`` = 1 gives the plain schedules of most papers.
 """
 
 import math
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 def warmup_cosine(
     step: float, *, start: float, peak: float, final: float, warmup_steps: float, total_steps: int, stretch: float = 1.0
 ) -> float:
-    """Linear from ``start`` to ``peak`` over ``warmup_steps``, then half a cosine to ``final`` at ``stretch * total_steps``.
+    """A linear rise from ``start`` to ``peak`` over ``warmup_steps``, then half a cosine period down to ``final``.
 
-    Beyond its end it stays at ``final``.
+    It reaches ``final`` at step ``stretch * total_steps`` and stays there.
     """
     if step < warmup_steps:
         return start + (peak - start) * step / warmup_steps
@@ -24,8 +24,9 @@ def warmup_cosine(
 
 
 def warmup_drops(step: float, *, start: float, peak: float, warmup_steps: float, drops: Sequence[float]) -> float:
-    """Linear from ``start`` to ``peak`` over ``warmup_steps``; then ``peak``, a tenth of it from the first of ``drops`` on,
-    a hundredth from the second, and so on. ``drops`` are steps.
+    """A linear rise from ``start`` to ``peak`` over ``warmup_steps``, then ``peak`` divided by 10 at each of ``drops``.
+
+    ``drops`` are step numbers: the value is ``peak / 10`` from the first on, ``peak / 100`` from the second on.
     """
     if step < warmup_steps:
         return start + (peak - start) * step / warmup_steps
@@ -33,7 +34,7 @@ def warmup_drops(step: float, *, start: float, peak: float, warmup_steps: float,
 
 
 def cosine(step: float, start: float, final: float, total_steps: float, *, stretch: float = 1.0) -> float:
-    """Half a cosine from ``start`` at step 0 to ``final`` at ``stretch * total_steps``, where it stays."""
+    """Half a cosine period from ``start`` at step 0 to ``final`` at step ``stretch * total_steps``, where it stays."""
     return final + (start - final) / 2 * (1 + math.cos(math.pi * _progress(step, stretch * total_steps)))
 
 
@@ -43,5 +44,5 @@ def linear(step: float, start: float, final: float, total_steps: float, *, stret
 
 
 def _progress(step: float, end: float) -> float:
-    """Share of the way done, in [0, 1]; a way of no length (all of the run is warm-up) is done."""
+    """The share of the schedule that is done at ``step``, in [0, 1]; 1 if ``end`` is 0 (the whole run is warm-up)."""
     return min(step / end, 1.0) if end > 0 else 1.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW that takes a smaller step where its second moment lags behind the gradients."""
+"""StableAdamW: AdamW with a smaller step for a tensor whose second moment lags behind its gradients."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from recipes_lib.distributed import fsdp
 from recipes_lib.optim import layout
 
-# v: running mean of gradients ("exp_avg"), u: of their squares ("exp_avg_sq"), eta: the clipped learning rate
+# g: gradient, v: running mean of g ("exp_avg"), u: running mean of g^2 ("exp_avg_sq"), eta: the clipped learning rate
 
 _PIECE = 524_288
-"""Elements that a CPU thread works on at once: few enough that the gradient and u are still in the cache when the fused
-kernel reads them after the RMS, enough that the calls themselves do not weigh."""
+"""Elements per CPU thread that are processed at once: few enough that the gradient and u are still in the cache when
+the fused kernel reads them after the RMS, and so many that the overhead of the calls does not matter."""
 _ADAMW = {"amsgrad", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
 _OPTIMI = {
     "beta1",
@@ -30,11 +30,11 @@ _OPTIMI = {
     "foreach",
 }
 _OTHERS = _ADAMW | _OPTIMI
-"""Keys of torch's and torch-optimi's parameter groups that mean nothing here once they have been read."""
+"""Keys of torch's and torch-optimi's parameter groups that are dropped after loading: they are no options here."""
 
 
 class StableAdamW(torch.optim.Optimizer):
-    r"""AdamW with AdaFactor's update clipping: a tensor whose gradients outgrow :math:`u` gets a lower learning rate.
+    r"""AdamW with AdaFactor's update clipping: a tensor whose squared gradients exceed :math:`u` gets a smaller step.
 
     .. math::
         v \leftarrow \hat\beta_1 v + (1 - \hat\beta_1) g, \qquad
@@ -46,9 +46,9 @@ class StableAdamW(torch.optim.Optimizer):
         \eta = \frac{\gamma}{\max(1, \mathrm{RMS})}, \qquad
         \theta \leftarrow (1 - \eta \lambda) \theta - \eta \frac{v}{\sqrt{u} + \epsilon}
 
-    for each tensor, at its step :math:`t` from 1, with learning rate :math:`\gamma` and weight decay :math:`\lambda`.
-    While RMS is at most 1 it is AdamW, whose bias correction :math:`\hat\beta` holds. RMS never exceeds
-    :math:`1 / \sqrt{1 - \hat\beta_2}`.
+    for each tensor with weights :math:`\theta` and gradient :math:`g`, at its step :math:`t` from 1, with learning rate
+    :math:`\gamma` and weight decay :math:`\lambda`. While RMS is at most 1 this is AdamW, whose bias correction is
+    contained in :math:`\hat\beta`. RMS never exceeds :math:`1 / \sqrt{1 - \hat\beta_2}`.
 
     ``clip_decay``: the weight decay uses the clipped rate :math:`\eta`, as written above. With ``False`` it uses
     :math:`\gamma`: a tensor whose step is shortened decays as fast as the others.
@@ -57,23 +57,24 @@ class StableAdamW(torch.optim.Optimizer):
     state) and adds it to the next one. Without it, steps below half of the last bit of a weight are lost altogether.
     It takes one more tensor of the parameter's size and does nothing for other dtypes.
 
-    A learning rate may be a tensor of one element. Each tensor must be whole on its rank: the mean of a part is not that
-    of the tensor. With gradients averaged over ranks, as DDP's are, the RMS is the same on all of them. The steps are
-    those of torch's fused AdamW kernel, called with each tensor's own rate (there is no ``fused`` or ``foreach`` to
-    choose). On a GPU a step waits once for the device, so it cannot be captured in a CUDA graph (no ``capturable``).
-    Squares are added up in float32 at least. Where one overflows it counts as the largest number in the RMS, and the
-    element's :math:`u` is infinite: it does not move from then on, as under torch's AdamW. In float16 :math:`u` stays at
-    the largest number instead.
+    The learning rate may be a tensor of one element. Each rank must hold whole tensors: the RMS of a part is not that
+    of the tensor. If gradients are averaged over ranks, as by DDP, all ranks get the same RMS. The step is that of
+    torch's fused AdamW kernel, called with each tensor's own rate (so there is no option ``fused`` or ``foreach``). On
+    a GPU each step waits once for the device, so it cannot be captured in a CUDA graph (no option ``capturable``).
+    Squares are added up in float32 at least. If a square overflows, the RMS uses the largest finite number instead, and
+    the element's :math:`u` becomes infinite: from then on it does not move, as under torch's AdamW. In float16
+    :math:`u` stays at the largest finite number instead.
 
-    ``load_state_dict`` takes the state of torch's Adam and AdamW (their running means lack the bias correction that ours
-    contain; it is made up for) and of torch-optimi's StableAdamW too.
+    ``load_state_dict`` also accepts the state of torch's Adam and AdamW (their running means lack the bias correction
+    that ours contain, so it is applied at loading) and of torch-optimi's StableAdamW.
 
-    Raises: ``ValueError`` for a hyper-parameter that is not allowed, for parameters that are no real numbers, are shares
-    of a tensor (``DTensor``) or have gaps in memory, for sparse gradients, and for a state that it cannot go on from.
+    Raises: ``ValueError`` for a hyper-parameter that is not allowed, for parameters that are not real floating-point
+    numbers, are sharded (``DTensor``) or have gaps in memory, for sparse gradients, and for a state without running
+    means or step.
 
     Source: Wortsman et al., "Stable and low-precision training for large-scale vision-language models", NeurIPS 2023.
-    Differs: the authors' public code, with which their runs were made, decays with :math:`\gamma`
-    (``clip_decay=False``); torch-optimi and pytorch_optimizer with :math:`\eta`, as here by default.
+    Differs: the authors' public code, which their runs used, decays with :math:`\gamma` (``clip_decay=False``);
+    torch-optimi and pytorch_optimizer decay with :math:`\eta`, as here by default.
     """
 
     def __init__(
@@ -102,7 +103,10 @@ class StableAdamW(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch's optimisers; raises ``ValueError`` as the class does."""
+        """Adds a parameter group, as torch's optimisers do.
+
+        Raises: ``ValueError`` for the same faults as the class.
+        """
         super().add_param_group(param_group)
         try:
             _check(self.param_groups[-1])
@@ -112,13 +116,13 @@ class StableAdamW(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._last, self._scratch = [], _Scratch()  # no part of the state
+        self._last, self._scratch = [], _Scratch()  # neither is part of the state
         for group in self.param_groups:
             self._take_over(group)
         layout.match_state(self)
 
     def _take_over(self, group: dict[str, Any]) -> None:
-        """Makes a loaded group and its state ours: of an older version, of torch's AdamW, or of torch-optimi."""
+        """Converts a loaded group and its state, saved by an older version, torch's AdamW or torch-optimi, to ours."""
         if "beta1" in group:
             group["betas"], group["kahan"] = (group["beta1"], group["beta2"]), bool(group["kahan_sum"])
         others = {key: group.pop(key) for key in _OTHERS & group.keys()}
@@ -129,7 +133,7 @@ class StableAdamW(torch.optim.Optimizer):
                 self.state[weight] = _state_from(old, others, group["betas"])
 
     def rms(self) -> dict[nn.Parameter, Tensor]:
-        """RMS of the last step of each parameter that moved in it; scalars on the parameters' device, not waited for."""
+        """The RMS of each parameter that the last step updated: scalars on its device, without waiting for a GPU."""
         return {
             weight: rms
             for bunch, sizes in self._last
@@ -138,7 +142,7 @@ class StableAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Takes one step with the gradients there are; ``closure`` recomputes the loss, as in torch's optimisers."""
+        """Updates all parameters that have a gradient; ``closure`` recomputes the loss, as in torch's optimisers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -155,14 +159,14 @@ class StableAdamW(torch.optim.Optimizer):
                     self._move(group, bunch, sizes.tolist())
                 else:
                     waiting.append((group, bunch, sizes))
-        for group, bunch, sizes in waiting:  # reading the first waits for the device, the others are there by then
+        for group, bunch, sizes in waiting:  # reading the first waits for the device; the others are ready by then
             self._move(group, bunch, sizes.tolist())
         return loss
 
     def _bunches(self, group: dict[str, Any]) -> Iterator["_Bunch"]:
-        """Parameters with a gradient, counted one step further, by device, dtype and step.
+        """Counts the step of each parameter that has a gradient, and yields them grouped by device, dtype and step.
 
-        On a CPU they are few at a time, so that what the RMS has read is in a cache when the step is taken.
+        On a CPU each bunch is small, so that what the RMS has read is still in the cache when the step is taken.
         """
         found: dict[tuple[Any, ...], list[tuple[nn.Parameter, Tensor, Tensor, Tensor]]] = {}
         for weight in group["params"]:
@@ -183,15 +187,15 @@ class StableAdamW(torch.optim.Optimizer):
         for (device, _, step), rows in found.items():
             beta1, beta2 = (_debiased(beta, step) for beta in group["betas"])
             for run in _runs(rows) if device.type == "cpu" else [rows]:
-                # after as many steps the kernel corrects no bias: our betas contain the correction
+                # the kernel's own bias correction vanishes at step infinity: our betas contain the correction already
                 never = [torch.full((), math.inf, device=device)] * len(run)
                 bunch = _Bunch(*map(list, zip(*run, strict=True)), never, beta1, beta2, group["eps"])
                 if not beta2:
-                    torch._foreach_zero_(bunch.squares)  # nothing of them counts, and 0 times infinity is no number
+                    torch._foreach_zero_(bunch.squares)  # beta2 = 0 ignores them, but 0 times infinity would be NaN
                 yield bunch
 
     def _move(self, group: dict[str, Any], bunch: "_Bunch", rms: list[float]) -> None:
-        """Steps, and decays, each tensor with a learning rate of its own; those that share one, in one call."""
+        """Updates and decays each tensor with its own clipped learning rate; tensors of equal rate share one call."""
         lr = float(group["lr"])
         shared: dict[float, list[int]] = {}
         for place, size in enumerate(rms):
@@ -206,7 +210,10 @@ class StableAdamW(torch.optim.Optimizer):
                 some.step(some.weights, rate, decay, group["maximize"])
 
     def _move_with_remainders(self, bunch: "_Bunch", rate: float, decay: float, maximize: bool) -> None:
-        """Kahan's sum: the step goes to the remainder, which goes to the weight; what does not arrive there remains."""
+        """Updates by Kahan summation: adds the step to the remainder and the remainder to the weight.
+
+        What rounding keeps from the weight is the new remainder.
+        """
         states = [self.state[weight] for weight in bunch.weights]
         remainders = [s.setdefault("kahan_comp", torch.zeros_like(s["exp_avg"])) for s in states]
         if decay:
@@ -219,7 +226,10 @@ class StableAdamW(torch.optim.Optimizer):
 
 
 class _Bunch(NamedTuple):
-    """Parameters of one group, device, dtype and step, with what a step takes; the betas contain the bias correction."""
+    """Parameters of one group, device, dtype and step, with all that their update needs.
+
+    Each list has an entry per parameter. The betas contain the bias correction.
+    """
 
     weights: list[nn.Parameter]
     grads: list[Tensor]
@@ -231,11 +241,11 @@ class _Bunch(NamedTuple):
     eps: float
 
     def part(self, places: list[int]) -> "_Bunch":
-        """Some of them."""
+        """The bunch of only those parameters that stand at ``places``."""
         return _Bunch(*([some[place] for place in places] for some in self[:5]), *self[5:])
 
     def step(self, moved: list[Tensor], rate: float, decay: float, maximize: bool) -> None:
-        """torch's fused AdamW, on the tensors ``moved``."""
+        """Calls torch's fused AdamW kernel, which updates the tensors ``moved`` and the running means in place."""
         torch._fused_adamw_(
             moved,
             self.grads,
@@ -259,7 +269,7 @@ _LARGEST = torch.finfo(torch.float32).max
 
 
 def _check(group: dict[str, Any]) -> None:
-    """Raises ``ValueError`` where a group has a value, or a parameter, that cannot be."""
+    """Raises ``ValueError`` if a group has a hyper-parameter out of range or a parameter that we do not take."""
     lr, betas, eps, weight_decay = (group[name] for name in ("lr", "betas", "eps", "weight_decay"))
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(f"StableAdamW lr has shape {tuple(lr.shape)}: use a number or a tensor of one element")
@@ -284,7 +294,7 @@ def _check(group: dict[str, Any]) -> None:
 
 
 def _state_from(old: dict[str, Any], others: dict[str, Any], betas: tuple[float, float]) -> dict[str, Any]:
-    """The state of a parameter, of ours or of another optimiser whose group had the keys ``others``."""
+    """The state of a parameter, converted from ``old``: our own, or that of an optimiser whose group had ``others``."""
     step = old.get("step", others.get("step"))
     if step is None or not all(isinstance(old.get(key), Tensor) for key in ("exp_avg", "exp_avg_sq")):
         raise ValueError(
@@ -293,23 +303,27 @@ def _state_from(old: dict[str, Any], others: dict[str, Any], betas: tuple[float,
         )
     state = {key: old[key] for key in ("exp_avg", "exp_avg_sq", "kahan_comp") if isinstance(old.get(key), Tensor)}
     state["step"] = int(step)
-    if "amsgrad" in others and state["step"]:  # Adam's means lack the correction; ours contain it
+    if "amsgrad" in others and state["step"]:  # torch's Adam: its means lack the bias correction; ours contain it
         for key, beta in zip(("exp_avg", "exp_avg_sq"), betas, strict=True):
             state[key] = state[key] / (1 - beta ** state["step"])
     return state
 
 
 def _debiased(beta: float, step: int) -> float:
-    """The decay at ``step``, from 1, that makes a running mean from 0 an unbiased one: 0 at the first."""
+    """The decay at ``step`` (from 1) for which a running mean that starts at 0 is unbiased; it is 0 at step 1."""
     return beta * (1 - beta ** (step - 1)) / (1 - beta**step)
 
 
 def _room() -> int:
+    """The number of elements that all CPU threads together process at once."""
     return _PIECE * torch.get_num_threads()
 
 
 def _runs(rows: list[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
-    """``rows`` in order, in lists whose first tensors have no more elements than fit, or a single larger one."""
+    """Splits ``rows``, in order, into lists whose first tensors have at most ``_room()`` elements together.
+
+    A larger tensor is a list of its own.
+    """
     run, held, room = [], 0, _room()
     for row in rows:
         size = row[0].numel()
@@ -323,7 +337,7 @@ def _runs(rows: list[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
 
 
 class _Scratch(dict[tuple[torch.dtype, int], Tensor]):
-    """Memory for so many numbers of a dtype, the same at every step: fresh memory costs more than the arithmetic."""
+    """A buffer per (dtype, number of elements) that every step reuses: fresh memory costs more than the arithmetic."""
 
     def __missing__(self, key: tuple[torch.dtype, int]) -> Tensor:
         self.clear()
@@ -332,11 +346,11 @@ class _Scratch(dict[tuple[torch.dtype, int], Tensor]):
 
 
 def _rms_on_cpu(bunch: _Bunch, scratch: _Scratch) -> Tensor:
-    """Each tensor's RMS against the u that the step is going to make, tensor by tensor. -> [len(weights)]"""
+    """The RMS of each tensor, with the u that the coming step will store, tensor by tensor.  -> [len(weights)]"""
     wide, floor = _wide(bunch)
     room, beta2 = _room(), bunch.beta2
     memory = scratch[wide, room]
-    # u / beta2 is one operation less than u, unless beta2 is too small to divide by
+    # dividing u by beta2 saves one operation, unless beta2 is too small to divide by
     factor = beta2 if beta2 > 0.1 else 1.0
     ratio, floor, most = (1 - beta2) / factor, floor / factor, torch.finfo(wide).max
 
@@ -360,7 +374,7 @@ def _rms_on_cpu(bunch: _Bunch, scratch: _Scratch) -> Tensor:
 
 
 def _rms_at_once(bunch: _Bunch) -> Tensor:
-    """The same for all tensors together: the fewest kernels."""
+    """The RMS of each tensor, all tensors together, which takes the fewest kernels.  -> [len(weights)]"""
     wide, floor = _wide(bunch)
     grads, squares = ([x.to(wide) for x in some] for some in (bunch.grads, bunch.squares))
     means = torch._foreach_mul(squares, bunch.beta2)
@@ -369,17 +383,17 @@ def _rms_at_once(bunch: _Bunch) -> Tensor:
     torch._foreach_clamp_max_(means, torch.finfo(wide).max)
     ratios = torch._foreach_div(grads, means)
     torch._foreach_mul_(ratios, grads)
-    totals = torch.stack(torch._foreach_norm(ratios, 1))  # none is negative: the norm is the sum
+    totals = torch.stack(torch._foreach_norm(ratios, 1))  # no ratio is negative, so the 1-norm is the sum
     sizes = torch.tensor([max(g.numel(), 1) for g in grads], dtype=wide)
     return (totals / sizes.to(totals.device, non_blocking=True)).sqrt()
 
 
 def _wide(bunch: _Bunch) -> tuple[torch.dtype, float]:
-    """The dtype that squares are added up in, and the least that u counts as in it, which must not be 0."""
+    """The dtype in which squares are added up, and the lower bound of u in it, eps^2, which must not be 0."""
     wide = torch.promote_types(bunch.weights[0].dtype, torch.float32)
     return wide, max(bunch.eps**2, torch.finfo(wide).tiny)
 
 
 def _flat(x: Tensor) -> Tensor:
-    """The elements in their order in memory; x has neither gaps nor repetitions there."""
+    """The elements of ``x`` in the order of memory, where it has neither gaps nor repetitions.  [...] -> [x.numel()]"""
     return x.view(-1) if x.is_contiguous() else x.as_strided((x.numel(),), (1,))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good a pretrained backbone is: probes on its features, beside raw pixels, random weights and a supervised net."""
+"""How good a pretrained backbone is: probes on its features, beside raw pixels, random weights and a supervised network."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -54,7 +54,7 @@ class Scored:
 
 
 def score(scored: Scored) -> Scores:
-    """Probe scores of the trained method; with ``untrained``, also of random weights, pixels and a supervised net.
+    """Probe scores of the trained method; with ``untrained``, also of random weights, pixels and a supervised network.
 
     The report also has ``factors`` (arm -> factor -> score) where they are among the probes, and ``cooked``.
     """

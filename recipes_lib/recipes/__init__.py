@@ -9,22 +9,28 @@ from typing import TYPE_CHECKING
 from recipes_lib.errors import ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
+    from recipes_lib.claim import Chapter
     from recipes_lib.pretraining.recipe import Job, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A recipe as the menu shows it."""
+    """A recipe and its chapter as the menu, the pages and the chapter's first cell show them."""
 
     name: str
     """Name of the recipe's module, chapter and tests."""
     title: str
+    """Also the heading of the chapter."""
     paper: str
     """Authors, title, venue and year."""
     idea: str
     """One sentence."""
     presets: tuple[str, ...]
     """Smallest first; the paper's runs last, the largest of them last of all."""
+    seconds: int
+    """Seconds that the chapter takes on one core of a common machine."""
+    needs: tuple[str, ...] = ()
+    """Names of the chapters to read first."""
 
     @property
     def chapter(self) -> str:
@@ -49,10 +55,11 @@ MENU = {
                 "vits16_imagenet_no_sinkhorn",
                 "vitb4_imagenet",
             ),
+            seconds=90,
         ),
         Entry(
             name="paws",
-            title="Predicting View Assignments With Support Samples",
+            title="PAWS: a handful of labels",
             paper="Assran, Caron, Misra, Bojanowski, Joulin, Ballas, Rabbat: Semi-Supervised Learning of Visual "
             "Features by Non-Parametrically Predicting View Assignments with Support Samples, ICCV 2021, "
             "arXiv 2104.13963",
@@ -69,18 +76,22 @@ MENU = {
                 "rn50_imagenet_10pct_200",
                 "rn50_imagenet_10pct",
             ),
+            seconds=110,
+            needs=("msn",),
         ),
         Entry(
             name="pmsn",
-            title="Prior Matching for Siamese Networks",
+            title="The hidden uniform prior (PMSN)",
             paper="Assran, Balestriero, Duval, Bordes, Misra, Bojanowski, Vincent, Rabbat, Ballas: The Hidden Uniform "
             "Cluster Prior in Self-Supervised Learning, ICLR 2023, arXiv 2210.07277",
             idea="Prototypes are chosen as often as a prior says, such as a power law, where MSN asks for equally often.",
             presets=("toy", "simmer", "laptop", "vits16_places365_lt", "vits16_inat18"),
+            seconds=100,
+            needs=("msn",),
         ),
         Entry(
             name="local_sgd",
-            title="Local SGD and SlowMo",
+            title="Local SGD and SlowMo: talking less",
             paper="Ortiz, Frankle, Rabbat, Morcos, Ballas: Trade-offs of Local SGD at Scale: An Empirical Study, 2021, "
             "arXiv 2110.08133; Wang, Tantia, Ballas, Rabbat: SlowMo, ICLR 2020, arXiv 1910.00643",
             idea="Workers step alone and average their weights every so often: fewer bytes, at a price in accuracy.",
@@ -93,14 +104,17 @@ MENU = {
                 "resnet50_imagenet_post_local",
                 "resnet50_imagenet_slowmo",
             ),
+            seconds=90,
         ),
         Entry(
             name="switchback",
-            title="SwitchBack and StableAdamW",
+            title="SwitchBack: eight bits where they suffice",
             paper="Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt: Stable and low-precision training for "
             "large-scale vision-language models, NeurIPS 2023, arXiv 2304.13013",
             idea="Two of a linear layer's three products need 8 bits only; the third, and the optimiser, need care.",
             presets=("toy", "simmer", "laptop", "vitb32_laion2b", "vitl14_laion2b", "vith14_laion2b"),
+            seconds=90,
+            needs=("clip",),
         ),
         Entry(
             name="imagenet_x",
@@ -110,10 +124,12 @@ MENU = {
             "arXiv 2211.01866",
             idea="Compare a model's errors on images with an odd pose, background or texture with its errors on all.",
             presets=("toy", "simmer", "score", "report"),
+            seconds=50,
+            needs=("msn", "clip"),
         ),
         Entry(
             name="clip",
-            title="Contrastive Language-Image Pre-training",
+            title="CLIP: pictures and their captions",
             paper="Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever: "
             "Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv 2103.00020",
             idea="An image must find its own text among those of the batch, and a text its own image.",
@@ -126,17 +142,27 @@ MENU = {
                 "datacomp_large",
                 "datacomp_xlarge",
             ),
+            seconds=90,
         ),
         Entry(
             name="sieve",
-            title="Sieve: pruning image-text data with captions",
+            title="Sieve: which pairs deserve to be learned from",
             paper="Mahmoud, Elhoushi, Abbas, Yang, Ardalani, Leather, Morcos: Sieve: Multimodal Dataset Pruning Using "
             "Image Captioning Models, CVPR 2024, arXiv 2310.02110",
             idea="Keep the pairs whose text says what an image captioner says of the image.",
             presets=("toy", "simmer", "laptop", "datacomp_medium"),
+            seconds=110,
+            needs=("clip",),
         ),
     )
 }
+
+
+def entry(name: str) -> Entry:
+    """The menu's entry of this name. Raises: ``ConfigError`` naming the nearest where there is none."""
+    if name not in MENU:
+        raise ConfigError(f"There is no recipe {name!r}. {nearest(name, MENU)}")
+    return MENU[name]
 
 
 def named(name: str) -> "Recipe | Job":
@@ -144,9 +170,17 @@ def named(name: str) -> "Recipe | Job":
 
     Raises: ``ConfigError`` naming the nearest recipe where there is none of this name.
     """
+    return importlib.import_module(f"recipes_lib.recipes.{entry(name).name}.recipe").RECIPE
+
+
+def chapter(name: str) -> "Chapter":
+    """What the recipe's chapter puts to the test; imports no torch.
+
+    Raises: ``ConfigError`` naming the nearest recipe where there is none of this name.
+    """
     if name not in MENU:
         raise ConfigError(f"There is no recipe {name!r}. {nearest(name, MENU)}")
-    return importlib.import_module(f"recipes_lib.recipes.{name}.recipe").RECIPE
+    return importlib.import_module(f"recipes_lib.recipes.{name}.claims").CHAPTER
 
 
 def of_run(path: Path) -> "Recipe | Job":

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ledger on notebooks of the tests' own, then on the book's."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -9,6 +8,9 @@ import claims_ledger
 import pytest
 from bs4 import BeautifulSoup
 from sphinx.testing.util import SphinxTestApp
+
+from recipes_lib import recipes
+from recipes_lib.claim import Arm, Chapter, higher
 
 ROOT = Path(__file__).parents[2]
 RECORD = {
@@ -21,6 +23,7 @@ RECORD = {
     "seeds": [0, 1, 2],
     "ours": [60.0, 62.0, 64.0],
     "control": [20.0, 20.0, 20.0],
+    "beyond": 3,
     "control_arm": "the empty bowl",
     "control_tuning": "both were heated by three runs on pilot seeds",
     "paper": {"value": 61.5, "control": 20.5, "where": "Table 2", "read": "full text"},
@@ -43,7 +46,7 @@ def write_notebook(path: Path, *records: dict) -> None:
         "id": "code",
         "cell_type": "code",
         "metadata": {},
-        "source": 'notebook.start(chapter="soup", seconds=41, threads=1)',
+        "source": 'notebook.start("soup")',
         "execution_count": 1,
         "outputs": outputs,
     }
@@ -59,12 +62,24 @@ def write_notebook(path: Path, *records: dict) -> None:
 def build(tmp_path, monkeypatch):
     """Builds a book of one page and one chapter; returns the page and the warnings."""
 
-    def _build(page: str, *records: dict, claims: tuple[str, ...] = ("soup.warm",)) -> tuple[BeautifulSoup, str]:
+    def _build(
+        page: str,
+        *records: dict,
+        claims: tuple[str, ...] = ("soup.warm",),
+        ledger: bool = False,
+    ) -> tuple[BeautifulSoup, str]:
         (tmp_path / "notebooks").mkdir()
         write_notebook(tmp_path / "notebooks" / "soup.ipynb", *records)
-        (tmp_path / "index.md").write_text(f"# Book\n\n{page}\n\n```{{toctree}}\nnotebooks/soup\n```\n")
-        (tmp_path / "conf.py").write_text("extensions = ['myst_nb', 'claims_ledger']\nnb_execution_mode = 'off'\n")
+        (tmp_path / "index.md").write_text(
+            f"# Book\n\n{page}\n\n```{{toctree}}\nnotebooks/soup\n{'book/ledger' * ledger}\n```\n"
+        )
+        if ledger:
+            (tmp_path / "book").mkdir()
+            (tmp_path / "book" / "ledger.md").write_text("# Ledger\n")
+        conf = "extensions = ['myst_nb', 'claims_ledger']\nnb_execution_mode = 'off'\n"
+        (tmp_path / "conf.py").write_text(conf + "myst_enable_extensions = ['colon_fence']\n")
         monkeypatch.setattr(claims_ledger, "declared_ids", lambda chapter: list(claims))
+        monkeypatch.setattr(claims_ledger, "header_seconds", lambda notebook: 41)
         app = SphinxTestApp(srcdir=tmp_path, builddir=tmp_path / "_build")
         app.build()
         text, warnings = (tmp_path / "_build" / "html" / "index.html").read_text(), app.warning.getvalue()
@@ -74,26 +89,30 @@ def build(tmp_path, monkeypatch):
     return _build
 
 
-def test_the_ledger_shows_what_the_record_says(build):
+def texts(page: BeautifulSoup, selector: str) -> list[str]:
+    return [" ".join(found.get_text(" ", strip=True).split()) for found in page.select(selector)]
+
+
+def test_a_card_shows_what_the_record_says(build):
     page, warnings = build("```{ledger}\n```", RECORD)
     assert warnings == ""
-    rows = page.select("table.claims tbody tr")
-    text = rows[0].get_text(" ", strip=True)
+    (text,) = texts(page, ".claim-card")
     for part in (
-        "soup.warm",
-        "warmer than the bowl",
-        "counts when higher, by at least 5",
-        "61.5, control 20.5; Table 2 (full text)",
-        "62 ± 2 (3 seeds)",
-        "20 ± 0 (3 seeds)",
-        "41 s",
+        "soup.warm holds at toy scale (3 of 3 seeds beyond the margin)",
+        "the soup is warmer than the bowl",
+        "Compared temperature in degrees; counts when higher, by at least 5",
+        "Ours 62, the mean of 3 seeds (60, 62, 64)",
+        "Control 20, the mean of 3 seeds (20, 20, 20): the empty bowl",
+        "The paper 61.5, control 20.5; Table 2 (full text)",
     ):
         assert part in text
-    ours, control = "recipes run soup --preset pot", "recipes run soup --preset bowl"
-    tuning = "Tuning : both were heated by three runs on pilot seeds"
-    assert rows[1].get_text(" ", strip=True) == f"{tuning} At full scale (not run) : {ours} Its control : {control}"
-    assert rows[0].select_one("a")["href"] == "notebooks/soup.html"
-    assert [cell.get_text(strip=True) for cell in page.select("table.claims thead th")] == list(claims_ledger.HEADINGS)
+    (hidden,) = texts(page, ".claim-card details")
+    assert hidden == (
+        "Tuning and commands of soup.warm Tuning both were heated by three runs on pilot seeds "
+        "Ours at full scale recipes run soup --preset pot Its control recipes run soup --preset bowl "
+        "Computing 41 s for all of the runs above"
+    )
+    assert page.select_one(".claim-card a")["href"] == "notebooks/soup.html"
 
 
 def test_an_untested_claim_says_why(build):
@@ -101,36 +120,106 @@ def test_an_untested_claim_says_why(build):
         **RECORD,
         "ours": [],
         "control": [],
+        "seeds": [],
+        "beyond": 0,
         "verdict": "not testable",
         "reason": "it needs a big pot",
     }
     page, _ = build("```{ledger}\n```", record)
-    assert "it needs a big pot" in page.select_one("table.claims").get_text()
-    assert "nan" not in page.select_one("table.claims").get_text()
+    (text,) = texts(page, ".claim-card.claim-untested")
+    assert "soup.warm not testable at toy scale (it needs a big pot)" in text
+    assert "nan" not in text
 
 
-def test_a_ledger_of_one_verdict_leaves_the_others_out(build):
+def test_a_summary_counts_verdicts_by_chapter_and_links_to_the_sections(build):
     fails = {**RECORD, "id": "soup.salty", "verdict": "does not hold"}
-    page, warnings = build(
-        "```{ledger}\n:verdict: does not hold\n```", RECORD, fails, claims=("soup.warm", "soup.salty")
+    page, warnings = build("```{ledger}\n```", RECORD, fails, claims=("soup.warm", "soup.salty"))
+    assert warnings == ""
+    assert texts(page, "table.claim-summary thead th") == ["Chapter", "held", "did not hold", "not testable"]
+    assert texts(page, "table.claim-summary tbody tr") == ["soup 1 1 0", "all 1 1 0"]
+    section = page.select_one("section#ledger-soup")
+    assert page.select_one("table.claim-summary a")["href"] == "#ledger-soup"
+    assert section.select_one("h2").contents[0] == "soup"
+    assert len(section.select(".claim-card")) == 2
+
+
+def test_the_filter_hides_cards_by_style_alone_and_shows_all_at_first(build):
+    fails = {**RECORD, "id": "soup.salty", "verdict": "does not hold"}
+    page, _ = build("```{ledger}\n```", RECORD, fails, claims=("soup.warm", "soup.salty"))
+    assert texts(page, ".claim-filter label") == ["all (2)", "held (1)", "did not hold (1)", "not testable (0)"]
+    assert [button["id"] for button in page.select(".claim-filter input[checked]")] == ["show-all"]
+    css = (ROOT / "book" / "_static" / "book.css").read_text()
+    for kind in ("held", "fell", "untested"):
+        assert page.select_one(f"#show-{kind}")
+        assert f"body:has(#show-{kind}:checked) .claim-card:not(.claim-{kind})" in css
+    assert [card["class"] for card in page.select(".claim-card")] == [
+        ["claim-card", "claim-held", "docutils", "container"],
+        ["claim-card", "claim-fell", "docutils", "container"],
+    ]
+
+
+@pytest.fixture
+def soup(monkeypatch) -> Chapter:
+    """The chapter's claims: two are not told at once."""
+
+    def claim(name: str, statement: str):
+        return higher(
+            f"soup.{name}",
+            statement,
+            ours=("hot", "degrees"),
+            control=("hot", "room"),
+            by=5.0,
+            metric="temperature",
+            control_arm="the empty bowl",
+            control_tuning="none",
+            paper={"value": None, "where": "nowhere"},
+            full_scale="recipes run soup",
+        )
+
+    claims = [claim(name, f"The soup is {name}.") for name in ("warm", "salty", "thick", "red", "late")]
+    chapter = Chapter(
+        name="soup",
+        arms={"hot": Arm(recipe="soup")},
+        claims=tuple(claims),
+        headline=("soup.thick", "soup.warm", "soup.salty"),
     )
+    monkeypatch.setattr(recipes, "chapter", lambda name: chapter)
+    monkeypatch.setitem(recipes.MENU, "soup", recipes.MENU["msn"])
+    return chapter
+
+
+def test_the_box_states_each_claim_with_margin_control_and_seeds_and_the_headlines_first(build, soup):
+    page, warnings = build(":::{claims} soup\n:::", RECORD, ledger=True)
     assert warnings == ""
-    assert "soup.salty" in page.select_one("table.claims").get_text()
-    assert "soup.warm" not in page.select_one("table.claims").get_text()
+    box = page.select_one(".admonition.important")
+    assert box.select_one(".admonition-title").get_text() == claims_ledger.BOX_TITLE
+    points = texts(box, "li")
+    assert [point.split(" soup.")[0] for point in points] == [
+        "The soup is thick.",
+        "The soup is warm.",
+        "The soup is salty.",
+        "The soup is red.",
+        "The soup is late.",
+    ]
+    assert points[0] == (
+        "The soup is thick. soup.thick : temperature; counts for the claim when higher, by at least 5 on average. "
+        "Control: the empty bowl. 3 seeds."
+    )
+    assert texts(box, "details summary") == ["2 more claims"]
+    assert len(box.select("details li")) == 2
 
 
-def test_a_claim_stands_alone_where_it_is_asked_for(build):
-    page, warnings = build("```{claim} soup.warm\n```", RECORD)
-    assert warnings == ""
-    assert len(page.select("table.claims tbody tr")) == 2
+def test_a_box_of_no_chapter_is_a_warning(build):
+    _, warnings = build(":::{claims} broth\n:::", RECORD)
+    assert "no chapter broth has claims; there are: msn, " in warnings
 
 
-def test_the_papers_figures_stand_beside_ours_where_the_paper_has_one(build):
+def test_the_papers_numbers_stand_beside_ours_where_the_paper_has_some(build):
     silent = {**RECORD, "id": "soup.salty", "paper": {"value": None, "where": "no figure of this kind"}}
     page, warnings = build("```{papers}\n```", RECORD, silent, claims=("soup.warm", "soup.salty"))
     assert warnings == ""
-    text = page.select_one("table.claims").get_text(" ", strip=True)
-    for part in ("61.5 control: 20.5", "Table 2 full text", "62 ± 2 (3 seeds) control: 20 ± 0 (3 seeds)"):
+    (text,) = texts(page, "table.claims tbody")
+    for part in ("The paper 61.5 control: 20.5", "Table 2 full text", "Here 62 control: 20"):
         assert part in text
     assert "soup.salty" not in text
 
@@ -153,11 +242,6 @@ def test_orphans_are_warnings(build, records, claims, warning):
     assert warning in warnings
 
 
-def test_a_claim_that_nobody_recorded_is_a_warning(build):
-    _, warnings = build("```{claim} soup.cold\n```", RECORD)
-    assert "no record of claim soup.cold; there are: soup.warm" in warnings
-
-
 def test_the_claims_of_a_chapter_come_from_its_claims_file():
     assert "msn.collapse" in claims_ledger.declared_ids("msn")
     assert claims_ledger.declared_ids("no_such_chapter") == []
@@ -169,34 +253,31 @@ def test_a_record_that_lacks_a_key_is_named(tmp_path):
         claims_ledger.read_records(tmp_path / "soup.ipynb")
 
 
-@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_the_books_claims_are_recorded_and_named_in_the_text_before_they_are_decided(notebook):
-    records = claims_ledger.read_records(notebook)
-    ids = [record.id for record in records]
+NOTEBOOKS = pytest.mark.parametrize(
+    "notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
+
+
+def cells_of(notebook: Path) -> list[dict]:
+    return json.loads(notebook.read_text())["cells"]
+
+
+@NOTEBOOKS
+def test_the_books_claims_are_recorded_and_stand_in_the_box_before_they_are_decided(notebook):
+    ids = [record.id for record in claims_ledger.read_records(notebook)]
     assert claims_ledger.faults_of(notebook.stem, ids, claims_ledger.declared_ids(notebook.stem)) == []
-    cells = json.loads(notebook.read_text())["cells"]
-    first = next(
-        i
-        for i, cell in enumerate(cells)
-        if any("recipes_claim" in o["metadata"] for o in cell.get("outputs", []) if "metadata" in o)
-    )
-    told = "".join("".join(cell["source"]) for cell in cells[:first] if cell["cell_type"] == "markdown")
-    told += json.dumps([cell["outputs"] for cell in cells[:first] if cell["cell_type"] == "code"])
-    assert [claim for claim in ids if claim not in told] == []
+    sources = ["".join(cell["source"]) for cell in cells_of(notebook)]
+    box = sources.index(f":::{{claims}} {notebook.stem}\n:::")
+    assert box < sources.index(f'from recipes_lib import claims\n\nclaims.verdicts("{notebook.stem}")')
 
 
-@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@NOTEBOOKS
 def test_a_record_agrees_with_the_line_beside_it_and_with_its_claim(notebook):
-    claims = {
-        claim.id: claim for claim in importlib.import_module(f"recipes_lib.recipes.{notebook.stem}.claims").CLAIMS
-    }
-    outputs = [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
-    for output in outputs:
+    chapter = recipes.chapter(notebook.stem)
+    for output in (output for cell in cells_of(notebook) for output in cell.get("outputs", [])):
         record = output.get("metadata", {}).get("recipes_claim")
         if record:
             line = "".join(output["data"]["text/plain"])
             assert line.startswith(f"claim {record['id']}: {record['verdict']}")
-            assert (record["statement"], record["margin"]) == (
-                claims[record["id"]].statement,
-                claims[record["id"]].margin,
-            )
+            claim = chapter[record["id"]]
+            assert (record["statement"], record["margin"]) == (claim.statement, claim.margin)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe that trains nothing, and a claims file about it: their run folders are real, their figures arithmetic."""
+"""A recipe that trains nothing, and a claims file about it: their run folders are real, their metrics arithmetic."""
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from recipes_lib import claims, recipes
-from recipes_lib.claim import Claim, Figure
+from recipes_lib import recipes
+from recipes_lib.claim import Arm, Chapter, Measurement, higher
 from recipes_lib.config import DataConfig, EvalConfig, OptimConfig, TrainConfig, to_yaml
 from recipes_lib.data import embedded
 from recipes_lib.training import checkpoint
@@ -42,14 +43,13 @@ def run(config: Config, out: Path) -> SimpleNamespace:
     return SimpleNamespace(folder=out, report=report)
 
 
-CLAIM = Claim(
-    id="fake.lr",
-    statement="A larger learning rate scores higher.",
+CLAIM = higher(
+    "fake.lr",
+    "A larger learning rate scores higher.",
+    ours=("full", "scores.knn.method"),
+    control=("slow", "scores.knn.method"),
+    by=0.01,
     metric="accuracy",
-    better="higher",
-    margin=0.01,
-    ours=Figure("full", "scores.knn.method"),
-    control=Figure("slow", "scores.knn.method"),
     control_arm="a small learning rate",
     paper={"value": None, "where": "nowhere"},
     full_scale="recipes run fake",
@@ -57,22 +57,39 @@ CLAIM = Claim(
 )
 
 
+def cost(seed: int) -> dict[str, dict[str, float]]:
+    """A measurement."""
+    return {"cost": {"whole": 1.0 + seed}}
+
+
+def arm(lr: float, recipe: str = "fake") -> Arm:
+    """A run of 20 steps."""
+    return Arm(recipe=recipe, changes={"train.steps": 20, "optim.lr": lr})
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The fake recipe and its claims stand in for every name; ``data`` of a checkout lies in ``tmp_path``."""
     recipe = SimpleNamespace(config=Config, presets={"toy": Config(), "simmer": Config()}, run=run)
-    facts = SimpleNamespace(
-        PRESET="toy",
-        SEEDS=(0, 1, 2),
-        BASE={"train.steps": 20},
-        ARMS={"full": {"optim.lr": 0.01}, "slow": {"optim.lr": 0.002}},
-        MEASUREMENTS={"cost": lambda seed: {"cost": {"whole": 1.0 + seed}}},
-        CLAIMS=(CLAIM,),
+    chapter = Chapter(
+        name="fake",
+        arms={"full": arm(0.01), "slow": arm(0.002)},
+        measurements={"cost": Measurement(f"{__name__}:cost")},
+        claims=(CLAIM,),
+        shown=("cost",),
+        headline=("fake.lr",),
     )
+    place = SimpleNamespace(recipe=recipe, chapter=chapter, change=lambda **changes: change(place, changes))
     monkeypatch.setattr(recipes, "named", lambda name: recipe)
-    monkeypatch.setattr(claims, "module", lambda name: facts)
+    monkeypatch.setattr(recipes, "chapter", lambda name: place.chapter)
     checkout = tmp_path / "checkout"
     (checkout / "data").mkdir(parents=True)
     (checkout / "pyproject.toml").touch()
     monkeypatch.setattr(embedded, "path", lambda name: checkout / "data" / name)
-    return SimpleNamespace(recipe=recipe, facts=facts, data=checkout / "data", checkout=checkout)
+    place.data, place.checkout = checkout / "data", checkout
+    return place
+
+
+def change(place: SimpleNamespace, changes: dict) -> None:
+    """Gives the fake chapter other arms, measurements or claims."""
+    place.chapter = dataclasses.replace(place.chapter, **changes)

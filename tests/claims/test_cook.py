@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from recipes_lib import recipes
+from recipes_lib.claim import Arm
 from recipes_lib.claims import cook as kitchen
 from recipes_lib.claims.cook import cook, thinned
 from recipes_lib.claims.fingerprint import compare, fingerprint
@@ -25,7 +26,7 @@ def test_cooking_stores_a_small_run_folder_at_half_precision(fake, tmp_path):
     assert weights["a"].dtype == torch.float16
     assert weights["count"].dtype == torch.int64
     torch.testing.assert_close(weights["a"].float(), torch.linspace(-1, 1, 5), atol=1e-3, rtol=0)
-    assert json.loads((place / "fingerprint.json").read_text()) == fingerprint("fake", "simmer", {})
+    assert json.loads((place / "fingerprint.json").read_text()) == fingerprint(Arm(recipe="fake", preset="simmer"))
     assert yaml.safe_load((place / "config.yaml").read_text())["recipe"] == "fake"
     assert len((place / "metrics.jsonl").read_text().splitlines()) <= kitchen.CURVE_POINTS
     assert [path.name for path in place.parent.iterdir()] == ["fake"]  # nothing left aside
@@ -90,5 +91,7 @@ def test_what_a_chapter_cooked_earlier_is_what_this_code_cooks(name):
     place = embedded.path("") / "cooked" / name
     if not place.is_dir():
         pytest.skip(f"not cooked yet: recipes cook {name}")
-    moved = compare(json.loads((place / "fingerprint.json").read_text()), fingerprint(name, kitchen.PRESET, {}))
+    moved = compare(
+        json.loads((place / "fingerprint.json").read_text()), fingerprint(Arm(recipe=name, preset=kitchen.PRESET))
+    )
     assert not moved, f"{'; '.join(moved)}. Cook again: recipes cook {name}"

@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 
 from recipes_lib import claims, recipes
-from recipes_lib.claim import HOLDS
+from recipes_lib.claim import HOLDS, Arm, Measurement
 from recipes_lib.claims import verify as trial
-from recipes_lib.claims.fingerprint import compare, fingerprint
+from recipes_lib.claims.fingerprint import compare, fingerprint, takers
 from recipes_lib.claims.verify import arm_config, plan, verify
 from recipes_lib.data import embedded
 from recipes_lib.errors import ConfigError, Interrupted, RunError
+
+
+def arm_of(lr: float) -> Arm:
+    """A run of 20 steps of the fake recipe."""
+    return Arm(recipe="fake", changes={"train.steps": 20, "optim.lr": lr})
 
 
 @pytest.fixture
@@ -22,9 +27,9 @@ def inside(fake, monkeypatch):
     """Jobs run in this process, where the fake recipe is; a list of what ran."""
     ran = []
 
-    def run_one(name, job, halt):
-        ran.append((job.arm, job.seed))
-        assert trial._worker(name, job.arm, job.seed, job.folder) == 0
+    def run_one(name, run, halt):
+        ran.append((run.arm, run.seed))
+        assert trial._worker(name, run.arm, run.seed, run.folder) == 0
         return True
 
     monkeypatch.setattr(trial, "_run_one", run_one)
@@ -39,15 +44,13 @@ def test_every_arm_seed_and_measurement_is_run_and_stored_with_its_fingerprint(f
     assert kept["figures"]["full"]["2"]["scores"]["knn"]["method"] == pytest.approx(0.62)
     assert kept["figures"]["full"]["2"]["steps"] == 20
     assert kept["figures"]["cost"]["2"]["cost"] == {"whole": 3.0}
-    assert kept["fingerprints"] == {
-        arm: fingerprint("fake", "toy", {**fake.facts.BASE, **changes}) for arm, changes in fake.facts.ARMS.items()
-    }
+    assert kept["fingerprints"] == {name: fingerprint(arm) for name, arm in fake.chapter.arms.items()}
     assert kept["versions"] == {"torch": "0"}
     assert kept["seconds"] >= 12
     assert [item.name for item in path.parent.iterdir()] == ["fake.json"]
 
 
-def test_verdicts_come_from_the_stored_figures(fake, inside, tmp_path):
+def test_verdicts_come_from_the_stored_metrics(fake, inside, tmp_path):
     verify("fake", runs=tmp_path / "runs")
     found = claims.stored("fake")["fake.lr"]
     assert found.outcome == HOLDS
@@ -67,12 +70,12 @@ def test_finished_runs_are_reused_and_only_those_of_a_changed_arm_are_run_again(
     verify("fake", runs=tmp_path / "runs", progress=lambda *what: seen.append(what))
     assert inside == []
     assert seen[-1] == (9, 9, "9 of 9 runs were there")
-    fake.facts.ARMS["slow"]["optim.lr"] = 0.003
+    fake.change(arms={**fake.chapter.arms, "slow": arm_of(0.003)})
     verify("fake", runs=tmp_path / "runs")
     assert sorted(inside) == [("slow", 0), ("slow", 1), ("slow", 2)]
 
 
-def test_arms_that_are_named_run_alone_and_the_others_figures_stay(fake, inside, tmp_path):
+def test_arms_that_are_named_run_alone_and_the_others_metrics_stay(fake, inside, tmp_path):
     before = json.loads(verify("fake", runs=tmp_path / "runs").read_text())
     inside.clear()
     after = json.loads(verify("fake", ["slow"], runs=tmp_path / "other").read_text())
@@ -82,17 +85,17 @@ def test_arms_that_are_named_run_alone_and_the_others_figures_stay(fake, inside,
     assert after["versions"] == before["versions"]
 
 
-def test_figures_that_the_code_no_longer_gives_are_not_kept_beside_new_ones(fake, inside, tmp_path):
+def test_metrics_that_the_code_no_longer_gives_are_not_kept_beside_new_ones(fake, inside, tmp_path):
     verify("fake", runs=tmp_path / "runs")
-    fake.facts.ARMS["full"]["optim.lr"] = 0.02
+    fake.change(arms={**fake.chapter.arms, "full": arm_of(0.02)})
     before = (fake.data / "claims" / "fake.json").read_text()
-    with pytest.raises(RunError, match="The stored figures of full are missing or are not what the code gives"):
+    with pytest.raises(RunError, match="The stored metrics of full are missing or are not what the code gives"):
         verify("fake", ["slow"], runs=tmp_path / "runs")
     assert (fake.data / "claims" / "fake.json").read_text() == before
 
 
 def test_the_first_verification_cannot_leave_arms_out(fake, inside, tmp_path):
-    with pytest.raises(RunError, match="stored figures of full, cost are missing"):
+    with pytest.raises(RunError, match="stored metrics of full, cost are missing"):
         verify("fake", ["slow"], runs=tmp_path / "runs")
 
 
@@ -101,15 +104,18 @@ def test_an_arm_that_the_chapter_lacks_is_named_with_the_nearest(fake, inside, t
         verify("fake", ["slwo"], runs=tmp_path / "runs")
 
 
-def test_a_claim_whose_arm_has_no_figures_yet_is_one_sentence(fake, inside, tmp_path):
+def test_a_claim_whose_arm_has_no_metrics_yet_is_one_sentence(fake, inside, tmp_path):
     path = verify("fake", runs=tmp_path / "runs")
     stored = json.loads(path.read_text())
     del stored["figures"]["slow"]
     path.write_text(json.dumps(stored))
-    assert claims.measured("fake") == ({}, ["Claim fake.lr has no figures of arm slow yet."])
-    fake.facts.NEEDS_DATA = ("slow",)
+    assert claims.measured("fake") == ({}, ["Claim fake.lr has no metrics of arm slow yet."])
+    fake.change(
+        arms={"full": fake.chapter.arms["full"]},
+        measurements={**fake.chapter.measurements, "slow": Measurement("a:b", needs_data=True)},
+    )
     with pytest.raises(
-        RunError, match=r"no figures of arm slow yet; it needs data that RECIPES_DATA names\. Make them"
+        RunError, match=r"no metrics of arm slow yet; it needs data that RECIPES_DATA names\. Make them"
     ):
         claims.stored("fake")
 
@@ -130,18 +136,18 @@ def test_moved_numerics_reuse_no_run(fake, inside, tmp_path):
     assert {arm for arm, _ in inside} == {"full", "slow"}
 
 
-def test_an_unfinished_run_is_not_taken_for_a_figure(fake, inside, tmp_path):
+def test_an_unfinished_run_is_not_taken_for_a_metric(fake, inside, tmp_path):
     verify("fake", runs=tmp_path / "runs")
-    marks = {arm: fingerprint("fake", "toy", {**fake.facts.BASE, **fake.facts.ARMS[arm]}) for arm in fake.facts.ARMS}
-    job = plan("fake", marks, tmp_path / "runs" / "verify-fake")[0]
-    assert trial.report_of(job)
-    (job.folder / "state.json").write_text(json.dumps({"status": "interrupted", "step": 5}))
-    assert trial.report_of(job) is None
+    marks = {name: fingerprint(arm) for name, arm in fake.chapter.arms.items()}
+    run = plan("fake", marks, tmp_path / "runs" / "verify-fake")[0]
+    assert trial.report_of(run)
+    (run.folder / "state.json").write_text(json.dumps({"status": "interrupted", "step": 5}))
+    assert trial.report_of(run) is None
 
 
 def program(monkeypatch, text):
     """Every job becomes this Python program, in a process of its own."""
-    monkeypatch.setattr(trial, "_command", lambda name, job: [sys.executable, "-c", text, job.arm, str(job.folder)])
+    monkeypatch.setattr(trial, "_command", lambda name, run: [sys.executable, "-c", text, run.arm, str(run.folder)])
 
 
 def test_jobs_run_in_processes_of_one_thread_and_at_most_so_many_at_once(fake, monkeypatch, tmp_path):
@@ -194,11 +200,11 @@ def test_ctrl_c_waits_for_the_runs_in_flight_and_starts_no_other(fake, monkeypat
 
 
 def test_an_arm_on_data_that_is_not_here_is_left_out_and_what_was_stored_of_it_stays(fake, monkeypatch):
-    fake.facts.NEEDS_DATA, fake.facts.SEEDS = ("cost",), (0, 1, 2)
+    fake.change(measurements={"cost": Measurement("a:b", needs_data=True)})
     monkeypatch.setenv("RECIPES_DATA", "somewhere")
-    assert {job.arm for job in plan("fake", {}, Path("runs"))} == {"full", "slow", "cost"}
+    assert {run.arm for run in plan("fake", {}, Path("runs"))} == {"full", "slow", "cost"}
     monkeypatch.delenv("RECIPES_DATA")
-    assert {job.arm for job in plan("fake", {}, Path("runs"))} == {"full", "slow"}
+    assert {run.arm for run in plan("fake", {}, Path("runs"))} == {"full", "slow"}
     (fake.data / "claims").mkdir()
     stored = {"figures": {"cost": {"0": {"cost": {"whole": 7.0}, "seconds": 1}}, "gone": {"0": {"seconds": 1}}}}
     stored |= {"fingerprints": {}, "versions": {}}
@@ -208,31 +214,44 @@ def test_an_arm_on_data_that_is_not_here_is_left_out_and_what_was_stored_of_it_s
 
 
 def test_a_measurement_may_have_a_fingerprint_of_its_own(fake, monkeypatch):
-    fake.facts.MARKS, fake.facts.ARMS = {"cost": lambda: {"losses": [1.0], "knn": 0.5}}, {}
+    fake.change(measurements={"cost": Measurement("a:b", fingerprint=f"{__name__}:mark")})
     monkeypatch.setattr(trial, "_run_all", lambda *_: None)
-    monkeypatch.setattr(trial, "report_of", lambda job: {"cost": {"whole": 1.0}, "seconds": 0.0})
+    monkeypatch.setattr(trial, "report_of", lambda run: {"cost": {"whole": 1.0}, "seconds": 0.0})
     kept = json.loads(trial.verify("fake").read_text())
-    assert kept["fingerprints"] == {"cost": {"losses": [1.0], "knn": 0.5}}
+    assert kept["fingerprints"]["cost"] == mark()
+    assert set(kept["fingerprints"]) == {"full", "slow", "cost"}
+
+
+def mark() -> dict:
+    """A fingerprint of its own."""
+    return {"accuracies": [1.0], "rms": 0.5}
+
+
+def test_an_arm_may_be_a_run_of_another_recipe(fake, inside, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(recipes, "named", lambda name: asked.append(name) or fake.recipe)
+    fake.change(arms={"full": arm_of(0.01), "slow": Arm(recipe="other", preset="simmer", changes={"train.steps": 5})})
+    kept = json.loads(verify("fake", runs=tmp_path / "runs").read_text())
+    assert {report["steps"] for report in kept["figures"]["slow"].values()} == {5}
+    assert {report["steps"] for report in kept["figures"]["full"].values()} == {20}
+    assert set(asked) == {"fake", "other"}
+    assert claims.stored("fake")["fake.lr"].arms == ("full", "slow")
 
 
 @pytest.mark.parametrize("name", recipes.MENU)
 def test_every_arm_of_a_chapter_is_a_config_that_its_recipe_allows(name):
-    for arm in claims.module(name).ARMS:
-        assert arm_config(name, arm, 1).train.seed == 1
+    for arm in recipes.chapter(name).arms.values():
+        assert arm_config(arm, 1).train.seed == 1
 
 
 @pytest.mark.parametrize("name", recipes.MENU)
-def test_a_chapters_figures_are_what_this_code_gives(name):
+def test_a_chapters_metrics_are_what_this_code_gives(name):
     path = embedded.path("") / "claims" / f"{name}.json"
     if not path.is_file():
         pytest.skip(f"not verified yet: recipes verify {name}")
-    facts = claims.module(name)
     stored = json.loads(path.read_text())["fingerprints"]
-    marks = getattr(facts, "MARKS", {})
-    assert set(stored) == {*facts.ARMS, *marks}
-    for arm, mark in marks.items():
-        moved = compare(stored[arm], mark() if callable(mark) else fingerprint(*mark))
-        assert not moved, f"arm {arm}: {'; '.join(moved)}. Verify again: recipes verify {name}"
-    for arm, changes in facts.ARMS.items():
-        moved = compare(stored[arm], fingerprint(name, facts.PRESET, {**facts.BASE, **changes}))
+    taken = takers(recipes.chapter(name))
+    assert set(stored) == set(taken)
+    for arm, take in taken.items():
+        moved = compare(stored[arm], take())
         assert not moved, f"arm {arm}: {'; '.join(moved)}. Verify again: recipes verify {name}"

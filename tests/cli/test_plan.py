@@ -22,7 +22,7 @@ def test_a_plan_shows_the_network_the_run_the_memory_what_is_assumed_and_warning
     lines = [" ".join(line.split()) for line in said.splitlines()]
     for expected in (
         "together 8,970 8,970",
-        "images a step 64 (64 a GPU at once)",
+        "images per step 64 (64 per GPU at once)",
         "steps 192 (12.3 k images seen)",
         "sent by each GPU in all 0 B (0 averagings)",
         "time on the clock, assumed less than a second",

@@ -140,3 +140,21 @@ def test_torch_distributed_is_used_in_this_folder_only():
         if re.search(r"torch\.distributed|from torch import distributed", path.read_text(encoding="utf-8"))
     }
     assert users == {"distributed"}
+
+
+# ranks that do not exist
+
+
+def test_pretended_ranks_hold_what_the_first_does_and_are_gone_afterwards():
+    x = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    with collectives.pretend(3):
+        assert (collectives.world_size(), collectives.rank(), collectives.is_main()) == (3, 0, True)
+        rows = collectives.all_gather(x)
+        assert torch.equal(rows, torch.tensor([[1.0, 2.0]] * 3))
+        assert torch.equal(collectives.all_reduce_sum(x), x)  # the shape of a sum, not its value
+        (rows * torch.tensor([[1.0], [5.0], [7.0]])).sum().backward()
+        assert torch.equal(x.grad, torch.ones(1, 2))  # of the first rank's own rows
+        with pytest.raises(ValueError, match="process group"):
+            collectives.broadcast_object("what no loss calls")
+    assert collectives.world_size() == 1
+    assert collectives.all_gather(x) is x

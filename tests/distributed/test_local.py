@@ -16,6 +16,10 @@ def fail_on_rank_1() -> int:
     return 0
 
 
+def variable() -> str | None:
+    return os.environ.get("COOKBOOK_TEST")
+
+
 def leave_at_once() -> None:
     os._exit(7)
 
@@ -37,3 +41,10 @@ def test_a_rank_that_dies_is_noticed():
 def test_a_rank_that_hangs_is_given_up():
     with pytest.raises(TimeoutError, match="1 of 1 processes gave no result"):
         run_ranks(sleep_long, 1, max_seconds=0.01)
+
+
+def test_ranks_have_the_variables_of_the_moment_when_they_are_started(monkeypatch):
+    monkeypatch.setenv("COOKBOOK_TEST", "first")
+    assert run_ranks(variable, 2) == ["first"] * 2
+    monkeypatch.delenv("COOKBOOK_TEST")
+    assert run_ranks(variable, 1) == [None]

@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 from torch import Tensor
 
 from recipes_lib.data.pantry.factors import RANGES
-from recipes_lib.evaluation import readout as factors
+from recipes_lib.evaluation import readout
 from recipes_lib.evaluation.readout import factor_scores
 
 
@@ -47,9 +47,9 @@ def test_the_columns_of_a_number_count_by_their_variance():
 
 
 @pytest.mark.parametrize("width", [40, 100], ids=["more rows than features", "more features than rows"])
-@pytest.mark.parametrize("penalty", factors.PENALTIES)
+@pytest.mark.parametrize("penalty", readout.PENALTIES)
 def test_the_regression_is_scikit_learns_ridge_on_standardised_features(penalty, width, monkeypatch):
-    monkeypatch.setattr(factors, "PENALTIES", (penalty,))
+    monkeypatch.setattr(readout, "PENALTIES", (penalty,))
     features, values = draw(90, width).double() * 5 + 2, draw(90, 1, seed=1).double() + draw(90, width).double()[:, :2]
     train, test = (features[:60], values[:60]), (features[60:], values[60:])
     mean, deviation = train[0].mean(dim=0), train[0].std(dim=0, correction=0)
@@ -63,7 +63,7 @@ def test_the_regression_is_scikit_learns_ridge_on_standardised_features(penalty,
 def test_the_score_of_choices_is_scikit_learns_adjusted_balanced_accuracy():
     read, truth = draw(60, 3).double(), torch.arange(60) % 3
     expected = balanced_accuracy_score(truth, read.argmax(dim=1))
-    assert factors._score(read, truth) == pytest.approx((expected - 1 / 3) / (1 - 1 / 3))
+    assert readout._score(read, truth) == pytest.approx((expected - 1 / 3) / (1 - 1 / 3))
 
 
 def test_a_rare_value_is_found_and_guessing_the_frequent_one_earns_nothing():
@@ -140,4 +140,4 @@ def test_what_does_not_fit_together_is_told(train, train_factors, test, test_fac
 
 def test_the_pantrys_circular_factors_are_what_its_ranges_call_angles_and_its_hue():
     angles = {name for name, bounds in RANGES.items() if bounds == (-360.0, 360.0)}
-    assert set(factors.PERIODS) == angles | {"extra_hue"}
+    assert set(readout.PERIODS) == angles | {"extra_hue"}

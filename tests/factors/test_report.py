@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes_lib.factors import error_ratios as factors
+from recipes_lib.factors import error_ratios
 from recipes_lib.factors.annotations import Annotations, Metaclasses
 from recipes_lib.factors.predictions import Predictions
 from recipes_lib.factors.report import factor_report
@@ -122,7 +122,7 @@ def test_figures_within_a_metaclass_are_those_of_its_images_alone(coarse, answer
     without = as_json(factor_report(replace(coarse, metaclasses=None), answers))
     assert all(found["models"][name]["multi"]["class"] == without["models"][name]["multi"]["class"] for name in MODELS)
     dogs = coarse.kept & (coarse.labels < 4)
-    counts = factors.count(answers, coarse, rows=dogs)["multi"]
+    counts = error_ratios.count(answers, coarse, rows=dogs)["multi"]
     cell = found["metaclasses"]["b"]["multi"]["class"]["dog"]
     assert list(cell) == list(FACTORS)
     assert cell["dark"] == {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's largest networks go through a whole micro-batch of stand-ins, on a laptop, in seconds."""
+"""The paper's largest networks go through a whole micro-batch of fake tensors, on a laptop, in seconds."""
 
 import pytest
 

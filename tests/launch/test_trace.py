@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is counted on stand-ins is what torch counts on real tensors, on one process; on two: ``test_two_ranks``."""
+"""What is counted on fake tensors is what torch counts on real tensors, on one process; on two: ``test_two_ranks``."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from recipes_lib import recipes
 from recipes_lib.config import override
 from recipes_lib.data.loader import Batch
 from recipes_lib.distributed import collectives
-from recipes_lib.launch import stand_in, trace
+from recipes_lib.launch import fake_tensors, trace
 from recipes_lib.pretraining import engine
 
 IMAGES, ROWS, CLASSES = 6, 10, 10
@@ -57,8 +58,8 @@ def counted(name: str, changes: dict[str, Any]) -> list[int]:
 
 def planned(name: str, changes: dict[str, Any], world: int) -> list[int]:
     recipe, config = recipes.named(name), config_of(name, changes)
-    method = stand_in.build(recipe, config, 10)
-    views = stand_in.views(recipe, method, config, IMAGES, ROWS, CLASSES)
+    method = fake_tensors.build(recipe, config, 10)
+    views = fake_tensors.views(recipe, method, config, IMAGES, ROWS, CLASSES)
     found = trace.measure(method, views, precision=config.train.precision, world=world)
     return [found.flops, found.forward_flops, found.activations, found.inputs]
 
@@ -72,7 +73,7 @@ def test_a_toys_operations_and_kept_bytes_are_those_of_a_real_step(name):
 def test_so_are_those_with_other_options(name):
     ours, real = planned(name, OTHERS[name], 1), counted(name, OTHERS[name])
     if OTHERS[name].get("train.precision") == "bf16":
-        # of bf16 images a batch norm keeps statistics in float32, which torch's stand-in for it takes for bf16
+        # of bf16 images a batch norm keeps statistics in float32, which torch's fake version of it takes for bf16
         assert real[2] == pytest.approx(ours[2], rel=5e-3)
         ours[2] = real[2]
     assert ours == real
@@ -81,8 +82,8 @@ def test_so_are_those_with_other_options(name):
 def test_forward_operations_of_resnet_50_are_the_published_ones():
     recipe = recipes.named("local_sgd")
     config = recipe.presets["resnet50_imagenet"]
-    method = stand_in.build(recipe, config, 10)
-    found = trace.measure(method, stand_in.views(recipe, method, config, 4, 2, 2), precision="fp32")
+    method = fake_tensors.build(recipe, config, 10)
+    found = trace.measure(method, fake_tensors.views(recipe, method, config, 4, 2, 2), precision="fp32")
     multiplications = ResNet50_Weights.IMAGENET1K_V1.meta[
         "_ops"
     ]  # in 10**9, to three decimals; ours counts additions too
@@ -92,8 +93,8 @@ def test_forward_operations_of_resnet_50_are_the_published_ones():
 def test_a_vits_forward_operations_by_hand():
     recipe = recipes.named("local_sgd")
     config = override(recipe.presets["resnet50_imagenet"], {"model.arch": "vit_small", "model.stem": "patch"})
-    method = stand_in.build(recipe, config, 10)
-    found = trace.measure(method, stand_in.views(recipe, method, config, 3, 2, 2), precision="fp32")
+    method = fake_tensors.build(recipe, config, 10)
+    found = trace.measure(method, fake_tensors.views(recipe, method, config, 3, 2, 2), precision="fp32")
     tokens, width, patch = 197, 384, 3 * 16 * 16
 
     def block(asked: int) -> int:
@@ -116,7 +117,7 @@ class TwoLayers(torch.nn.Module):
         return {"loss": self.second(self.first(views["x"]).relu()).mean()}
 
 
-@pytest.mark.parametrize("how", [trace.count, trace.measure], ids=["real", "stand-in"])
+@pytest.mark.parametrize("how", [trace.count, trace.measure], ids=["real", "fake"])
 def test_what_is_kept_counts_once_and_neither_inputs_nor_weights_do(how):
     found = how(TwoLayers(), {"x": torch.ones(3, 5)}, precision="fp32")
     assert (found.activations, found.inputs) == (4 * 3 * 7, 4 * 3 * 5)
@@ -126,8 +127,8 @@ def test_what_is_kept_counts_once_and_neither_inputs_nor_weights_do(how):
 
 def test_operations_in_layers_to_be_converted_are_all_of_a_linear_network():
     recipe, config = recipes.named("local_sgd"), config_of("local_sgd", {"model.arch": "mlp"})
-    method = stand_in.build(recipe, config, 10)
-    views = stand_in.views(recipe, method, config, 4, 2, 2)
+    method = fake_tensors.build(recipe, config, 10)
+    views = fake_tensors.views(recipe, method, config, 4, 2, 2)
     layers = {name for name, layer in method.named_modules() if isinstance(layer, torch.nn.Linear)}
     found = trace.measure(method, views, precision="fp32", converted=frozenset(layers))
     assert found.converted_flops == found.flops > 0
@@ -136,7 +137,7 @@ def test_operations_in_layers_to_be_converted_are_all_of_a_linear_network():
 def test_views_grow_with_images_and_rows_as_the_methods_own_do():
     recipe, config = recipes.named("paws"), config_of("paws", OTHERS["paws"])
     real = real_views(recipe, engine.build(recipe, config, 10), config)
-    found = stand_in.views(recipe, stand_in.build(recipe, config, 10), config, IMAGES, ROWS, CLASSES)
+    found = fake_tensors.views(recipe, fake_tensors.build(recipe, config, 10), config, IMAGES, ROWS, CLASSES)
     assert {name: (view.shape, view.dtype) for name, view in found.items()} == {
         name: (view.shape, view.dtype) for name, view in real.items()
     }
@@ -144,9 +145,10 @@ def test_views_grow_with_images_and_rows_as_the_methods_own_do():
 
 def test_nothing_of_it_stays():
     recipe, config = recipes.named("clip"), config_of("clip", {})
-    before, state = collectives.dist, torch.get_rng_state()
+    state, hook = torch.get_rng_state(), sys.excepthook
     planned("clip", {}, 8)
-    assert collectives.dist is before
+    assert not torch.distributed.is_initialized()
+    assert sys.excepthook is hook
     assert collectives.world_size() == 1
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.device.type == "cpu" for weight in engine.build(recipe, config, 10).parameters())
@@ -154,5 +156,5 @@ def test_nothing_of_it_stays():
 
 def test_a_number_that_nobody_knows_is_not_made_up():
     views = {"x": torch.ones(3, 2)}
-    with stand_in.pretending(torch.nn.Linear(2, 1), views) as (_, fake), pytest.raises(DataDependentOutputException):
+    with fake_tensors.of(torch.nn.Linear(2, 1), views) as (_, fake), pytest.raises(DataDependentOutputException):
         fake["x"].sum().item()

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes_lib.factors import annotations, imagenet_x_files, predictions
-from recipes_lib.factors import error_ratios as factors
+from recipes_lib.factors import annotations, error_ratios, imagenet_x_files, predictions
 from recipes_lib.factors.predictions import Predictions
 
 pd = pytest.importorskip("pandas", reason="the toolkit's tables are pandas'")
@@ -63,7 +62,7 @@ def judged(files, request) -> tuple[str, pd.DataFrame]:
 def test_accuracies_averages_and_error_ratios_are_the_toolkits_to_the_bit(known, answers, judged, kind):
     which, rows = judged
     assert tuple(peer.FACTORS) == known.val.factors
-    ours = factors.count(answers, known.val, kind)[which]
+    ours = error_ratios.count(answers, known.val, kind)[which]
     table = peer.compute_factor_accuracies(rows, peer.FACTORS, COLUMNS[kind]).loc[list(answers.models)]
     np.testing.assert_array_equal(ours.accuracy, table[peer.FACTORS].to_numpy())
     np.testing.assert_array_equal(ours.average, table["average"].to_numpy())
@@ -73,7 +72,7 @@ def test_accuracies_averages_and_error_ratios_are_the_toolkits_to_the_bit(known,
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_accuracies_within_each_metaclass_are_the_toolkits_to_the_bit(known, answers, judged, kind):
     which, rows = judged
-    found = factors.split(answers, known.val, kind).metaclasses
+    found = error_ratios.split(answers, known.val, kind).metaclasses
     assert sorted(found) == sorted(peer.METACLASSES)
     table = peer.aggregate.compute_factor_metaclass_accuracies(rows, peer.FACTORS, COLUMNS[kind], peer.METACLASSES)
     for name, parts in found.items():
@@ -86,7 +85,7 @@ def test_accuracies_within_each_metaclass_are_the_toolkits_to_the_bit(known, ans
 def test_the_mean_over_the_worst_classes_is_the_toolkits(known, answers, judged, kind):
     """Where the last of them is worse than the next class: among equal ones the toolkit's sort takes any."""
     _, rows = judged
-    classes = factors.split(answers, known.val, kind).classes
+    classes = error_ratios.split(answers, known.val, kind).classes
     ordered = np.take_along_axis(classes.accuracy, classes.worst(1000), axis=1)
     for place, model in enumerate(answers.models):
         wide = np.flatnonzero(np.diff(ordered[place]) > 0) + 1  # numbers of classes that are chosen beyond doubt

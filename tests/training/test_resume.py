@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 import traceback
 from pathlib import Path
 
@@ -76,7 +77,10 @@ def _train(folder: Path, deadly: tuple | None) -> None:
 def _in_a_process(folder: Path, deadly: tuple | None = None) -> int:
     process = multiprocessing.get_context("fork").Process(target=_train, args=(folder, deadly))
     process.start()
-    process.join(120)
+    limit = time.monotonic() + 120
+    # Not join(120): it waits for the loader's worker too, which looks for its parent every five seconds.
+    while process.exitcode is None and time.monotonic() < limit:
+        time.sleep(0.01)
     return process.exitcode
 
 

@@ -88,7 +88,7 @@ def pool(count: int, *, size: int, seed: int, mix: Mix, split: Split = "train") 
 
 
 def alt_texts(factors: Factors, seed: int, mix: Mix, *, start: int = 0) -> tuple[list[str], Tensor, list[str]]:
-    """An alt-text an image, its kind, and the word to draw into the image.
+    """An alt-text per image, its kind, and the word to draw into the image.
 
     Everything comes from (seed, position): ``start`` is the position of the first image in the data set. Wrong captions
     are those of other *natural* scenes, in unusual words as often as true ones are, so that no wording tells the kind.

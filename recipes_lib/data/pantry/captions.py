@@ -24,7 +24,7 @@ _DRAWS = 16
 
 
 def captions(factors: Factors, seed: int, *, wording: Wording = "plain", start: int = 0) -> list[str]:
-    """A caption an image, true of it: its object, colour, place and style, and some of the rest.
+    """A caption per image, true of it: its object, colour, place and style, and some of the rest.
 
     ``plain`` captions have 5 to ``LONGEST`` words and name the class; ``unusual`` ones hold no word of ``CLASSES``:
     synonyms and periphrases stand in its place. A sketch shows no colours, so none are told of it. ``start`` is the

@@ -139,7 +139,7 @@ class Factors:
         for name, value in self.to_dict().items():
             low, high = RANGES[name]
             if len(value) != len(self):
-                lines.append(f"factors.{name} has {len(value)} rows; label has {len(self)}. Give one row an image.")
+                lines.append(f"factors.{name} has {len(value)} rows; label has {len(self)}. Give one row per image.")
             elif not bool(((value >= low) & (value <= high)).all()):  # nan is caught too
                 bad = value[~((value >= low) & (value <= high))][0].item()
                 allowed = f" ({', '.join(NAMES[name])})" if name in NAMES else ""
@@ -161,7 +161,7 @@ def index_of(field: str, name: str) -> int:
 
 
 def fix(factors: Factors, **values: str | float | Sequence[float] | Tensor) -> Factors:
-    """``factors`` with fields set to one value for all images, or to one a row: ``fix(f, label="mug", roll=0)``.
+    """``factors`` with fields set to one value for all images, or to one per row: ``fix(f, label="mug", roll=0)``.
 
     A name stands for its position; a number or a row is repeated for every image. Raises: ``ValueError`` for an
     unknown field or name, or a value out of range.
@@ -200,7 +200,7 @@ def _known(field: str) -> None:
 
 
 def _like(factors: Factors, field: str, value: str | float | Sequence[float] | Tensor) -> Tensor:
-    """``value`` as a tensor of the field's type, one row an image, checked."""
+    """``value`` as a tensor of the field's type, one row per image, checked."""
     _known(field)
     old = getattr(factors, field)
     if isinstance(value, str):

@@ -66,7 +66,7 @@ def cos_sin(degrees: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Camera(NamedTuple):
-    """Where pictures are taken from, and which way is up: a row an image (or, after ``take``, a ray)."""
+    """Where pictures are taken from, and which way is up: a row per image (or, after ``take``, a ray)."""
 
     eye: Points
     position: tuple[Tensor, Tensor]

@@ -117,7 +117,7 @@ class _Draw:
         return uniform(self.keys, f"pantry {self.split} {purpose}", count)
 
     def between(self, purpose: str, low: float | Tensor, high: float | Tensor) -> Tensor:
-        """Uniform between two bounds (numbers, or one an image): [N]."""
+        """Uniform between two bounds (numbers, or one per image): [N]."""
         return low + (high - low) * self.unit(purpose, 1)[:, 0]
 
     def bell(self, purpose: str, spread: float, count: int) -> Tensor:
@@ -125,7 +125,7 @@ class _Draw:
         return (self.unit(purpose, 2 * count).view(-1, 2, count).sum(1) - 1) * spread
 
     def choice(self, purpose: str, sizes: int | Tensor) -> Tensor:
-        """A position below ``sizes`` (one number, or one an image): int64 [N]."""
+        """A position below ``sizes`` (one number, or one per image): int64 [N]."""
         return (self.unit(purpose, 1)[:, 0] * sizes).long()
 
     def labels(self) -> Tensor:

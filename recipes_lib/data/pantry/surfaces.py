@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What surfaces look like: painted patterns, tables and walls, and how materials answer light.
 
-Colours here are linear light, as lists of three tensors (red, green, blue) of one value a point. Edges of patterns
+Colours here are linear light, as lists of three tensors (red, green, blue) of one value per point. Edges of patterns
 are as soft as a pixel is wide, so that they do not flicker at small sizes. Arithmetic is exactly rounded: ``shapes``.
 """
 

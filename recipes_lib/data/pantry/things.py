@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What some pictures show: their stage (camera and lamp, a row an image) and their objects (a row an object)."""
+"""What some pictures show: their stage (camera and lamp, a row per image) and their objects (a row per object)."""
 
 from dataclasses import dataclass, fields
 from typing import NamedTuple

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A factor report's material made on Pantry-X: nets are trained, plainly and with each augmentation, and asked pictures."""
 
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import nn
 
-from recipes_lib import durable, terminal
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.pantry.factors import CLASSES
 from recipes_lib.errors import Faults
@@ -23,7 +19,7 @@ from recipes_lib.recipes.imagenet_x import pantry_nets as nets
 from recipes_lib.recipes.imagenet_x import pantry_study as study
 from recipes_lib.recipes.imagenet_x import pantry_x
 from recipes_lib.recipes.imagenet_x.drawn import Drawn
-from recipes_lib.training import checkpoint
+from recipes_lib.training import checkpoint, stages
 from recipes_lib.training.folder import RunFolder
 
 
@@ -61,19 +57,16 @@ def make(config: Any, run: RunFolder) -> Drawn:
     train = pantry_x.image_set(chosen.images, seed, "train", dict.fromkeys(pantry_x.FACTORS, chosen.share))
     asked = pantry_x.image_set(config.data.images, seed, "test", dict.fromkeys(pantry_x.FACTORS, chosen.asked_share))
     (run.path / "nets").mkdir(exist_ok=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
     answers, groups = {}, {}
-    console = terminal.aside()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        for augmentation in nets.AUGMENTATIONS:
-            _learn_once(augmentation, nets.with_labels, train, seed, chosen.steps, run, bar)
-            answers[augmentation] = nets.answers(reopen(run.path, augmentation), asked)
-            groups[augmentation] = {"teacher": "labels"}
-        for augmentation in nets.AUGMENTATIONS if chosen.clip_steps else ():
-            name = f"clip-{augmentation}"
-            _learn_once(name, nets.with_captions, train, seed, chosen.clip_steps, run, bar)
-            answers[name] = nets.named_by_sentences(reopen_clip(run.path, name), asked)
-            groups[name] = {"teacher": "captions"}
+    for augmentation in nets.AUGMENTATIONS:
+        _learn_once(augmentation, nets.with_labels, train, seed, chosen.steps, run)
+        answers[augmentation] = nets.answers(reopen(run.path, augmentation), asked)
+        groups[augmentation] = {"teacher": "labels"}
+    for augmentation in nets.AUGMENTATIONS if chosen.clip_steps else ():
+        name = f"clip-{augmentation}"
+        _learn_once(name, nets.with_captions, train, seed, chosen.clip_steps, run)
+        answers[name] = nets.named_by_sentences(reopen_clip(run.path, name), asked)
+        groups[name] = {"teacher": "captions"}
     given = Predictions(tuple(answers), np.stack(list(answers.values())))
     known = Partitions(pantry_x.annotations(asked), pantry_x.annotations(train))
     return Drawn(known, given, groups if chosen.clip_steps else None)
@@ -97,23 +90,16 @@ def _weights(run: Path, name: str) -> Path:
     return run / "nets" / f"{name}.safetensors"
 
 
-def _learn_once(
-    name: str, teach: Callable, train: ImageSet, seed: int, steps: int, run: RunFolder, bar: Progress
-) -> None:
+def _learn_once(name: str, teach: Callable, train: ImageSet, seed: int, steps: int, run: RunFolder) -> None:
     """Trains the net ``name`` by ``teach`` and keeps its weights, unless they are there; a line a step goes to ``metrics.jsonl``."""
     if _weights(run.path, name).is_file():
         return
-    task, began, last = bar.add_task(f"net {name}", total=steps), time.perf_counter(), {}
-    with durable.append(run.path / "metrics.jsonl") as log:
+    stages.keep(run)
+    views = nets.AUGMENTATIONS[name.removeprefix("clip-")]
+    with stages.Progress(run, f"net {name}", steps, "steps") as stage:
 
         def progress(step: int, metrics: dict[str, float]) -> None:
-            log.write(json.dumps({"net": name, "step": step, **metrics}) + "\n")
-            log.flush()
-            last.update(metrics)
-            bar.update(task, completed=step)
+            stage.note({"net": name, "step": step, **metrics})
+            stage.show(step, f"loss {metrics['loss']:.4f}")
 
-        views = nets.AUGMENTATIONS[name.removeprefix("clip-")]
         checkpoint.write_weights(_weights(run.path, name), teach(train, views, seed, steps, progress).state_dict())
-    if not bar.console.is_terminal:  # one line in place of a bar
-        told = f"net {name}: {steps} steps, {time.perf_counter() - began:.0f} s, loss {last['loss']:.4f}"
-        bar.console.print(told, highlight=False, soft_wrap=True)

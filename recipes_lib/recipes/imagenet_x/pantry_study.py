@@ -147,7 +147,7 @@ def fingerprint() -> dict[str, Any]:
     views = replace(nets.AUGMENTATIONS["jitter"], global_scale=(0.2, 1.0), blur=0.5)
     net = nets.with_labels(images, views, 0, steps=3, progress=lambda step, metrics: losses.append(metrics["loss"]))
     right = nets.answers(net, images) == images.labels.numpy()
-    return {"losses": losses, "knn": float(right.mean())}
+    return {"losses": losses, "accuracy": float(right.mean())}
 
 
 def fingerprint_captions() -> dict[str, Any]:
@@ -156,7 +156,8 @@ def fingerprint_captions() -> dict[str, Any]:
     views = nets.AUGMENTATIONS["jitter"]
     nets.with_captions(images, views, 0, steps=3, progress=lambda step, metrics: losses.append(metrics["loss"]))
     asked = pantry_x.image_set(500, 0, "test", {})
-    return {"losses": losses, "knn": float((_msn_answers(images, asked) == asked.labels.numpy()).mean())}
+    right = _msn_answers(images, asked) == asked.labels.numpy()
+    return {"losses": losses, "accuracy_of_msn": float(right.mean())}
 
 
 def _msn_answers(train: ImageSet, images: ImageSet) -> np.ndarray:

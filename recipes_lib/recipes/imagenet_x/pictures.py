@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from recipes_lib import plots
 from recipes_lib.errors import printable
-from recipes_lib.factors import bootstrap as factor_stats
+from recipes_lib.factors import inference as factor_stats
 from recipes_lib.factors.error_ratios import Counts
 from recipes_lib.factors.report import FEW, FactorReport, Prevalence, Table
 
@@ -22,6 +22,8 @@ MOST_ARMS = len(plots.PALETTE)
 
 LONGEST_NAME = 60
 """Characters of a name in a figure; a longer one loses its middle."""
+CELL_POINTS = 9
+"""Size of the numbers in the picture of metaclasses, whose cells have room for three characters."""
 METACLASSES = "metaclasses"
 """Name of the picture of metaclasses."""
 
@@ -39,6 +41,11 @@ class Picture:
 
 def pictures(report: FactorReport) -> list[Picture]:
     """Error ratios and prevalence by kind of mark, for the correctness ``class``; groups and metaclasses where there are."""
+    with rc_context(plots.STYLE):
+        return _pictures(report)
+
+
+def _pictures(report: FactorReport) -> list[Picture]:
     found = []
     for which, by_kind in report.tables.items():
         table = by_kind["class"]
@@ -67,13 +74,13 @@ def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
             )
             ax.plot(ratios, heights + offset, linestyle="none", **look, markersize=4, label=_shown(model))
         if len(report.models) > 1:
-            ax.legend(frameon=False, fontsize="small", loc="lower right")  # ratios are high on top, low below
+            ax.legend(loc="lower right")  # ratios are high on top, low below
     else:
         spread, look = factor_stats.spread(table.counts.error_ratio[:, order]), plots.style(0)
         ax.hlines(heights, spread["min"], spread["max"], color=look["color"], linewidth=1, label="all models")
         ax.hlines(heights, spread["q1"], spread["q3"], color=look["color"], linewidth=5, alpha=0.5, label="middle half")
         ax.plot(spread["median"], heights, linestyle="none", **look, markersize=4, label="median")
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend()
     ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
     return _named(ax, report, table, order, xlabel="error ratio (1: as many errors as on average)")
 
@@ -88,7 +95,7 @@ def prevalence(ax: Axes, report: FactorReport, table: Table, found: Prevalence) 
     if any((shares[order] > 0).any() for shares in sides.values()):
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend()
     return _named(ax, report, table, order, xlabel="share of the images (%)")
 
 
@@ -103,7 +110,7 @@ def groups(ax: Axes, report: FactorReport, table: Table, column: str) -> Axes:
         ax.plot(*np.array(own).reshape(-1, 2).T, linestyle="none", **plots.style(place), markersize=3, alpha=0.35)
         ax.plot(means, heights, linestyle="none", **plots.style(place), markersize=7, label=_shown(f"{column}: {name}"))
     ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend()
     stars = {factor: "* " for factor in range(len(tests)) if adjusted[factor] < 0.05}
     return _named(
         ax, report, table, order, xlabel="error ratio (small: a model; large: the mean of its group)", before=stars
@@ -132,7 +139,7 @@ def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
         dark = abs(np.log2(max(ratios[row, column], 1e-9))) > 1.2 and n[row, column] >= FEW
         colour = "white" if dark else "#595959" if few[row, column] else "black"
         said = f"{ratios[row, column]:.1f}"
-        ax.text(column, row, said, ha="center", va="center", fontsize=6.5, color=colour)
+        ax.text(column, row, said, ha="center", va="center", fontsize=CELL_POINTS, color=colour)
     ax.set_xticks(range(len(columns)), [_shown(report.factors[place]) for place in columns], rotation=45, ha="right")
     ax.set_yticks(range(len(parts)), list(map(_shown, parts)))
     ax.tick_params(labelsize="small", length=0)
@@ -166,7 +173,7 @@ def _named(
     ax.set_facecolor("white")
     ax.spines[["top", "right"]].set_visible(False)
     labels = [f"{(before or {}).get(place, '')}{_shown(report.factors[place])}" for place in order]
-    ax.set_yticks(range(len(order)), labels, fontsize="small")
+    ax.set_yticks(range(len(order)), labels)
     for label, place in zip(ax.get_yticklabels(), order, strict=True):
         if table.counts.with_factor[place] < FEW:
             label.set_color("#767676")
@@ -184,13 +191,13 @@ def _shown(name: str) -> str:
 
 
 def _figure(report: FactorReport) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 1.4 + 0.34 * len(report.factors)), layout="constrained")
+    figure = Figure(figsize=(plots.WIDTH, 1.4 + 0.34 * len(report.factors)), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def _picture(name: str, figure: Figure, alt: str, caption: str) -> Picture:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=plots.STYLE["figure.dpi"], metadata={"Software": None})
     return Picture(name, file.getvalue(), alt, caption)
 
 
@@ -243,8 +250,8 @@ def _groups(report: FactorReport, table: Table, which: str, column: str, place: 
 def _metaclasses(report: FactorReport) -> Picture:
     which = fullest(report)
     parts = by_accuracy(report, which)
-    width, height = 3.0 + 0.38 * len(report.factors), 1.9 + 0.3 * len(parts)
-    figure = Figure(figsize=(max(width, 7.2), height), layout="constrained")
+    width, height = 2.6 + 0.36 * len(report.factors), 1.9 + 0.3 * len(parts)
+    figure = Figure(figsize=(max(width, plots.WIDTH), height), layout="constrained")
     metaclasses(figure.add_subplot(), report, which)
     whose = "of the model" if len(report.models) == 1 else f"mean of {len(report.models):,} models"
     ratios = {

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from recipes_lib.errors import DataError
-from recipes_lib.factors import annotations, imagenet_x_files, predictions
-from recipes_lib.factors import bootstrap as factor_stats
-from recipes_lib.factors import error_ratios as factors
+from recipes_lib.factors import annotations, error_ratios, imagenet_x_files, predictions
+from recipes_lib.factors import inference as factor_stats
 from recipes_lib.factors.report import factor_report
 from recipes_lib.factors.report_json import as_json
 
@@ -52,7 +51,7 @@ def measure(part: int) -> dict[str, Any]:
     val, train = imagenet_x_files.read(folder)
     given = predictions.read([folder / "imagenet_x_val.npz"], val)
     own = np.arange(len(val.names)) % PARTS == part
-    counts = factors.count(given, val, rows=factors.counting(val, "class") & own)
+    counts = error_ratios.count(given, val, rows=error_ratios.counting(val, "class") & own)
     ratios = {kind: counted.error_ratio for kind, counted in counts.items()}
     seen = np.arange(len(train.names)) % PARTS == part
     prevalence = {kind: marks[seen].mean(axis=0) for kind, marks in train.marks.items()}

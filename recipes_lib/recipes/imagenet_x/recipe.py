@@ -17,16 +17,13 @@ given, small nets are trained for it on Pantry-X, where factors are set and not 
 
 import time
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import torch
-
 from recipes_lib import terminal
 from recipes_lib.config import MOST_WORKERS
-from recipes_lib.distributed import collectives, world
+from recipes_lib.distributed import collectives
 from recipes_lib.errors import ConfigError, Faults, printable
 from recipes_lib.factors import imagenet_x_files, predictions
 from recipes_lib.factors.report import FactorReport, factor_report
@@ -40,7 +37,7 @@ from recipes_lib.recipes.imagenet_x import report as imagenet_x_report
 from recipes_lib.recipes.imagenet_x import score as imagenet_x_score
 from recipes_lib.recipes.imagenet_x.pantry_run import NetsConfig
 from recipes_lib.recipes.imagenet_x.score import ScoreConfig
-from recipes_lib.training import folder
+from recipes_lib.training import folder, stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +137,7 @@ def run(config: Config, out: Path | None = None) -> Result:
     Raises: ``ConfigError``, ``DataError``, ``RunError`` or ``Interrupted``, each in whole lines.
     """
     config.validate()
-    if config.score.threads:
-        torch.set_num_threads(config.score.threads)
-    place = world.start(config.score.device, patience=timedelta(days=2))  # images take ranks unequally long
+    place = stages.start(config.score.device, config.score.threads)
     if config.data.name == "pantry" and place.size > 1:
         raise ConfigError(f"data.name = pantry trains in one process, not in {place.size}: start it without torchrun.")
     out = collectives.broadcast_object(out or folder.default_path("imagenet_x"))
@@ -188,8 +183,8 @@ def fingerprint(config: Config) -> dict[str, Any]:
     model = next(iter(report["models"]))
     cells = report["models"][model]["multi"]["class"].values()
     return {
-        "losses": [cell[key] for cell in cells for key in ("low", "error_ratio", "high")],
-        "knn": report["average"][model]["class"],
+        "error_ratios_and_bounds": [cell[key] for cell in cells for key in ("low", "error_ratio", "high")],
+        "accuracy": report["average"][model]["class"],
     }
 
 

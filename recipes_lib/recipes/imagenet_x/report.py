@@ -13,7 +13,7 @@ import numpy as np
 
 from recipes_lib import durable
 from recipes_lib.errors import DataError
-from recipes_lib.factors import bootstrap as factor_stats
+from recipes_lib.factors import inference as factor_stats
 from recipes_lib.factors import report_json as factor_json
 from recipes_lib.factors.annotations import FACTORS
 from recipes_lib.factors.report import FEW, WORST, FactorReport

@@ -5,11 +5,9 @@ Networks of timm and torchvision classify by themselves, with the preprocessing 
 backbone without classifier: its weighted k-NN probe classifies, with the training images of ``data.root``.
 """
 
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,7 +27,7 @@ from recipes_lib.distributed.world import World
 from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted, printable
 from recipes_lib.factors import predictions
 from recipes_lib.recipes.imagenet_x import networks
-from recipes_lib.training import loop
+from recipes_lib.training import loop, stages
 from recipes_lib.training.folder import RunFolder
 
 KNOWN = ("timm", "torchvision")
@@ -81,7 +79,10 @@ def score(config: Any, run: RunFolder, place: World) -> dict[str, Any]:
     parts = run.path / "batches"
     todo = [number for number in range(place.rank, len(batches), place.size) if not _part(parts, number).is_file()]
     run.set_state("running", 0)
-    with _kept(run, parts), loop.stop_on_signal() as stopped:
+    with (
+        loop.stop_on_signal() as stopped,
+        stages.tell_how_to_go_on("Scoring was stopped; complete batches are kept.", f"recipes resume {run.path}"),
+    ):
         classify = _classifier(config, run, place, images)
         _score_batches(classify, images, batches, todo, parts, run, stopped.is_set)
     run.await_others()
@@ -147,7 +148,10 @@ def _classifier(config: Any, run: RunFolder, place: World, images: ImageFiles) -
     library, colon, name = config.model.partition(":")
     if not colon:
         train, _ = torchvision_sets.imagenet(config.data.root)
-        return networks.neighbours(Path(config.model), train, run.path / "neighbours.safetensors", config.data.workers)
+        bank = run.path / "neighbours.safetensors"
+        classify = networks.neighbours(Path(config.model), train, bank, config.data.workers)
+        stages.keep(run)  # the features of all training images are in it now
+        return classify
     try:
         open_network = networks.of_timm if library == "timm" else networks.of_torchvision
         network, prepare = open_network(name, config.score.weights, len(images.class_names))
@@ -167,16 +171,6 @@ def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.npz"
 
 
-@contextmanager
-def _kept(run: RunFolder, parts: Path) -> Iterator[None]:
-    """Has a folder that holds work kept, whatever happens: it is one that has ``metrics.jsonl``."""
-    try:
-        yield
-    finally:
-        if collectives.is_main() and (parts.is_dir() or any(run.path.glob("*.safetensors"))):
-            (run.path / "metrics.jsonl").touch()
-
-
 def _score_batches(
     classify: Classifier,
     images: ImageFiles,
@@ -186,19 +180,20 @@ def _score_batches(
     run: RunFolder,
     stop: Callable[[], bool],
 ) -> None:
-    """Scores the batches ``todo`` and keeps each; notes it in ``metrics.jsonl``."""
-    began = time.perf_counter()
-    with closing(classify(images, [batches[n] for n in todo])) as scored:
-        for number, (answers, probabilities) in zip(todo, scored, strict=True):
+    """Scores the batches ``todo`` and keeps each; notes it in ``metrics.jsonl``. Raises: ``Interrupted`` where ``stop`` says so."""
+    with (
+        stages.Progress(run, "scoring", len(todo), "batches") as stage,
+        closing(classify(images, [batches[n] for n in todo])) as scored,
+    ):
+        for done, (number, (answers, probabilities)) in enumerate(zip(todo, scored, strict=True), start=1):
+            stages.keep(run)
             parts.mkdir(exist_ok=True)  # not before there is something to keep
             with durable.whole(_part(parts, number)) as partial, partial.open("wb") as file:
                 np.savez(file, classes=answers.numpy().astype(np.int16), probabilities=probabilities.numpy())
-            if collectives.is_main():
-                line = {"step": number + 1, "images": len(answers), "seconds": round(time.perf_counter() - began, 3)}
-                with durable.append(run.path / "metrics.jsonl") as log:
-                    log.write(json.dumps(line) + "\n")
+            stage.show(done)
+            stage.note({"step": number + 1, "images": len(answers), "seconds": round(stage.seconds, 3)})
             if stop():
-                raise Interrupted(f"Scoring was stopped; complete batches are kept. Go on: recipes resume {run.path}")
+                raise Interrupted(f"Scoring was stopped after {done} of {len(todo)} batches.")
 
 
 def _joined(config: Any, run: RunFolder, images: ImageFiles, batches: Sequence[Tensor], parts: Path) -> dict[str, Any]:

@@ -11,37 +11,9 @@ All was measured twice. The first time arms had six rates, and some chose the fi
 ones again. Margins stayed.
 """
 
-from collections.abc import Mapping
+from functools import partial
 
-from recipes_lib.claim import Claim, Figure
-
-PRESET = "toy"
-SEEDS = (0, 1, 2, 3, 4)
-BASE = {}
-ARMS = {}
-SHOWN = ()
-"""Arms of no claim, which the chapter shows: none; the measurement has many figures of no claim."""
-
-
-def workers(seed: int) -> Mapping:
-    """Accuracy and bytes by period, length, workers and strategy; each arm tuned, then scored once."""
-    from recipes_lib.recipes.local_sgd import study as local_sgd_study
-
-    return local_sgd_study.measure(seed)
-
-
-MEASUREMENTS = {"workers": workers}
-"""Arms that measure in place of training: a function of the seed that returns a report."""
-
-
-def _mark() -> dict:
-    from recipes_lib.recipes.local_sgd import study as local_sgd_study
-
-    return local_sgd_study.fingerprint()
-
-
-MARKS = {"workers": _mark}
-"""The fingerprint of each measurement."""
+from recipes_lib.claim import Chapter, Measurement, higher, lower, no_worse
 
 _NODES = "torchrun --nproc-per-node 8 --nnodes {} -m recipes_lib run local_sgd --preset {} --data.root {}"
 _LOCAL, _SLOWMO, _SYNCHRONOUS = (
@@ -78,99 +50,140 @@ _MOMENTA = (
 )
 _ACCURACY = "test accuracy at the learning rate that is best on a validation split"
 
-
-def _claim(
-    identity: str,
-    statement: str,
-    ours: str,
-    control: str,
-    what: str,
-    *,
-    margin: float,
-    metric: str = _ACCURACY,
-    better: str = "lower",
-    no_worse: bool = False,
-    paper: Mapping = _PRICE,
-    tuning: str = _RATES,
-    commands: tuple[str, str] = (_LOCAL, _SYNCHRONOUS),
-) -> Claim:
-    return Claim(
-        id=f"local_sgd.{identity}",
-        statement=statement,
-        metric=metric,
-        better=better,
-        margin=margin,
-        no_worse=no_worse,
-        ours=Figure("workers", ours),
-        control=Figure("workers", control),
-        control_arm=what,
-        control_tuning=tuning,
-        paper=paper,
-        full_scale=commands[0],
-        full_scale_control=commands[1],
+_higher, _lower, _no_worse = (
+    partial(
+        claim,
+        metric=_ACCURACY,
+        control_tuning=_RATES,
+        paper=_PRICE,
+        full_scale=_LOCAL,
+        full_scale_control=_SYNCHRONOUS,
     )
+    for claim in (higher, lower, no_worse)
+)
+_STUDY = "recipes_lib.recipes.local_sgd.study"
 
-
-CLAIMS = (
-    _claim(
-        "bytes", "At period 16 each worker sends 16 times fewer bytes, to the last one.",
-        "times_period.16", "times_period.1", "the bytes of synchronous steps",
-        margin=0.5, metric="bytes sent by each worker in 192 steps, times the period", no_worse=True,
-        paper={"value": None, "where": "follows from the algorithm"},
-        tuning="Nothing can be tuned: the bytes depend on the period and the model alone.",
+CHAPTER = Chapter(
+    name="local_sgd",
+    measurements={
+        # accuracy and bytes by period, length, workers and strategy; each arm tuned, then scored once
+        "workers": Measurement(f"{_STUDY}:measure", fingerprint=f"{_STUDY}:fingerprint")
+    },
+    seeds=(0, 1, 2, 3, 4),
+    headline=(
+        "local_sgd.long_periods_cost",
+        "local_sgd.looks_free",
+        "local_sgd.is_not_free",
+        "local_sgd.slowmo",
     ),
-    _claim(
-        "long_periods_cost", "In a short training, averaging once at the end costs accuracy.",
-        "accuracy.drawn.48.local.48", "accuracy.drawn.48.local.1", "synchronous steps, as many",
-        margin=0.05,
-    ),
-    _claim(
-        "more_training", "With four times the steps, period 16 costs less.",
-        "gap.192.16", "gap.48.16", "the same gap in a run of 48 steps",
-        margin=0.02, metric="accuracy of synchronous steps less that of period 16", paper=_ABSTRACT,
-        tuning=_TEN + "All four arms of the two gaps: the same ten learning rates, 0.02 to 1.3.",
-        commands=(_LOCAL, f"{_LOCAL} {_QUARTER}"),
-    ),
-    _claim(
-        "looks_free", "On plain scans of digits, period 16 costs nothing in 192 steps.",
-        "accuracy.scans.192.local.16", "accuracy.scans.192.local.1", "synchronous steps, as many",
-        margin=0.01, better="higher", no_worse=True,
-        paper={"value": 91.73, "control": 92.66, "where": f"{_CIFAR}local SGD and synchronous steps", "read": "full text"},
-        commands=tuple(
-            f"{_NODES.format(4, f'resnet50_imagenet{rest}', 'CIFAR10')} {_SMALL}" for rest in ("_local", "")
+    claims=(
+        _no_worse(
+            "local_sgd.bytes",
+            "At period 16 each worker sends 16 times fewer bytes, to the last one.",
+            ours=("workers", "times_period.16"),
+            control=("workers", "times_period.1"),
+            by=0.5,
+            better="lower",
+            metric="bytes sent by each worker in 192 steps, times the period",
+            control_arm="the bytes of synchronous steps",
+            control_tuning="Nothing can be tuned: the bytes depend on the period and the model alone.",
+            paper={"value": None, "where": "follows from the algorithm"},
+        ),
+        _lower(
+            "local_sgd.long_periods_cost",
+            "In a short training, averaging once at the end costs accuracy.",
+            ours=("workers", "accuracy.drawn.48.local.48"),
+            control=("workers", "accuracy.drawn.48.local.1"),
+            by=0.05,
+            control_arm="synchronous steps, as many",
+        ),
+        _lower(
+            "local_sgd.more_training",
+            "With four times the steps, period 16 costs less.",
+            ours=("workers", "gap.192.16"),
+            control=("workers", "gap.48.16"),
+            by=0.02,
+            metric="accuracy of synchronous steps less that of period 16",
+            control_arm="the same gap in a run of 48 steps",
+            control_tuning=_TEN + "All four arms of the two gaps: the same ten learning rates, 0.02 to 1.3.",
+            paper=_ABSTRACT,
+            full_scale=_LOCAL,
+            full_scale_control=f"{_LOCAL} {_QUARTER}",
+        ),
+        _no_worse(
+            "local_sgd.looks_free",
+            "On plain scans of digits, period 16 costs nothing in 192 steps.",
+            ours=("workers", "accuracy.scans.192.local.16"),
+            control=("workers", "accuracy.scans.192.local.1"),
+            by=0.01,
+            better="higher",
+            control_arm="synchronous steps, as many",
+            paper={
+                "value": 91.73,
+                "control": 92.66,
+                "where": f"{_CIFAR}local SGD and synchronous steps",
+                "read": "full text",
+            },
+            full_scale=f"{_NODES.format(4, 'resnet50_imagenet_local', 'CIFAR10')} {_SMALL}",
+            full_scale_control=f"{_NODES.format(4, 'resnet50_imagenet', 'CIFAR10')} {_SMALL}",
+        ),
+        _lower(
+            "local_sgd.is_not_free",
+            "On digits in random inks, the same period, workers and steps cost accuracy.",
+            ours=("workers", "accuracy.drawn.192.local.16"),
+            control=("workers", "accuracy.drawn.192.local.1"),
+            by=0.01,
+            control_arm="synchronous steps, as many",
+        ),
+        _lower(
+            "local_sgd.more_workers",
+            "Eight workers that share a batch lose more to period 16 than two.",
+            ours=("workers", "accuracy.drawn.192.workers_8.16"),
+            control=("workers", "accuracy.drawn.192.workers_2.16"),
+            by=0.01,
+            control_arm="two workers, the same batch in all",
+            paper=_ABSTRACT,
+            full_scale=_LOCAL,
+            full_scale_control=_NODES.format(1, "resnet50_imagenet_local", "IMAGENET"),
+        ),
+        _lower(
+            "local_sgd.reset",
+            "Forgetting the momentum at each averaging costs accuracy, where that is every fourth step.",
+            ours=("workers", "accuracy.drawn.48.reset.4"),
+            control=("workers", "accuracy.drawn.48.local.4"),
+            by=0.01,
+            control_arm="each worker's momentum kept",
+            paper={
+                "value": None,
+                "where": "SlowMo zeroes the momentum of SGD; its comparison of the ways was not read",
+            },
+            full_scale=f"{_LOCAL} --sync.buffers reset",
+            full_scale_control=f"{_LOCAL} --sync.buffers maintain",
+        ),
+        _higher(
+            "local_sgd.slowmo",
+            "SlowMo recovers part of what period 16 costs four workers in 192 steps.",
+            ours=("workers", "accuracy.drawn.192.slowmo.16"),
+            control=("workers", "accuracy.drawn.192.local.16"),
+            by=0.005,
+            control_arm="local SGD, as many settings tried",
+            control_tuning=_MOMENTA,
+            paper={"value": 73.24, "control": 69.94, "where": f"{_TABLE}SlowMo and local SGD", "read": "full text"},
+            full_scale=_SLOWMO,
+            full_scale_control=_LOCAL,
+        ),
+        _higher(
+            "local_sgd.slowmo_noise",
+            "It does where gradients are noisy: eight workers of eight images, labels in part random.",
+            ours=("workers", "accuracy.noisy.192.slowmo.16"),
+            control=("workers", "accuracy.noisy.192.local.16"),
+            by=0.006,
+            control_arm="local SGD, as many settings tried",
+            control_tuning=_MOMENTA
+            + " The task itself was searched for on SlowMo's behalf, among six on seeds 100 and 101.",
+            paper={"value": 93.2, "control": 91.73, "where": f"{_CIFAR}SlowMo and local SGD", "read": "full text"},
+            full_scale=_SLOWMO,
+            full_scale_control=_LOCAL,
         ),
     ),
-    _claim(
-        "is_not_free", "On digits in random inks, the same period, workers and steps cost accuracy.",
-        "accuracy.drawn.192.local.16", "accuracy.drawn.192.local.1", "synchronous steps, as many",
-        margin=0.01,
-    ),
-    _claim(
-        "more_workers", "Eight workers that share a batch lose more to period 16 than two.",
-        "accuracy.drawn.192.workers_8.16", "accuracy.drawn.192.workers_2.16", "two workers, the same batch in all",
-        margin=0.01, paper=_ABSTRACT,
-        commands=tuple(_NODES.format(nodes, "resnet50_imagenet_local", "IMAGENET") for nodes in (4, 1)),
-    ),
-    _claim(
-        "reset", "Forgetting the momentum at each averaging costs accuracy, where that is every fourth step.",
-        "accuracy.drawn.48.reset.4", "accuracy.drawn.48.local.4", "each worker's momentum kept",
-        margin=0.01,
-        paper={"value": None, "where": "SlowMo zeroes the momentum of SGD; its comparison of the ways was not read"},
-        commands=(f"{_LOCAL} --sync.buffers reset", f"{_LOCAL} --sync.buffers maintain"),
-    ),
-    _claim(
-        "slowmo", "SlowMo recovers part of what period 16 costs four workers in 192 steps.",
-        "accuracy.drawn.192.slowmo.16", "accuracy.drawn.192.local.16", "local SGD, as many settings tried",
-        margin=0.005, better="higher", tuning=_MOMENTA,
-        paper={"value": 73.24, "control": 69.94, "where": f"{_TABLE}SlowMo and local SGD", "read": "full text"},
-        commands=(_SLOWMO, _LOCAL),
-    ),
-    _claim(
-        "slowmo_noise", "It does where gradients are noisy: eight workers of eight images, labels in part random.",
-        "accuracy.noisy.192.slowmo.16", "accuracy.noisy.192.local.16", "local SGD, as many settings tried",
-        margin=0.006, better="higher",
-        tuning=_MOMENTA + " The task itself was searched for on SlowMo's behalf, among six on seeds 100 and 101.",
-        paper={"value": 93.2, "control": 91.73, "where": f"{_CIFAR}SlowMo and local SGD", "read": "full text"},
-        commands=(_SLOWMO, _LOCAL),
-    ),
-)  # fmt: skip
+)

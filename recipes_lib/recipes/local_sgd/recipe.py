@@ -187,7 +187,7 @@ class Classifier(Method):
 def fit(given: loop.Training, folder: RunFolder) -> Traffic:
     """Trains by processes or by simulated workers, as ``sync.workers`` says.
 
-    Raises: ``ConfigError`` for simulated workers in one of several processes, and for one image a process where a batch
+    Raises: ``ConfigError`` for simulated workers in one of several processes, and for one image per process where a batch
     norm of its own has no statistics of it; else as :func:`loop.fit`.
     """
     workers, world = given.sync.workers, given.world
@@ -203,12 +203,12 @@ def fit(given: loop.Training, folder: RunFolder) -> Traffic:
 
 
 def _need_statistics(method: Classifier, train: TrainConfig, world: World) -> None:
-    if train.batch_size // train.accumulate != world.size:  # more than one image a process
+    if train.batch_size // train.accumulate != world.size:  # more than one image per process
         return
     trial, side = copy.deepcopy(method).to("meta").train(), method.config.views.image_size
     try:
         trial.classify(torch.empty(1, 3, side, side, device="meta"))
-    except ValueError:  # from torch's batch norm, of one value a channel
+    except ValueError:  # from torch's batch norm, of one value per channel
         least = 2 * world.size * train.accumulate
         raise ConfigError(
             f"train.batch_size = {train.batch_size} leaves each of {world.size} processes one image at a time, and its own "
@@ -253,7 +253,7 @@ _PAPER = {
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # Larger digits and a wider net, eight workers with slow momentum: what `recipes cook local_sgd` stores.
+    # Larger digits and a wider network, eight workers with slow momentum: what `recipes cook local_sgd` stores.
     "simmer": replace(
         _TOY,
         data=replace(_TOY.data, image_size=16, train_size=12000),

@@ -49,14 +49,14 @@ def fit(given: loop.Training, folder: RunFolder, workers: int) -> SimulatedTraff
             last, due, stop = step + 1 == steps, (step + 1) % train.checkpoint_every == 0, stopped.is_set()
             if last:
                 group.finish()
-            figures = {**group.figures, "grad_norm": group.grad_norm}
-            figures = {name: value.mean().item() for name, value in figures.items()}
-            if not all(map(math.isfinite, (figures["loss"], figures["grad_norm"]))):
+            metrics = {**group.figures, "grad_norm": group.grad_norm}
+            metrics = {name: value.mean().item() for name, value in metrics.items()}
+            if not all(map(math.isfinite, (metrics["loss"], metrics["grad_norm"]))):
                 folder.set_state("failed")
-                what = f"the loss is {figures['loss']:g}, its gradient's norm {figures['grad_norm']:g}."
+                what = f"the loss is {metrics['loss']:g}, its gradient's norm {metrics['grad_norm']:g}."
                 raise Diverged(loop.advice(step, what, schedule.config, folder))
             sent, lr = group.traffic.bytes_sent, group.optimizer.param_groups[0]["lr"]
-            log.step(step, {**figures, "lr": lr, "sync_bytes": sent, "drift": group.drift()})
+            log.step(step, {**metrics, "lr": lr, "sync_bytes": sent, "drift": group.drift()})
             if last or due or stop:
                 _save(folder, step + 1, train.keep_checkpoints, method, group)
             if stop and not last:

@@ -68,7 +68,7 @@ class Arm:
     """One way to train, whatever the learning rate."""
 
     path: str
-    """Where its figures stand in the report."""
+    """Where its metrics stand in the report."""
     scene: str
     steps: int
     sync: SyncConfig
@@ -236,7 +236,7 @@ def tune(arm: Arm, seed: int) -> tuple[SyncConfig, float, float]:
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """All figures of one seed: ``accuracy``, ``chosen`` and ``bytes`` by arm, and what is computed from them."""
+    """All metrics of one seed: ``accuracy``, ``chosen`` and ``bytes`` by arm, and what is computed from them."""
     torch.set_num_threads(1)
     report: dict[str, Any] = {"accuracy": {}, "chosen": {}, "bytes": {}}
     for arm in arms():
@@ -264,9 +264,11 @@ def _put(report: dict[str, Any], path: str, value: Any) -> None:
 
 
 def fingerprint() -> dict[str, Any]:
-    """Three numbers and an accuracy that move with the numerics: local SGD and SlowMo for eight steps."""
+    """Accuracies that move with the numerics, after eight steps: of local SGD, SlowMo and local SGD that forgets its momentum
+    at a learning rate of 0.1, and of local SGD at 0.2.
+    """
     found = []
     for sync in (_local(4), replace(_slowmo(4), momentum=MOMENTA[0]), replace(_local(4), buffers="reset")):
         arm = Arm(path="", scene="drawn", steps=8, sync=sync)
         found.append(train(arm, sync, scene("drawn").train, [(0.1, 0), (0.2, 1)])[0](scene("drawn").validation))
-    return {"losses": [float(pair[0]) for pair in found], "knn": float(found[0][1])}
+    return {"accuracies": [float(pair[0]) for pair in found], "accuracy_at_twice_the_rate": float(found[0][1])}

@@ -41,7 +41,7 @@ class MSNViews(ViewsConfig):
     mask_ratio: float = 0.15
     """Share of a global anchor view's patches that is dropped, in [0, 1); the target and the small views keep all."""
     mask_per_image: bool = True
-    """A mask of its own for each image, as in the paper; False: one mask a step, as in the official code."""
+    """A mask of its own for each image, as in the paper; False: one mask per step, as in the official code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class ModelConfig(vit.ViTConfig):
     ema: float = 0.996
     """Momentum of the target encoder at the first step."""
     ema_final: float = 1.0
-    """Momentum that it rises to linearly, after ``optim.stretch`` times the run."""
+    """Momentum that ``ema`` rises to linearly; it would be reached after ``optim.stretch`` times the run."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -76,7 +76,7 @@ class LossConfig:
     temperature: float = 0.1
     """tau, of both assignments."""
     sharpen_temperature: float = 0.25
-    """T in (0, 1]: the target's assignment to the power 1/T; 1 leaves it as it is."""
+    """T in (0, 1]: the target's assignment is raised to the power 1/T and normalised again; 1 leaves it as it is."""
     sinkhorn_iterations: int = 3
     """Rounds of balancing the targets over the prototypes; 0: none."""
     me_max_weight: float = 1.0
@@ -194,7 +194,7 @@ class MSN(Method):
 
     def embeddings(self, views: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """Embeddings of the anchor views [V * batch, dim], view-major, and of the target view [batch, dim]."""
-        anchors = []  # view-major; a head call a resolution, so batch statistics are those of one resolution
+        anchors = []  # view-major; a head call per resolution, so batch statistics are those of one resolution
         if views["global"] is not None:
             anchors.append(self.anchor(views["global"], views["keep"]))
         if views["local"] is not None:
@@ -238,7 +238,7 @@ class MSN(Method):
 
 @torch.no_grad()
 def diagnostics(method: MSN, features: tuple[Features, Features], images: Splits) -> dict[str, float]:
-    """How the target assigns the test images to prototypes; what the figures mean: ``evaluation.assignments``."""
+    """How the target assigns the test images to prototypes; what each number means: ``evaluation.assignments``."""
     test = images.test
     embeddings = method.target.eval().head(features[1].final.to(method.prototypes.weight.device))
     p = prototypes.assign(embeddings, method.prototypes.weight, method.config.loss.temperature)  # [N, K]
@@ -249,7 +249,7 @@ def diagnostics(method: MSN, features: tuple[Features, Features], images: Splits
     return assignments.describe(p, factors)
 
 
-# The Pantry at 32 pixels, 16 tokens, under a minute of one CPU core: a net that starts to learn, beside its baselines and
+# The Pantry at 32 pixels, 16 tokens, under a minute of one CPU core: a network that starts to learn, beside its baselines and
 # the network cooked earlier, which shows where that leads.
 _TOY = Config(
     data=DataConfig(name="pantry", image_size=32, train_size=3000, test_size=500),
@@ -264,7 +264,7 @@ _TOY = Config(
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # The same net for longer, on more images: what `recipes cook msn` stores.
+    # The same network for longer, on more images: what `recipes cook msn` stores.
     "simmer": replace(
         _TOY,
         data=replace(_TOY.data, train_size=6000, test_size=1000),
@@ -284,10 +284,10 @@ PRESETS: dict[str, Config] = {
     # The paper's ViT-S/16 with Sinkhorn and lambda 1, the default of the paper and of the released config: 16 GPUs, 64
     # images each. Top-1 with 1 % of the labels: 66.4 (the paper's Table 11, read in full).
     "vits16_imagenet": Config(),
-    # The same without Sinkhorn and with lambda 5: 67.2 with 1 % of the labels, the paper's best and the figure of its Table 2.
+    # The same without Sinkhorn and with lambda 5: 67.2 with 1 % of the labels, the paper's best and the number in its Table 2.
     # lambda has to rise when Sinkhorn goes: without it, lambda 1 gives 60.8 (all three from Table 11).
     "vits16_imagenet_no_sinkhorn": Config(loss=LossConfig(sinkhorn_iterations=0, me_max_weight=5.0)),
-    # The paper's ViT-B/4 with 70 % of the patches dropped: 300 epochs (Table 1) of 1,024 images a step (appendix A.1), 75.7
+    # The paper's ViT-B/4 with 70 % of the patches dropped: 300 epochs (Table 1) of 1,024 images per step (appendix A.1), 75.7
     # with 1 % of the labels (Table 2). A config that its authors posted has 400 epochs of 1,152 images on 384 GPUs.
     "vitb4_imagenet": Config(
         views=MSNViews(mask_ratio=0.7),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FixMatch: a classifier of the same budget that uses the unlabelled images too, as a control for PAWS.
 
-A net trained on the few labels alone is a weak opponent. FixMatch takes the same network, images, labels and updates,
+A network trained on the few labels alone is a weak opponent. FixMatch takes the same network, images, labels and updates,
 and learns from its own confident guesses: what it calls a mildly altered view, it must call a strongly altered one.
 
 Source: Sohn, Berthelot, Li, Zhang, Carlini, Cubuk, Kurakin, Zhang, Raffel, "FixMatch: Simplifying Semi-Supervised
@@ -85,7 +85,7 @@ def _check(labelled: Tensor, labels: Tensor, weak: Tensor, strong: Tensor, thres
     if weak.shape != strong.shape or weak.shape[1:] != labelled.shape[1:] or len(labelled) != len(labels):
         raise ValueError(
             f"logits of labelled {list(labelled.shape)}, weak {list(weak.shape)} and strong {list(strong.shape)} views "
-            f"with {len(labels)} labels do not fit: weak and strong are views of the same images, all have one column a class."
+            f"with {len(labels)} labels do not fit: weak and strong are views of the same images, all have one column per class."
         )
     if not len(labels) or not len(weak):
         raise ValueError(

@@ -42,7 +42,7 @@ class PawsViews(ViewsConfig):
     """Multi-crop views. The defaults are the paper's: the colour jitter is of strength 1, that is .8, .8, .8, .2."""
 
     global_views: int = 1
-    """Always 1: it counts the large views but the first, and PAWS swaps the predictions of two."""
+    """Always 1: PAWS swaps the predictions of two large views, and the first of them is not counted here."""
     global_scale: tuple[float, float] = (0.14, 1.0)
     """Range of a large crop's share of the image's area; without small views the paper uses 0.08 to 1."""
     local_views: int = 6
@@ -97,11 +97,11 @@ class LossConfig:
     temperature: float = 0.1
     """tau, of the similarities to the supports."""
     sharpen_temperature: float = 0.25
-    """T in (0, 1]: the target to the power 1/T; 1 leaves it as it is."""
+    """T in (0, 1]: the target is raised to the power 1/T and normalised again; 1 leaves it as it is."""
     smoothing: float = 0.1
     """Share of a support's label that is spread over all classes, in [0, 1)."""
     me_max_weight: float = 1.0
-    """Of the mean-entropy maximisation."""
+    """Weight of the mean-entropy maximisation; the paper uses 1."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -191,11 +191,13 @@ class PAWS(Method):
         """The loss of one micro-batch and its parts; the shapes are those of :meth:`views`."""
         rows = len(views["support"])
         # supports and large views in one call: their batch statistics are those of both; small views have their own
-        projected = self.projection(self.backbone(torch.cat([views["support"], views["large"]])))
+        projected = self.projection(
+            self.backbone(torch.cat([views["support"], views["large"]]))
+        )  # [S + 2 * batch, dim]
         if self.config.loss.objective == "simclr":
             return nt_xent(*projected[rows:].chunk(2), temperature=self.config.loss.temperature)
         predicted = self.predictor(projected)
-        anchors = [predicted[rows:]]
+        anchors = [predicted[rows:]]  # [2 * batch, dim]
         if views["small"] is not None:
             anchors.append(self.predictor(self.projection(self.backbone(views["small"]))))
         targets = projected.detach()  # the paper's stop-gradient
@@ -230,7 +232,7 @@ def support(config: Config, train: ImageSet | ImageFiles, *, rank: int, world_si
 
 
 def diagnostics(method: PAWS, features: tuple[Features, Features], images: Splits) -> dict[str, float]:
-    """How the head's nearest-neighbour classifier decides on the test images; the figures: ``evaluation.snn``."""
+    """How the head's nearest-neighbour classifier decides on the test images; what each number means: ``evaluation.snn``."""
     train, test, known = images.train, images.test, images.train.labels != UNLABELLED
     rows = features[0].embedding[known], train.labels[known], features[1].embedding, test.labels
     return snn_probe.describe(*rows, classes=len(train.class_names), temperature=method.config.loss.temperature)
@@ -240,7 +242,7 @@ def diagnostics(method: PAWS, features: tuple[Features, Features], images: Split
 _HALF = PawsViews(image_size=32, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.0, blur=0.0)
 _CIFAR10 = FewLabels(name="cifar10", image_size=32, support_classes=10)
 
-# Digits at 16 pixels, one label a class. A minute of one CPU core.
+# Digits at 16 pixels, one label per class. A minute of one CPU core.
 _DIGITS = FewLabels(name="digits", image_size=16, train_size=1297, test_size=500, labels_per_class=1)
 _SHAPES = replace(_HALF, image_size=16, local_views=0, global_scale=(0.8, 1.0), flip=0.0, jitter=0.0)
 _TOY = Config(
@@ -262,7 +264,7 @@ PRESETS: dict[str, Config] = {
     "toy": _TOY,
     # The same for longer.
     "simmer": replace(_TOY, train=replace(_TOY.train, steps=2000, checkpoint_every=500)),
-    # CIFAR-10 with 40 labels a class.
+    # CIFAR-10 with 40 labels per class.
     "laptop": replace(
         _TOY,
         data=replace(_CIFAR10, labels_per_class=40, support_images=16),

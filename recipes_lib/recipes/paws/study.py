@@ -7,7 +7,7 @@ from recipes_lib.config import override
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.recipe import load_images
 from recipes_lib.recipes.paws import recipe as paws
-from recipes_lib.recipes.paws.claims import ARMS, BASE, PRESET
+from recipes_lib.recipes.paws.claims import CHAPTER
 from recipes_lib.recipes.paws.pseudo_labels import accuracy_curve
 
 
@@ -18,7 +18,8 @@ def pseudo_labels(seed: int) -> dict[str, dict[str, float]]:
     share of the training images, one seed that is none of these (images of one scan lay on both sides of that split).
     """
     torch.set_num_threads(1)
-    config = override(paws.PRESETS[PRESET], {**BASE, **ARMS["full"], "train.seed": seed})
+    arm = CHAPTER.arms["full"]
+    config = override(paws.PRESETS[arm.preset], {**arm.changes, "train.seed": seed})
     images = paws.hide_labels(config, load_images(config, print))
     curve = accuracy_curve(
         engine.build(paws.RECIPE, config, steps=1).backbone,

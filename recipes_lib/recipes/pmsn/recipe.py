@@ -45,15 +45,15 @@ class LossConfig(msn.LossConfig):
     prior: Literal["uniform", "power_law", "file"] = "power_law"
     """How often each prototype should be chosen; uniform is MSN."""
     exponent: float = 0.25
-    """a, of ``power_law``: prototype k is chosen in proportion to k ** -a; 0 is uniform. The paper's tau."""
+    """a of ``power_law`` (tau in the paper): prototype k is to be chosen in proportion to k ** -a; 0 is uniform."""
     prior_file: Path | None = None
-    """Text file with a number a prototype, or an ``.npy`` file: frequencies or counts, for ``prior`` file."""
+    """Text file with one number per prototype, or an ``.npy`` file: frequencies or counts; used by ``prior`` file."""
     prior_warmup: float = 0.0
-    """Share of the run over which the prior goes from uniform, where all starts, to the one above; 0: at once."""
+    """Share of the run in which the prior moves from uniform to the one above; 0: it is in force from the first step."""
     direction: Literal["forward", "reverse"] = "forward"
     """forward: KL(pbar || prior), which MSN's term is a case of; reverse: KL(prior || pbar), as lightly has it."""
     sinkhorn: Literal["off", "uniform", "prior"] = "off"
-    """What the targets are balanced to in ``sinkhorn_iterations`` rounds; uniform, as in MSN, pulls against a prior."""
+    """What the targets are balanced to in ``sinkhorn_iterations`` rounds. uniform, as in MSN, works against another prior."""
 
     @property
     def is_uniform(self) -> bool:
@@ -157,7 +157,7 @@ class Siamese(msn.MSN):
         large = [self.anchor.backbone(views["target"])]  # no stop-gradient: all views learn
         if views["global"] is not None:
             large.append(self.anchor.backbone(views["global"], views["keep"]))
-        embeddings = [self.anchor.head(torch.cat(large))]  # a head call a resolution, as in MSN
+        embeddings = [self.anchor.head(torch.cat(large))]  # a head call per resolution, as in MSN
         if views["local"] is not None:
             embeddings.append(self.anchor(views["local"]))
         z = torch.cat(embeddings).unflatten(0, (-1, len(views["target"])))  # [V, batch, dim]

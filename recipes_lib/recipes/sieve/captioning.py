@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the small captioner that stands in for BLIP at toy scale: on clean captions, in a run folder of its own.
+"""Trains the small captioner that takes BLIP's place at toy scale: on clean captions, in a run folder of its own.
 
 At full scale nothing is trained here: SIEVE takes a captioner that others pretrained on small clean data.
 """
@@ -19,12 +19,11 @@ from recipes_lib.data.pairs import PairSet
 from recipes_lib.data.tokenizer import Tokenizer
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.world import World
-from recipes_lib.errors import Interrupted
 from recipes_lib.models import interchange
 from recipes_lib.models.captioner import ToyCaptioner
 from recipes_lib.models.sampling import Sampling
 from recipes_lib.optim import groups
-from recipes_lib.training import checkpoint, loop
+from recipes_lib.training import checkpoint, loop, stages
 from recipes_lib.training.folder import RunFolder
 
 
@@ -87,7 +86,7 @@ def captioner_of(
         torch.manual_seed(randomness.step_key(config.train.seed, 0, "captioner"))
         captioner = ToyCaptioner(words, image_size=config.image_size, sampling=config.sampling)
     method = Captioning(captioner, config.train.seed).to(place.device)
-    if not _finished(folder, config):
+    if not stages.finished(folder, "captioning", config):
         _train(method, images, config, words, folder, place, go_on)
     interchange.fill(method, checkpoint.read_weights(folder / "model.safetensors"), f"the weights in {folder}")
     return captioner.eval()
@@ -102,24 +101,19 @@ def _train(
     place: World,
     go_on: str,
 ) -> None:
-    try:
-        with RunFolder.create_or_continue(folder, "captioning", config) as run:
-            batches = StepBatches(
-                images,
-                seed=config.train.seed,
-                batch_size=config.train.batch_size,
-                rank=place.rank,
-                world_size=place.size,
-                encode=words.encode,
-            )
-            given = loop.training(method, batches, train=config.train, optim_config=config.optim, world=place)
-            loop.fit(given, run)
-            collectives.from_main(lambda: checkpoint.write_weights(folder / "model.safetensors", method.state_dict()))
-            run.set_state("done", given.steps)
-    except Interrupted:
-        raise Interrupted(f"Training the captioner was interrupted; its steps are kept. Go on: {go_on}") from None
-
-
-def _finished(folder: Path, wanted: CaptioningConfig) -> bool:
-    """Whether ``folder`` holds the captioner; one of other settings is refused when it is taken over."""
-    return (folder / "config.yaml").is_file() and RunFolder.open(folder).holds("captioning", wanted)
+    with (
+        stages.tell_how_to_go_on("Training the captioner was interrupted; its steps are kept.", go_on),
+        RunFolder.create_or_continue(folder, "captioning", config) as run,
+    ):
+        batches = StepBatches(
+            images,
+            seed=config.train.seed,
+            batch_size=config.train.batch_size,
+            rank=place.rank,
+            world_size=place.size,
+            encode=words.encode,
+        )
+        given = loop.training(method, batches, train=config.train, optim_config=config.optim, world=place)
+        loop.fit(given, run)
+        collectives.from_main(lambda: checkpoint.write_weights(folder / "model.safetensors", method.state_dict()))
+        run.set_state("done", given.steps)

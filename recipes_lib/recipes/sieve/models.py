@@ -16,7 +16,7 @@ from recipes_lib.config import OptimConfig, TrainConfig
 from recipes_lib.data import tokenizer
 from recipes_lib.data.pantry import alt_text
 from recipes_lib.distributed.world import World
-from recipes_lib.errors import ConfigError, DataError, Faults, Interrupted
+from recipes_lib.errors import ConfigError, DataError, Faults
 from recipes_lib.models.blip import HFBlipCaptioner
 from recipes_lib.models.captioner import Captioner
 from recipes_lib.models.sampling import Sampling
@@ -25,6 +25,7 @@ from recipes_lib.recipes.clip import recipe as clip
 from recipes_lib.recipes.sieve import captioning
 from recipes_lib.recipes.sieve import pool as sieve_pool
 from recipes_lib.recipes.sieve.pair_scores import Clip
+from recipes_lib.training import stages
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.views.multicrop import eval_view
 
@@ -133,6 +134,7 @@ def captioner_of(config: Any, run: RunFolder, place: World) -> Captioner:
         ),
     )  # fmt: skip
     folder = run.path / "captioner"
+    stages.keep(run)
     return captioning.captioner_of(images, training, _words(), folder=folder, place=place, go_on=_go_on(run))
 
 
@@ -156,12 +158,11 @@ def clip_of(config: Any, run: RunFolder, place: World) -> Clip | None:
             return OpenClip(config.clip.arch, config.clip.weights, place.device)
         case "run":
             return Towers.reopen(config.clip.run)
-    folder = run.path / "clip"
-    if not (folder / "state.json").is_file() or RunFolder.open(folder).state()["status"] != "done":
-        try:
-            clip.RECIPE.run(toy_clip(config), folder)
-        except Interrupted:
-            raise Interrupted(f"Training CLIP was interrupted; its steps are kept. Go on: {_go_on(run)}") from None
+    folder, wanted = run.path / "clip", toy_clip(config)
+    if not stages.finished(folder, clip.RECIPE.name, wanted):
+        stages.keep(run)
+        with stages.tell_how_to_go_on("Training CLIP was interrupted; its steps are kept.", _go_on(run)):
+            clip.RECIPE.run(wanted, folder)
     return Towers.reopen(folder)
 
 

@@ -13,6 +13,7 @@ from recipes_lib.data.pools.score_files import Scores
 from recipes_lib.distributed import collectives
 from recipes_lib.errors import DataError, Faults
 from recipes_lib.recipes.sieve import separation
+from recipes_lib.training import stages
 from recipes_lib.training.folder import RunFolder
 
 
@@ -104,6 +105,7 @@ def shards_of(data: PoolData, run: RunFolder) -> list[Path]:
 
     def write() -> None:
         if not place.is_dir():  # it is there whole, or not at all
+            stages.keep(run)
             shards.write(pantry_pool(data), place, data.per_shard)
 
     collectives.from_main(write)

@@ -18,22 +18,18 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-from recipes_lib import durable, terminal
+from recipes_lib import durable
 from recipes_lib.config import to_dict
 from recipes_lib.data.pools import pool_selection, score_files, shards, uids
 from recipes_lib.distributed import collectives, world
-from recipes_lib.errors import DamagedImage, DataError, Faults, Interrupted
+from recipes_lib.errors import DamagedImage, DataError, Faults
 from recipes_lib.models.sentence import load_encoder
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.engine import Result
@@ -44,7 +40,7 @@ from recipes_lib.recipes.sieve import pool as sieve_pool
 from recipes_lib.recipes.sieve.models import CaptionerConfig, ClipConfig
 from recipes_lib.recipes.sieve.phrases import PHRASES
 from recipes_lib.recipes.sieve.pool import PoolData
-from recipes_lib.training import folder, loop
+from recipes_lib.training import folder, loop, stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,15 +138,12 @@ def run(config: Config, out: Path | None = None) -> Result:
     Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
     """
     config.validate()
-    if config.score.threads:
-        torch.set_num_threads(config.score.threads)
-    place = world.start(config.score.device, patience=timedelta(days=2))  # shards take ranks unequally long
+    place = stages.start(config.score.device, config.score.threads)
     out = collectives.broadcast_object(out or folder.default_path("sieve"))
     collectives.from_main(lambda: sieve_pool.take_up_again(out))
     with folder.RunFolder.create_or_continue(out, "sieve", config) as run:
         began = time.perf_counter()
-        with _kept(run):
-            files, report = _score(config, run, place)
+        files, report = _score(config, run, place)
 
         def conclude() -> None:
             if config.stage == "select":
@@ -182,7 +175,7 @@ def fingerprint(config: Config) -> dict[str, Any]:
         logs = [path / "captioner" / "metrics.jsonl"] + [path / "clip" / "metrics.jsonl"] * (config.clip.name == "toy")
         lines = [line for log in logs for line in log.read_text().splitlines()]
         scores = score_files.read(next((path / "scores").glob("*.parquet")))
-        return {"losses": [json.loads(line)["loss"] for line in lines], "knn": float(scores.sieve.mean())}
+        return {"losses": [json.loads(line)["loss"] for line in lines], "mean_sieve_score": float(scores.sieve.mean())}
 
 
 def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[list[Path], dict[str, Any]]:
@@ -204,7 +197,12 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
     )
     run.set_state("running", 0)
     collectives.from_main(lambda: _note_shards(run, pool))
-    with _watched(run, pool, place.size) as progress, loop.stop_on_signal() as stopped, _told(run):
+    with (
+        stages.Progress(run, "scoring", len(pool[place.rank :: place.size]), "shards") as stage,
+        loop.stop_on_signal() as stopped,
+        stages.tell_how_to_go_on("Scoring was stopped; complete shards are kept.", f"recipes resume {run.path}"),
+        _damage_met_by_one_process(),
+    ):
         pair_scores.score_shards(
             pool,
             scorer,
@@ -214,7 +212,7 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
             rank=place.rank,
             world_size=place.size,
             on_damage=config.data.on_damage,
-            progress=progress,
+            progress=_noting(stage, pool, place.size),
             stop=stopped.is_set,
         )
     run.await_others()
@@ -233,22 +231,10 @@ def _digest(config: Config) -> str:
 
 
 @contextmanager
-def _kept(run: folder.RunFolder) -> Iterator[None]:
-    """Has a folder that holds work kept, whatever happens: it is one that has ``metrics.jsonl``."""
+def _damage_met_by_one_process() -> Iterator[None]:
+    """Has every process say what it met: a shard is read, and found damaged, by one of them alone."""
     try:
         yield
-    finally:
-        if collectives.is_main() and any(path.is_dir() for path in run.path.iterdir()):
-            (run.path / "metrics.jsonl").touch()
-
-
-@contextmanager
-def _told(run: folder.RunFolder) -> Iterator[None]:
-    """Says how a run that was stopped goes on, and on which process a shard was damaged: it is met by one alone."""
-    try:
-        yield
-    except Interrupted:
-        raise Interrupted(f"Scoring was stopped; complete shards are kept. Go on: recipes resume {run.path}") from None
     except DataError as error:
         raise DamagedImage(str(error)) from None
 
@@ -274,28 +260,21 @@ def _note_shards(run: folder.RunFolder, pool: list[Path]) -> None:
     durable.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-@contextmanager
-def _watched(run: folder.RunFolder, pool: list[Path], size: int) -> Iterator[Any]:
-    """Shows progress, and appends a line to ``metrics.jsonl`` for each shard that rank 0 of ``size`` ranks scores."""
-    console = terminal.aside(quiet=not collectives.is_main())
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.fields[pairs]:,} pairs scored"))
-    began, told, pairs = time.perf_counter(), 0, 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None, pairs=0)
+def _noting(stage: stages.Progress, pool: list[Path], size: int) -> Callable[[pair_scores.Progress], None]:
+    """Shows progress, and notes a line for each shard that rank 0 of ``size`` ranks scores."""
+    told, pairs = 0, 0
 
-        def progress(done: pair_scores.Progress) -> None:
-            nonlocal told, pairs
-            bar.update(task, completed=done.shards_done, total=done.shards, pairs=done.pairs)
-            if done.shards_done == told:
-                return
-            new, told, pairs = done.pairs - pairs, done.shards_done, done.pairs
-            if collectives.is_main() and new:  # those that an earlier start scored have their lines
-                step, seconds = 1 + (told - 1) * size, round(time.perf_counter() - began, 3)
-                line = {"step": step, "shard": pool[step - 1].stem, "pairs": new, "seconds": seconds}
-                with durable.append(run.path / "metrics.jsonl") as file:
-                    file.write(json.dumps(line) + "\n")
+    def progress(done: pair_scores.Progress) -> None:
+        nonlocal told, pairs
+        stage.show(done.shards_done, f"{done.pairs:,} pairs scored")
+        if done.shards_done == told:
+            return
+        new, told, pairs = done.pairs - pairs, done.shards_done, done.pairs
+        if new:  # those that an earlier start scored have their lines
+            step = 1 + (told - 1) * size
+            stage.note({"step": step, "shard": pool[step - 1].stem, "pairs": new, "seconds": round(stage.seconds, 3)})
 
-        yield progress
+    return progress
 
 
 def _select(config: Config, files: list[Path], out: Path) -> dict[str, Any]:

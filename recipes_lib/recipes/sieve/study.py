@@ -49,8 +49,13 @@ def config_of(seed: int) -> sieve.Config:
     )
 
 
+def fingerprint() -> dict[str, Any]:
+    """What tells that the numerics of :func:`measure` moved: the recipe's fingerprint with the pool of seed 0."""
+    return sieve.fingerprint(config_of(0))
+
+
 def measure(seed: int) -> dict[str, Any]:
-    """All figures of one seed: AUCs by signal and kind, by captions a picture, and the recall of a CLIP by what it saw."""
+    """All metrics of one seed: AUCs by signal and kind, by captions a picture, and the recall of a CLIP by what it saw."""
     config = config_of(seed)
     torch.set_num_threads(1)
     with TemporaryDirectory() as place:

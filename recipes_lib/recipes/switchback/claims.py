@@ -8,64 +8,16 @@ were fixed before the claims' own seeds were run with them. What was tried for t
 """
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
-from recipes_lib.claim import Claim, Figure
-
-PRESET = "toy"
-SEEDS = (0, 1, 2)
-BASE = {"train.steps": 300, "train.checkpoint_every": 300, "eval.baselines": "none"}
-ARMS = {
-    "switchback": {},
-    "full": {"model.linear": "full"},
-    "int8": {"model.linear": "int8"},
-    "fp8": {"model.linear": "fp8"},
-    "fp8_scaled": {"model.linear": "fp8", "model.layer_scale": True},
-    "full_scaled": {"model.linear": "full", "model.layer_scale": True},
-    "bf16": {"model.linear": "full", "train.precision": "bf16"},
-}
-SHOWN = ("bf16", "pilot")
-"""Arms of no claim, which the chapter shows."""
+from recipes_lib.claim import Arm, Chapter, Measurement, higher, lower, no_worse
 
 
-def noise(seed: int) -> dict[str, dict]:
-    """Errors of inner products and of layers in 8 bits."""
-    from recipes_lib.recipes.switchback import noise as noise_study
+def _arm(changes: Mapping[str, Any]) -> Arm:
+    short = {"train.steps": 300, "train.checkpoint_every": 300, "eval.baselines": "none"}
+    return Arm(recipe="switchback", changes={**short, **changes})
 
-    return noise_study.measure(seed)
-
-
-def pilot(seed: int) -> dict[str, dict]:
-    """Peaks after a jump of the gradients at every setting that may be chosen, on another seed than the claims'."""
-    from recipes_lib.recipes.switchback import spike_study
-
-    return spike_study.pilot(seed)
-
-
-def spikes(seed: int) -> dict[str, dict]:
-    """Losses after a jump of the gradients, by optimiser, and whether loss spikes follow RMS spikes."""
-    from recipes_lib.recipes.switchback import spike_study
-
-    return spike_study.measure(seed)
-
-
-MEASUREMENTS = {"noise": noise, "pilot": pilot, "spikes": spikes}
-"""Arms that measure in place of training: a function of the seed that returns a report."""
-
-
-def _noise_mark() -> dict:
-    from recipes_lib.recipes.switchback import noise as noise_study
-
-    return noise_study.fingerprint()
-
-
-def _spikes_mark() -> dict:
-    from recipes_lib.recipes.switchback import spike_study
-
-    return spike_study.fingerprint()
-
-
-MARKS = {"noise": _noise_mark, "pilot": _spikes_mark, "spikes": _spikes_mark}
-"""The fingerprint of each measurement."""
 
 _RUN = (
     "torchrun --nproc-per-node 8 --nnodes 8 -m recipes_lib run switchback --preset vith14_laion2b"
@@ -90,83 +42,161 @@ _ONE_JUMP = (
 _RATES_ONLY = _ONE_JUMP.format(budget="five learning rates, 15 runs, beta2 0.999 in both")
 _ALL = "35 settings, 105 runs: five learning rates by seven {}"
 
-
-def _claim(identity: str, statement: str, ours: Figure, control: Figure, what: str, **rest: object) -> Claim:
-    shared = {"better": "higher", "paper": _SECTION, "full_scale": _RUN}
-    return Claim(
-        id=f"switchback.{identity}",
-        statement=statement,
-        ours=ours,
-        control=control,
-        control_arm=what,
-        **{**shared, **rest},
-    )
-
-
-def _recall(identity: str, statement: str, ours: str, control: str, what: str, margin: float, **rest: object) -> Claim:
-    """A claim about what two towers find."""
-    figures = (Figure(arm, "scores.ir5.method") for arm in (ours, control))
-    facts = {"metric": "IR@5 on new pairs", "control_tuning": _AS_CLIPS_TOY}
-    return _claim(identity, statement, *figures, what, margin=margin, **facts, **rest)
-
-
-def _peak(identity: str, statement: str, arms: tuple[str, str], what: str, margin: float, **rest: object) -> Claim:
-    """A claim about the largest loss after the jump, each arm at the settings that the pilot chose."""
-    figures = (Figure("spikes", f"one_jump.{arm}.peak") for arm in arms)
-    facts = {"metric": "largest loss of 29 steps after the jump", "better": "lower", "version": 2}
-    return _claim(identity, statement, *figures, what, margin=margin, **facts, **rest)
+# what two towers find
+_recall_higher, _recall_no_worse = (
+    partial(claim, metric="IR@5 on new pairs", control_tuning=_AS_CLIPS_TOY, paper=_SECTION, full_scale=_RUN)
+    for claim in (higher, no_worse)
+)
+# the largest loss after the jump, each arm at the settings that the pilot chose
+_peak_lower, _peak_no_worse = (
+    partial(claim, metric="largest loss of 29 steps after the jump", version=2) for claim in (lower, no_worse)
+)
 
 
 def _plotted(value: float, control: float, what: str) -> Mapping[str, object]:
-    """Two figures of the paper's plots."""
+    """Two numbers read off the paper's plots."""
     return {"value": value, "control": control, "where": f"{_PLOT}: {what}", "read": "read off a figure"}
 
 
-CLAIMS = (
-    _recall("accuracy", "With SwitchBack in both towers, captions find their pictures as with full precision.",
-            "switchback", "full", "float32 throughout, the same weights at the start and the same batches", 0.03,
-            no_worse=True, full_scale_control=_BF16,
-            paper=_plotted(56.9, 57.5, "SwitchBack and bfloat16; the abstract says within 0.1 points")),
-    _recall("int8_worse", "With the weight's gradient in 8 bits too, they find less than with SwitchBack.",
-            "switchback", "int8", "all three products in 8-bit integers", 0.03,
+_NOISE, _SPIKES = (f"recipes_lib.recipes.switchback.{study}" for study in ("noise", "spike_study"))
+
+CHAPTER = Chapter(
+    name="switchback",
+    arms={
+        "switchback": _arm({}),
+        "full": _arm({"model.linear": "full"}),
+        "int8": _arm({"model.linear": "int8"}),
+        "fp8": _arm({"model.linear": "fp8"}),
+        "fp8_scaled": _arm({"model.linear": "fp8", "model.layer_scale": True}),
+        "full_scaled": _arm({"model.linear": "full", "model.layer_scale": True}),
+        "bf16": _arm({"model.linear": "full", "train.precision": "bf16"}),
+    },
+    measurements={
+        # errors of inner products and of layers in 8 bits
+        "noise": Measurement(f"{_NOISE}:measure", fingerprint=f"{_NOISE}:fingerprint"),
+        # peaks after a jump of the gradients at every setting that may be chosen, on another seed than the claims'
+        "pilot": Measurement(f"{_SPIKES}:pilot", fingerprint=f"{_SPIKES}:fingerprint"),
+        # losses after a jump of the gradients, by optimiser, and whether loss spikes follow RMS spikes
+        "spikes": Measurement(f"{_SPIKES}:measure", fingerprint=f"{_SPIKES}:fingerprint"),
+    },
+    shown=("bf16", "pilot"),
+    headline=(
+        "switchback.accuracy",
+        "switchback.int8_worse",
+        "switchback.fp8_scaled",
+        "switchback.stable",
+        "switchback.lag",
+    ),
+    claims=(
+        _recall_no_worse(
+            "switchback.accuracy",
+            "With SwitchBack in both towers, captions find their pictures as with full precision.",
+            ours=("switchback", "scores.ir5.method"),
+            control=("full", "scores.ir5.method"),
+            by=0.03,
+            better="higher",
+            control_arm="float32 throughout, the same weights at the start and the same batches",
+            paper=_plotted(56.9, 57.5, "SwitchBack and bfloat16; the abstract says within 0.1 points"),
+            full_scale_control=_BF16,
+        ),
+        _recall_higher(
+            "switchback.int8_worse",
+            "With the weight's gradient in 8 bits too, they find less than with SwitchBack.",
+            ours=("switchback", "scores.ir5.method"),
+            control=("int8", "scores.ir5.method"),
+            by=0.03,
+            control_arm="all three products in 8-bit integers",
+            paper=_plotted(56.9, 51.5, "SwitchBack and all three products in 8-bit integers"),
             full_scale_control=f"{_RUN} --model.linear int8",
-            paper=_plotted(56.9, 51.5, "SwitchBack and all three products in 8-bit integers")),
-    _recall("fp8_fails", "With one scale a matrix in 8-bit floats, they find less than with full precision.",
-            "full", "fp8", "simulated 8-bit floats, one scale a matrix, all three products", 0.05,
-            full_scale=_BF16, full_scale_control=f"{_RUN} --model.linear fp8",
-            paper=_plotted(57.5, 0.0, "bfloat16 and 8-bit floats with one scale a matrix, which diverge")),
-    _recall("fp8_scaled", "Where every block starts as the identity, one scale a matrix in 8-bit floats is enough.",
-            "fp8_scaled", "full_scaled", "float32 throughout, blocks that start as the identity", 0.03, no_worse=True,
+        ),
+        _recall_higher(
+            "switchback.fp8_fails",
+            "With one scale a matrix in 8-bit floats, they find less than with full precision.",
+            ours=("full", "scores.ir5.method"),
+            control=("fp8", "scores.ir5.method"),
+            by=0.05,
+            control_arm="simulated 8-bit floats, one scale a matrix, all three products",
+            paper=_plotted(57.5, 0.0, "bfloat16 and 8-bit floats with one scale a matrix, which diverge"),
+            full_scale=_BF16,
+            full_scale_control=f"{_RUN} --model.linear fp8",
+        ),
+        _recall_no_worse(
+            "switchback.fp8_scaled",
+            "Where every block starts as the identity, one scale a matrix in 8-bit floats is enough.",
+            ours=("fp8_scaled", "scores.ir5.method"),
+            control=("full_scaled", "scores.ir5.method"),
+            by=0.03,
+            better="higher",
+            control_arm="float32 throughout, blocks that start as the identity",
+            paper={"value": None, "where": "abstract: 8-bit floats do with such blocks; no figure was read"},
             full_scale=f"{_RUN} --model.linear fp8 --model.layer-scale True",
             full_scale_control=f"{_BF16} --model.layer-scale True",
-            paper={"value": None, "where": "abstract: 8-bit floats do with such blocks; no figure was read"}),
-    _claim("dw_error", "In 8 bits the weight's gradient errs more than the output, where tokens' gradients are uneven.",
-           Figure("noise", "layers.uneven.16384.dw.int8"), Figure("noise", "layers.uneven.16384.y.int8"),
-           "the output of the same layer", metric="relative error at 16,384 tokens", margin=0.005,
-           full_scale=f"{_RUN} --model.linear int8",
-           control_tuning="Nothing is trained or searched: both figures are of one layer. The margin comes from a pilot on another seed."),
-    _peak("stable", "After a jump of the gradients StableAdamW's loss peaks lower than AdamW's of the same beta2.",
-          ("stable_999", "adamw"), "AdamW, beta2 0.999", 0.01, control_tuning=_RATES_ONLY,
-          full_scale=f"{_BF16} --optim.betas 0.9 0.98",
-          full_scale_control=f"{_BF16} --optim.betas 0.9 0.98 --optim.name adamw",
-          paper=_plotted(57.6, 57.0, "final accuracy at beta2 0.98, with and without update clipping; at 0.99 AdamW fails")),
-    _peak("clipping", "Tuned alike, it peaks lower than AdamW's with the gradients' norm clipped.",
-          ("stable", "clip"), "AdamW, beta2 0.999, gradients clipped to norm 0.0001", 0.002,
-          control_tuning=_ONE_JUMP.format(budget=_ALL.format("thresholds of the norm (control) or beta2 (ours)")),
-          full_scale=f"{_BF16} --optim.betas 0.9 0.99",
-          full_scale_control=f"{_BF16} --optim.betas 0.9 0.99 --optim.name adamw --optim.clip 1",
-          paper=_plotted(57.7, 57.5, "final accuracy at beta2 0.99, with update clipping and with gradients clipped to norm 1")),
-    _peak("low_beta2", "Tuned alike, it peaks no higher than AdamW's with a shorter memory.",
-          ("stable", "beta2"), "AdamW, beta2 0.9", 0.003, no_worse=True,
-          control_tuning=_ONE_JUMP.format(budget=_ALL.format("beta2, the same for both")),
-          full_scale=f"{_BF16} --optim.betas 0.9 0.99",
-          full_scale_control=f"{_BF16} --optim.betas 0.9 0.9 --optim.name adamw",
-          paper=_plotted(57.7, 57.3, "final accuracy with update clipping at beta2 0.99, and of AdamW at 0.9")),
-    _claim("lag", "AdamW's loss spikes come 1 to 8 steps after an RMS spike more often than by chance.",
-           Figure("spikes", "several_jumps.adamw.fraction"), Figure("spikes", "several_jumps.adamw.chance"),
-           "share of all steps that come so", metric="share of loss spikes 1 to 8 steps after an RMS spike", margin=0.25,
-           full_scale=f"{_BF16} --optim.name adamw --optim.betas 0.9 0.99",
-           control_tuning="The control is a count on the same run. The task was searched for, with AdamW on seed 100: eight others had "
-                          "no loss spikes with an RMS spike before them.",
-           paper={"value": None, "where": "abstract: loss spikes come 1 to 8 steps after the second moment lags"}),
-)  # fmt: skip
+        ),
+        higher(
+            "switchback.dw_error",
+            "In 8 bits the weight's gradient errs more than the output, where tokens' gradients are uneven.",
+            ours=("noise", "layers.uneven.16384.dw.int8"),
+            control=("noise", "layers.uneven.16384.y.int8"),
+            by=0.005,
+            metric="relative error at 16,384 tokens",
+            control_arm="the output of the same layer",
+            control_tuning="Nothing is trained or searched: both figures are of one layer. The margin comes from a pilot on another seed.",
+            paper=_SECTION,
+            full_scale=f"{_RUN} --model.linear int8",
+        ),
+        _peak_lower(
+            "switchback.stable",
+            "After a jump of the gradients StableAdamW's loss peaks lower than AdamW's of the same beta2.",
+            ours=("spikes", "one_jump.stable_999.peak"),
+            control=("spikes", "one_jump.adamw.peak"),
+            by=0.01,
+            control_arm="AdamW, beta2 0.999",
+            control_tuning=_RATES_ONLY,
+            paper=_plotted(
+                57.6, 57.0, "final accuracy at beta2 0.98, with and without update clipping; at 0.99 AdamW fails"
+            ),
+            full_scale=f"{_BF16} --optim.betas 0.9 0.98",
+            full_scale_control=f"{_BF16} --optim.betas 0.9 0.98 --optim.name adamw",
+        ),
+        _peak_lower(
+            "switchback.clipping",
+            "Tuned alike, it peaks lower than AdamW's with the gradients' norm clipped.",
+            ours=("spikes", "one_jump.stable.peak"),
+            control=("spikes", "one_jump.clip.peak"),
+            by=0.002,
+            control_arm="AdamW, beta2 0.999, gradients clipped to norm 0.0001",
+            control_tuning=_ONE_JUMP.format(budget=_ALL.format("thresholds of the norm (control) or beta2 (ours)")),
+            paper=_plotted(
+                57.7, 57.5, "final accuracy at beta2 0.99, with update clipping and with gradients clipped to norm 1"
+            ),
+            full_scale=f"{_BF16} --optim.betas 0.9 0.99",
+            full_scale_control=f"{_BF16} --optim.betas 0.9 0.99 --optim.name adamw --optim.clip 1",
+        ),
+        _peak_no_worse(
+            "switchback.low_beta2",
+            "Tuned alike, it peaks no higher than AdamW's with a shorter memory.",
+            ours=("spikes", "one_jump.stable.peak"),
+            control=("spikes", "one_jump.beta2.peak"),
+            by=0.003,
+            better="lower",
+            control_arm="AdamW, beta2 0.9",
+            control_tuning=_ONE_JUMP.format(budget=_ALL.format("beta2, the same for both")),
+            paper=_plotted(57.7, 57.3, "final accuracy with update clipping at beta2 0.99, and of AdamW at 0.9"),
+            full_scale=f"{_BF16} --optim.betas 0.9 0.99",
+            full_scale_control=f"{_BF16} --optim.betas 0.9 0.9 --optim.name adamw",
+        ),
+        higher(
+            "switchback.lag",
+            "AdamW's loss spikes come 1 to 8 steps after an RMS spike more often than by chance.",
+            ours=("spikes", "several_jumps.adamw.fraction"),
+            control=("spikes", "several_jumps.adamw.chance"),
+            by=0.25,
+            metric="share of loss spikes 1 to 8 steps after an RMS spike",
+            control_arm="share of all steps that come so",
+            control_tuning="The control is a count on the same run. The task was searched for, with AdamW on seed 100: eight others had "
+            "no loss spikes with an RMS spike before them.",
+            paper={"value": None, "where": "abstract: loss spikes come 1 to 8 steps after the second moment lags"},
+            full_scale=f"{_BF16} --optim.name adamw --optim.betas 0.9 0.99",
+        ),
+    ),
+)

@@ -41,7 +41,7 @@ LAYERS = {"switchback": SwitchBackLinear, "int8": Int8Linear}
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """All figures of one seed.
+    """All metrics of one seed.
 
     ``products``: by kind of numbers and of scaling, what :func:`growth` gives. ``layers``: by how even the tokens'
     gradients are, by number of tokens, by result (y, dx, dw) and by layer, the relative error.
@@ -61,14 +61,15 @@ def measure(seed: int) -> dict[str, Any]:
 def fingerprint() -> dict[str, Any]:
     """What tells that the numerics moved: three error variances, and the relative errors of a small layer's dW."""
     found = growth("gaussian", "row_tensor", 0, lengths=LENGTHS[:3])
-    return {"losses": list(found["variance"].values()), "knn": layer_errors(256, "uneven", 0)["dw"]["int8"]}
+    error = layer_errors(256, "uneven", 0)["dw"]["int8"]
+    return {"variances": list(found["variance"].values()), "relative_error_of_dw": error}
 
 
 def growth(numbers: Numbers, scaling: Scaling, seed: int, *, lengths: tuple[int, ...] = LENGTHS) -> dict[str, Any]:
     """Error variance of inner products by length, measured and by the theory.
 
     ``variance``, ``theory_ratio`` (measured over theory) and ``relative`` (over the mean square of the exact products)
-    have a figure a length; ``slope`` and ``theory_slope`` are d log variance / d log length, 1 at fixed scales.
+    have one value per length; ``slope`` and ``theory_slope`` are d log variance / d log length, 1 at fixed scales.
     """
     found = {length: _errors(numbers, scaling, length, seed) for length in lengths}
     measured, theory, size = np.array(list(found.values())).T
@@ -114,7 +115,7 @@ def theory(x: Tensor, y: Tensor, x_scale: Tensor, y_scale: Tensor) -> float:
     Shapes: ``x``, ``y`` [COUNT, n]; scales [COUNT, 1], or [1, 1] for one scale.
     """
     a, b = ((scale / quantize.LARGEST).square() / 12 for scale in (x_scale, y_scale))
-    # every product of two rows' figures is averaged over all pairs, so the average of each factor is enough
+    # every product of two rows' values is averaged over all pairs, so the average of each factor is enough
     energy_x, energy_y = (side.square().sum(dim=1).mean() for side in (x, y))
     return (a.mean() * energy_y + b.mean() * energy_x + x.shape[1] * a.mean() * b.mean()).item()
 

@@ -89,7 +89,7 @@ DEVIATIONS = 6.0
 
 @dataclass(frozen=True)
 class Series:
-    """One value a step."""
+    """One value per step."""
 
     losses: list[float]
     """Before the step, on examples that are new to the network; without the factor."""
@@ -98,7 +98,7 @@ class Series:
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """All figures of one seed: ``one_jump`` by tuned arm, ``several_jumps`` by arm of the sweep."""
+    """All metrics of one seed: ``one_jump`` by tuned arm, ``several_jumps`` by arm of the sweep."""
     torch.set_num_threads(1)
     one = {name: one_jump(arm, rate, seed) for name, (arm, rate) in TUNED.items()}
     return {"one_jump": one, "several_jumps": {arm: several_jumps(SWEEP[arm], seed) for arm in SWEEP}}
@@ -126,7 +126,7 @@ def best(pilots: Sequence[Mapping[str, Any]], cure: str, knobs: Collection[str] 
 def fingerprint() -> dict[str, Any]:
     """What tells that the numerics moved: three losses after an early jump, and AdamW's RMS there."""
     stable, plain = (train(SWEEP[arm], 0.01, [BEFORE] * 5 + [1.0] * 4, 0) for arm in ("stable_adamw", "adamw"))
-    return {"losses": stable.losses[-3:], "knn": plain.rms[-1]}
+    return {"losses": stable.losses[-3:], "rms": plain.rms[-1]}
 
 
 def one_jump(arm: Arm, lr: float, seed: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss spikes, spikes of an optimiser's RMS, and whether the first follow the second more often than by chance.
 
-Pure functions of series with one value a step. Their constants are arguments: what counts as a spike is a convention.
+Pure functions of series with one value per step. Their constants are arguments: what counts as a spike is a convention.
 
 Source: the question is that of Wortsman et al., "Stable and low-precision training for large-scale vision-language
 models", NeurIPS 2023: loss spikes come 1-8 steps after the second moment underestimates the squared gradients.

@@ -64,7 +64,7 @@ def test_a_net_can_be_opened_again_and_answers_alike(run):
 
 def test_it_is_not_trained_by_several_processes(monkeypatch, tmp_path):
     several = World(rank=0, size=2, device=torch.device("cpu"))
-    monkeypatch.setattr(imagenet_x.world, "start", lambda device, **more: several)
+    monkeypatch.setattr(imagenet_x.stages, "start", lambda device, threads: several)
     with pytest.raises(ConfigError, match="trains in one process, not in 2: start it without torchrun"):
         imagenet_x.RECIPE.run(imagenet_x.PRESETS["toy"], tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -296,5 +296,5 @@ def test_a_value_that_is_not_allowed_is_one_line(preset, changes, words):
 
 def test_a_fingerprint_is_made_of_finite_figures():
     found = imagenet_x.fingerprint(imagenet_x.PRESETS["toy"])
-    assert np.isfinite([*found["losses"], found["knn"]]).all()
-    assert len(found["losses"]) == 3 * 14
+    assert np.isfinite([*found["error_ratios_and_bounds"], found["accuracy"]]).all()
+    assert len(found["error_ratios_and_bounds"]) == 3 * 14

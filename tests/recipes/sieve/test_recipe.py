@@ -141,7 +141,7 @@ def test_a_value_that_is_not_allowed_is_one_line(tiny_sieve, changes, words):
 def test_a_fingerprint_is_three_losses_of_each_model_and_a_mean_score(tiny_sieve):
     found = sieve.fingerprint(tiny_sieve)
     assert len(found["losses"]) == 3
-    assert all(np.isfinite(value) for value in (*found["losses"], found["knn"]))
+    assert all(np.isfinite(value) for value in (*found["losses"], found["mean_sieve_score"]))
 
 
 def test_the_command_line_says_how_many_pairs_were_kept_and_where_they_are_named(whole, capsys):

@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-import dataclasses
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes_lib import claims
-from recipes_lib.claim import DOES_NOT_HOLD, HOLDS, MOST_SEEDS, NOT_TESTABLE, Claim, Figure, decide, swapped, verdict
-from recipes_lib.claims import check
-from recipes_lib.recipes import MENU
-
-SEEDS = (0, 1, 2)
+from recipes_lib.claim import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    NOT_TESTABLE,
+    Arm,
+    Chapter,
+    Claim,
+    Measurement,
+    Metric,
+    decide,
+    higher,
+    lower,
+    no_worse,
+    verdict,
+)
 
 
 def claim(**changes) -> Claim:
@@ -22,70 +31,14 @@ def claim(**changes) -> Claim:
         "metric": "accuracy",
         "better": "higher",
         "margin": 0.1,
-        "ours": Figure("full", "scores.knn.method"),
-        "control": Figure("none", "scores.knn.method"),
+        "ours": Metric("full", "scores.knn.method"),
+        "control": Metric("none", "scores.knn.method"),
         "control_arm": "without it",
         "paper": {"value": None, "where": "Table 1"},
         "full_scale": "recipes run x",
         "control_tuning": "nothing",
     }
     return Claim(**{**facts, **changes})
-
-
-ALL = [pytest.param(stated, id=stated.id) for name in MENU for stated in claims.module(name).CLAIMS]
-
-
-def beyond(stated: Claim) -> tuple[list[float], list[float]]:
-    """Figures, ours and the control's, that lie three times the margin apart in the claimed direction."""
-    step = 3 * stated.margin * (1 if stated.better == "higher" else -1)
-    control = [1.0, 1.25, 0.75]
-    return [value + step for value in control], control
-
-
-@pytest.mark.parametrize("stated", ALL)
-def test_every_claim_can_hold_and_fails_when_its_arms_are_swapped_or_equal(stated):
-    if stated.not_testable:
-        pytest.skip(stated.not_testable)
-    ours, control = beyond(stated)
-    assert verdict(stated, ours, control).outcome == HOLDS
-    assert verdict(stated, control, ours).outcome == DOES_NOT_HOLD
-    equal = HOLDS if stated.no_worse else DOES_NOT_HOLD
-    assert verdict(stated, control, control).outcome == equal
-    assert verdict(stated, ours, ours).outcome == equal
-
-
-@pytest.mark.parametrize("name", MENU)
-def test_stored_verdicts_flip_when_their_arms_are_swapped(name):
-    path = check_file(name)
-    figures = json.loads(path.read_text())["figures"]
-    for stated in claims.module(name).CLAIMS:
-        found = decide(stated, figures)
-        if found.outcome == HOLDS and not stated.no_worse:
-            assert decide(swapped(stated), figures).outcome == DOES_NOT_HOLD
-
-
-def check_file(name):
-    path = claims.embedded.path("") / "claims" / f"{name}.json"
-    if not path.is_file():
-        pytest.skip(f"not verified yet: recipes verify {name}")
-    return path
-
-
-@pytest.mark.parametrize("name", MENU)
-def test_a_chapters_file_is_sound(name):
-    facts = claims.module(name)
-    assert facts.PRESET in MENU[name].presets
-    assert 3 <= len(facts.SEEDS) <= MOST_SEEDS
-    assert not set(facts.ARMS) & set(facts.MEASUREMENTS)
-    ids = [stated.id for stated in facts.CLAIMS]
-    assert len(set(ids)) == len(ids) >= 2
-    for stated in facts.CLAIMS:
-        assert stated.id.startswith(f"{name}.")
-        assert {"value", "where"} <= set(stated.paper) <= {"value", "control", "where", "read"}
-        for figure in filter(None, (stated.ours, stated.control)):
-            assert figure.arm in {**facts.ARMS, **facts.MEASUREMENTS}
-    used = {figure.arm for stated in facts.CLAIMS for figure in (stated.ours, stated.control) if figure}
-    assert used | set(facts.SHOWN) == set(facts.ARMS) | set(facts.MEASUREMENTS)  # no arm is run for nothing
 
 
 def test_a_claim_holds_at_exactly_its_margin():
@@ -142,21 +95,21 @@ def test_a_claim_and_its_swap_never_both_hold(pairs, better):
 
 
 @given(st.lists(finite, min_size=1, max_size=5))
-def test_equal_arms_never_hold(figures):
-    assert verdict(claim(margin=1e-300), figures, figures).outcome == DOES_NOT_HOLD
+def test_equal_arms_never_hold(metrics):
+    assert verdict(claim(margin=1e-300), metrics, metrics).outcome == DOES_NOT_HOLD
 
 
 @pytest.mark.parametrize(
     ("ours", "control", "message"),
     [
-        ([0.1], [0.1, 0.2], "1 figures, 2 of the control"),
+        ([0.1], [0.1, 0.2], "1 metrics, 2 of the control"),
         ([], [], "0 seeds"),
         ([0.1] * 6, [0.1] * 6, "6 seeds"),
         ([math.nan], [0.1], "not finite"),
         ([0.1], [math.inf], "not finite"),
     ],
 )
-def test_figures_that_the_rule_cannot_judge_are_refused(ours, control, message):
+def test_metrics_that_the_rule_cannot_judge_are_refused(ours, control, message):
     with pytest.raises(ValueError, match=message):
         verdict(claim(), ours, control)
 
@@ -185,11 +138,10 @@ def test_the_line_counts_seeds_and_holds_no_trained_number():
     assert found.line == "claim x.y: holds at toy scale (2 of 3 seeds beyond the margin)"
 
 
-def test_a_claim_elsewhere_than_on_toy_data_has_words_of_its_own_and_names_its_unit(monkeypatch):
+def test_a_claim_elsewhere_than_on_toy_data_has_words_of_its_own_and_names_its_unit():
     stated = claim(setting="on the published annotations", unit="third")
     found = verdict(stated, [0.9, 0.9, 0.55], [0.5, 0.5, 0.5])
     assert found.line == "claim x.y: holds on the published annotations (2 of 3 thirds beyond the margin)"
-    assert check.figures_of(found)[0] == ["", "third 0", "third 1", "third 2", "mean"]
 
 
 def test_a_claim_says_how_its_control_was_tuned():
@@ -197,24 +149,10 @@ def test_a_claim_says_how_its_control_was_tuned():
         claim(control_tuning="")
 
 
-def test_a_papers_figure_says_how_it_was_read():
+def test_a_papers_metric_says_how_it_was_read():
     with pytest.raises(ValueError, match=r"read = None does not say how it was read\. Use one of full text"):
         claim(paper={"value": 67.2, "where": "Table 1"})
     claim(paper={"value": 67.2, "control": 66.4, "where": "Table 1", "read": "full text"})
-
-
-def test_the_papers_figures_stand_beside_ours(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: shown.append(data))
-    paper = {"value": 67.2, "control": 66.4, "where": "Table 11, ViT-S/16", "read": "full text"}
-    read, unread = claim(paper=paper), claim(id="x.z")
-    found = {stated.id: verdict(stated, [0.75, 0.85], [0.5, 0.5]) for stated in (read, unread)}
-    check.against_paper(found)
-    row = "x.y ; 67.2 | 66.4 ; Table 11, ViT-S/16 ; full text ; 0.8 | 0.5 ; holds at toy scale"
-    assert shown[0]["text/plain"].splitlines()[1:] == [row]
-    assert "<td>67.2 | 66.4</td>" in shown[0]["text/html"]
-    with pytest.raises(ValueError, match=r"no claim among x\.z has a figure of its paper"):
-        check.against_paper({"x.z": found["x.z"]})
 
 
 def test_the_record_is_what_the_ledger_reads_and_is_plain_json():
@@ -229,6 +167,7 @@ def test_the_record_is_what_the_ledger_reads_and_is_plain_json():
         "seeds": [4, 7],
         "ours": [0.75, 1.0],
         "control": [0.5, 0.5],
+        "beyond": 2,
         "control_arm": "without it",
         "control_tuning": "nothing",
         "paper": {"value": None, "where": "Table 1"},
@@ -249,38 +188,91 @@ REPORTS = {
 }
 
 
-def test_figures_are_read_by_path_and_paired_by_seed():
+def test_metrics_are_read_by_path_and_paired_by_seed():
     found = decide(claim(), REPORTS)
     assert (found.seeds, found.ours, found.control) == ((9, 10), (0.7, 0.8), (0.2, 0.1))
 
 
-def test_a_figure_that_a_report_lacks_is_named():
+def test_a_metric_that_a_report_lacks_is_named():
     with pytest.raises(ValueError, match=r"arm full: the report has no scores\.linear\.method \('linear' is missing\)"):
-        decide(claim(ours=Figure("full", "scores.linear.method")), REPORTS)
+        decide(claim(ours=Metric("full", "scores.linear.method")), REPORTS)
 
 
 def test_an_arm_that_was_not_run_is_no_verdict():
     with pytest.raises(ValueError, match="0 seeds"):
-        decide(claim(ours=Figure("other", "scores.knn.method")), REPORTS)
+        decide(claim(ours=Metric("other", "scores.knn.method")), REPORTS)
 
 
-def test_the_output_shows_the_line_and_carries_the_record(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: shown.append((data, raw, metadata)))
-    found = decide(claim(), REPORTS)
-    check.show(found)
-    assert shown == [({"text/plain": found.line}, True, {"recipes_claim": found.record})]
+def test_the_three_kinds_of_claim_differ_in_direction_and_in_what_they_ask():
+    facts = {"metric": "accuracy", "control_arm": "none", "control_tuning": "none", "full_scale": "recipes run x"}
+    facts |= {
+        "paper": {"value": None, "where": "nowhere"},
+        "statement": "It is.",
+        "ours": ("a", "x"),
+        "control": ("b", "x"),
+    }
+    found = {
+        "higher": higher("x.y", by=0.1, **facts),
+        "lower": lower("x.y", by=0.1, **facts),
+        "no lower": no_worse("x.y", better="higher", by=0.1, **facts),
+        "no higher": no_worse("x.y", better="lower", by=0.1, **facts),
+    }
+    assert {name: (made.better, made.no_worse, made.margin) for name, made in found.items()} == {
+        "higher": ("higher", False, 0.1),
+        "lower": ("lower", False, 0.1),
+        "no lower": ("higher", True, 0.1),
+        "no higher": ("lower", True, 0.1),
+    }
+    assert (found["lower"].ours, found["lower"].control) == (Metric("a", "x"), Metric("b", "x"))
 
 
-def test_the_table_has_arms_as_rows_seeds_as_columns_and_a_text_twin(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: shown.append(data))
-    check.table(decide(dataclasses.replace(claim(), control_arm="a < b"), REPORTS))
-    rows = [line.split() for line in shown[0]["text/plain"].splitlines()]
-    caption = "accuracy; counts for the claim when higher, by at least 0.1 on average"
-    assert shown[0]["text/plain"].splitlines()[0] == caption
-    assert rows[1] == ["seed", "9", "seed", "10", "mean"]
-    assert rows[2] == ["ours:", "full", "0.7", "0.8", "0.75"]
-    assert rows[3][-3:] == ["0.2", "0.1", "0.15"]
-    assert rows[4] == ["difference", "0.5", "0.7", "0.6"]
-    assert "<th>control: a &lt; b</th><td>0.2</td>" in shown[0]["text/html"]
+def test_the_difference_in_margins_is_above_0_where_it_speaks_for_the_claim():
+    stated = claim(better="lower", margin=0.25)
+    assert verdict(stated, [0.25, 1.0, 0.5], [0.5, 0.5, 0.5]).in_margins == (1.0, -2.0, 0.0)
+
+
+def chapter(**changes) -> Chapter:
+    facts = {
+        "name": "x",
+        "arms": {"full": Arm(recipe="x"), "none": Arm(recipe="z", preset="simmer")},
+        "claims": tuple(claim(id=f"x.{name}") for name in "abcd"),
+        "headline": ("x.c", "x.a", "x.b"),
+    }
+    return Chapter(**{**facts, **changes})
+
+
+def test_a_chapter_names_its_headlines_in_their_order_and_then_the_others():
+    found = chapter(measurements={"cost": Measurement("a:b", needs_data=True)}, shown=("cost",))
+    assert [stated.id for stated in found.headlines] == ["x.c", "x.a", "x.b"]
+    assert [stated.id for stated in found.others] == ["x.d"]
+    assert found.every_arm == ("full", "none", "cost")
+    assert found.needs_data == {"cost"}
+    assert found["x.d"].name == "d"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"arms": {"full": Arm(recipe="x")}},
+            "no arm or measurement is called 'none', which claims or shown name; there",
+        ),
+        ({"shown": ("other",)}, "no arm or measurement is called 'other'"),
+        (
+            {"measurements": {"cost": Measurement("a:b")}},
+            "arm 'cost' is of no claim. Leave it out, or name it in shown.",
+        ),
+        ({"measurements": {"full": Measurement("a:b")}}, "'full' is an arm and a measurement. Rename one."),
+        ({"name": "z"}, "claim id 'x.a' does not begin with 'z.'"),
+        ({"claims": tuple(claim(id=f"x.{name}") for name in "abcc")}, "2 claims have the id 'x.c'. Rename them."),
+        ({"seeds": (0, 1)}, "seeds = (0, 1). Give 3 to 5 different ones."),
+        ({"seeds": (0, 0, 1)}, "seeds = (0, 0, 1). Give 3 to 5 different ones."),
+        ({"seeds": tuple(range(6))}, "Give 3 to 5 different ones."),
+        ({"headline": ("x.a", "x.b", "x.e")}, "headline 'x.e' is no claim; there are: x.a, x.b, x.c, x.d."),
+        ({"headline": ("x.a", "x.b")}, "headline names 2 claims. Name the three to five that matter most."),
+    ],
+)
+def test_a_chapter_that_does_not_fit_together_is_refused_in_a_line(changes, fault):
+    with pytest.raises(ValueError, match=re.escape(fault)) as refused:
+        chapter(**changes)
+    assert all(line.startswith("chapter ") for line in str(refused.value).splitlines())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A method and its views as stand-ins: every shape and dtype is the real run's, and floating tensors hold no numbers.
+"""A method and its views made of torch's fake tensors: shapes and dtypes are those of the real run, floating values are none.
 
-They are torch's fake tensors, which say what each operation would give and compute nothing, so a ViT-H takes no memory.
+A fake tensor says what shape and dtype each operation would give and computes nothing, so a ViT-H takes no memory.
 Integers (tokens, patches kept, labels of images) are real: a network's shapes may follow from them.
 """
 
@@ -87,49 +87,18 @@ def _of_shape(tensor: Tensor, sides: list[int]) -> Tensor:
 
 
 @contextmanager
-def pretending(
-    method: nn.Module, views: dict[str, Any], world: int = 1
-) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+def of(method: nn.Module, views: dict[str, Any], world: int = 1) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """The method's parameters and buffers by name, and the views, as fake tensors on the CPU.
 
     Inside, operations on them give fake ones, as rank 0 of ``world`` gets them.
     """
-    ours = collectives.dist
     # torch starts autograd's threads at a process's first backward pass, one for each GPU that it knows of, and fake tensors
     # make it know of one that is not there; a process with such threads cannot fork one that trains
     torch.ones(1, requires_grad=True).sum().backward()
-    try:
-        if world > 1:
-            collectives.dist = _Others(world)  # every collective of the library goes through that one name
-        with FakeTensorMode(allow_non_fake_inputs=True), _QuietChecks():
-            weights = {name: nn.Parameter(_fake(w), w.requires_grad) for name, w in method.named_parameters()}
-            buffers = {name: _fake(buffer) for name, buffer in method.named_buffers()}
-            yield weights | buffers, tree_map_only(Tensor, _fake, views)
-    finally:
-        collectives.dist = ours
-
-
-class _Others:
-    """What our collectives call of torch, in a world whose other ranks do not exist: they hold what rank 0 does, nothing is sent."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def is_initialized(self) -> bool:
-        return True
-
-    def get_world_size(self) -> int:
-        return self._size
-
-    def get_rank(self) -> int:
-        return 0
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        pass
-
-    def all_gather(self, parts: list[Tensor], tensor: Tensor) -> None:
-        for part in parts:
-            part.copy_(tensor)
+    with collectives.pretend(world), FakeTensorMode(allow_non_fake_inputs=True), _QuietChecks():
+        weights = {name: nn.Parameter(_fake(w), w.requires_grad) for name, w in method.named_parameters()}
+        buffers = {name: _fake(buffer) for name, buffer in method.named_buffers()}
+        yield weights | buffers, tree_map_only(Tensor, _fake, views)
 
 
 def _fake(tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sure a factor's figures are, whether models agree on them, and whether groups of models differ.
+"""How certain a factor's metrics are, whether models agree on them, and whether groups of models differ.
 
-Arrays of models x factors throughout; NaN stands for a figure that is not defined, and stays NaN.
+Arrays of models x factors throughout; NaN stands for a value that is not defined, and stays NaN.
 """
 
 import itertools
@@ -137,7 +137,7 @@ class Agreement:
 
 
 def agreement(ratios: np.ndarray, *, generator: np.random.Generator, permutations: int = 1000) -> Agreement:
-    """Whether models share their worst factors, with a permutation null: float64 [M, F] -> one figure.
+    """Whether models share their worst factors, with a permutation null: float64 [M, F] -> one number.
 
     The mean correlation of M rankings follows from the variance of the factors' mean ranks (Kendall's W), so that no pair
     needs to be looked at. Of factors with an undefined ratio nothing is used.
@@ -205,7 +205,7 @@ def compare_groups(ratios: np.ndarray, groups: Sequence[str]) -> list[GroupTest]
 
 
 def mean_over_models(values: np.ndarray) -> np.ndarray:
-    """The mean over the models whose figure is defined, NaN of none: float64 [M, ...] -> float64 [...]."""
+    """The mean over the models whose value is defined, NaN of none: float64 [M, ...] -> float64 [...]."""
     known = ~np.isnan(values)
     number = known.sum(axis=0)
     total = np.where(known, values, 0).sum(axis=0)
@@ -227,8 +227,8 @@ def spread(ratios: np.ndarray) -> dict[str, np.ndarray]:
             quartiles = zip(
                 ("min", "q1", "median", "q3", "max"), np.quantile(known, [0, 0.25, 0.5, 0.75, 1]), strict=True
             )
-            figures = {"mean": known.mean(), "std": known.std(), "above_1": (known > 1).mean(), **dict(quartiles)}
-            for name, value in figures.items():
+            metrics = {"mean": known.mean(), "std": known.std(), "above_1": (known > 1).mean(), **dict(quartiles)}
+            for name, value in metrics.items():
                 found[name][place] = value
     some = ~np.isnan(ratios).all(axis=1)
     worst = np.nanargmax(ratios[some], axis=1) if some.any() else np.array([], np.int64)
