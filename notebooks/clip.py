@@ -500,16 +500,16 @@ claims.verdicts("clip")
 # %% [markdown]
 # ### The literature beside ours
 #
-# CLIP's own tables are of 400 million pairs that nobody else has. {cite:t}`gadre2023datacomp` trained CLIP on open pools with the
-# settings that our full-scale presets copy, so their figures are the ones to expect at that scale. Their tasks are not ours: read
-# each row from left to right, and not one row's numbers against each other.
+# CLIP's own tables are of 400 million pairs that are not public. {cite:t}`gadre2023datacomp` trained CLIP on open pools with the
+# settings that our full-scale presets copy, so their scores are the ones to expect at that scale. Their tasks are not ours: compare the directions of the
+# differences, not the heights.
 
 # %%
 claims.against_paper("clip")
 
 # %% [markdown]
-# What these verdicts rest on: one renderer, whose captions come from a few templates, and twelve classes. That the towers carry over to
-# other pictures of the Pantry says nothing of other worlds: CLIP's zero-shot transfer between data sets is beyond this page.
+# These verdicts rest on one renderer, whose captions come from a few templates, and on twelve classes. The towers carry over to other pictures of the Pantry,
+# which says nothing of photographs: this page cannot show CLIP's zero-shot transfer between data sets.
 
 # %% [markdown]
 # ## Scale it up

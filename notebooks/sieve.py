@@ -493,15 +493,15 @@ claims.verdicts("sieve")
 #
 # ### The literature beside ours
 #
-# Of Sieve's own tables only the gains in its abstract could be read; the other row is DataComp's {cite:p}`gadre2023datacomp`. Their metric
-# is not ours: read each row from left to right.
+# Of Sieve's own results we could read only the gains in its abstract; the other row is DataComp's {cite:p}`gadre2023datacomp`. Their metric
+# is not ours: compare the directions of the differences, not the heights.
 
 # %%
 claims.against_paper("sieve")
 
 # %% [markdown]
-# What these verdicts rest on: captioner and pool are of one world, drawn by one renderer, and the captioner's clean set has the pool's own
-# vocabulary, which favours Sieve; the kinds of noise and their shares are ours. The paper's result, an average over 38 tasks, is about another scale.
+# These verdicts have limits. One renderer drew both the pool and the captioner's clean set, and the two share a vocabulary, which favours Sieve. The kinds of
+# noise and their shares are ours. The paper's result, an average over 38 tasks, is about another scale.
 
 # %% [markdown]
 # ## Scale it up

@@ -703,12 +703,12 @@ from recipes_lib import claims
 claims.verdicts("switchback")
 
 # %% [markdown]
-# What these verdicts rest on: towers of two blocks, 64 features wide, and a few thousand tokens per batch. The paper reports its effect for large models,
+# These verdicts rest on towers of two blocks, 64 features wide, and on a few thousand tokens per batch. The paper reports its effect for large models,
 # with many tokens and wide features. The spikes are made by hand.
 #
-# ### The paper's figures beside ours
+# ### The paper's numbers beside ours
 #
-# The paper's figures are zero-shot accuracies on ImageNet of a network with a billion weights, read off a plot; ours are recall or loss of a toy. Compare
+# The paper's numbers are zero-shot accuracies on ImageNet of a network with a billion weights, read off a plot; ours are recall or loss of a toy. Compare
 # the direction of the difference between the two arms, not the numbers. For `stable`, `clipping` and `low_beta2` a higher accuracy there
 # corresponds to a lower peak here.
 
