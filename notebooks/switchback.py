@@ -93,10 +93,10 @@ def losses_of(arm: study.Arm, rate: float) -> list[float]:
     return study.train(arm, rate, scales, seed=0).losses
 
 
-figure, axes = plt.subplots(1, 2, figsize=(8.5, 3), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.75, 3), layout="constrained")
 show_errors(axes[0], "int8")
 axes[0].set(ylim=(0, None), title="all three products in 8 bits")
-axes[0].legend(frameon=False)
+axes[0].legend()
 axes[1].semilogy(losses_of(*study.TUNED["adamw"]), color=plots.style(0)["color"])
 axes[1].axvline(study.CHANGE, color=plots.BASELINE, linestyle="--", linewidth=1)
 axes[1].set(xlabel="optimiser step", ylabel="loss", title="AdamW after a jump")
@@ -126,7 +126,7 @@ boxes = {
 }
 names_of = list(boxes)
 arrows = [(1, 0), (3, 0), (1, 4), (2, 5), (3, 6), (4, 7), (5, 7), (5, 8), (6, 8)]
-figure, ax = plt.subplots(figsize=(8, 3.6))
+figure, ax = plt.subplots(figsize=(7.75, 3.6))
 diagrams.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
 plt.show()
 
@@ -244,7 +244,7 @@ for index, (kind, label) in enumerate(kinds.items()):
     print(f"{label:12} measured over theory: off by at most {worst:.0%};", end=" ")
     print(f"variance grows like length ** {grown['slope']:.2f}")
 ax.set(xlabel="length of the sum", ylabel="variance of the error")
-ax.legend(frameon=False)
+ax.legend()
 plt.show()
 
 # %% [markdown]
@@ -257,12 +257,12 @@ plt.show()
 # both sums have 384 terms, so their markers are drawn side by side.
 
 # %% mystnb={"figure": {"name": "fig-switchback-errors", "caption": "Relative errors of the three products with SwitchBack and with all three in 8-bit integers; mean of three seeds."}, "image": {"alt": "Two panels over the number of tokens. In both, the errors of the output and of the gradient of the input stay level near 0.01. The error of the gradient of the weight lies at zero with SwitchBack; with all three products in integers it rises from about 0.03 to 0.06."}} tags=["hide-input"]
-_, axes = plt.subplots(1, 2, figsize=(8.5, 3), sharey=True, layout="constrained")
+_, axes = plt.subplots(1, 2, figsize=(7.75, 3), sharey=True, layout="constrained")
 show_errors(axes[0], "switchback")
 show_errors(axes[1], "int8")
 axes[0].set(title="SwitchBack")
 axes[1].set(title="all three products in 8 bits", ylabel="")
-axes[1].legend(frameon=False)
+axes[1].legend()
 plt.show()
 
 # %% [markdown]
@@ -310,7 +310,7 @@ result = switchback.RECIPE.run(toy, Path(mkdtemp()) / "run")
 
 # %% mystnb={"figure": {"name": "fig-switchback-toy", "caption": "Scores of the toy run on pairs that it never saw, after training and before it."}, "image": {"alt": "Five bar charts: zero-shot, TR@1, TR@5, IR@1 and IR@5. In each, the bar of SwitchBack is well above that of the untrained network, which is close to zero."}} tags=["hide-input"]
 def show_scores(report: dict) -> None:
-    size = {"figsize": (8.5, 2.8), "layout": "constrained"}
+    size = {"figsize": (7.75, 2.8), "layout": "constrained"}
     figure, axes = plt.subplots(1, len(report["scores"]), sharey=True, **size)
     plots.scores(axes, report["scores"], method="SwitchBack")
     axes[0].set(ylabel="share that is right")
@@ -354,7 +354,7 @@ def recalls(arm: str) -> list[float]:
     return [run["scores"]["ir5"]["method"] for run in stored[arm].values()]
 
 
-figure, ax = plt.subplots(figsize=(8.5, 3), layout="constrained")
+figure, ax = plt.subplots(figsize=(7.75, 3), layout="constrained")
 plots.bars(ax, {label: recalls(arm) for arm, label in labels.items()}, ylabel="IR@5")
 plt.show()
 
@@ -373,7 +373,7 @@ plt.show()
 # %% mystnb={"figure": {"name": "fig-switchback-fp8", "caption": "The positive numbers of the two 8-bit formats between 0.00001 and 100,000; one tick per number."}, "image": {"alt": "Two rows of ticks on a logarithmic axis. E4M3's ticks are denser and end at 448; E5M2's reach further on both sides, to about 57,000 on the right."}} tags=["hide-input"]
 from recipes_lib.lowbit import fp8
 
-figure, ax = plt.subplots(figsize=(8, 1.7), layout="constrained")
+figure, ax = plt.subplots(figsize=(7.75, 1.7), layout="constrained")
 for index, fmt in enumerate(("e4m3", "e5m2")):
     points = torch.logspace(-5, 5, 20_000, dtype=torch.float64)
     grid = fp8.round_to(points, fmt).unique()
@@ -473,10 +473,10 @@ def show_losses(ax: plt.Axes, arms: dict, title: str) -> None:
         steps = range(100, study.STEPS)
         ax.semilogy(steps, losses_of(arm, rate)[100:], linestyle=dash, **look)
     ax.set(xlabel="optimiser step", title=title)
-    ax.legend(frameon=False)
+    ax.legend()
 
 
-_, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), sharey=True, layout="constrained")
+_, axes = plt.subplots(1, 2, figsize=(7.75, 3.2), sharey=True, layout="constrained")
 show_losses(axes[0], untuned, "beta2 0.999")
 show_losses(axes[1], tuned, "each tuned")
 axes[0].set(ylabel="loss")
@@ -592,14 +592,14 @@ def mean_peaks(cure: str, knob: str) -> list[float]:
 
 
 # %% mystnb={"figure": {"name": "fig-switchback-sweep", "caption": "Largest loss after the jump, mean of three pilot seeds, over the learning rate. Left: AdamW with clipped gradients, by threshold. Middle: AdamW, by beta2. Right: StableAdamW, by beta2."}, "image": {"alt": "Three panels with logarithmic axes. Left: thresholds 1 and 0.01 give high peaks that rise with the learning rate; 0.001 and 0.0001 stay low. Middle: 0.8 and 0.9 are lowest, 0.999 lies several times higher at every rate; 0.5 diverges at the two largest learning rates. Right: the lines of 0.8, 0.9 and 0.999 lie closer together; 0.5 diverges at the two largest learning rates."}} tags=["hide-input"]
-_, axes = plt.subplots(1, 3, figsize=(8.5, 3.4), sharey=True, layout="constrained")
+_, axes = plt.subplots(1, 3, figsize=(7.75, 3.4), sharey=True, layout="constrained")
 for ax, (cure, (title, knobs)) in zip(axes, shown.items(), strict=True):
     for index, knob in enumerate(knobs):
         ax.loglog(study.RATES, mean_peaks(cure, knob), label=knob, **plots.style(index))
     ax.minorticks_off()
     ax.set_xticks(study.RATES[::2], [f"{rate:g}" for rate in study.RATES[::2]])
     ax.set(title=title, xlabel="learning rate")
-    ax.legend(frameon=False)
+    ax.legend()
 axes[0].set(ylabel="largest loss after the jump")
 plt.show()
 
@@ -664,7 +664,7 @@ makes = {
 }
 loud = {label: learn(make, 300) for label, make in makes.items()}
 quiet = learn(Int8Linear, 1)
-_, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained")
+_, axes = plt.subplots(1, 2, figsize=(7.75, 3.2), layout="constrained")
 errors = {label: found[0] for label, found in loud.items()}
 plots.curve(axes[0], range(40), errors, ylabel="relative error")
 axes[0].set(yscale="log", title="one loud token")
@@ -703,12 +703,12 @@ from recipes_lib import claims
 claims.verdicts("switchback")
 
 # %% [markdown]
-# What these verdicts rest on: towers of two blocks, 64 features wide, and a few thousand tokens per batch. The paper reports its effect for large models,
+# These verdicts rest on towers of two blocks, 64 features wide, and on a few thousand tokens per batch. The paper reports its effect for large models,
 # with many tokens and wide features. The spikes are made by hand.
 #
-# ### The paper's figures beside ours
+# ### The paper's numbers beside ours
 #
-# The paper's figures are zero-shot accuracies on ImageNet of a network with a billion weights, read off a plot; ours are recall or loss of a toy. Compare
+# The paper's numbers are zero-shot accuracies on ImageNet of a network with a billion weights, read off a plot; ours are recall or loss of a toy. Compare
 # the direction of the difference between the two arms, not the numbers. For `stable`, `clipping` and `low_beta2` a higher accuracy there
 # corresponds to a lower peak here.
 
@@ -749,7 +749,7 @@ fields = {
     "model": ["arch", "patch_size", "text_width", "text_layers", "dim", "linear"],
 }
 large = {name: switchback.PRESETS[f"{name}_laion2b"] for name in ("vitb32", "vith14")}
-print(notebook.settings({"toy": toy, **large}, fields))
+notebook.settings({"toy": toy, **large}, fields)
 
 # %% [markdown]
 # Steps, batch, warm-up, learning rate, weight decay, epsilon and the share of patches dropped are those of the first author's public launch scripts;
