@@ -58,7 +58,7 @@ class Tokenizer:
     end: int
     """Id of the token after the last token of a text."""
     padding: int = PADDING
-    """Id that fills a row after its end. OpenAI's vocabulary has a piece of the same id, so look for the end instead."""
+    """Id that fills a row after its end. OpenAI's vocabulary has a piece of the same id: look for the end instead."""
 
     def __post_init__(self) -> None:
         if self.context < SPECIAL:
