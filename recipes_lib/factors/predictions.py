@@ -118,7 +118,7 @@ def refuse_other_classes(path: Path, model: str, classes: np.ndarray, annotation
 
 
 def _refuse_shift(path: Path, model: str, table: np.ndarray, wanted: str) -> None:
-    """Raises ``DataError`` if a range of classes has ids that are one too high or low; ``table``: images [id, label]."""
+    """Raises ``DataError`` if a range of classes has ids one too high or low; ``table``: images [id, label]."""
     if (shift := max(filter(None, (_shift(table, step) for step in (-1, 1))), default=None)) is None:
         return
     gain, step, first, last, whole = shift
