@@ -235,7 +235,8 @@ result = clip.RECIPE.run(toy, Path(mkdtemp()) / "run")
 # %% [markdown]
 # Five scores tell how good the towers are. *Zero-shot* is the accuracy of {term}`zero-shot classification`: a picture gets the class whose
 # sentence is nearest. *TR@k* and *IR@k* are {term}`retrieval` scores. For TR@k we ask whether a picture's own text is among the $k$ nearest of five
-# hundred texts; for IR@k we ask the same for a text and its picture. {numref}`fig-clip-toy` shows them beside those of the untrained towers.
+# hundred texts; for IR@k we ask the same for a text and its picture. {numref}`fig-clip-toy` shows them beside those of
+# the untrained towers (`random init`).
 
 
 # %% mystnb={"figure": {"name": "fig-clip-toy", "caption": "Scores of the toy run on pairs that it never saw, after training and before it."}, "image": {"alt": "Five bar charts: zero-shot, TR@1, TR@5, IR@1 and IR@5. In each, the bar of CLIP is far above that of the untrained towers, which is near zero, or below 0.1 for zero-shot."}} tags=["hide-input"]
@@ -294,8 +295,8 @@ print(f"of {len(captions)} captions, {both} have the words 'red' and 'mug'")
 # ## What the data decides
 #
 # The command `recipes verify clip` trained the same towers with the same seeds on other pairs ({numref}`fig-clip-data`). The first arm has true captions. The
-# second has a web's pairs: about half of their texts are another picture's caption, a file name, boilerplate, or a word that is drawn into the
-# picture. The third has true captions, a quarter of the batch, and four times the steps, so it sees as many pictures as the first.
+# second has a web's pairs: about half of their texts are another picture's caption, a file name, boilerplate such as "best price
+# online", or a caption of something else, a word of which is drawn into the picture. The third has true captions, a quarter of the batch, and four times the steps, so it sees as many pictures as the first.
 
 # %% mystnb={"figure": {"name": "fig-clip-data", "caption": "IR@5 by what the towers were trained on: bars are means, points are seeds."}, "image": {"alt": "Three bars with three points each. True captions reach almost 0.7, a web's pairs only 0.13, and true captions in batches of 64 slightly more than 0.7."}} tags=["hide-input"]
 stored = json.loads(embedded.path("claims/clip.json").read_text())["figures"]
@@ -326,7 +327,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 stages = {
-    "untrained": (toy, untrained),
+    "random init": (toy, untrained),
     "toy": engine.reopen(clip.RECIPE, result.folder),
     "cooked earlier": (simmer, towers),
 }

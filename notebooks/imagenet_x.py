@@ -269,7 +269,8 @@ plt.show()
 # ### One cooked earlier
 #
 # The command `recipes cook imagenet_x` (preset {term}`simmer`) gave such networks five times the pictures and more than six times the steps. They
-# err less; do they err on the same pictures?
+# err less; do they err on the same pictures? A *rank correlation* compares the order of the factors in two networks: it is 1 if both orders agree, and about 0
+# if they are unrelated.
 
 # %% tags=["hide-input"]
 order = list(pantry_x.FACTORS)
