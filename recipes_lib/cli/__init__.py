@@ -186,7 +186,7 @@ def _add_claims(commands: argparse._SubParsersAction) -> None:
     cook = _add(commands, "cook", verbs.cook, "make what a chapter shows as cooked earlier (preset simmer)")
     verify = _add(commands, "verify", verbs.verify, "run every arm and seed of a chapter's claims")
     verify.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at the same time (default 2)")
-    which = "run these alone; the others' stored figures stay (default: every arm)"
+    which = "run these alone; the others' stored metrics stay (default: every arm)"
     verify.add_argument("--arm", nargs="+", default=(), metavar="ARM", help=which)
     for command in (cook, verify):
         command.add_argument("name", metavar="NAME")
