@@ -81,4 +81,4 @@ def _whole(line: str, position: Mapping[str, int], aside: Mapping[str, str], roo
 
 
 def _unreadable(path: Path, reason: str) -> DataError:
-    return DataError(f"data.labelled = {path} cannot be read: {reason}. Give a text file with a name a line.")
+    return DataError(f"data.labelled = {path} cannot be read: {reason}. Give a text file with one name per line.")

@@ -58,7 +58,7 @@ def read(path: Path) -> tuple[ImageSet, ImageSet]:
         labels, names = _classes(path, labels, names)
         images = {split: _images(path, archive, members, f"x_{split}") for split in _SPLITS}
     deep = [key for key in ("x_train", "x_test") if members[key].dtype == np.uint16]
-    notes = tuple(f"{path}: {key} has 16 bits a value; the values were divided by 256." for key in deep)
+    notes = tuple(f"{path}: {key} has 16 bits per value; the values were divided by 256." for key in deep)
     train, test = (
         ImageSet(
             torch.from_numpy(images[split]),

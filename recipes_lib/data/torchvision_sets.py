@@ -208,7 +208,7 @@ def _listed(folder: Path, layout: str, *, classes: bool) -> ImageFiles:
 
 
 def _layout(root: Path, split: str) -> str:
-    return f"Image files are expected as {root}/{split}/CLASS/*.JPEG, one folder a class."
+    return f"Image files are expected as {root}/{split}/CLASS/*.JPEG, one folder per class."
 
 
 def _need(root: Path, title: str, folder: str, files: list[str], url: str) -> None:

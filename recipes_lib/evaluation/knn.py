@@ -29,7 +29,7 @@ def weighted_knn(
     Raises: ``ValueError`` if ``k`` is not in [1, N].
     """
     if not 1 <= k <= len(train):
-        raise ValueError(f"k = {k} neighbours among {len(train)} training images")
+        raise ValueError(f"k = {k}; it must be in 1 to {len(train)}, the number of training images.")
     train = F.normalize(train.float(), dim=1)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     right = 0

@@ -99,7 +99,9 @@ def _check(
     if len(train) < FEWEST:
         raise ValueError(f"{len(train)} training rows are too few to fit and choose a penalty: give at least {FEWEST}")
     if train_factors.keys() != test_factors.keys():
-        raise ValueError(f"factors of one side alone: {sorted(train_factors.keys() ^ test_factors.keys())}")
+        raise ValueError(
+            f"both sides need the same factors; one lacks {sorted(train_factors.keys() ^ test_factors.keys())}"
+        )
     for rows, factors in ((train, train_factors), (test, test_factors)):
         for name, values in factors.items():
             if len(values) != len(rows) or values.ndim not in (1, 2):

@@ -239,7 +239,7 @@ def _counts(annotations: Annotations, rows: np.ndarray, found: np.ndarray) -> di
 def _judge(annotations: Annotations, correctness: Correctness) -> Callable[[np.ndarray], np.ndarray]:
     """A function that says whether answers are right.  integers [m, N] -> bool [m, N]"""
     if correctness not in allowed(annotations):
-        raise ValueError(f"correctness = {correctness!r}; these annotations tell: {', '.join(allowed(annotations))}")
+        raise ValueError(f"correctness = {correctness!r}; these annotations allow: {', '.join(allowed(annotations))}")
     labels = annotations.labels
     if correctness == "real_class":
         return _among(annotations.real)

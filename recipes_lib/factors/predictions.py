@@ -89,8 +89,8 @@ def write(path: Path, names: Sequence[str], classes: np.ndarray, probabilities: 
 def cell(text: str) -> str:
     """``text`` for a CSV file: an apostrophe is put before text that a spreadsheet would run as a formula.
 
-    >>> cell("=1+1"), cell("net")
-    ("'=1+1", 'net')
+    >>> cell("=1+1"), cell("model")
+    ("'=1+1", 'model')
     """
     return f"'{text}" if text.startswith(_FORMULA) else text
 

@@ -7,7 +7,7 @@
 >>> names = np.array([f"{number}.png" for number in range(8)])
 >>> dark = np.array([[True, False]] * 4 + [[False, True]] * 2 + [[False, False]] * 2)
 >>> images = Annotations(names, np.zeros(8, np.int16), 2, ("dark", "small"), {"multi": dark})
->>> answers = Predictions(("net",), np.array([[0, 1, 0, 0, 1, 0, 0, 1]], np.int16))
+>>> answers = Predictions(("model",), np.array([[0, 1, 0, 0, 1, 0, 0, 1]], np.int16))
 >>> factor_report(images, answers).tables["multi"]["class"].counts.error_ratio.round(6)
 array([[0.666667, 1.333333]])
 
@@ -216,7 +216,7 @@ def _notes(
         n = by_kind["class"].counts.with_factor
         for factor, images in zip(annotations.factors, n.tolist(), strict=True):
             if not images:
-                notes.append(f"No image has the factor {factor} ({which}): its figures are null.")
+                notes.append(f"No image has the factor {factor} ({which}): its metrics are null.")
         few = [
             f"{factor} ({images})"
             for factor, images in zip(annotations.factors, n.tolist(), strict=True)

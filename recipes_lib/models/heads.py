@@ -53,7 +53,7 @@ class Predictor(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         if dim < 4 or dim % 4:
-            raise ValueError(f"dim = {dim}; a predictor's must be a multiple of 4, for its bottleneck has a quarter.")
+            raise ValueError(f"dim = {dim}; a predictor's must be a multiple of 4: its bottleneck has dim / 4 units.")
         self.bn1, self.fc1 = CrossRankBatchNorm(dim), nn.Linear(dim, dim // 4)
         self.bn2, self.fc2 = CrossRankBatchNorm(dim // 4), nn.Linear(dim // 4, dim)
         _initialise(self.fc1, self.fc2)
