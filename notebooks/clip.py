@@ -432,11 +432,12 @@ without = train(lambda f, g, net: (1 - (f * g).sum(dim=1)).mean())
 
 # %% mystnb={"figure": {"name": "fig-clip-broken", "caption": "CLIP without wrong pairs collapses. Left: its loss, beside CLIP's (two losses of different kinds). Middle: mean cosine between different pictures. Right: IR@5 at the end, among 500 pictures."}, "image": {"alt": "Three panels. Left, over 60 steps: CLIP's loss rises for a few steps and then falls slowly to below 4; the loss without wrong pairs falls from about 1 to nearly 0 within ten steps. Middle: without wrong pairs the mean cosine between different pictures rises to 1 within ten steps; CLIP's stays below 0.9. Right: CLIP finds several percent of the pictures, the one without wrong pairs about one percent, which is chance."}} tags=["hide-input"]
 runs = {"CLIP": with_wrong, "without wrong pairs": without}
-_, axes = plt.subplots(1, 3, figsize=(7.75, 3.2), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(7.75, 3.4), layout="constrained")
 for ax, part, ylabel in ((axes[0], 1, "loss"), (axes[1], 2, "mean cosine of pictures")):
     plots.curve(ax, range(60), {n: run[part] for n, run in runs.items()}, ylabel=ylabel)
-axes[0].get_legend().set(loc="center right")
-axes[1].get_legend().remove()
+    ax.get_legend().remove()
+lines = axes[0].get_legend_handles_labels()
+figure.legend(*lines, loc="outside upper center", ncols=2)
 recall = {}
 for name, (net, *_) in runs.items():
     f = image_text_scores.embed_images(net, toy, data.test)
