@@ -90,7 +90,7 @@ class SyncConfig:
     start: int = 0
     """Number of first steps in which gradients are averaged as in ddp; ``post_local_sgd`` and ``slowmo`` only."""
     momentum: float = 0.5
-    """Slow momentum, in [0, 1); ``slowmo`` only. With 0, and ``lr`` 1, slowmo averages the weights as local_sgd does."""
+    """Slow momentum, in [0, 1); ``slowmo`` only. With 0, and ``lr`` 1, slowmo averages weights as local_sgd does."""
     lr: float = 1.0
     """Slow learning rate: factor, above 0, on the change of the workers' mean since the last averaging;
     ``slowmo`` only."""
@@ -126,8 +126,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if the machine has one, otherwise the CPU."""
     threads: int | None = None
-    """Number of CPU threads of torch, 1 to 1024; None: torch's own choice. 1 gives bit-equal results, and is faster on a
-    busy machine."""
+    """Number of CPU threads of torch, 1 to 1024; None: torch's own choice.
+    1 gives bit-equal results, and is faster on a busy machine."""
     memory_limit: float | None = None
     """Largest memory in GB that a run may need, checked before it starts; None: the memory of the device."""
     seed: int = 0
@@ -169,7 +169,7 @@ class TrainConfig:
         faults.need(1 <= self.timeout <= 10**7, "train.timeout", self.timeout, "from 1 to 10,000,000 seconds")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """The number of optimiser steps of the whole run. Raises: ``ValueError`` if neither steps nor epochs are given."""
+        """The number of optimiser steps of the run. Raises: ``ValueError`` if neither steps nor epochs are given."""
         if self.steps is not None:
             return self.steps
         if self.epochs is None:

@@ -71,7 +71,7 @@ class ModelConfig(backbones.BackboneConfig):
     """Classes that the head tells apart."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(self.width >= 1, "model.width", self.width, "of at least 1")
         faults.need(self.classes >= 2, "model.classes", self.classes, "of at least 2")
@@ -85,7 +85,7 @@ class Agreement(SyncConfig):
     """0: each process that torchrun starts is a worker. k of at least 1: this one process simulates k workers."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(self.workers >= 0, "sync.workers", self.workers, "of at least 0", "0 leaves it to torchrun.")
 
