@@ -199,10 +199,7 @@ class CLIP(Method):
     def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
         kept = (views["keep"],) if "keep" in views else ()  # a convnet takes only images
-        images, texts = (
-            self.embed(self.backbone(views["images"], *kept)),
-            self.embed_tokens(views["tokens"]),
-        )  # [B, dim]
+        images, texts = self.embed(self.backbone(views["images"], *kept)), self.embed_tokens(views["tokens"])
         if self.config.loss.objective == "siglip":
             return image_text.siglip_loss(images, texts, self.log_scale, self.bias)
         return image_text.clip_loss(images, texts, self.log_scale)
