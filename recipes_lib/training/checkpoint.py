@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are complete or absent, checked when they are read, and never unpickled.
+"""Writes and reads checkpoints: each is complete or absent, its checksums are verified, and nothing is unpickled.
 
-``folder/step-000100/`` holds ``model.safetensors``, ``optimizer.safetensors`` and ``manifest.json`` with the size and
-SHA-256 of both, the step, and the facts that are no tensors. It is written under a hidden name beside its place, put
-on the disk, then renamed. Where ranks differ there are files more: :mod:`recipes_lib.training.shares`.
+``folder/step-000100/`` holds ``model.safetensors``, ``optimizer.safetensors`` and ``manifest.json``, which has the size
+and SHA-256 of both files, the step, and all state that is not a tensor (``facts``). A checkpoint is written under a
+hidden name in the same folder, synced to the disk, then renamed. If ranks differ, it has more files:
+:mod:`recipes_lib.training.shares`.
 """
 
 import contextlib
@@ -32,30 +33,30 @@ _FILES = ("model.safetensors", "optimizer.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was saved, its checksums verified."""
+    """The content of a checkpoint whose checksums were verified."""
 
     step: int
-    """Optimiser steps that were complete."""
+    """Number of complete optimiser steps."""
     path: Path
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    """State of :func:`flatten_optimizer`, on the CPU."""
+    """Tensors of :func:`flatten_optimizer`, on the CPU."""
     facts: dict[str, Any]
-    """What is no tensor."""
+    """State that is not a tensor, as JSON values."""
 
 
 class _Damaged(Exception):
-    """Why a checkpoint cannot be used."""
+    """The reason why a checkpoint cannot be used."""
 
 
 def save(
     folder: Path, step: int, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], facts: dict, keep: int
 ) -> Path:
-    """Writes a checkpoint and leaves the ``keep`` newest; returns its path. On ranks above 0 nothing is written.
+    """Writes a checkpoint on rank 0, removes all but the ``keep`` newest, and returns its path.
 
-    ``facts`` must be what JSON holds. Under ``collectives.from_main`` every rank learns of a failure.
+    ``facts`` must consist of JSON values. Call it in ``collectives.from_main``, so that every rank raises on a failure.
 
-    Raises: ``RunError`` where it cannot be written (a full disk), naming the last good one; nothing partial stays.
+    Raises: ``RunError`` if it cannot be written (a full disk), naming the last good checkpoint; no partial file stays.
     """
     if is_main():
         begin(folder, step)
@@ -64,7 +65,7 @@ def save(
 
 
 def begin(folder: Path, step: int) -> None:
-    """First half of :func:`save`: makes the folder :func:`partial`, and sweeps away what killed processes left."""
+    """First half of :func:`save`: makes the folder :func:`partial`, and removes the remains of killed processes."""
     with disk_errors(folder, step):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
@@ -72,14 +73,14 @@ def begin(folder: Path, step: int) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what processes left that were killed while they wrote or removed a checkpoint."""
+    """Removes the remains of processes that were killed while they wrote or removed a checkpoint."""
     for path in folder.glob(".step-*"):
-        with contextlib.suppress(OSError):  # where it is in the way, making the new one fails and names it
+        with contextlib.suppress(OSError):  # if this matters, making the new checkpoint fails and names the path
             durable.clear(path)
 
 
 def partial(folder: Path, step: int) -> Path:
-    """Where the files of a checkpoint are written before it is complete."""
+    """The hidden folder in which the files of a checkpoint are written before it is complete."""
     return folder / f".{_name(step)}.partial"
 
 
@@ -92,16 +93,16 @@ def complete(
     keep: int,
     others: Mapping[str, dict],
 ) -> None:
-    """Second half of :func:`save`. ``others``: what :func:`write_file` said of further files in :func:`partial`."""
+    """Second half of :func:`save`. ``others``: results of :func:`write_file` for further files in :func:`partial`."""
     path, hidden = folder / _name(step), partial(folder, step)
     with disk_errors(folder, step):
         files = {file: write_file(hidden / file, kept) for file, kept in zip(_FILES, (model, optimizer), strict=True)}
         durable.write_text(hidden / "manifest.json", _manifest(step, files | dict(others), facts))
         durable.sync(hidden)
-        _remove(path)  # a damaged one of the same step, or the same again
+        _remove(path)  # an older checkpoint of the same step, which may be damaged
         os.rename(hidden, path)
         durable.sync(folder)
-        # newer ones were found damaged, or training would have gone on from them
+        # checkpoints of later steps are damaged: otherwise training would have continued from them
         older = [other for other in _steps(folder) if other <= step]
         for other in set(_steps(folder)) - set(older[-keep:]):
             _remove(folder / _name(other))
@@ -109,13 +110,13 @@ def complete(
 
 @contextlib.contextmanager
 def disk_errors(folder: Path, step: int) -> Iterator[None]:
-    """Tells of a disk that fails in a user's words; nothing partial stays."""
+    """Turns an error of the disk into a ``RunError`` that says what to do, and removes the partial checkpoint."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial(folder, step), ignore_errors=True)
         last = newest_step(folder)
-        full = (errno.ENOSPC, errno.EDQUOT)  # safetensors gives the system's number in its text alone
+        full = (errno.ENOSPC, errno.EDQUOT)  # safetensors gives the error number only in its text
         space = getattr(error, "errno", None) in full or any(f"os error {number}" in str(error) for number in full)
         raise RunError(
             f"The checkpoint of step {step} could not be written to {folder}: {error}. "
@@ -126,18 +127,18 @@ def disk_errors(folder: Path, step: int) -> Iterator[None]:
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint whose checksums hold, or None where there is none at all.
+    """Reads the newest checkpoint whose checksums match; ``None`` if there is no checkpoint.
 
-    ``warn`` gets a line for each newer one that is truncated or altered.
+    ``warn`` gets one line per newer checkpoint that is truncated or altered.
 
-    Raises: ``RunError`` where all there are are damaged.
+    Raises: ``RunError`` if all checkpoints are damaged.
     """
     step = find(folder, warn)
     return None if step is None else read(folder, step)
 
 
 def find(folder: Path, warn: Callable[[str], None]) -> int | None:
-    """The step of what :func:`latest` returns."""
+    """The step of the checkpoint that :func:`latest` reads; warns and raises as it does."""
     damaged: list[str] = []
     for step in reversed(_steps(folder)):
         try:
@@ -157,7 +158,7 @@ def find(folder: Path, warn: Callable[[str], None]) -> int | None:
 
 
 def read(folder: Path, step: int) -> Checkpoint:
-    """The checkpoint of ``step``, which :func:`find` found whole."""
+    """Reads the checkpoint of ``step``, whose checksums :func:`find` has verified."""
     path = folder / _name(step)
     facts = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["facts"]
     model, optimizer = (load_file(path / name) for name in _FILES)
@@ -165,7 +166,7 @@ def read(folder: Path, step: int) -> Checkpoint:
 
 
 def newest_step(folder: Path) -> int | None:
-    """Step of the newest checkpoint whose checksums hold; None where there is none."""
+    """The step of the newest checkpoint whose checksums match; ``None`` if there is none."""
     for step in reversed(_steps(folder)):
         with contextlib.suppress(_Damaged):
             _check(folder / _name(step), step)
@@ -176,10 +177,10 @@ def newest_step(folder: Path) -> int | None:
 def flatten_optimizer(
     optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors under ``parameter/key``, and as facts for JSON what is no tensor.
+    """Splits an optimiser's state into tensors with names ``parameter/key``, and all other state as JSON values.
 
-    ``named`` is ``dict(module.named_parameters())`` of all that it optimises. A tensor that several states share, as the
-    tables of 8-bit codes are, is copied: a safetensors file has none twice.
+    ``named`` is ``dict(module.named_parameters())`` and contains all parameters of the optimiser. A tensor that several
+    states share, such as a table of 8-bit codes, is copied, because a safetensors file cannot hold a tensor twice.
     """
     names = {parameter: name for name, parameter in named.items()}
     tensors, values, seen = {}, {}, set()
@@ -195,12 +196,12 @@ def flatten_optimizer(
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], saved: Checkpoint) -> None:
-    """Gives ``optimizer`` the state that :func:`flatten_optimizer` took, bit for bit; its facts are ``saved.facts``.
+    """Loads into ``optimizer`` the state that :func:`flatten_optimizer` gave, bit for bit.
 
-    Raises: ``RunError`` where it is of another kind, or its parameter groups hold other parameters.
+    Raises: ``RunError`` if ``optimizer`` is of another class, or its parameter groups have other parameters.
     """
     kind = type(optimizer).__name__
-    was = saved.facts.get("kind", kind)  # a checkpoint of an older version does not say
+    was = saved.facts.get("kind", kind)  # a checkpoint of an older version lacks it
     if was != kind:
         raise RunError(
             f"The optimiser state in {saved.path} is of {was}, and this run has {kind}. Put optim.name back in the run's "
@@ -231,7 +232,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, named: Mapping[str, Tens
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes or replaces a safetensors file.
 
-    Raises: ``RunError`` where the disk is full or the place cannot be written.
+    Raises: ``RunError`` if the disk is full or the path cannot be written.
     """
     try:
         write_file(path, tensors)
@@ -240,9 +241,9 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
+    """Reads the tensors of a safetensors file onto the CPU.
 
-    Raises: ``RunError`` for a missing, truncated or foreign file, and for every pickle.
+    Raises: ``RunError`` for a file that is missing, truncated or not a safetensors file, and for every pickle.
     """
     if not path.is_file():
         raise RunError(f"There is no weights file {path}.")
@@ -251,7 +252,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         with path.open("rb") as file:
             head = file.read(2)
-        # A zip is how torch.save wraps its pickle; 0x80 opens a bare one.
+        # torch.save puts its pickle into a zip file ("PK"); a bare pickle begins with 0x80
         if head == b"PK" or head[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt"):
             raise RunError(
                 f"{path} is a pickle, which can run any code when it is read: only safetensors files are taken as "
@@ -265,17 +266,17 @@ def _name(step: int) -> str:
 
 
 def _steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in ``folder``, oldest first; whether they are whole is not looked at."""
+    """The steps of all checkpoints in ``folder``, oldest first; their checksums are not verified."""
     names = (re.fullmatch(r"step-(\d{6,})", path.name) for path in (folder.iterdir() if folder.is_dir() else ()))
     return sorted(int(name[1]) for name in names if name)
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> dict:
-    """Writes or replaces a safetensors file; returns its size and checksum, as a manifest has them."""
+    """Writes or replaces a safetensors file; returns its size and checksum for the manifest."""
     with durable.whole(path) as hidden:
         mode = hidden.stat().st_mode
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, hidden, metadata)
-        hidden.chmod(mode)  # safetensors leaves a file that only its owner may read
+        hidden.chmod(mode)  # safetensors writes a file that only its owner can read
     return {"bytes": path.stat().st_size, "sha256": _digest(path)}
 
 
@@ -290,19 +291,19 @@ def _manifest(step: int, files: dict[str, dict], facts: dict) -> str:
 
 
 def _content_digest(content: dict) -> str:
-    """Checksum of the manifest's own content: an altered learning rate would go unnoticed otherwise."""
+    """The checksum of the manifest's own content, which detects, for instance, an altered learning rate."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _check(path: Path, step: int) -> None:
-    """Returns where all files of a checkpoint are as they were written; otherwise raises ``_Damaged``."""
+    """Raises ``_Damaged`` if any file of a checkpoint is missing, truncated or altered."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         checksum = manifest.pop("sha256")
         if checksum != _content_digest(manifest) or manifest["step"] != step:
             raise _Damaged("manifest.json was altered")
         for name in {**dict.fromkeys(_FILES), **manifest["files"]}:
-            if Path(name).name != name:  # /dev/zero, say, which has no end
+            if Path(name).name != name:  # for instance /dev/zero, which would be read for ever
                 raise _Damaged(f"manifest.json names {name!r}, which is no file of this checkpoint")
             wanted, size = manifest["files"][name], (path / name).stat().st_size
             if size != wanted["bytes"]:
@@ -316,7 +317,7 @@ def _check(path: Path, step: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Removes a checkpoint so that a kill on the way leaves no half of it under its name."""
+    """Removes a checkpoint. It is renamed first, so that a kill leaves no incomplete checkpoint under its name."""
     if path.exists():
         doomed = path.with_name(f".{path.name}.doomed")
         os.rename(path, doomed)

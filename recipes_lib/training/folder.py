@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder: what it was asked to do, how far it is, and who may write to it.
+"""The folder of a run: its config, its state, its results, and a lock against other processes.
 
-``config.yaml``, ``state.json`` (``running``, ``interrupted``, ``done`` or ``failed``, and the step), ``data.json`` (which
-images it learns from), ``metrics.jsonl``, ``warnings.txt``, ``checkpoints/``, ``model.safetensors`` and ``report.json``.
-Only rank 0 writes, and nothing is written through a link.
+It holds ``config.yaml``, ``state.json`` (``running``, ``interrupted``, ``done`` or ``failed``, and the step),
+``data.json`` (which images the run learns from), ``metrics.jsonl``, ``warnings.txt``, ``checkpoints/``,
+``model.safetensors`` and ``report.json``. Only rank 0 writes, and nothing is written through a symbolic link.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ _STATUSES = get_args(Status)
 _FILES: tuple[str, ...] = ("config.yaml", "state.json", "data.json", "metrics.jsonl", "warnings.txt")
 _FILES += ("model.safetensors", "report.json", ".lock")
 _FREE = ("data.on_damage", "train.timeout")
-"""Fields that may change from one start of a run to the next: they say how it is watched, not what is trained."""
+"""Fields of the config that may change when a run is resumed: they say how the run is supervised, not what it trains."""
 
 
 def default_path(recipe: str) -> Path:
-    """``runs/NAME-DATE`` in the working directory, a name that is not taken."""
+    """The path ``runs/NAME-DATE`` in the working directory; a number is appended if it exists."""
     stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = Path("runs", stem), 2
     while path.exists():
@@ -43,9 +43,9 @@ def default_path(recipe: str) -> Path:
 
 
 class RunFolder:
-    """A run folder; ``with`` keeps it locked against other processes, and marks the run if it ends by an error.
+    """A run folder. ``with`` keeps it locked against other processes, and sets the run's state if an error ends it.
 
-    A user's mistake that comes to light before training starts (labels that are missing, say) leaves no new folder.
+    If a mistake of the user is found before training starts, such as missing labels, a new folder is removed again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,12 +57,12 @@ class RunFolder:
 
     @classmethod
     def create_or_continue(cls, path: Path, recipe: str, config: Any) -> Self:
-        """Makes the folder, or takes over an unfinished run of the same config, and locks it. All ranks call it.
+        """Makes the folder, or opens that of an unfinished run with the same config, and locks it. All ranks call it.
 
-        A field that ``config.yaml`` lacks, of an older version, counts as one of its default.
+        A field that ``config.yaml`` lacks, because an older version wrote it, counts as having its default value.
 
-        Raises: ``RunError`` on every rank where ``path`` is something else, is in use, is a finished run, or holds a
-        run of another config; or where the ranks' configs differ. Nothing in it is changed then.
+        Raises: ``RunError`` on every rank if ``path`` is not a run folder, is in use, is a finished run, or has another
+        config; or if the ranks' configs differ. The folder is not changed then.
         """
         refuse_unordered(config)
         _refuse_unlike(to_yaml(recipe, config))
@@ -72,9 +72,9 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """An existing run folder, to read from.
+        """Opens an existing run folder for reading.
 
-        Raises: ``RunError`` where ``path`` is none.
+        Raises: ``RunError`` if ``path`` is not a run folder.
         """
         if not (path / "config.yaml").is_file():
             raise RunError(
@@ -97,7 +97,7 @@ class RunFolder:
                 stopped = isinstance(error, (KeyboardInterrupt, SystemExit, Interrupted)) or left_alone(error)
                 self.set_state("interrupted" if stopped else "failed")
         except RunError:
-            pass  # a full disk is the likely reason for both; the first error is the one to tell
+            pass  # probably a full disk, which caused the first error too; that one is raised
         finally:
             self.unlock()
         if isinstance(error, KeyboardInterrupt):
@@ -110,34 +110,34 @@ class RunFolder:
 
     @property
     def config_text(self) -> str:
-        """What ``config.yaml`` says."""
+        """The text of ``config.yaml``."""
         return (self.path / "config.yaml").read_text(encoding="utf-8")
 
     def read_config(self) -> dict[str, Any]:
-        """``config.yaml`` as values: ``recipe`` and the config's groups.
+        """The values of ``config.yaml``: ``recipe`` and the config's groups.
 
-        Raises: ``RunError`` where it is no YAML mapping, or names no recipe.
+        Raises: ``RunError`` if the file is no YAML mapping, or names no recipe.
         """
         try:
             values = yaml.safe_load(self.config_text)
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: bytes that are no text, impossible dates
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: no UTF-8, or impossible dates
             values = None
         if not isinstance(values, dict) or not isinstance(values.get("recipe"), str):
             raise RunError(f"{self.path / 'config.yaml'} cannot be read. Start anew with another --out.")
         return values
 
     def state(self) -> dict[str, Any]:
-        """``status`` (one of :data:`Status`) and ``step`` (optimiser steps that a checkpoint holds).
+        """The state of the run: ``status`` (one of :data:`Status`) and ``step`` (that of the last checkpoint).
 
-        A folder that has a report and no ``state.json``, as those that are shown as cooked earlier, is a finished run.
+        A folder with a report but no ``state.json``, as ``recipes cook`` stores it, counts as a finished run.
 
-        Raises: ``RunError`` where ``state.json`` cannot be read.
+        Raises: ``RunError`` if ``state.json`` cannot be read.
         """
         path = self.path / "state.json"
         if not path.exists():
             if (self.path / "report.json").is_file():
                 return {"status": "done", "step": self.read_report().get("steps", 0)}
-            return {"status": "interrupted", "step": 0}  # killed before its first line, or removed to go on
+            return {"status": "interrupted", "step": 0}  # killed before it wrote the file, or a user removed the file
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             status, step = state["status"], state["step"]
@@ -148,9 +148,9 @@ class RunFolder:
         return {"status": status, "step": step}
 
     def refuse_lost(self) -> None:
-        """To be called where no checkpoint is there to go on from.
+        """Refuses to start from step 0 if that would overwrite earlier work. Call it if the folder has no checkpoint.
 
-        Raises: ``RunError`` where there was one, or where work is there that a start from step 0 would overwrite.
+        Raises: ``RunError`` if there was a checkpoint, trained weights or metrics of earlier steps.
         """
         step, metrics = self.state()["step"], self.path / "metrics.jsonl"
         without_state = not (self.path / "state.json").exists()
@@ -168,21 +168,21 @@ class RunFolder:
         )
 
     def set_state(self, status: Status, step: int | None = None) -> None:
-        """Notes how far the run is; without a ``step``, as far as it was. Nothing is written on ranks above 0."""
+        """Writes ``state.json`` on rank 0; without a ``step``, the step stays as it was."""
         if is_main() and step is None:
             step = self.state()["step"]
         self._write("state.json", json.dumps({"status": status, "step": step}) + "\n")
 
     def write_report(self, report: dict[str, Any]) -> None:
-        """Writes ``report.json``, with the run's warnings. Nothing is written on ranks above 0."""
+        """Writes ``report.json`` with the run's warnings, on rank 0."""
         if is_main() and (lines := self.warnings()):
             report = {**report, "warnings": lines}
         self._write("report.json", json.dumps(report, indent=2) + "\n")
 
     def read_report(self) -> dict[str, Any]:
-        """What ``report.json`` says.
+        """The content of ``report.json``.
 
-        Raises: ``RunError`` where the run has not reported yet, or where the file cannot be read.
+        Raises: ``RunError`` if the run has no report yet, or the file cannot be read.
         """
         path = self.path / "report.json"
         if not path.is_file():
@@ -192,34 +192,34 @@ class RunFolder:
         return self._read_json(path, "Score the weights again: recipes evaluate " + str(self.path))
 
     def write_data(self, record: dict[str, Any]) -> None:
-        """Writes ``data.json``: which images the run learns from. Nothing is written on ranks above 0."""
+        """Writes ``data.json``, a record of the images that the run learns from, on rank 0."""
         self._write("data.json", json.dumps(record) + "\n")
 
     def read_data(self) -> dict[str, Any] | None:
-        """What ``data.json`` says; None in the folder of a version that wrote none."""
+        """The content of ``data.json``; ``None`` if an older version made the folder, which wrote no such file."""
         path = self.path / "data.json"
         if not path.is_file():
             return None
         return self._read_json(path, "Remove it to go on with the images that are there now.")
 
     def warn(self, line: str) -> None:
-        """Tells the user a line, on rank 0, and keeps it in ``warnings.txt`` where this process holds the run."""
+        """Shows the user one line, on rank 0, and appends it to ``warnings.txt`` if this process holds the lock."""
         if not is_main():
             return
         line = " ".join(line.splitlines())
         terminal.aside().print(f"warning: {printable(line)}", markup=False, highlight=False, soft_wrap=True)
         if self._lock is not None and line not in self.warnings():
-            # a disk that is full is told of by the next checkpoint
+            # if the disk is full, the next checkpoint raises the error
             with contextlib.suppress(OSError), durable.append(self.path / "warnings.txt") as file:
                 file.write(f"{line}\n")
 
     def warnings(self) -> list[str]:
-        """The lines that :meth:`warn` kept, each once."""
+        """The lines in ``warnings.txt``, each once."""
         path = self.path / "warnings.txt"
         return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
     def require_whole(self) -> None:
-        """Raises ``RunError`` where the folder was removed, or another was put in its place, since it was locked."""
+        """Raises ``RunError`` if the folder was removed, or replaced by another, since it was locked."""
         if self._gone():
             raise RunError(
                 f"{self.path} was removed or replaced while the run was at work, and with it all that the run had "
@@ -227,21 +227,21 @@ class RunFolder:
             )
 
     def stop_without_main(self) -> None:
-        """Notes, on any rank, that the run was interrupted: rank 0 may be the one that does not answer."""
+        """Writes, on any rank, that the run was interrupted; rank 0 cannot do it if it is the one that hangs."""
         state = self.state()
         if state["status"] == "running":
             durable.write_text(self.path / "state.json", json.dumps({**state, "status": "interrupted"}) + "\n")
 
     def holds(self, recipe: str, config: Any) -> bool:
-        """Whether the run is finished, and of this config."""
+        """Whether the run is finished and has this recipe and config."""
         return self.state()["status"] == "done" and not self.differing(recipe, config)
 
     def differing(self, recipe: str, config: Any) -> list[str]:
-        """The fields that make this a run of another config."""
+        """The names of the fields in which the run's config differs from ``config``, except those that may change."""
         return [field for field, _, _ in self._differences(recipe, config) if field not in _FREE]
 
     def await_others(self) -> None:
-        """Returns when all ranks have done their shares. Raises: ``RunError`` where one of them has ended before."""
+        """Waits until all ranks have done their part. Raises: ``RunError`` if a rank has ended before."""
         try:
             barrier()
         except RuntimeError:  # torch's DistError is one
@@ -251,7 +251,7 @@ class RunFolder:
             ) from None
 
     def unlock(self) -> None:
-        """Lets other processes train here again."""
+        """Releases the lock, so that another process can use the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -261,7 +261,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is {durable.kind(self.path)}. Choose another --out.")
         there = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
-        ours = {"config.yaml", ".config.yaml.partial", ".lock"}  # what a process killed early may leave
+        ours = {"config.yaml", ".config.yaml.partial", ".lock"}  # files that a process killed early may leave
         if "config.yaml" not in there and not ours.issuperset(there):
             raise RunError(f"{self.path} holds other files and is not a run folder. Choose another --out.")
         self._refuse_foreign(there)
@@ -285,7 +285,7 @@ class RunFolder:
             raise
 
     def _refuse_foreign(self, names: list[str]) -> None:
-        """Raises ``RunError`` where a link, a pipe or a device has a name that the run writes to."""
+        """Raises ``RunError`` if a link, a pipe or a device has the name of a file that the run writes."""
         for name in names:
             path = self.path / name
             of_ours = name in _FILES or (name.startswith(".") and name.endswith(".partial"))
@@ -296,42 +296,42 @@ class RunFolder:
                 raise RunError(f"{path} is {what}, and a run keeps a folder there. Put the folder back.")
 
     def _gone(self) -> bool:
-        """Whether the folder that was locked is no longer the one at this path."""
+        """Whether the locked folder was removed from this path or replaced."""
         if self._lock is None or not self._taken:
             return False
         try:
             replaced = not os.path.samestat(os.stat(self.path / ".lock"), os.fstat(self._lock))
         except (FileNotFoundError, NotADirectoryError):
-            replaced = False  # the lock alone may have been removed
+            replaced = False  # perhaps only the lock file was removed
         return replaced or not (self.path / "config.yaml").exists()
 
     def _take_back(self) -> None:
-        """Removes what :meth:`_take` made."""
+        """Removes the files and the folder that :meth:`_take` made."""
         for path in self._made:
-            with contextlib.suppress(OSError):  # something else lies in the folder: it stays
+            with contextlib.suppress(OSError):  # a folder with other files in it stays
                 path.rmdir() if path == self.path else path.unlink()
 
     def _take_lock(self) -> None:
-        """Holds ``.lock`` until the process ends, however it ends.
+        """Locks ``.lock`` until the process ends, in whatever way.
 
-        POSIX locks, not ``flock``: loader workers inherit the latter through ``fork`` and outlive a killed parent by
-        seconds, in which the run could not be resumed.
+        It is a POSIX lock, not ``flock``: loader workers would inherit the latter through ``fork``, and they outlive a
+        killed parent by seconds, in which the run could not be resumed.
         """
         lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # the two that POSIX allows for a lock that is taken
+        except (BlockingIOError, PermissionError):  # POSIX allows either error for a lock that is taken
             holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(lock)
             raise RunError(f"{self.path} is in use by {holder}. Wait for it, or choose another --out.") from None
         except OSError:
-            pass  # a file system without locks: they guard against a slip of the user, so go on
+            pass  # a file system without locks; the lock only protects from a user's mistake, so continue
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
         self._lock = lock
 
     def _refuse_other(self, recipe: str, config: Any) -> None:
-        """Raises ``RunError`` where this is not an unfinished run of ``config``; writes the fields that may change."""
+        """Raises ``RunError`` if this is not an unfinished run of ``config``; updates the fields that may change."""
         state = self.state()
         if state["status"] == "done":
             raise RunError(f"{self.path} is finished: its {state['step']} steps are done. Choose another --out.")
@@ -346,7 +346,7 @@ class RunFolder:
             self._write("config.yaml", to_yaml(recipe, config))
 
     def _differences(self, recipe: str, config: Any) -> Iterator[tuple[str, Any, Any]]:
-        """Each field in which the run's config is another than ``config``: its name, the run's value and the other."""
+        """Each field in which the run's config differs from ``config``: its name, the run's value, the other value."""
         values = self.read_config()
         was = values.pop("recipe")
         if was != recipe:
@@ -382,7 +382,7 @@ class RunFolder:
 
 
 def _refuse_unlike(text: str) -> None:
-    """Raises ``RunError`` on every rank where the ranks' configs differ: they would train on, wrongly, or wait for ever."""
+    """Raises ``RunError`` on every rank if the ranks' configs differ; training would be wrong, or wait for ever."""
     first, *others = gather_objects(text)
     for rank, other in enumerate(others, start=1):
         if other != first:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that cannot fit into memory is refused before anything of it is allocated, with what it would need.
+"""Refuses a run that cannot fit into memory, before anything is allocated.
 
-The counts are lower bounds, so that no run is refused that would fit: what is drawn and kept, one copy of the views, the
-weights, and the gradients of those that are trained. ``recipes plan`` counts the rest.
+The counts are lower bounds, so no run is refused that would fit. They include the images that are drawn, one copy of
+the views, the weights, and the gradients of the trained weights. ``recipes plan`` counts the rest.
 """
 
 import math
@@ -15,14 +15,14 @@ from torch import nn
 
 from recipes_lib.errors import ConfigError
 
-_FLOAT = 4  # bytes
+_FLOAT = 4  # bytes of a float32
 
 
 def refuse_too_large(config: Any, build: Callable[[], nn.Module], *, world_size: int, device: torch.device) -> None:
-    """Raises ``ConfigError`` with a line for each part of the run that memory cannot hold.
+    """Raises ``ConfigError`` with one line per part of the run that does not fit into memory.
 
-    ``build`` makes the method; here it is called without storage for its weights. ``train.memory_limit`` (GB) takes the
-    place of what the machine has.
+    ``build`` makes the method; it is called on the meta device, so its weights need no memory. ``train.memory_limit``
+    (GB), if given, is used instead of the machine's memory.
     """
     data, train = config.data, config.train
     micro_batch = math.ceil(train.batch_size / train.accumulate / world_size)
@@ -50,12 +50,12 @@ def refuse_too_large(config: Any, build: Callable[[], nn.Module], *, world_size:
 
 
 def _values(views: Any) -> int:
-    """Values of all views of one image: one for the target or the only one, then the anchor's."""
+    """The number of values in all views of one image: the target's (or only) view, and the anchor's views."""
     return 3 * ((1 + views.global_views) * views.image_size**2 + views.local_views * views.local_size**2)
 
 
 def _weights(build: Callable[[], nn.Module]) -> float:
-    """Numbers in the method's weights and gradients; infinite where a layer has more than 64 bits can count."""
+    """The number of values in the method's weights and gradients; infinite if a layer's size overflows 64 bits."""
     try:
         with torch.device("meta"):
             return sum(weight.numel() * (1 + weight.requires_grad) for weight in build().parameters())
@@ -66,7 +66,7 @@ def _weights(build: Callable[[], nn.Module]) -> float:
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes that the device has in all."""
+    """The total memory of the device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

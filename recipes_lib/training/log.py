@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells while it trains: a JSON line a step in ``metrics.jsonl``, and progress for whoever watches."""
+"""The log of a run: one JSON line per step in ``metrics.jsonl``, and progress in the terminal."""
 
 import contextlib
 import json
@@ -18,15 +18,16 @@ from recipes_lib.distributed.collectives import is_main
 from recipes_lib.errors import ConfigError, RunError
 from recipes_lib.training.folder import RunFolder
 
-_SILENCE = 300.0  # seconds between lines where no terminal shows a bar: a cluster's log should not look dead
+_SILENCE = 300.0  # seconds between lines without a terminal, so that a cluster's log does not look dead
 
 
 class RunLog:
-    """Writes a run's metrics and shows its progress. Steps count from 0; on ranks above 0 nothing happens.
+    """Writes a run's metrics and shows its progress, on rank 0. Steps count from 0.
 
-    Lines of steps that will be done again, and one that a kill left half-written, are removed at the start.
+    At the start, lines of steps that will be repeated, and an incomplete last line, are removed.
 
-    Raises: ``RunError`` where ``metrics.jsonl`` cannot be written; ``ConfigError`` for ``tensorboard`` without it.
+    Raises: ``RunError`` if ``metrics.jsonl`` cannot be written; ``ConfigError`` if TensorBoard is asked for but not
+    installed.
     """
 
     def __init__(self, folder: RunFolder, steps: int, start: int, *, tensorboard: bool = False) -> None:
@@ -63,7 +64,7 @@ class RunLog:
         if not is_main():
             return
         self._bar.stop()
-        with contextlib.suppress(OSError):  # each line was flushed: a disk that is full was told of by `step`
+        with contextlib.suppress(OSError):  # `step` flushes each line, so it has raised the error of a full disk
             self._file.close()
             if self._board is not None:
                 self._board.close()
@@ -71,7 +72,7 @@ class RunLog:
             self._tell()
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
-        """Notes a step's figures; ``loss`` must be among them. A figure that is not finite becomes ``null``."""
+        """Writes the metrics of a step, which include ``loss``. A metric that is not finite becomes ``null``."""
         if not is_main():
             return
         line = {"step": step, **{name: value if math.isfinite(value) else None for name, value in metrics.items()}}
@@ -92,7 +93,7 @@ class RunLog:
         return (self._done - self._start) / max(time.monotonic() - self._began, 1e-9)
 
     def _tell(self) -> None:
-        """One line in place of a bar."""
+        """Prints one line of progress, where no terminal shows a bar."""
         self._told = time.monotonic()
         self._console.print(
             f"{self._done} of {self._steps} steps, {self._told - self._began:.0f} s, {self._rate():.1f} steps/s, "
@@ -103,7 +104,7 @@ class RunLog:
 
 
 def _truncate(path: Path, start: int) -> None:
-    """Leaves the whole lines of the steps before ``start``."""
+    """Removes all lines except the complete ones of steps before ``start``."""
     if not path.exists():
         return
     with (

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: one straight line from a batch to a checkpoint, the same for every method.
+"""The training loop, from a batch to a checkpoint, which is the same for every method.
 
 A method is an ``nn.Module`` with ``forward(views) -> dict`` (scalar ``loss`` and diagnostics), ``param_groups()``,
-``clipped_parameters()`` and ``after_step(step)``. What a step does depends on the weights, the optimiser and the
-step's number alone, so an interrupted run goes on bit for bit from its last checkpoint.
+``clipped_parameters()`` and ``after_step(step)``. A step depends only on the weights, the optimiser's state and the
+step's number, so an interrupted run continues bit for bit from its last checkpoint.
 """
 
 import math
@@ -34,23 +34,23 @@ _DDP = SyncConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """All that the loop takes: what is trained, on what, how, and for how long."""
+    """The arguments of the training loop: the method, its data, its optimiser, and the length of the run."""
 
     method: nn.Module
     """Has ``views(batch, step)``, ``forward``, ``param_groups()``, ``clipped_parameters()`` and ``after_step(step)``."""
     batches: StepBatches
     steps: int
-    """Optimiser steps of the whole run."""
+    """Number of optimiser steps of the whole run."""
     optimizer: torch.optim.Optimizer
     schedule: optim.Schedule
     sync: SyncConfig
     strategy: Strategy
-    """How processes agree on the weights, made as ``sync`` asks."""
+    """The strategy built from ``sync``, which keeps the processes' weights equal."""
     settings: TrainConfig
     """Precision, micro-batches, seed, checkpoints and the time-out."""
     world: World
     workers: int = 0
-    """Processes of this rank that load batches."""
+    """Number of processes of this rank that load batches."""
 
 
 def training(
@@ -63,7 +63,7 @@ def training(
     workers: int = 0,
     sync: SyncConfig = _DDP,
 ) -> Training:
-    """The optimiser, schedule and strategy that the configs ask for, with what they train."""
+    """Builds the optimiser, schedule and strategy from the configs, and returns all arguments of :func:`fit`."""
     steps = train.total_steps(batches.steps_per_epoch)
     return Training(
         method=method,
@@ -80,15 +80,16 @@ def training(
 
 
 def fit(given: Training, folder: RunFolder) -> Traffic:
-    """Trains for ``given.steps`` optimiser steps, going on from the folder's last good checkpoint if there is one.
+    """Trains for ``given.steps`` optimiser steps, starting from the folder's last good checkpoint if there is one.
 
-    Returns what the ranks averaged. Where they do so every few steps only, they also tell their metrics, hear of a
-    divergence and answer signals only then.
+    Returns the traffic: how many bytes the ranks sent. If ranks average only every few steps, they also log metrics,
+    notice a divergence and answer signals only at these steps.
 
-    Where a process does not get on for ``train.timeout`` seconds, all end: :class:`~recipes_lib.distributed.watch.Watch`.
+    If a process makes no progress for ``train.timeout`` seconds, all processes end; see
+    :class:`~recipes_lib.distributed.watch.Watch`.
 
-    Raises: ``Diverged`` where the loss is not finite, ``Interrupted`` after one of ``STOP_SIGNALS``; both leave
-    a complete checkpoint to go on from.
+    Raises: ``Diverged`` if the loss or the gradient's norm is not finite; ``Interrupted`` after one of
+    ``STOP_SIGNALS``. Both leave the last complete checkpoint.
     """
     batches, steps, train, world = given.batches, given.steps, given.settings, given.world
     optimizer, schedule, strategy = given.optimizer, given.schedule, given.strategy
@@ -99,7 +100,7 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
     clipped = method.clipped_parameters()
     method.train()
     untold: list[dict[str, Tensor | float]] = []
-    # drop path draws from torch's global generator: seeded by the step, and given back as it was
+    # drop path draws from torch's global generator: it is seeded at each step here, and restored at the end
     with (
         torch.random.fork_rng(devices=[]),
         stop_on_signal() as stopped,
@@ -112,8 +113,8 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
             schedule.apply(optimizer, step)
             randomness.seed_torch(randomness.step_key(train.seed, step, "layers"), world.device)
             try:
-                figures = _accumulate(model, strategy, stream, method.views, step, train, watch)
-            except FloatingPointError as error:  # a loss that met values it cannot use
+                metrics = _accumulate(model, strategy, stream, method.views, step, train, watch)
+            except FloatingPointError as error:  # raised by a loss for values that it cannot use
                 folder.set_state("failed")
                 raise Diverged(advice(step, str(error), schedule.config, folder, method)) from None
             norm = fsdp.clip_grad_norm(clipped, schedule.config.clip or float("inf"))
@@ -125,7 +126,7 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
                 strategy.finish(step)
             method.after_step(step)
             sent = {"sync_bytes": strategy.traffic.bytes_sent} if world.size > 1 else {}
-            untold.append({**figures, "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"], **sent})
+            untold.append({**metrics, "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"], **sent})
             if not (last or due or strategy.meets(step)):
                 continue
             _tell(untold, step, log, schedule.config, folder, method)
@@ -151,9 +152,9 @@ def _warn_of_one_process(config: SyncConfig, world: World, folder: RunFolder) ->
 def _tell(
     untold: list[dict], step: int, log: RunLog, config: OptimConfig, folder: RunFolder, method: nn.Module
 ) -> None:
-    """Logs the figures of the steps up to ``step``, averaged over ranks, and forgets them.
+    """Logs the metrics in ``untold``, of the last steps up to ``step``, averaged over ranks, and empties the list.
 
-    Raises: ``Diverged`` at the first of these steps whose loss or gradient is not finite.
+    Raises: ``Diverged`` at the first of these steps whose loss or gradient norm is not finite.
     """
     rows = _average([{name: value for name, value in row.items() if isinstance(value, Tensor)} for row in untold])
     for number, (own, row) in enumerate(zip(untold, rows, strict=True), start=step + 1 - len(untold)):
@@ -174,7 +175,7 @@ def _accumulate(
     train: TrainConfig,
     watch: Watch,
 ) -> dict[str, Tensor]:
-    """Gradients of one optimiser step; returns the step's figures, averaged over its micro-batches."""
+    """Accumulates the gradients of one optimiser step; returns its metrics, averaged over its micro-batches."""
     totals: dict[str, Tensor] = {}
     for micro in range(train.accumulate):
         watch.at(step, "reading its images")
@@ -190,26 +191,29 @@ def _accumulate(
                 out = model(views)
             (out["loss"] / train.accumulate if train.accumulate > 1 else out["loss"]).backward()
         for name, value in out.items():
-            share = value.detach() / train.accumulate  # a copy: what a figure is a view of may change in the step
+            share = value.detach() / train.accumulate  # a copy, in case the step changes the tensor of a metric
             totals[name] = totals[name] + share if micro else share
     return totals
 
 
 def _average(rows: list[dict[str, Tensor]]) -> list[dict[str, float]]:
-    """Figures as numbers, averaged over ranks: one transfer and one collective for all of them."""
+    """Metrics as numbers, averaged over ranks, with one transfer from the device and one collective for all."""
     values = torch.stack([torch.stack([value.float() for value in row.values()]) for row in rows])
     return [dict(zip(rows[0], row, strict=True)) for row in collectives.all_reduce_mean(values).tolist()]
 
 
 def _any_rank(flag: bool, world: World) -> bool:
-    """True on all ranks as soon as it is on one: they must write the same checkpoint."""
+    """True on all ranks if ``flag`` is true on any rank, because all ranks must write the same checkpoint."""
     if world.size == 1:
         return flag
     return bool(collectives.all_reduce_sum(torch.tensor(float(flag), device=world.device)) > 0)
 
 
 def advice(step: int, what: str, config: OptimConfig, folder: RunFolder, method: nn.Module | None = None) -> str:
-    """What to tell of a run that diverged at ``step``, and what to try; its cause, where ``method`` shows it."""
+    """The error line for a run that diverged at ``step``: what happened, and what to try.
+
+    It names the cause if ``method`` has a batch norm whose inputs have no variance.
+    """
     good = checkpoint.newest_step(folder.checkpoints)
     kept = f"The last good checkpoint is of step {good}." if good else "No checkpoint was written yet."
     told = f"Training diverged at step {step}: {what} {kept}"
@@ -228,7 +232,7 @@ def advice(step: int, what: str, config: OptimConfig, folder: RunFolder, method:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that each of ``STOP_SIGNALS`` sets, in place of its usual end."""
+    """An event that is set by each of ``STOP_SIGNALS``, which then do not end the process."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped  # only the main thread may handle signals

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of ranks that differ, as they do inside a round of local SGD: each rank's weights and optimiser state.
+"""Saves and restores checkpoints of ranks with different weights or optimiser states, as within a round of local SGD.
 
-Beside rank 0's ``model.safetensors`` and ``optimizer.safetensors`` there is ``rank-K.safetensors`` for each further rank, and
-``sync.safetensors`` with what the strategy carries on, all in the manifest with their checksums: a checkpoint with one of
-them missing or altered is as damaged as any. All ranks must see the run folder. Where ranks are alike nothing of
-a rank is saved, and any number of processes may go on from there.
+Beside rank 0's ``model.safetensors`` and ``optimizer.safetensors`` there is a file ``rank-K.safetensors`` for each
+other rank, and ``sync.safetensors`` with the strategy's own state. The manifest has the checksums of all files, so a
+checkpoint counts as damaged if any of them is missing or altered. All ranks must see the run folder. If all ranks are
+equal, only rank 0's files are saved, and any number of processes can resume from them.
 """
 
 import json
@@ -34,9 +34,9 @@ def save(
     *,
     alike: bool,
 ) -> None:
-    """Writes the checkpoint of ``step`` complete steps. All ranks call it; ``alike``: rank 0's state is every rank's.
+    """Writes the checkpoint after ``step`` complete steps. All ranks call it; ``alike``: all ranks have the same state.
 
-    Raises: ``RunError`` on every rank where one cannot write; see :func:`checkpoint.save`.
+    Raises: ``RunError`` on every rank if one rank cannot write; see :func:`checkpoint.save`.
     """
     tensors, facts = checkpoint.flatten_optimizer(optimizer, _named(method))
     model, tensors = fsdp.gather(method.state_dict()), fsdp.gather(tensors)
@@ -69,19 +69,20 @@ def save(
     collectives.from_main(begin)
     for record in collectives.from_each(write_own) if size > 1 else [collectives.from_main(write_own)]:
         records |= record
-    collectives.from_main(complete)  # a full disk stops all ranks, not one of them
+    collectives.from_main(complete)  # a full disk stops all ranks, not only rank 0
 
 
 def restore(folder: RunFolder, method: nn.Module, optimizer: torch.optim.Optimizer, strategy: Strategy) -> int:
-    """Gives every rank its state of the newest checkpoint that is whole; the step to go on from, 0 without one.
+    """Loads every rank's state from the newest undamaged checkpoint; returns the step to continue from, 0 without one.
 
-    Raises: ``RunError`` where all are damaged or gone, belong to another model, or to another number of ranks that differ.
+    Raises: ``RunError`` if all checkpoints are damaged or missing, or belong to another model, or to another number of
+    ranks with different states.
     """
     step = collectives.from_main(lambda: newest(folder))
     if step is None:
         return 0
     saved = checkpoint.read(folder.checkpoints, step)
-    # a checkpoint of before there were strategies is one of ranks that were alike
+    # a checkpoint of a version without strategies has no "sync"; its ranks were all equal
     facts = saved.facts.get("sync", {"ranks": 1, "averaged": 0, "rounds": 0})
     if facts["ranks"] > 1:
         saved = _own_share(saved, facts["ranks"], collectives.world_size(), collectives.rank())
@@ -95,9 +96,9 @@ def restore(folder: RunFolder, method: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def newest(folder: RunFolder) -> int | None:
-    """Step of the newest whole checkpoint of a run that starts or goes on, None at its first start; sweeps up first.
+    """The step of the newest undamaged checkpoint, ``None`` at a run's first start; removes killed processes' remains.
 
-    Raises: ``RunError`` where all checkpoints are damaged, or were there and are gone.
+    Raises: ``RunError`` if all checkpoints are damaged, or there were some that are gone.
     """
     checkpoint.sweep(folder.checkpoints)
     step = checkpoint.find(folder.checkpoints, folder.warn)

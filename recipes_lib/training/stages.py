@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages: the work of a run that trains no backbone, done in parts so that it goes on after a stop.
+"""Stages: the work of a run that trains no backbone, done in parts so that the run can be resumed.
 
-Training has checkpoints (:mod:`recipes_lib.training.loop`). A stage has parts instead: a shard's scores, a batch's answers, a
-network's weights. Each part is written whole or not at all (:mod:`recipes_lib.durable`), and a run that goes on skips the parts
-that are there. What all stages share is here:
+Training has checkpoints (:mod:`recipes_lib.training.loop`). A stage has parts instead: the scores of a shard, the
+answers for a batch, the weights of a network. Each part is written completely or not at all
+(:mod:`recipes_lib.durable`), and a resumed run skips the parts that are there. This module has the functions that all
+stages share:
 
 - :func:`start` joins the processes of the run;
-- :func:`keep` makes sure that the run folder stays once a part is in it;
-- :class:`Progress` writes a JSON line for each part into ``metrics.jsonl`` and shows how far the stage is;
-- :func:`finished` tells whether a stage with a folder of its own, such as the training of a captioner, is done;
-- :func:`tell_how_to_go_on` is what an interrupted user reads.
+- :func:`keep` makes sure that the run folder stays once it has a part;
+- :class:`Progress` writes a JSON line per part into ``metrics.jsonl`` and shows the progress of the stage;
+- :func:`finished` says whether a stage with its own folder, such as the training of a captioner, is done;
+- :func:`tell_how_to_go_on` adds to ``Interrupted`` the command that resumes the run.
 """
 
 import json
@@ -30,11 +31,13 @@ from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import Interrupted
 from recipes_lib.training.folder import RunFolder
 
-_PATIENCE = timedelta(days=2)  # parts take processes unequally long, and the first to finish waits for the last
+_PATIENCE = timedelta(days=2)  # processes take different times for their parts, and the first waits for the last
 
 
 def start(device: Literal["auto", "cpu", "cuda"], threads: int | None) -> world.World:
-    """Joins the processes of a run whose parts are shared out among them. ``threads``: of torch; ``None``: its own choice.
+    """Joins the processes of a run, among which the parts are divided.
+
+    ``threads``: number of CPU threads of torch; ``None``: torch's own choice.
 
     Raises: ``LaunchError`` as :func:`recipes_lib.distributed.world.start`.
     """
@@ -46,16 +49,17 @@ def start(device: Literal["auto", "cpu", "cuda"], threads: int | None) -> world.
 def keep(run: RunFolder) -> None:
     """Creates ``metrics.jsonl``, so that ``RunFolder`` does not delete the folder when an error ends the run.
 
-    To be called just before the first part is written; any rank may call it.
+    Call it just before the first part is written, on any rank.
     """
     durable.append(run.path / "metrics.jsonl").close()
 
 
 class Progress:
-    """How far a stage is: JSON lines in ``metrics.jsonl``; a bar on a terminal, elsewhere one line at the end.
+    """The progress of a stage: JSON lines in ``metrics.jsonl``, and a bar in a terminal or else one line at the end.
 
-    ``name`` and ``total`` parts, which are called ``unit``: "net plain: 120 steps, 3 s, loss 0.41". Nothing is written or
-    shown on ranks above 0, and no line is shown of a stage that had nothing left to do.
+    ``name`` is the stage's name, ``total`` its number of parts, and ``unit`` what a part is called, as in
+    "net plain: 120 steps, 3 s, loss 0.41". Only rank 0 writes and shows anything. A stage that had nothing left to do
+    shows no line.
     """
 
     def __init__(self, run: RunFolder, name: str, total: int, unit: str) -> None:
@@ -88,32 +92,32 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the stage began, or went on."""
+        """Seconds since this start of the stage."""
         return time.perf_counter() - self._began
 
     def show(self, done: int, more: str = "") -> None:
-        """``done`` of all parts are complete; ``more`` is shown beside that number."""
+        """Shows that ``done`` parts are complete, with the text ``more`` beside the number."""
         self._done, self._more = done, f", {more}" if more else ""
         self._bar.update(self._task, completed=done, more=self._unit + self._more)
 
     def note(self, line: dict[str, Any]) -> None:
-        """Appends a line to ``metrics.jsonl``, flushed when this returns."""
+        """Appends a line to ``metrics.jsonl`` and flushes it."""
         if collectives.is_main():
             with durable.append(self._path) as file:
                 file.write(json.dumps(line) + "\n")
 
 
 def finished(folder: Path, recipe: str, config: Any) -> bool:
-    """Whether a stage's own ``folder`` is a finished run of ``config``, to be read and not done again.
+    """Whether a stage's own ``folder`` is a finished run of ``config``, which does not have to be repeated.
 
-    Raises: ``RunError`` where the folder's files cannot be read.
+    Raises: ``RunError`` if the folder's files cannot be read.
     """
     return (folder / "config.yaml").is_file() and RunFolder.open(folder).holds(recipe, config)
 
 
 @contextmanager
 def tell_how_to_go_on(what: str, command: str) -> Iterator[None]:
-    """Has the stage's ``Interrupted`` say ``what`` was stopped and is kept, and the ``command`` that goes on with it."""
+    """Replaces the text of ``Interrupted``: ``what`` was stopped and is kept, and the ``command`` that resumes it."""
     try:
         yield
     except Interrupted:
