@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before a run on many GPUs: what it will cost. :mod:`recipes_lib.launch.plan` says so, and starts nothing."""
+"""Plans of runs on many GPUs: :mod:`recipes_lib.launch.plan` computes what a run will cost, and starts nothing."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan takes for granted, and what it warns of, in words."""
+"""The assumptions and the warnings of a plan, in words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ _EIGHT_BIT_PRODUCTS = {
 
 
 def assumptions(config: Any, world: int, gpu: GPU, utilisation: float, simulated: int) -> dict[str, str | float]:
-    """What the figures rest on, by what it is about; ``utilisation`` and ``peak_flops`` are numbers."""
+    """The assumptions of a plan, by topic; ``utilisation`` and ``peak_flops`` are numbers, all others sentences."""
     precision, linear = config.train.precision, config.model.linear
     found: dict[str, str | float] = {
         "utilisation": utilisation,
@@ -52,7 +52,7 @@ def assumptions(config: Any, world: int, gpu: GPU, utilisation: float, simulated
 
 
 def warnings(config: Any, world: int, gpu: GPU, memory: Mapping[str, int], simulated: int) -> tuple[str, ...]:
-    """Lines to read before the run is started."""
+    """The warnings of a plan: too little memory on a GPU, with ways out, and a run that uses no GPU."""
     found = []
     if memory["total"] > gpu.memory:
         ways = "; ".join(
@@ -66,8 +66,8 @@ def warnings(config: Any, world: int, gpu: GPU, memory: Mapping[str, int], simul
 
 
 def _smaller_batches(config: Any, world: int, gpu: GPU, memory: Mapping[str, int]) -> list[str]:
-    """More GPUs or more micro-batches, about as many times as what grows with the micro-batch is too large."""
-    varying = memory["activations"] + memory["inputs"]
+    """Flags for smaller micro-batches (more GPUs or more accumulation), with the smallest factor that fits; or none."""
+    varying = memory["activations"] + memory["inputs"]  # grows with the micro-batch
     room = gpu.memory - (memory["total"] - varying)
     now, batch = config.train.accumulate, config.train.batch_size
     times = [k for k in range(2, batch // (world * now) + 1) if batch % (world * now * k) == 0 and varying <= k * room]
@@ -78,7 +78,10 @@ def _smaller_batches(config: Any, world: int, gpu: GPU, memory: Mapping[str, int
 
 
 def _shares(config: Any, world: int, gpu: GPU, memory: Mapping[str, int]) -> list[str]:
-    """FSDP, where it is enough or else nothing is: it divides what does not grow with the micro-batch."""
+    """The flag for FSDP, which divides the memory that does not grow with the micro-batch; or none.
+
+    It is advised if FSDP alone makes the run fit, or if that memory alone is more than a GPU has.
+    """
     varying = memory["activations"] + memory["inputs"]
     fixed = memory["total"] - varying
     if config.sync.name != "ddp" or world == 1 or (varying + fixed / world > gpu.memory and fixed < gpu.memory):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that follow from a method's parameters: what a rank holds, what it sends, what a checkpoint takes."""
+"""Computes bytes from a method's parameters: memory per rank, traffic per rank, and the size of a checkpoint."""
 
 import math
 from collections.abc import Iterable
@@ -20,17 +20,17 @@ from recipes_lib.optim import eight_bit
 
 @dataclass(frozen=True)
 class State:
-    """What an optimiser keeps of each parameter."""
+    """The size of an optimiser's state per parameter."""
 
     copies: int
-    """Tensors of the parameter's shape, such as running means."""
+    """Number of tensors of the parameter's shape, such as running means."""
     constant: int
-    """Bytes of the rest, such as a count of steps."""
+    """Bytes of all other state, such as a count of steps."""
     eight_bit: bool = False
-    """Whether the state of large parameters is in 8 bits instead."""
+    """Whether large parameters have their state in 8 bits instead."""
 
     def bytes(self, weights: Iterable[Tensor]) -> int:
-        """Of all these parameters."""
+        """The number of bytes of the state of all ``weights``."""
         return sum(
             eight_bit.state_bytes(weight.numel())
             if self.eight_bit and weight.numel() >= eight_bit.LEAST
@@ -40,7 +40,7 @@ class State:
 
 
 def optimizer_state(config: OptimConfig) -> State:
-    """What the optimiser of ``config`` keeps, as one step of it on a parameter of six numbers leaves it."""
+    """The state of the optimiser of ``config``, measured after one step on a parameter of six numbers."""
     weight = nn.Parameter(torch.ones(2, 3, device="cpu"))
     weight.grad = torch.ones_like(weight)
     optimizer = optim.build(config, [{"params": [weight], "decays": True}])
@@ -52,37 +52,40 @@ def optimizer_state(config: OptimConfig) -> State:
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
-    """Of all of them together."""
+    """The number of bytes of all ``tensors`` together."""
     return sum(tensor.nbytes for tensor in tensors)
 
 
 def trained(method: nn.Module) -> list[nn.Parameter]:
-    """The parameters that get a gradient."""
+    """The parameters of ``method`` that get a gradient."""
     return [weight for weight in method.parameters() if weight.requires_grad]
 
 
 def optimised(method: nn.Module) -> list[nn.Parameter]:
-    """The parameters that the optimiser moves."""
+    """The parameters of ``method`` that the optimiser updates."""
     return [weight for group in method.param_groups() for weight in group["params"]]
 
 
 def memory(method: nn.Module, config: Any, world: int, state: State, simulated: int = 0) -> dict[str, int]:
-    """Bytes that rank 0 holds during the whole run: ``weights`` (teachers and buffers too), ``gradients``, ``optimizer``,
-    ``exchange`` (DDP's buckets, SlowMo's two copies)."""
+    """Bytes that rank 0 holds during the whole run, by kind.
+
+    ``weights`` includes teachers and buffers; ``gradients``; ``optimizer``; ``exchange`` is what averaging needs (DDP's
+    buckets, SlowMo's two copies of the weights).
+    """
     weights, moved = trained(method), optimised(method)
     gradients, exchange = nbytes(weights), 0
     held = nbytes(method.parameters()) + nbytes(method.buffers())
     kept = state.bytes(moved)
-    if simulated:  # beside the method, the workers' weights stacked; see ``distributed.simulation``
+    if simulated:  # the stacked weights of all workers, in addition to the method; see ``distributed.simulation``
         held += simulated * nbytes(weights)
         gradients *= simulated
         kept = State(simulated * state.copies, state.constant).bytes(moved)
-        exchange = 2 * nbytes(weights)  # they are there whether SlowMo uses them or not
+        exchange = 2 * nbytes(weights)  # SlowMo's copies, which exist for every strategy
     elif world > 1:
         match config.sync.name:
             case "fsdp":
                 held = sum(_share(weight, world) for weight in method.parameters()) + nbytes(method.buffers())
-                if config.train.accumulate == 1:  # else whole ones add up until the last micro-batch
+                if config.train.accumulate == 1:  # otherwise unsharded gradients add up until the last micro-batch
                     gradients = sum(_share(weight, world) for weight in weights)
                 kept = sum(state.copies * _share(weight, world) + state.constant for weight in moved)
             case "ddp":
@@ -97,7 +100,7 @@ def memory(method: nn.Module, config: Any, world: int, state: State, simulated: 
 
 
 def _share(weight: Tensor, world: int) -> int:
-    """Bytes of rank 0's rows of a weight that FSDP cuts; a scalar stays whole."""
+    """Bytes of rank 0's shard of a weight under FSDP, which shards rows; a scalar is not sharded."""
     if not weight.dim():
         return weight.nbytes
     rows = weight.shape[0]
@@ -106,15 +109,16 @@ def _share(weight: Tensor, world: int) -> int:
 
 @dataclass(frozen=True)
 class Wire:
-    """What each rank sends in a run, as :class:`recipes_lib.distributed.sync.Traffic` counts it."""
+    """The traffic of each rank in a run, as :class:`recipes_lib.distributed.sync.Traffic` counts it."""
 
     bytes: float
+    """Bytes that each rank sends."""
     rounds: int
-    """How many times ranks average."""
+    """Number of averagings."""
 
 
 def wire(method: nn.Module, config: Any, world: int, steps: int, state: State, blocks: dict[str, Uses]) -> Wire:
-    """The traffic of ``steps``. ``blocks``: the calls of FSDP's blocks in a micro-batch."""
+    """The traffic of ``steps`` steps. ``blocks``: how often each FSDP block is called per micro-batch."""
     if world == 1:
         return Wire(0.0, 0)
     sync, gradients = config.sync, nbytes(trained(method))
@@ -123,7 +127,7 @@ def wire(method: nn.Module, config: Any, world: int, steps: int, state: State, b
     if sync.name == "fsdp":
         return Wire(ring_bytes(steps * _shared(method, config.train, world, blocks), world), steps)
     whole, alone = min(sync.start, steps), max(0, steps - sync.start)
-    rounds = math.ceil(alone / sync.period)  # the last one may be shorter
+    rounds = math.ceil(alone / sync.period)  # the last round may be shorter
     payload = nbytes(method.parameters()) + nbytes(_running_statistics(method))
     if sync.buffers == "average":
         payload += state.copies * nbytes(optimised(method))
@@ -136,19 +140,19 @@ def _running_statistics(method: nn.Module) -> list[Tensor]:
 
 
 def _shared(method: nn.Module, train: TrainConfig, world: int, blocks: dict[str, Uses]) -> float:
-    """Bytes of a step under FSDP, as of all-reduces: each gathering, and each scattering, counts half of what it moves.
+    """Bytes of a step under FSDP, counted as all-reduces: an all-gather or a reduce-scatter counts half of its bytes.
 
-    Exact where all blocks learn. torch may gather a block more for each micro-batch where a teacher's lie among them: it
-    gathers ahead what it takes to be next on the way back.
+    The number is exact if all blocks are trained. With a teacher's blocks among them, torch may gather one more block
+    per micro-batch, because in the backward pass it gathers in advance the block that it expects next.
     """
     names = {module: name for name, module in method.named_modules()}
     left = {weight for weight in method.parameters() if weight.dim()}
     averaged = float(nbytes(weight for weight in trained(method) if not weight.dim()))
-    for block in fsdp.blocks(method):  # inner ones first: a weight belongs to the innermost
+    for block in fsdp.blocks(method):  # inner blocks first, since a weight belongs to the innermost block
         own = [weight for weight in block.parameters() if weight in left]
         left -= set(own)
         uses = blocks[names[block]]
-        # forward and, where a gradient comes back, backward; its gradients at each use in the last micro-batch
+        # gathered in each forward pass, and again in a backward pass; gradients are scattered in the last micro-batch
         averaged += train.accumulate * (2 * uses.graded + uses.plain) * _padded(own, world) / 2
         averaged += uses.graded * _padded([weight for weight in own if weight.requires_grad], world) / 2
     averaged += train.accumulate * _padded(left, world) / 2
@@ -162,7 +166,7 @@ def _padded(weights: Iterable[Tensor], world: int) -> int:
 def checkpoint(
     method: nn.Module, sync: SyncConfig, train: TrainConfig, world: int, state: State, simulated: int = 0
 ) -> int:
-    """Bytes of one checkpoint's tensors: weights, optimiser, and what the strategy carries on."""
+    """Bytes of one checkpoint's tensors: weights, optimiser state, and the strategy's own state."""
     moved = optimised(method)
     model, kept = nbytes(method.state_dict().values()), state.bytes(moved)
     slow = 2 * nbytes(moved) if sync.name == "slowmo" else 0
@@ -173,7 +177,7 @@ def checkpoint(
 
 
 def _alike(sync: SyncConfig, train: TrainConfig) -> bool:
-    """Whether at every checkpoint one rank's state is every rank's."""
+    """Whether all ranks have the same state at every checkpoint."""
     if sync.name in ("ddp", "fsdp"):
         return True
     return sync.buffers != "maintain" and train.checkpoint_every % sync.period == sync.start % sync.period == 0

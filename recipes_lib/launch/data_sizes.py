@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many images and classes a data set has, where its name says it. This module imports no torch."""
+"""Numbers of images and classes of known data sets, by name. This module imports no torch."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from recipes_lib.errors import ConfigError
 
 @dataclass(frozen=True)
 class Size:
-    """Of the training part."""
+    """Numbers of images and classes in the training part of a data set."""
 
     images: int
     classes: int
@@ -22,13 +22,13 @@ KNOWN = {
     "inat18": Size(437_513, 8142),
     "places365": Size(1_803_460, 365),  # Places365-Standard
 }
-"""Source: the data sets' own pages; the first two also torchvision's."""
+"""Sizes of data sets. Source: the data sets' own pages; for the first two also torchvision's pages."""
 
 
 def images(data: DataConfig, given: int | None, need: str) -> int:
-    """Training images: those ``given``, or those that the data set is known to have.
+    """The number of training images: ``given``, or the known number of the data set.
 
-    Raises: ``ConfigError`` asking for them; ``need`` says what for.
+    Raises: ``ConfigError`` if the number is not known; ``need`` says in it why it is needed.
     """
     if given is not None:
         return given
@@ -43,7 +43,7 @@ def images(data: DataConfig, given: int | None, need: str) -> int:
 
 
 def classes(data: DataConfig) -> int:
-    """Classes of the training images. Raises: ``ConfigError`` where the data set's name does not say."""
+    """The number of classes of the training images. Raises: ``ConfigError`` if it is not known for the data set."""
     if data.name == "digits":
         return 10
     if data.name == "pantry":

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A method and its views made of torch's fake tensors: shapes and dtypes are those of the real run, floating values are none.
+"""Builds a method and its views from torch's fake tensors, with the shapes and dtypes of the real run but no values.
 
-A fake tensor says what shape and dtype each operation would give and computes nothing, so a ViT-H takes no memory.
-Integers (tokens, patches kept, labels of images) are real: a network's shapes may follow from them.
+An operation on fake tensors gives the shape and dtype of its result and computes nothing, so a ViT-H takes no memory.
+Only floating-point tensors are fake. Integers (tokens, patches kept, labels) are real, because shapes may depend on
+them.
 """
 
 from collections.abc import Iterator
@@ -22,13 +23,13 @@ from recipes_lib.distributed import collectives
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.recipe import Method, Recipe
 
-_SAMPLE = 2  # images that views are really cut of; a batch norm's smallest batch
-_PIXELS = 8  # side of these images: views have their own sides
-_TEXT = "mug " * 500  # cut where the context ends: no text of a run is longer
+_SAMPLE = 2  # number of real images that views are cut from; the smallest batch for a batch norm
+_PIXELS = 8  # side of these images, which does not matter: views have their own sides
+_TEXT = "mug " * 500  # longer than any context, so it is cut to the longest text that a run can have
 
 
 def build(recipe: Recipe, config: Any, steps: int) -> Method:
-    """The method whose parameters, and nothing else of it, have no storage (device ``meta``)."""
+    """Builds the method with its parameters on device ``meta``, that is without storage; all else is real."""
 
     def without_storage(module: nn.Module, name: str, weight: nn.Parameter) -> nn.Parameter:
         return nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
@@ -42,10 +43,11 @@ def build(recipe: Recipe, config: Any, steps: int) -> Method:
 
 
 def views(recipe: Recipe, method: Method, config: Any, images: int, rows: int, classes: int) -> dict[str, Any]:
-    """What the method's ``forward`` takes for a micro-batch of ``images`` and, where it has supports, ``rows`` of them.
+    """The input of the method's ``forward`` for a micro-batch of ``images`` images, and ``rows`` rows of a support.
 
-    The method's own ``views`` are cut of two and of three images (and supports): every side of every tensor is a multiple of
-    both numbers plus a constant, which follow from that. ``classes``: of the images' labels.
+    The method's own ``views`` cuts views of two and of three images, and of two and of three support rows. Each
+    dimension of each tensor is linear in both numbers, so its size for ``images`` and ``rows`` follows. ``classes``:
+    number of classes of the labels.
     """
 
     def cut(images: int, rows: int) -> dict[str, Any]:
@@ -71,13 +73,13 @@ def views(recipe: Recipe, method: Method, config: Any, images: int, rows: int, c
 
 def _batch(method: Method, images: int, classes: int) -> Batch:
     encode = method.encode_texts
-    labels = torch.full((images,), classes - 1)  # the largest: what counts classes by it finds all
+    labels = torch.full((images,), classes - 1)  # the largest label, from which a method may count the classes
     pixels = torch.zeros(images, 3, _PIXELS, _PIXELS, dtype=torch.uint8)
     return Batch(torch.arange(images), 0, pixels, None, labels, tokens=encode([_TEXT] * images) if encode else None)
 
 
 def _of_shape(tensor: Tensor, sides: list[int]) -> Tensor:
-    """Fake where it is floating; else real, its rows repeated."""
+    """``tensor`` with the given shape: without storage if it is floating-point, else real with repeated entries."""
     if tensor.is_floating_point():
         return torch.empty(sides, dtype=tensor.dtype, device="meta")
     for dim, side in enumerate(sides):
@@ -90,10 +92,11 @@ def _of_shape(tensor: Tensor, sides: list[int]) -> Tensor:
 def of(method: nn.Module, views: dict[str, Any], world: int = 1) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """The method's parameters and buffers by name, and the views, as fake tensors on the CPU.
 
-    Inside, operations on them give fake ones, as rank 0 of ``world`` gets them.
+    Inside the context, operations on them give fake tensors, as on rank 0 of ``world`` ranks.
     """
-    # torch starts autograd's threads at a process's first backward pass, one for each GPU that it knows of, and fake tensors
-    # make it know of one that is not there; a process with such threads cannot fork one that trains
+    # Torch starts autograd's threads in a process's first backward pass, one per GPU that it sees. Fake tensors make it
+    # see a GPU that does not exist, and a process with such a thread cannot fork a process that trains. So the first
+    # backward pass is made here, without fake tensors.
     torch.ones(1, requires_grad=True).sum().backward()
     with collectives.pretend(world), FakeTensorMode(allow_non_fake_inputs=True), _QuietChecks():
         weights = {name: nn.Parameter(_fake(w), w.requires_grad) for name, w in method.named_parameters()}
@@ -106,11 +109,11 @@ def _fake(tensor: Tensor) -> Tensor:
 
 
 class _QuietChecks(TorchDispatchMode):
-    """Lets a loss ask its questions (are all finite? of norm 1?) of tensors without numbers: the answer is that all is well.
+    """Answers a loss's checks of its input (is it finite? is its norm 1?), so that fake tensors pass them.
 
-    "Well" is: equal; below a bound; above 0, and above no other bound nor at it. Where a number itself is asked for, fake
-    tensors raise; where the answer does not suit, the loss does.
-    Operations on real integers alone stay real.
+    Comparisons with fake tensors answer: equal; below an upper bound; above 0, but not above or at any other bound. If
+    a value itself is needed, fake tensors raise; if an answer does not fit a check, the loss raises. Operations on real
+    integers only are computed.
     """
 
     def __init__(self) -> None:
@@ -138,4 +141,4 @@ class _QuietChecks(TorchDispatchMode):
         known = [self._answers[arg] for arg in args if isinstance(arg, Tensor) and arg in self._answers]
         if name in ("bitwise_not", "logical_not"):
             return not known[0]
-        return all(known)  # of a comparison: nothing is known yet, and all is well
+        return all(known)  # True for a comparison of fake tensors, which has no known parts yet

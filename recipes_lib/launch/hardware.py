@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPUs as their vendor's data sheets have them. This module imports no torch.
+"""Memory and peak rates of GPUs from the vendor's data sheets. This module imports no torch.
 
-Rates are of dense products, where the sheets' larger figures are "with sparsity". ``float32`` is the rate outside the tensor
-cores: torch multiplies float32 matrices there unless it is told otherwise (convolutions it may do in TF32, faster).
+Rates are for dense products; the sheets' larger numbers "with sparsity" are halved. ``float32`` is the rate outside the
+tensor cores, which torch uses for float32 matrix products by default (convolutions may use the faster TF32).
 
-Source: NVIDIA's data sheets of the SXM boards: H100 and H200 (67 and, with sparsity, 1,979 TFLOPS), A100 (19.5 and 312),
-V100 (15.7; no bfloat16); of the T4 (8.1; no bfloat16).
+Source: NVIDIA's data sheets, in TFLOPS for float32 and bfloat16. SXM boards: H100 and H200 (67; 1,979 with sparsity, so
+989), A100 (19.5; 312), V100 (15.7; no bfloat16). T4 (8.1; no bfloat16).
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from recipes_lib.errors import ConfigError, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class GPU:
-    """What a plan needs to know of a GPU."""
+    """The properties of a GPU that a plan needs."""
 
     title: str
     memory: float
-    """Bytes; the sheets count a GB as 10**9."""
+    """Memory in bytes; the sheets count a GB as 10**9 bytes."""
     float32: float
-    """Operations a second."""
+    """Peak operations per second in float32."""
     bfloat16: float | None
-    """Operations a second in its tensor cores; none: it has no bfloat16."""
+    """Peak operations per second in bfloat16 on tensor cores; ``None``: the GPU has no bfloat16."""
 
     def rate(self, precision: str) -> float:
-        """Peak operations a second at a ``train.precision``.
+        """Peak operations per second at a ``train.precision``.
 
-        Raises: ``ConfigError`` where the GPU has no such arithmetic.
+        Raises: ``ConfigError`` if the GPU does not support this precision.
         """
         if precision == "fp32":
             return self.float32
@@ -52,7 +52,7 @@ GPUS = {
 
 
 def find(name: str) -> GPU:
-    """The GPU of this name. Raises: ``ConfigError`` naming the nearest one, and all of them."""
+    """The GPU of this name. Raises: ``ConfigError`` naming the most similar name, and all names."""
     if name not in GPUS:
         raise ConfigError(f"There is no GPU {name!r} in the table. {nearest(name, GPUS)}")
     return GPUS[name]

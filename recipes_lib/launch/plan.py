@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run will cost, before anything is started: no data, no GPU, no process but this one, nothing written.
+"""Computes what a training run will cost before it is started, without data, a GPU or other processes; writes nothing.
 
-:func:`plan` builds the recipe's own method and views of fake tensors (:mod:`recipes_lib.launch.fake_tensors`), takes one rank's
-micro-batch through forward and backward, and counts. What it cannot know it assumes, and ``Plan.assumptions`` says so.
+:func:`plan` builds the recipe's own method and views from fake tensors (:mod:`recipes_lib.launch.fake_tensors`), runs
+one rank's micro-batch forward and backward, and counts. ``Plan.assumptions`` lists what it cannot know and assumes.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from recipes_lib.pretraining.recipe import Recipe
 
 @dataclass(frozen=True)
 class Part:
-    """A child of the method."""
+    """The number of parameters of a child module of the method, and the number of those that are trained."""
 
     parameters: int
     trained: int
@@ -29,50 +29,53 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The cost of a run; bytes, operations and seconds are plain numbers."""
+    """The cost of a run. Sizes are in bytes, costs in floating-point operations (FLOP), times in hours."""
 
     recipe: str
     preset: str | None
     gpu: str
     world: int
-    """GPUs, and processes."""
+    """World size: number of GPUs, each with one process."""
     parameters: int
-    """Of all parts, teachers too."""
+    """Number of parameters of all parts, teachers included."""
     trained_parameters: int
     parts: dict[str, Part]
-    """By child of the method."""
+    """Numbers of parameters by child module of the method."""
     batch_size: int
-    """Images a step, of all ranks and micro-batches."""
+    """Images per step, summed over ranks and micro-batches."""
     micro_batch: int
-    """Images that one rank takes through the network at once; supports come on top."""
+    """Images per rank in one forward pass; supports are not counted."""
     steps: int
     images_seen: int
+    """Images in all steps, ``steps`` x ``batch_size``."""
     flops_per_image: float
-    """Forward and backward, a multiplication and an addition counted as two."""
+    """FLOP per image, forward and backward; a multiplication and an addition count as two."""
     flops_per_step: int
-    """Of all ranks."""
+    """FLOP per step, summed over ranks."""
     flops_total: int
     low_bit_share: float
-    """Of the operations, those in layers that ``model.linear`` converts."""
+    """Share of the FLOP, in [0, 1], in layers that ``model.linear`` converts."""
     memory: dict[str, int]
     """Bytes on one GPU: weights, gradients, optimizer, exchange, activations, inputs, and their sum, total."""
     gpu_memory: float
-    """Bytes that the GPU has."""
+    """Bytes of memory of the GPU."""
     wire_bytes_per_step: float
-    """Sent by each rank, on the average of the run."""
+    """Bytes sent by each rank per step, averaged over the run."""
     wire_bytes_total: float
+    """Bytes sent by each rank in the run."""
     averagings: int
-    """Times that ranks average in the run."""
+    """Number of averagings in the run."""
     gpu_hours: float
+    """Hours summed over GPUs, at the assumed utilisation."""
     hours: float
-    """On the clock, at the assumed utilisation."""
+    """Wall-clock hours, at the assumed utilisation."""
     checkpoint_bytes: int
     checkpoints_kept: int
     assumptions: dict[str, str | float]
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``recipes plan --json`` prints."""
+        """The plan as plain values, for ``recipes plan --json``."""
         return dataclasses.asdict(self)
 
 
@@ -86,13 +89,13 @@ def plan(
     images: int | None = None,
     preset: str | None = None,
 ) -> Plan:
-    """The cost of training ``recipe_name`` under ``config`` on ``world`` GPUs.
+    """The cost of training recipe ``recipe_name`` with ``config`` on ``world`` GPUs.
 
-    ``utilisation``: share of the GPU's peak rate that is assumed, in (0, 1]. ``images``: in the training set, where its name
-    does not say. ``preset``: its name, for the record.
+    ``utilisation``: the assumed share of the GPU's peak rate, in (0, 1]. ``images``: number of training images, needed
+    only if it is not known for the data set. ``preset``: name of the preset, which is copied into the plan.
 
-    Raises: ``ConfigError`` in whole lines, for a recipe that trains no backbone, a config that a run would refuse, or a
-    number of images that is needed and not known.
+    Raises: ``ConfigError`` in whole lines for a recipe that trains no backbone, a config that a run would refuse, or an
+    unknown number of images that is needed.
     """
     recipe = _that_trains(recipe_name)
     simulated = recipe.simulated_workers(config)
@@ -145,12 +148,12 @@ def plan(
 
 
 def usual_gpus(recipe_name: str, config: Any) -> int:
-    """GPUs of a machine that are planned with where nobody says how many: 8, or 1 where one process simulates the workers."""
+    """The default number of GPUs per machine: 8, or 1 if one process simulates the workers."""
     return 1 if _that_trains(recipe_name).simulated_workers(config) else 8
 
 
 def _that_trains(name: str) -> Recipe:
-    """The recipe. Raises: ``ConfigError`` where it trains no backbone."""
+    """The recipe of this name. Raises: ``ConfigError`` if it trains no backbone."""
     recipe = recipes.named(name)
     if isinstance(recipe, Recipe):
         return recipe
@@ -162,7 +165,7 @@ def _that_trains(name: str) -> Recipe:
 
 
 def _check(config: Any, world: int, utilisation: float, images: int | None, simulated: int) -> None:
-    """Raises ``ConfigError`` with a line for each fault of the config, or of what it is to run on."""
+    """Raises ``ConfigError`` with one line per fault of the config or of the other arguments of :func:`plan`."""
     faults = Faults()
     faults.need(world >= 1, "world", world, "of at least 1")
     faults.need(0 < utilisation <= 1, "utilisation", utilisation, "in (0, 1]", "0.35 is 35 % of the GPU's peak.")
@@ -189,7 +192,7 @@ def _check(config: Any, world: int, utilisation: float, images: int | None, simu
 
 
 def _without_data(config: Any) -> Any:
-    """The config with what only a run needs: a place for its data, and nothing to score, for scoring needs data too."""
+    """The config with a placeholder for its data's folder and without probes, since a plan needs no data."""
     found = replace(config, eval=replace(config.eval, probes=()))
     if config.data.root is None and config.data.name not in ("digits", "pantry"):
         found = replace(found, data=replace(config.data, root=Path("data")))
@@ -197,7 +200,7 @@ def _without_data(config: Any) -> Any:
 
 
 def _support(recipe: Recipe, config: Any, world: int) -> tuple[int, int]:
-    """Rows of the labelled images that come with a rank's micro-batch, and their classes; 2 and 2 where there are none."""
+    """The number of support rows per rank and micro-batch, and of their classes; 2 and 2 if there is no support."""
     if recipe.support is None:
         return 2, 2
     data = config.data
@@ -224,7 +227,7 @@ def _steps(config: Any, images: int | None) -> int:
 
 
 def _build(recipe: Recipe, config: Any, steps: int) -> tuple[nn.Module, frozenset[str]]:
-    """The method with full linear layers, and the names of those that ``model.linear`` would convert."""
+    """The method with full-precision linear layers, and the names of the layers that ``model.linear`` would convert."""
     method = fake_tensors.build(recipe, replace(config, model=replace(config.model, linear="full")), steps)
     if config.model.linear == "full":
         return method, frozenset()

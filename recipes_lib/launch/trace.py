@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one rank does in one micro-batch, counted and not computed: operations, bytes kept for the backward pass, inputs."""
+"""Counts what one rank does in one micro-batch: operations, bytes kept for the backward pass, bytes of the inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ def _attention_backward(grad: Shape, query: Shape, key: Shape, value: Shape, *_:
 
 
 _CPU_ATTENTION = {
-    # torch counts a GPU's fused attention, and not yet a CPU's, which takes and gives the same tensors
+    # torch counts the GPU's fused attention but not yet the CPU's, which has the same inputs and outputs
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
@@ -34,36 +34,39 @@ _CPU_ATTENTION = {
 
 @dataclass
 class Uses:
-    """How often a module was called."""
+    """The number of calls of a module."""
 
     graded: int = 0
-    """So that a backward pass comes through it."""
+    """Number of calls with gradients enabled, which are followed by a backward pass."""
     plain: int = 0
-    """Under ``no_grad``."""
+    """Number of calls under ``no_grad``."""
 
 
 @dataclass
 class Trace:
-    """One micro-batch of one rank, forward and backward."""
+    """The costs of one micro-batch on one rank, forward and backward."""
 
     flops: int = 0
-    """Operations of products and convolutions, a multiplication and an addition counted as two."""
+    """Operations of matrix products and convolutions; a multiplication and an addition count as two."""
     forward_flops: int = 0
-    """Those of the forward pass."""
+    """Operations of the forward pass only."""
     converted_flops: int = 0
-    """Those in the layers that were to be looked at."""
+    """Operations in the ``converted`` layers."""
     activations: int = 0
-    """Bytes kept for the backward pass, parameters, buffers and inputs left out; autocast's copies of weights are among them."""
+    """Bytes kept for the backward pass, with autocast's copies of weights, without parameters, buffers and inputs."""
     inputs: int = 0
     """Bytes of the views."""
     blocks: dict[str, Uses] = field(default_factory=dict)
-    """How often each block that FSDP would gather by itself was called."""
+    """Number of calls of each block that FSDP would shard and gather as a unit."""
 
 
 def measure(
     method: nn.Module, views: dict[str, Any], *, precision: str, world: int = 1, converted: frozenset[str] = frozenset()
 ) -> Trace:
-    """Counts on fake tensors what rank 0 of ``world`` does with ``views``; ``converted``: names of linear layers to look at."""
+    """Counts on fake tensors what rank 0 of ``world`` ranks does with ``views``.
+
+    ``converted``: names of linear layers whose operations are also counted separately.
+    """
     with fake_tensors.of(method, views, world) as (tensors, fake):
         return count(method, fake, precision=precision, tensors=tensors, converted=converted)
 
@@ -76,7 +79,7 @@ def count(
     tensors: dict[str, Tensor] | None = None,
     converted: frozenset[str] = frozenset(),
 ) -> Trace:
-    """The same of any method and views, real ones too, with ``tensors`` in place of its own parameters and buffers."""
+    """Counts for any method and views, real or fake. ``tensors``, if given, replaces its parameters and buffers."""
     found = Trace()
     tensors = tensors or dict(method.named_parameters()) | dict(method.named_buffers())
     leaves = [leaf for leaf in tree_leaves(views) if isinstance(leaf, Tensor)]
@@ -101,15 +104,15 @@ def count(
 
 
 class _Kept:
-    """The storages of what autograd keeps; each counts once, however many views of it are kept."""
+    """The storages that autograd keeps; each counts once, even if several views of it are kept."""
 
     def __init__(self, known: list[Tensor]) -> None:
         self._seen = {_storage(tensor) for tensor in known}
-        self._alive: list[Tensor] = []  # so that no other storage takes the place of one that was counted
+        self._alive: list[Tensor] = []  # keeps counted storages alive, so that no new one gets the same address
         self.bytes = 0
 
     def add(self, tensor: Tensor) -> Tensor:
-        """What autograd calls for each tensor that it keeps."""
+        """Counts ``tensor``, and returns it; autograd calls this for each tensor that it keeps."""
         storage = _storage(tensor)
         if storage not in self._seen:
             self._seen.add(storage)
@@ -123,7 +126,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _watch(method: nn.Module, found: Trace, converted: frozenset[str]) -> list[Any]:
-    """Hooks that note the calls of FSDP's blocks, and the operations of the ``converted`` layers."""
+    """Registers hooks that count the calls of FSDP's blocks and the operations of the ``converted`` layers."""
     names = {module: name for name, module in method.named_modules()}
     handles = []
     for block in fsdp.blocks(method):

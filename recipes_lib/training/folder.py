@@ -30,7 +30,7 @@ _STATUSES = get_args(Status)
 _FILES: tuple[str, ...] = ("config.yaml", "state.json", "data.json", "metrics.jsonl", "warnings.txt")
 _FILES += ("model.safetensors", "report.json", ".lock")
 _FREE = ("data.on_damage", "train.timeout")
-"""Fields of the config that may change when a run is resumed: they say how the run is supervised, not what it trains."""
+"""Fields of the config that may change when a run is resumed: they change how it is supervised, not what it trains."""
 
 
 def default_path(recipe: str) -> Path:
