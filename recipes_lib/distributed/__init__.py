@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several processes agree on: collectives that carry gradients, cross-rank batch norm, strategies, start and stop."""
+"""Distributed training: collectives with gradients, cross-rank batch norm, strategies, start and supervision."""
 
 from recipes_lib.distributed.fsdp import FSDP
 from recipes_lib.distributed.slowmo import SlowMo

@@ -9,12 +9,12 @@ from recipes_lib.distributed.collectives import all_gather, world_size
 
 
 class CrossRankBatchNorm(_BatchNorm):
-    """Equals ``nn.BatchNorm1d/2d/3d`` on the ranks' batches concatenated; its state dict has the same keys.
+    """Equals ``nn.BatchNorm1d/2d/3d`` on the concatenated batches of all ranks; its state dict has the same keys.
 
-    On one process, and in eval mode, it is torch's batch norm itself. One collective forward, one backward.
+    On one process, and in eval mode, it is torch's batch norm. It needs one collective in forward and one in backward.
 
-    Shapes: [batch, channels, ...] -> the same; ranks may hold batches of different size.
-    Raises: ``ValueError`` in training where all ranks together have one value per channel.
+    Shapes: [batch, channels, ...] -> the same; ranks may have batches of different sizes.
+    Raises: ``ValueError`` in training if all ranks together have one value per channel.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -22,11 +22,11 @@ class CrossRankBatchNorm(_BatchNorm):
             raise ValueError(f"batch norm needs [batch, channels, ...], got shape {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalises each channel."""
+        """Normalises each channel over all ranks: [batch, channels, ...] -> the same."""
         if world_size() == 1 or not (self.training or self.running_mean is None):
             return super().forward(input)
         self._check_input_dim(input)
-        x = input if input.dtype == torch.float64 else input.float()  # statistics of bf16 values need more bits
+        x = input if input.dtype == torch.float64 else input.float()  # statistics in bfloat16 would be too coarse
         mean, variance, count = _global_statistics(x)
         if self.training and self.track_running_stats:
             self._track(mean.detach(), variance.detach(), count)
@@ -38,7 +38,7 @@ class CrossRankBatchNorm(_BatchNorm):
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         self.num_batches_tracked.add_(1)
-        # momentum None: the plain average over all batches, as in torch
+        # momentum None: the average over all batches so far, as in torch
         weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
         unbiased = variance * count / (count - 1)
@@ -46,10 +46,10 @@ class CrossRankBatchNorm(_BatchNorm):
 
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance and count over all ranks. [batch, C, ...] -> [C], [C], [C]
+    """Mean, biased variance and count over all ranks: [batch, C, ...] -> [C], [C], [C].
 
-    The ranks' own centred variances are combined (Chan et al. 1979): a difference of sums of squares would cancel
-    where the mean is far from 0.
+    The centred variances of the ranks are combined (Chan et al. 1979), because a difference of sums of squares would
+    lose all digits for a mean far from 0.
     """
     variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
     rows = torch.full_like(mean, x.numel() // x.shape[1])
@@ -63,9 +63,11 @@ def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def convert(module: nn.Module) -> nn.Module:
-    """Replaces every batch norm in ``module``, in place, sharing its parameters and statistics. Returns the module.
+    """Replaces every batch norm in ``module`` by a cross-rank one, in place, with its parameters and statistics.
 
-    Raises: ``TypeError`` for a batch norm with behaviour of its own (timm's with a built-in activation, say).
+    Returns the module.
+
+    Raises: ``TypeError`` for a subclass of batch norm that does more, such as timm's with a built-in activation.
     """
     for name, child in module.named_children():
         setattr(module, name, convert(child))
@@ -77,9 +79,10 @@ def convert(module: nn.Module) -> nn.Module:
 
 
 def separate(module: nn.Module) -> nn.Module:
-    """Gives each rank batch statistics of its own in the two-dimensional batch norms of ``module``: nothing is exchanged.
+    """Replaces every cross-rank batch norm in ``module`` by ``nn.BatchNorm2d``, so that ranks exchange no statistics.
 
-    In place, sharing parameters and running statistics; returns the module. For ranks that step alone, as in local SGD.
+    It works in place, with the same parameters and running statistics, and returns the module. It is meant for ranks
+    that take steps alone, as in local SGD.
     """
     for name, child in module.named_children():
         setattr(module, name, separate(child))
@@ -87,10 +90,10 @@ def separate(module: nn.Module) -> nn.Module:
 
 
 def without_variance(module: nn.Module) -> list[str]:
-    """The batch norms in ``module`` that met the same values in all rows of all their batches, by name.
+    """The names of the batch norms in ``module`` whose inputs had no variance in any batch.
 
-    Told from the running variance alone: it starts at 1 and has lost to zeros at every batch. A diagnosis for a run that
-    has gone wrong; one whose batches had next to no variance (1e-4) counts too.
+    It is computed from the running variance: this starts at 1 and shrinks by the factor 1 - momentum with every batch
+    of variance 0. It is a diagnosis for a run that diverged; batches with hardly any variance (1e-4) count too.
     """
     found = []
     for name, child in module.named_modules():

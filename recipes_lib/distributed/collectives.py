@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only place where a loss meets another rank. On one process everything here is the identity.
+"""All communication between ranks, with gradients for collectives inside losses; the identity on one process.
 
-What is differentiated is the *sum of all ranks' losses*: each backward sums over ranks what its forward spread over
-them. DDP then divides parameter gradients by the number of ranks, so they become the gradient of the mean of the
-losses, which is that of one process on the concatenated batch. A raw, in-place ``torch.distributed.all_reduce`` is
-invisible to autograd and loses exactly that sum.
+The gradient is that of the *sum of all ranks' losses*: the backward pass of a collective sums over ranks the gradients
+of what its forward pass sent to them. DDP then divides parameter gradients by the world size, which gives the gradient
+of the mean of the losses, as one process would compute it on the concatenated batch. Autograd does not see an in-place
+``torch.distributed.all_reduce``, so a loss that calls it directly would miss this sum.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +19,19 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 T = TypeVar("T")
 
-_BUCKET = 2**27  # bytes: what the flattened copies of in-place collectives may take at a time
+_BUCKET = 2**27  # 128 MiB: largest size of a flattened copy in the in-place collectives
 
 _pretended: ContextVar[int | None] = ContextVar("pretended world size", default=None)
 
 
 @contextmanager
 def pretend(world_size: int) -> Iterator[None]:
-    """Inside, this process counts as rank 0 of ``world_size`` ranks, the others of which do not exist.
+    """Inside the context, this process acts as rank 0 of ``world_size`` ranks, although there are no others.
 
-    What a loss calls works as if each of them held what rank 0 holds, and sends nothing: a sum is rank 0's own tensor, a
-    gather repeats it. So shapes, dtypes and bytes are those of a real rank 0, and values are not. The other collectives raise.
+    The collectives that losses call send nothing: a sum returns rank 0's tensor, and a gather repeats it. So shapes,
+    dtypes and bytes are those of a real rank 0, but values are not. The other collectives raise.
     """
-    # torch's own fake process group counts for the whole process, is refused beside a real one, and leaves sys.excepthook changed
+    # torch's fake process group is global to the process, cannot be used beside a real one, and changes sys.excepthook
     before = _pretended.set(world_size)
     try:
         yield
@@ -40,30 +40,30 @@ def pretend(world_size: int) -> Iterator[None]:
 
 
 def world_size() -> int:
-    """Number of processes of this run; 1 where none was started with others."""
+    """The number of processes of this run; 1 if the process was started alone."""
     if (pretended := _pretended.get()) is not None:
         return pretended
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() and _pretended.get() is None else 0
 
 
 def is_main() -> bool:
-    """True on the one process that writes files and talks to the user."""
+    """True on rank 0, which writes files and shows messages to the user."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Waits until every process is here."""
+    """Waits until all processes have called it."""
     if world_size() > 1:
         dist.barrier()
 
 
 def left_alone(error: BaseException | None) -> bool:
-    """Whether an error is a collective's that found another process gone, or waited too long for it."""
+    """Whether ``error`` was raised by a collective because another process has ended or did not answer in time."""
     told = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "timed out", "aborted communicator")
     ours = isinstance(error, RuntimeError) and world_size() > 1
     return ours and (isinstance(error, dist.DistError) or any(words in str(error) for words in told))
@@ -75,7 +75,7 @@ def _sum_in_place(x: Tensor) -> None:
 
 
 def _gathered(x: Tensor) -> list[Tensor]:
-    """Every rank's ``x``, rank 0's first."""
+    """The tensors ``x`` of all ranks, rank 0's first."""
     if _pretended.get() is not None:
         return [x] * world_size()
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
@@ -111,7 +111,7 @@ class _ConcatenateRanks(torch.autograd.Function):
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum of ``x`` over ranks, equal on all of them, with gradients.
+    """The sum of ``x`` over ranks, equal on all ranks, with gradients.
 
     Shapes: [...] -> [...], the same on every rank.
     """
@@ -119,7 +119,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Mean of ``x`` over ranks, equal on all of them, with gradients.
+    """The mean of ``x`` over ranks, equal on all ranks, with gradients.
 
     Shapes: [...] -> [...], the same on every rank.
     """
@@ -127,7 +127,7 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The ranks' rows one below the other, rank 0 first, with gradients.
+    """The rows of all ranks concatenated, rank 0's first, with gradients.
 
     Shapes: [rows, ...] -> [ranks * rows, ...]; ``rows`` must be the same on every rank.
     """
@@ -136,9 +136,9 @@ def all_gather(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def average_in_place(tensors: Sequence[Tensor]) -> int:
-    """Replaces floating tensors by their mean over ranks, bitwise equal on all of them, without gradients.
+    """Replaces floating-point tensors by their means over ranks, bit-equal on all ranks, without gradients.
 
-    Tensors of one dtype and device travel together. Returns the bytes that were averaged, 0 on one process.
+    Tensors of the same dtype and device are sent together. Returns the number of bytes averaged, 0 on one process.
     """
     if world_size() == 1:
         return 0
@@ -151,7 +151,7 @@ def average_in_place(tensors: Sequence[Tensor]) -> int:
 
 @torch.no_grad()
 def broadcast_in_place(tensors: Sequence[Tensor]) -> None:
-    """Replaces tensors by rank 0's."""
+    """Replaces tensors by those of rank 0."""
     if world_size() == 1:
         return
     for bucket in _buckets(tensors):
@@ -161,7 +161,7 @@ def broadcast_in_place(tensors: Sequence[Tensor]) -> None:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors that are not empty, those of one dtype and device in groups of at most ``_BUCKET`` bytes."""
+    """Groups the non-empty tensors by dtype and device, in groups of at most ``_BUCKET`` bytes."""
     open_ones: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         bucket = open_ones.setdefault((tensor.dtype, tensor.device), [])
@@ -179,7 +179,7 @@ def _unflatten(flat: Tensor, tensors: list[Tensor]) -> None:
 
 
 def gather_objects(value: T) -> list[T]:
-    """Every rank's ``value`` (anything that pickles), rank 0's first, on every rank. Every rank must call it."""
+    """The values of all ranks (any picklable object), rank 0's first, on every rank. Every rank must call it."""
     if world_size() == 1:
         return [value]
     box: list[Any] = [None] * world_size()
@@ -188,7 +188,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def broadcast_object(value: T) -> T:
-    """Rank 0's ``value`` (anything that pickles) on every rank. Every rank must call it."""
+    """Rank 0's ``value`` (any picklable object), on every rank. Every rank must call it."""
     if world_size() == 1:
         return value
     box = [value if is_main() else None]
@@ -197,9 +197,9 @@ def broadcast_object(value: T) -> T:
 
 
 def from_main(function: Callable[[], T]) -> T:
-    """Calls ``function`` on rank 0 alone and returns its result on every rank. Every rank must call it.
+    """Calls ``function`` on rank 0 only and returns its result on every rank. Every rank must call it.
 
-    Raises: on every rank what ``function`` raised on rank 0, so that no rank waits for one that gave up.
+    Raises: the error of ``function`` on rank 0, on every rank, so that no rank waits for ever.
     """
     if world_size() == 1:
         return function()
@@ -218,7 +218,7 @@ def from_main(function: Callable[[], T]) -> T:
 def from_each(function: Callable[[], T]) -> list[T]:
     """Calls ``function`` on every rank and returns all results, rank 0's first, on every rank.
 
-    Raises: on every rank what the first rank that failed raised.
+    Raises: the error of the lowest rank that failed, on every rank.
     """
     outcome: tuple[Any, Exception | None]
     try:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fully sharded data parallelism: each rank keeps a share of every weight, gradient and optimiser state.
+"""Fully sharded data parallelism (FSDP): each rank stores a shard of every weight, gradient and optimiser state.
 
-Steps are those of :class:`~recipes_lib.distributed.sync.DDP`; what changes is who keeps what. A block's weights are gathered
-while it computes forward, and again backward; its gradient goes to the ranks that keep its parts. torch's
-``fully_shard`` does that, to a copy of the method: it changes a module's class for good, and has no way back. The method itself
-keeps its class, and has weights without storage until training has ended. Here stands what ``fully_shard`` leaves open: which
-modules are blocks, scalars (which it refuses), the gradient's norm, and checkpoints as one process writes them.
+Training steps are the same as with :class:`~recipes_lib.distributed.sync.DDP`; only the storage differs. A block's
+weights are gathered for its forward pass and again for its backward pass, and its gradient is scattered to the ranks
+that store the shards. torch's ``fully_shard`` does this. It changes a module's class and cannot be undone, so it is
+applied to a copy of the method. The method itself keeps its class, and has weights without storage until training has
+ended. This module adds what ``fully_shard`` does not have: the choice of blocks, scalars (which it refuses), the norm
+of the gradient, and unsharded checkpoints.
 
-**Bytes.** A ring sends (K - 1) / K N bytes from each of K ranks to gather, or to reduce and scatter, N bytes: half of an
-all-reduce of N. Every collective of ``fully_shard`` is counted as it is called, its padding included, so a block that
-computes twice in a step counts as often as it was gathered.
+**Bytes.** In a ring, an all-gather or a reduce-scatter of N bytes sends (K - 1) / K N bytes from each of K ranks, half
+as much as an all-reduce of N bytes. Every collective of ``fully_shard`` is counted when it is called, with its padding,
+so a block that is called twice in a step is counted as often as it was gathered.
 """
 
 import contextlib
@@ -27,10 +28,10 @@ from recipes_lib.errors import RunError
 
 
 class FSDP:
-    """Gradients are averaged at every step; weights, gradients and optimiser state are kept in shares. On one process: whole.
+    """Averages gradients at every step; weights, gradients and optimiser state are sharded. One process shards nothing.
 
-    Gathered together are each block of a network (:func:`blocks`) and, as one more, all the rest. Scalars (CLIP's
-    temperature) are kept whole by every rank. The method is built whole before its copy is cut.
+    Each block of a network (:func:`blocks`) is gathered as a unit, and all other weights together as one more. Every
+    rank stores scalars (such as CLIP's temperature) itself. The method is built unsharded before its copy is sharded.
 
     Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023.
     """
@@ -39,10 +40,12 @@ class FSDP:
         self.traffic = Traffic()
 
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """A copy of ``method``, cut; ``optimizer`` then moves the shares. The method's own parameters take no memory meanwhile.
+        """Returns a sharded copy of ``method``, whose shards ``optimizer`` then updates.
 
-        Raises: ``RunError`` for an optimiser that measures whole weights, for a torch without what is needed, and where
-        the ranks' models differ.
+        The method's own parameters have no storage until :meth:`unwrap`.
+
+        Raises: ``RunError`` for an optimiser that needs unsharded weights, for a torch that is too old, and if the
+        ranks' models differ.
         """
         self.trained, self._method, self._scalars = method, method, []
         if collectives.world_size() == 1:
@@ -70,7 +73,7 @@ class FSDP:
 
     @contextlib.contextmanager
     def hold(self, step: int, last: bool) -> Iterator[None]:
-        """Gradients are exchanged in the ``last`` micro-batch alone; until then each rank keeps them whole."""
+        """Exchanges gradients only in the ``last`` micro-batch; until then each rank keeps them unsharded."""
         if self.trained is not self._method:
             self.trained.set_requires_gradient_sync(last)
         yield
@@ -79,31 +82,31 @@ class FSDP:
             self.traffic.averaged += collectives.average_in_place(gradients)
 
     def meets(self, step: int) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def after_step(self, step: int) -> None:
-        """Buffers become rank 0's, as DDP's are before each step."""
+        """Replaces buffers by those of rank 0, as DDP does before each step."""
         collectives.broadcast_in_place(list(self.trained.buffers()))
         self.traffic.add(0)
 
     def finish(self, step: int) -> None:
-        """Nothing is left to do."""
+        """Does nothing: every step has averaged already."""
 
     def alike(self, step: int) -> bool:
-        """Always: what is saved is gathered."""
+        """Always true, because weights and optimiser state are gathered before they are saved."""
         return True
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """Returns an empty dict: FSDP has no state of its own."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing."""
+        """Does nothing: FSDP has no state of its own."""
 
     @torch.no_grad()
     def unwrap(self) -> None:
-        """Gives the method the trained weights, whole, on every rank; rank 0 may call it alone from then on."""
+        """Gives the method the trained weights, unsharded, on every rank; then rank 0 can call the method alone."""
         if self.trained is self._method:
             return
         _give_weights(self._method, {name: _gathered(share) for name, share in self.trained.named_parameters()})
@@ -114,10 +117,10 @@ class FSDP:
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks that a network repeats: members, of one class and with parts of their own, of a list or a sequence.
+    """The repeated blocks of a network: all but the last module of each list whose modules have one class and children.
 
-    All but the last, which is used forward and at once again backward, so it would be gathered twice for nothing; and a
-    Vision Transformer computes its class token there from the block's parts, without calling the block.
+    The last block is left out because its backward pass follows its forward pass at once, so it would be gathered twice
+    for nothing. A Vision Transformer also computes [CLS] from the parts of its last block, without calling the block.
     """
     found = []
     for container in module.modules():
@@ -125,13 +128,13 @@ def blocks(module: nn.Module) -> list[nn.Module]:
         repeated = len(members) > 1 and len({type(member) for member in members}) == 1 and any(members[0].children())
         if isinstance(container, nn.ModuleList | nn.Sequential) and repeated:
             found += members[:-1]
-    return found[::-1]  # an inner one is cut before the one around it
+    return found[::-1]  # an inner block is sharded before the block that contains it
 
 
 def clip_grad_norm(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
-    """As ``nn.utils.clip_grad_norm_``, also of shares: the norm is that of the whole gradients. Every rank must call it.
+    """Clips gradients like ``nn.utils.clip_grad_norm_``, also sharded ones, by the norm of the unsharded gradients.
 
-    Shapes: -> [], the norm before clipping.
+    Every rank must call it. Shapes: -> [], the norm before clipping.
     """
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
     shares = [gradient.to_local() for gradient in gradients if is_share(gradient)]
@@ -140,12 +143,15 @@ def clip_grad_norm(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
     others = [gradient for gradient in gradients if not is_share(gradient)]
     squares = collectives.all_reduce_sum(nn.utils.get_total_norm(shares).square())
     norm = (squares + nn.utils.get_total_norm(others).to(squares.device).square()).sqrt()
-    torch._foreach_mul_(shares + others, (most / (norm + 1e-6)).clamp(max=1.0))  # as torch has it
+    torch._foreach_mul_(shares + others, (most / (norm + 1e-6)).clamp(max=1.0))  # 1e-6 as in torch
     return norm
 
 
 def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Shares put together in rank 0's main memory, and left out elsewhere; other tensors as they are. All ranks call it."""
+    """Gathers sharded tensors into rank 0's main memory; other ranks get none of them. All ranks must call it.
+
+    Tensors that are not sharded are returned as they are, on every rank.
+    """
     found = {}
     for name, tensor in tensors.items():
         whole = _gathered(tensor)
@@ -157,9 +163,10 @@ def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def cut(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Whole tensors, the same on every rank, cut as the parameter of ``module`` is whose name theirs is or begins with.
+    """Shards tensors, which are equal on every rank, in the same way as the parameters of ``module`` they belong to.
 
-    What has another shape than that parameter (an optimiser's count of steps) stays as it is: ``NAME`` and ``NAME/key``.
+    A tensor ``NAME`` or ``NAME/key`` belongs to the parameter ``NAME``. Tensors with another shape than their
+    parameter, such as an optimiser's count of steps, stay as they are.
     """
     shares = {name: weight for name, weight in module.named_parameters() if is_share(weight)}
     found = dict(tensors)
@@ -170,7 +177,7 @@ def cut(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         share = shares.get(name.partition("/")[0])
         if share is not None and tensor.shape == share.shape:
-            # every rank has the whole: nothing is sent
+            # every rank has the unsharded tensor, so nothing is sent
             found[name] = distribute_tensor(
                 tensor.to(share.device), share.device_mesh, share.placements, src_data_rank=None
             )
@@ -178,7 +185,7 @@ def cut(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
 
 
 class _Counted:
-    """What ``fully_shard`` asks of a collective."""
+    """A custom collective for ``fully_shard`` that counts its bytes in ``traffic``."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
@@ -190,7 +197,9 @@ class _Counted:
 class _Gather(_Counted):
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> Any:
         self._traffic.averaged += output_tensor.nbytes // 2
-        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name in newer torch
+        gather = (
+            getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        )  # its name in newer torch, and in older
         return gather(output_tensor, input_tensor, group=group, async_op=async_op)
 
 
@@ -217,8 +226,8 @@ def _refuse(optimizer: torch.optim.Optimizer) -> None:
 
 
 def is_share(tensor: Tensor) -> bool:
-    """Whether each rank has a part of ``tensor`` only."""
-    return hasattr(tensor, "full_tensor")  # a DTensor, whose class is imported only where there are shares
+    """Whether ``tensor`` is sharded, so that each rank has only a part of it."""
+    return hasattr(tensor, "full_tensor")  # a DTensor, whose class is imported only if there are shards
 
 
 def _gathered(tensor: Tensor) -> Tensor:
@@ -226,7 +235,7 @@ def _gathered(tensor: Tensor) -> Tensor:
 
 
 def _give_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Makes ``weights`` the parameters of ``module``; one that stands in several places stays one."""
+    """Makes ``weights`` the parameters of ``module``; a parameter that is used in several places stays shared."""
     names = {weight: name for name, weight in module.named_parameters()}
     made = {weight: nn.Parameter(weights[name], weight.requires_grad) for weight, name in names.items()}
     for name, weight in list(module.named_parameters(remove_duplicate=False)):

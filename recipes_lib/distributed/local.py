@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A function on several processes of this machine, for tests and small demonstrations; runs start with torchrun."""
+"""Calls a function in several processes of this machine, for tests and small demonstrations; runs use torchrun."""
 
 import importlib.util
 import inspect
@@ -19,21 +19,22 @@ from recipes_lib.distributed import world
 
 
 def run_ranks(function: Callable[..., Any], size: int, *arguments: Any, max_seconds: float = 120.0) -> list[Any]:
-    """Calls ``function(*arguments)`` in ``size`` fresh gloo processes, one thread each; returns what each returned.
+    """Calls ``function(*arguments)`` in ``size`` new gloo processes with one thread each; returns results by rank.
 
-    ``function`` stands at the top level of a file, which each process loads by its path. Arguments must pickle;
-    results are tensors, numbers, strings and containers of them. The results are in the order of the ranks.
+    ``function`` must be defined at the top level of a file, which each process loads by its path. Arguments must be
+    picklable; results are tensors, numbers, strings and containers of them.
 
-    Raises: ``RuntimeError`` with the traceback of the first process that failed; ``TimeoutError``.
+    Raises: ``RuntimeError`` with the traceback of the first process that failed; ``TimeoutError`` if no process gives a
+    result for ``max_seconds``.
     """
-    # The rendezvous lives here, on a port the system chose: two tests at once cannot take each other's.
+    # The rendezvous is in this process, on a port chosen by the system, so that two tests at once use different ports.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    # The server is a process without threads; what it has imported (set_forkserver_preload), no rank has to import again.
+    # The fork server has no threads, and ranks do not import again what it has imported (set_forkserver_preload).
     context = multiprocessing.get_context("forkserver")
     pipes, processes = [], []
     for rank in range(size):
         receiver, sender = context.Pipe(duplex=False)
-        # All variables travel: the server has those of the moment when it was started.
+        # All environment variables are sent, since the server has those of the moment when it was started.
         variables = {**os.environ, "RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
         variables |= {"MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True, "OMP_NUM_THREADS": 1}
         where = (inspect.getfile(function), function.__name__)

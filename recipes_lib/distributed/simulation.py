@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several workers in one process: their weights stacked, one step of all of them at once.
+"""Simulates several workers in one process: their weights are stacked, and all workers take a step at once.
 
-The trajectory is that of as many gloo processes under :mod:`recipes_lib.distributed.sync`, without a network to wait for,
-so a notebook can sweep over periods and workers. Nothing is said about time: only bytes are counted.
+The weights follow the same path as those of as many gloo processes under :mod:`recipes_lib.distributed.sync`, but
+nothing waits for a network, so a notebook can sweep over periods and numbers of workers. Bytes are counted, times are
+not.
 """
 
 import sys
@@ -22,32 +23,32 @@ from recipes_lib.distributed.sync import LocalSGD, Traffic, ring_bytes, running_
 from recipes_lib.errors import Faults
 
 Loss = Callable[..., Tensor | Mapping[str, Tensor]]
-"""``loss(output, *rest)``, of one worker's batch ``(input, *rest)``: a scalar, or scalars by name, ``loss`` among them."""
+"""``loss(output, *rest)`` for a worker's batch ``(input, *rest)``: a scalar, or scalars by name with ``loss``."""
 
 
 @dataclass
 class SimulatedTraffic(Traffic):
-    """What simulated workers would have sent."""
+    """The traffic that the simulated workers would have had."""
 
     workers: int = 1
 
     def add(self, count: int) -> None:
-        """Notes one averaging of ``count`` bytes; none of one worker."""
+        """Counts one averaging of ``count`` bytes, unless there is only one worker."""
         if self.workers > 1:
             self.averaged, self.rounds = self.averaged + count, self.rounds + 1
 
     @property
     def bytes_sent(self) -> float:
-        """Bytes that each worker would have sent, by the ring formula."""
+        """The bytes that each worker would have sent, by the ring formula."""
         return ring_bytes(self.averaged, self.workers)
 
 
 class Workers:
-    """``workers`` copies of ``model``, each on batches of its own, kept together by the strategy ``sync``.
+    """``workers`` copies of ``model``, each with its own batches, whose weights the strategy ``sync`` averages.
 
-    ``optimizer`` makes a torch optimiser of the list of stacked weights, each [workers, ...]. It must work element by element
-    (SGD, AdamW): one that measures a tensor as a whole (LARS, StableAdamW) would measure all workers at once. ``clip``:
-    the largest norm that each worker's gradient may have; none: any.
+    ``optimizer`` makes a torch optimiser from the list of stacked weights, each [workers, ...]. It must work element by
+    element (SGD, AdamW), because an optimiser that uses the norm of a tensor (LARS, StableAdamW) would take the norm
+    over all workers. ``clip``: the largest norm of each worker's gradient; ``None``: no clipping.
 
     Raises: ``ConfigError`` for a bad ``sync``; ``ValueError`` for fewer than one worker, and for a batch norm in training
     mode, whose running statistics cannot be stacked (put it in eval mode, or use another norm).
@@ -80,7 +81,7 @@ class Workers:
         start = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
         fixed |= dict(model.named_buffers())
-        # the clone makes the copies real: expand alone would have all workers share one
+        # clone makes real copies: with expand alone all workers would share one tensor
         self.weights = {name: p.expand(workers, *p.shape).clone() for name, p in start.items()}
         self._anchor = {name: p.clone() for name, p in start.items()}
         self._slow = {name: torch.zeros_like(p) for name, p in start.items()}
@@ -96,12 +97,12 @@ class Workers:
         self._gradients = vmap(grad_and_value(one, has_aux=True), randomness="different")
 
     def step(self, batch: tuple[Any, ...], lr: float | None = None) -> Tensor:
-        """One step of every worker, and the averaging that is due after it; returns their losses, [workers].
+        """Takes one step of every worker and the averaging that is due after it; returns the losses, [workers].
 
-        ``batch``: tensors [workers, batch, ...], or dicts and lists of them. ``lr``: of this step, where it is not the
-        optimiser's own. ``figures`` then holds what the loss gave by name, [workers] each.
+        ``batch``: tensors [workers, batch, ...], or dicts and lists of them. ``lr``: the learning rate of this step;
+        ``None``: the optimiser's. Afterwards ``figures`` holds the loss's metrics by name, [workers] each.
         """
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for stacked weights
+        with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused attention kernels
             gradients, (losses, figures) = self._gradients(self.weights, batch)
         synchronous = self.done < self._rule.start
         if synchronous:
@@ -111,7 +112,7 @@ class Workers:
             weight.grad = gradients[name]
         self._norms = None if self.clip is None else self._measured()
         if self.clip is not None:
-            shrink = (self.clip / (self._norms + 1e-6)).clamp_max(1)  # as clip_grad_norm_
+            shrink = (self.clip / (self._norms + 1e-6)).clamp_max(1)  # [workers]; 1e-6 as in clip_grad_norm_
             for weight in self.weights.values():
                 weight.grad = weight.grad * shrink.view(-1, *[1] * (weight.dim() - 1))
         if lr is not None:
@@ -129,7 +130,7 @@ class Workers:
         return losses
 
     def finish(self) -> None:
-        """Averages what a last, incomplete round left."""
+        """Averages at the end of the run, if the last round is incomplete."""
         last = self.done - 1
         if self.size > 1 and last >= self._rule.start and not self._rule.ends_round(last):
             self._average()
@@ -142,18 +143,18 @@ class Workers:
 
     @property
     def grad_norm(self) -> Tensor:
-        """Norm of each worker's last gradient, before it was clipped, [workers]."""
+        """The norm of each worker's last gradient before clipping, [workers]."""
         return self._measured() if self._norms is None else self._norms
 
     def drift(self) -> float:
-        """Consensus distance: root mean square over workers of the distance from their mean; 0 after averaging."""
+        """The consensus distance: root mean square over workers of the distance from their mean; 0 after averaging."""
         apart = [(weight - weight.mean(0)).flatten(1) for weight in self.weights.values()]
         return sum(piece.square().sum() for piece in apart).div(self.size).sqrt().item()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights of every worker, ``weights/NAME`` [workers, ...], and SlowMo's ``anchor/NAME``, ``slow_momentum/NAME``.
+        """All workers' weights, ``weights/NAME`` [workers, ...], and SlowMo's ``anchor/NAME``, ``slow_momentum/NAME``.
 
-        The optimiser's state is its own to save, and ``done`` and ``traffic`` are numbers.
+        The caller saves the optimiser's state, ``done`` and ``traffic``.
         """
         parts = {"weights": self.weights}
         if self.sync.name == "slowmo":
@@ -161,7 +162,7 @@ class Workers:
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes what :meth:`state_dict` gave. Raises: ``KeyError`` where a weight has no entry."""
+        """Loads the state from :meth:`state_dict`. Raises: ``KeyError`` if a weight has no entry."""
         for key, tensor in self.state_dict().items():
             tensor.copy_(state[key])
 
@@ -186,7 +187,7 @@ class Workers:
         for group in self.optimizer.param_groups:
             places = [names[weight] for weight in group["params"]]
             anchor, slow = [self._anchor[name] for name in places], [self._slow[name] for name in places]
-            means = [weight[0] for weight in group["params"]]  # the workers are level
+            means = [weight[0] for weight in group["params"]]  # all workers have equal weights here
             slow_step(anchor, slow, means, float(group["lr"]), self.sync.momentum, self.sync.lr)
             for weight, now in zip(group["params"], anchor, strict=True):
                 weight.copy_(now.expand_as(weight))
@@ -194,16 +195,16 @@ class Workers:
 
 @dataclass
 class Simulated:
-    """What a simulated run left."""
+    """The result of a simulated run."""
 
     weights: dict[str, Tensor]
-    """The workers' mean."""
+    """The workers' mean weights."""
     bytes_sent: float
-    """By each worker, by the ring formula."""
+    """Bytes that each worker sent, by the ring formula."""
     losses: list[float] = field(default_factory=list)
-    """Mean over workers, of each step."""
+    """The loss of each step, averaged over workers."""
     drift: list[float] = field(default_factory=list)
-    """Consensus distance after each step."""
+    """The consensus distance after each step."""
 
 
 def simulate(
@@ -217,10 +218,10 @@ def simulate(
     lr: Callable[[int], float] | None = None,
     watch: Callable[[int, Workers], None] | None = None,
 ) -> Simulated:
-    """A whole run of :class:`Workers`, one step a batch (tensors [workers, batch, ...]); ``model`` stays as it was.
+    """Runs :class:`Workers` for one step per batch (tensors [workers, batch, ...]); ``model`` does not change.
 
-    ``lr(step)`` is the step's learning rate; ``watch(step, workers)`` is called after each step. A last, incomplete round
-    is averaged.
+    ``lr(step)`` is the learning rate of a step; ``watch(step, workers)`` is called after each step. An incomplete last
+    round is averaged too.
     """
     group = Workers(model, loss, workers=workers, sync=sync, optimizer=optimizer)
     losses, drift = [], []

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Slow momentum: what the workers' mean did in a round is a gradient for one more, slower step of momentum.
+r"""SlowMo: treats the change of the workers' mean in a round as a gradient, and takes a momentum step with it.
 
-With :math:`x_0` the weights at the round's start, :math:`\bar x` the workers' mean at its end, :math:`\gamma` the
-learning rate of the round's last step, :math:`\beta` the slow momentum and :math:`\alpha` the slow learning rate:
+Symbols: :math:`x_0`: the weights at the round's start; :math:`\bar x`: the workers' mean at its end; :math:`u`: the
+slow momentum buffer; :math:`x_k`: the weights of worker k; :math:`\gamma`: the learning rate of the round's last step;
+:math:`\beta`: the slow momentum; :math:`\alpha`: the slow learning rate.
 
 .. math::
     u \leftarrow \beta u + \frac{x_0 - \bar x}{\gamma}, \qquad
     x_0 \leftarrow x_0 - \alpha \gamma u, \qquad
     x_k \leftarrow x_0
 
-:math:`\beta = 0, \alpha = 1` is plain averaging. Source: Wang, Tantia, Ballas, Rabbat, "SlowMo: Improving
-Communication-Efficient Distributed SGD with Slow Momentum", ICLR 2020, Algorithm 1. Differs: fairscale's SlowMo has two
-periods, one for averaging and a longer one for the slow step; here, as in the algorithm, one period is both.
+With :math:`\beta = 0, \alpha = 1` the weights are only averaged.
+
+Source: Wang, Tantia, Ballas, Rabbat, "SlowMo: Improving Communication-Efficient Distributed SGD with Slow Momentum",
+ICLR 2020, Algorithm 1.
+Differs: fairscale's SlowMo has two periods, one for averaging and a longer one for the slow step; here, as in the
+algorithm, both have the same period.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,18 +28,20 @@ from recipes_lib.config import SyncConfig
 from recipes_lib.distributed.fsdp import FSDP
 from recipes_lib.distributed.sync import DDP, Buffers, LocalSGD, Strategy, Traffic
 
-_NO_STEP = 1e-30  # a learning rate below it leaves float32 in the quotient
+_NO_STEP = 1e-30  # with a smaller learning rate the quotient would overflow float32
 
 
 class SlowMo:
-    r""":class:`~recipes_lib.distributed.sync.LocalSGD` with slow momentum at the end of each round; no byte more is sent.
+    r""":class:`~recipes_lib.distributed.sync.LocalSGD` with slow momentum at the end of each round.
 
-    In the synchronous steps before ``start`` rounds are counted too: with ``start`` at the run's length this is SlowMo over
-    DDP. :math:`\gamma` is each parameter group's own ``lr``; where it is 0 (the end of a cosine) the round is averaged
-    plainly and ``u`` stays. Parameters that the optimiser does not move are averaged plainly too. An incomplete last
-    round ends as every round does. Memory: two copies of the optimised weights.
+    It sends no more bytes than local SGD.
 
-    Raises: ``ValueError`` for a value out of its range.
+    Rounds are also counted in the synchronous steps before ``start``, so with ``start`` at the run's length this is
+    SlowMo over DDP. :math:`\gamma` is the ``lr`` of each parameter group; if it is 0 (the end of a cosine), the weights
+    are only averaged and ``u`` stays. Parameters that the optimiser does not update are only averaged too. An
+    incomplete last round ends like every other round. Memory: two copies of the optimised weights.
+
+    Raises: ``ValueError`` for a value out of range.
     """
 
     def __init__(
@@ -50,16 +56,16 @@ class SlowMo:
 
     @property
     def traffic(self) -> Traffic:
-        """What was averaged over ranks so far."""
+        """The traffic so far."""
         return self._local.traffic
 
     @property
     def trained(self) -> nn.Module:
-        """The method."""
+        """The method, whose weights the steps update."""
         return self._local.trained
 
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """As :meth:`LocalSGD.wrap`; the first round starts from these weights."""
+        """Wraps the method like :meth:`LocalSGD.wrap`; the first round starts from its weights."""
         model = self._local.wrap(method, optimizer)
         names = {parameter: name for name, parameter in method.named_parameters()}
         self._optimizer = optimizer
@@ -70,42 +76,42 @@ class SlowMo:
         return model
 
     def hold(self, step: int, last: bool) -> AbstractContextManager:
-        """As :meth:`LocalSGD.hold`."""
+        """Holds gradients back like :meth:`LocalSGD.hold`."""
         return self._local.hold(step, last)
 
     def meets(self, step: int) -> bool:
-        """As :meth:`LocalSGD.meets`."""
+        """Whether the ranks wait for each other in ``step``, as in :meth:`LocalSGD.meets`."""
         return self._local.meets(step)
 
     def alike(self, step: int) -> bool:
-        """As :meth:`LocalSGD.alike`."""
+        """Whether all ranks have the same state after ``step``, as in :meth:`LocalSGD.alike`."""
         return self._local.alike(step)
 
     def after_step(self, step: int) -> None:
-        """Averages and takes the slow step where a round ends."""
+        """Averages and takes the slow step if a round ends with ``step``."""
         self._local.after_step(step)
         if self._local.ends_round(step):
             self._step()
 
     def finish(self, step: int) -> None:
-        """Averages what a last, incomplete round left, and takes its slow step."""
+        """Averages and takes the slow step at the end of the run, if the last round is incomplete."""
         if not self._local.level(step):
             self._local.finish(step)
             self._step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights at the round's start, ``anchor/NAME``, and ``slow_momentum/NAME``; the same on every rank."""
+        """The weights at the round's start, ``anchor/NAME``, and ``slow_momentum/NAME``; equal on all ranks."""
         return {f"anchor/{name}": tensor for name, tensor in self._anchor.items()} | {
             f"slow_momentum/{name}": tensor for name, tensor in self._slow.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes what :meth:`state_dict` gave. Raises: ``KeyError`` where a parameter has no entry."""
+        """Loads the state from :meth:`state_dict`. Raises: ``KeyError`` if a parameter has no entry."""
         for key, tensor in self.state_dict().items():
             tensor.copy_(state[key])
 
     def unwrap(self) -> None:
-        """As :meth:`LocalSGD.unwrap`."""
+        """Does nothing, like :meth:`LocalSGD.unwrap`."""
 
     @torch.no_grad()
     def _step(self) -> None:
@@ -121,9 +127,9 @@ class SlowMo:
 def slow_step(
     anchor: Sequence[Tensor], slow: Sequence[Tensor], mean: Sequence[Tensor], gamma: float, momentum: float, lr: float
 ) -> None:
-    """Moves ``anchor`` (x_0) and ``slow`` (u), in place, by a round that ended in the workers' ``mean``.
+    """Updates ``anchor`` (x_0) and ``slow`` (u) in place, after a round that ended with the workers' ``mean``.
 
-    At ``gamma`` 0, or next to it, there is no quotient: ``anchor`` becomes ``mean`` and ``slow`` stays.
+    With ``gamma`` (almost) 0 the quotient does not exist: ``anchor`` becomes ``mean`` and ``slow`` stays.
     """
     if gamma < _NO_STEP:
         torch._foreach_copy_(anchor, mean)
@@ -135,7 +141,7 @@ def slow_step(
 
 
 def build(config: SyncConfig) -> Strategy:
-    """The strategy of ``config.name``."""
+    """Builds the strategy of ``config.name``."""
     match config.name:
         case "ddp":
             return DDP()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a process stands that ``srun`` started without torchrun: what Slurm says, in torchrun's words."""
+"""Translates Slurm's environment variables to torchrun's, for a process that ``srun`` started without torchrun."""
 
 import os
 import re
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from recipes_lib.errors import LaunchError
 
 _FIRST_PORT, _PORTS = 15_000, 15_000
-"""Below the ports that systems give out to clients, which begin at 32,768."""
+"""First port and number of ports for the rendezvous. They are below the ports of clients, which begin at 32,768."""
 
 
 def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT`` of a task in a Slurm step of several.
+    """``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` of a task in a Slurm step.
 
-    Empty outside of a step (in the shell of ``sbatch`` or ``salloc``), and in a step of one task. ``MASTER_ADDR`` and
-    ``MASTER_PORT`` are taken as they are where the environment has them.
+    The dict is empty outside a step (in the shell of ``sbatch`` or ``salloc``) and in a step of one task.
+    ``MASTER_ADDR`` and ``MASTER_PORT`` are taken from the environment if they are set there.
 
-    Raises: ``LaunchError`` where Slurm's variables do not say which task this is.
+    Raises: ``LaunchError`` if Slurm's variables do not identify the task.
     """
     step = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID"))
     tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
@@ -40,13 +40,13 @@ def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         "WORLD_SIZE": tasks,
         "LOCAL_RANK": numbers["SLURM_LOCALID"],
         "MASTER_ADDR": environment.get("MASTER_ADDR") or _first_host(environment),
-        # the same in all tasks of a step, and another in steps that share a machine
+        # equal in all tasks of a step, but different for steps that share a machine
         "MASTER_PORT": environment.get("MASTER_PORT") or str(_FIRST_PORT + (job * 31 + int(step)) % _PORTS),
     }
 
 
 def _first_host(environment: Mapping[str, str]) -> str:
-    """The machine of task 0: the first one of the step's, which Slurm gives as ``node[08-10,12],other1``."""
+    """The machine of task 0: the first in the step's list, which Slurm writes as ``node[08-10,12],other1``."""
     nodes = environment.get("SLURM_STEP_NODELIST", "")
     if found := re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^,\[]*))?", nodes):
         return "".join(part or "" for part in found.groups())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""How often the processes of a run agree, and on what: gradients at every step, or weights every so many.
+r"""Strategies that keep the processes of a run equal: they average gradients at every step, or weights at intervals.
 
-A strategy wraps a model and its optimiser once, and is then told of every backward pass and every step::
+A strategy wraps a model and its optimiser once, and is then called around every backward pass and after every step::
 
     sync = SlowMo(period=12, momentum=0.5)
     model = sync.wrap(model, optimizer)                # every rank starts from rank 0's weights
@@ -9,16 +9,16 @@ A strategy wraps a model and its optimiser once, and is then told of every backw
         with sync.hold(step, last=True):               # last: no further micro-batch is added to this step's gradient
             loss(model(batch)).backward()
         optimizer.step()
-        sync.after_step(step)                          # averages where it is due
-    sync.finish(steps - 1)                             # averages what the last, shorter round left
+        sync.after_step(step)                          # averages if a round ends
+    sync.finish(steps - 1)                             # averages if the last round is incomplete
 
-Between averagings the ranks' weights differ: what is evaluated then is that rank's own model, and a gradient is clipped
-by that rank's own norm. ``alike(step)`` says whether after a step one rank's state is every rank's. What a loss or a
-cross-rank batch norm exchanges inside a step stays as it is; all ranks must take the same number of steps.
+Between two averagings the ranks' weights differ: each rank then evaluates its own model, and clips its gradient by its
+own norm. ``alike(step)`` says whether all ranks have the same state after a step. Collectives inside a loss or a
+cross-rank batch norm do not change with the strategy, so all ranks must take the same number of steps.
 
-**Bytes.** A ring all-reduce of N bytes over K ranks sends 2 (K - 1) / K N from each. ``traffic`` counts that, exactly, for
-the gradients and the weights, statistics and optimiser means that were averaged. Broadcasts (at the start; DDP's, of
-buffers) and the collectives inside losses are not counted.
+**Bytes.** A ring all-reduce of N bytes over K ranks sends 2 (K - 1) / K N bytes from each rank. ``traffic`` counts
+these bytes exactly for averaged gradients, weights, statistics and optimiser means. Broadcasts (at the start, and of
+buffers in DDP) and the collectives inside losses are not counted.
 """
 
 import contextlib
@@ -38,31 +38,31 @@ from recipes_lib.distributed import collectives
 from recipes_lib.errors import RunError
 
 Buffers = Literal["maintain", "reset", "average"]
-"""What becomes of the optimiser's running means when weights are averaged."""
+"""What happens to the optimiser's running means when weights are averaged; see ``SyncConfig.buffers``."""
 
 
 @dataclass
 class Traffic:
-    """What was averaged over ranks so far."""
+    """The number of averagings over ranks so far, and their bytes."""
 
     averaged: int = 0
-    """Bytes that went into all-reduces, on one rank; what is only gathered, or only reduced and scattered, counts half."""
+    """Bytes of one rank that were all-reduced; an all-gather or a reduce-scatter counts half of its bytes."""
     rounds: int = 0
-    """How many times ranks averaged."""
+    """Number of averagings."""
 
     def add(self, count: int) -> None:
-        """Notes one averaging of ``count`` bytes; none on one process."""
+        """Counts one averaging of ``count`` bytes, unless there is only one process."""
         if collectives.world_size() > 1:
             self.averaged, self.rounds = self.averaged + count, self.rounds + 1
 
     @property
     def bytes_sent(self) -> float:
-        """Bytes that each rank sent, by the ring formula."""
+        """The bytes that each rank sent, by the ring formula."""
         return ring_bytes(self.averaged, collectives.world_size())
 
 
 def ring_bytes(averaged: float, workers: int) -> float:
-    """Bytes that each of ``workers`` sends in a ring all-reduce of ``averaged`` bytes.
+    """The bytes that each of ``workers`` sends in a ring all-reduce of ``averaged`` bytes.
 
     >>> ring_bytes(4 * 4_349_962, workers=2)
     17399848.0
@@ -71,95 +71,95 @@ def ring_bytes(averaged: float, workers: int) -> float:
 
 
 class Strategy(Protocol):
-    """What the loop asks of a strategy."""
+    """The methods of a strategy that the training loop calls."""
 
     traffic: Traffic
     trained: nn.Module
-    """From :meth:`wrap` on: the module whose weights the steps move. It is the method itself, or, under FSDP, a copy of it."""
+    """After :meth:`wrap`: the module whose weights the steps update, that is the method or, under FSDP, a copy."""
 
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """What to call in place of ``method``; every rank's weights become rank 0's."""
+        """The module to call instead of ``method``. The weights of every rank become those of rank 0."""
 
     def hold(self, step: int, last: bool) -> AbstractContextManager:
-        """Surrounds forward and backward of a micro-batch, the ``last`` of its step or not."""
+        """The context for forward and backward of a micro-batch; ``last``: it is the last of its step."""
 
     def meets(self, step: int) -> bool:
-        """Whether the ranks wait for each other in ``step`` in any case, so that a figure more costs nothing."""
+        """Whether the ranks wait for each other in ``step`` anyway, so that averaging metrics adds no waiting."""
 
     def after_step(self, step: int) -> None:
-        """To be called after the optimiser's step number ``step``, counted from 0."""
+        """Called after the optimiser's step number ``step``, counted from 0."""
 
     def finish(self, step: int) -> None:
-        """To be called after :meth:`after_step` of the last step."""
+        """Called after :meth:`after_step` of the last step."""
 
     def alike(self, step: int) -> bool:
-        """Whether after ``step`` every rank has the same weights and the same optimiser state."""
+        """Whether all ranks have the same weights and the same optimiser state after ``step``."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What goes on beyond a step, the same on every rank, under names that hold the parameters'."""
+        """The strategy's own state, equal on all ranks, with names that contain those of the parameters."""
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes what :meth:`state_dict` gave."""
+        """Loads the state from :meth:`state_dict`."""
 
     def unwrap(self) -> None:
-        """To be called when training has ended, last of all: ``method`` is whole and its own on every rank."""
+        """Called after training. Then ``method`` has all its trained weights on every rank."""
 
 
 class DDP:
-    """Gradients are averaged over ranks at every step, while the backward pass still runs."""
+    """Averages gradients over ranks at every step, while the backward pass still runs."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
 
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """``method`` under torch's DistributedDataParallel; itself on one process."""
+        """Returns ``method`` in torch's DistributedDataParallel, or ``method`` itself on one process."""
         self._gradients = sum(p.nbytes for p in method.parameters() if p.requires_grad)
         self.trained = self._model = method
         if collectives.world_size() > 1:
-            # of a 1x1 convolution's gradient alone: its two memory layouts are one and the same, the copy costs nothing
+            # the warning is about gradients of 1x1 convolutions, whose two memory layouts are the same
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self._model = DistributedDataParallel(method)
         return self._model
 
     def hold(self, step: int, last: bool) -> AbstractContextManager:
-        """Gradients are exchanged in the ``last`` micro-batch alone."""
+        """Exchanges gradients only in the ``last`` micro-batch of a step."""
         if last or collectives.world_size() == 1:
             return contextlib.nullcontext()
         return self._model.no_sync()
 
     def meets(self, step: int) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def after_step(self, step: int) -> None:
-        """Counts the gradients."""
+        """Counts the bytes of the gradients."""
         self.traffic.add(self._gradients)
 
     def finish(self, step: int) -> None:
-        """Nothing is left to do."""
+        """Does nothing: every step has averaged already."""
 
     def alike(self, step: int) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """Returns an empty dict: DDP has no state of its own."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing."""
+        """Does nothing: DDP has no state of its own."""
 
     def unwrap(self) -> None:
-        """Nothing: it is."""
+        """Does nothing: the steps have updated ``method`` itself."""
 
 
 class LocalSGD:
-    """Every rank steps alone; every ``period`` steps their weights become their mean. Before ``start``: as :class:`DDP`.
+    """Each rank takes steps alone; weights are averaged every ``period`` steps. Before ``start`` it is :class:`DDP`.
 
-    A round ends with step t (from 0) where t + 1 - ``start`` is a multiple of ``period``. Averaged are all parameters, also
-    those that another rule than the optimiser moves (a teacher), and the running statistics of batch norms; other
-    buffers become rank 0's, as under DDP. ``buffers``: the optimiser's state is kept by each rank (``maintain``),
-    forgotten (``reset``: as at the first step, bias corrections too) or averaged too (``average``).
+    A round ends with step t (from 0) if t + 1 - ``start`` is a multiple of ``period``. Then all parameters are
+    averaged, also those that the optimiser does not update (a teacher's), and the running statistics of batch norms.
+    Other buffers become those of rank 0, as under DDP. ``buffers``: each rank keeps its optimiser state (``maintain``),
+    the state is deleted as at the first step, with bias corrections (``reset``), or it is averaged too (``average``).
 
     Raises: ``ValueError`` for a period below 1 or a negative start.
 
@@ -179,9 +179,9 @@ class LocalSGD:
         self.traffic = Traffic()
 
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """``method`` itself, or under DDP where there are synchronous steps.
+        """Returns ``method`` itself, or ``method`` in DDP if there are synchronous steps.
 
-        Raises: ``RunError`` on every rank where the ranks' models differ in a name, shape or dtype.
+        Raises: ``RunError`` on every rank if the ranks' models differ in a name, shape or dtype.
         """
         refuse_other_models(method)
         collectives.broadcast_in_place([*method.parameters(), *method.buffers()])
@@ -192,11 +192,11 @@ class LocalSGD:
         return self._model
 
     def hold(self, step: int, last: bool) -> AbstractContextManager:
-        """Gradients stay on their rank from step ``start`` on."""
+        """Exchanges gradients as DDP does before step ``start``, and not at all from then on."""
         return self._ddp.hold(step, last and step < self.start) if self.start else contextlib.nullcontext()
 
     def meets(self, step: int) -> bool:
-        """In synchronous steps, and where a round ends."""
+        """Whether the ranks wait for each other in ``step``: in synchronous steps and at the end of a round."""
         return step < self.start or self.ends_round(step) or collectives.world_size() == 1
 
     def ends_round(self, step: int) -> bool:
@@ -204,36 +204,36 @@ class LocalSGD:
         return (step + 1 - self.start) % self.period == 0
 
     def level(self, step: int) -> bool:
-        """Whether after ``step`` every rank has the same weights."""
+        """Whether all ranks have the same weights after ``step``."""
         return step < self.start or self.ends_round(step) or collectives.world_size() == 1
 
     def after_step(self, step: int) -> None:
-        """Averages where a round ends."""
+        """Averages the weights if a round ends with ``step``."""
         if step < self.start:
             self._ddp.after_step(step)
         elif self.ends_round(step):
             self._average()
 
     def finish(self, step: int) -> None:
-        """Averages what a last, incomplete round left."""
+        """Averages the weights at the end of the run, if the last round is incomplete."""
         if not self.level(step):
             self._average()
 
     def alike(self, step: int) -> bool:
-        """Where weights are level, and the optimiser's state was never any rank's own, or is no longer."""
+        """Whether all ranks have the same weights, and also the same optimiser state, after ``step``."""
         if collectives.world_size() == 1 or step < self.start:
             return True
         return self.buffers != "maintain" and self.level(step)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: where a round stands follows from the step."""
+        """Returns an empty dict: the position in a round follows from the step."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing."""
+        """Does nothing: local SGD has no state of its own."""
 
     def unwrap(self) -> None:
-        """Nothing: it is."""
+        """Does nothing: the steps have updated ``method`` itself."""
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -245,20 +245,20 @@ class LocalSGD:
         ours = {id(tensor) for tensor in statistics}
         collectives.broadcast_in_place([buffer for buffer in self.trained.buffers() if id(buffer) not in ours])
         if self.buffers == "reset":
-            self._optimizer.state.clear()  # every optimiser makes it anew, as at its first step
+            self._optimizer.state.clear()  # the optimiser makes a new state, as at its first step
 
 
 def _running_statistics(module: nn.Module) -> list[Tensor]:
-    """The floating running statistics of batch norms; their count of batches is none."""
+    """The running means and variances of batch norms, without their counts of batches, which are integers."""
     norms = [layer for layer in module.modules() if isinstance(layer, _NormBase)]
     found = [buffer for layer in norms for buffer in (layer.running_mean, layer.running_var)]
     return [buffer for buffer in found if buffer is not None]
 
 
 def running_means(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """An optimiser's state that is a mean of gradients or their squares: of its parameter's shape, the counter apart.
+    """An optimiser's running means of gradients or their squares: state with its parameter's shape, except counters.
 
-    Raises: ``ValueError`` for 8-bit codes, whose mean means nothing.
+    Raises: ``ValueError`` for 8-bit codes, which cannot be averaged.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     found = [
@@ -273,7 +273,7 @@ def running_means(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def refuse_other_models(method: nn.Module) -> None:
-    """Raises ``RunError`` on every rank where the ranks' models differ in a name, shape or dtype."""
+    """Raises ``RunError`` on every rank if the ranks' models differ in a name, shape or dtype."""
     state = [*method.named_parameters(), *method.named_buffers()]
     ours = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in state]
     first, *others = collectives.gather_objects(ours)

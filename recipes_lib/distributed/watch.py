@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process notices of the others while its main thread waits for them: one that stands still, a launcher that is gone.
+"""Notices processes that hang, and a launcher that has ended, from a thread beside the main thread.
 
-A collective waits for every process. Where one is stopped for good, or waits for a disk that does not answer, the others
-would wait with it; :class:`Watch` looks on from a thread, says which process it is, and ends its own.
+A collective waits for every process. If one process is stopped, or waits for a disk that does not answer, all others
+wait too. :class:`Watch` then names this process and ends the process that it runs in.
 """
 
 import contextlib
@@ -23,14 +23,15 @@ from recipes_lib.distributed import collectives
 from recipes_lib.errors import Interrupted
 
 _LAUNCHER = "watches the launcher"
-_INTERVAL = 5.0  # seconds between two signs of life, at most
+_INTERVAL = 5.0  # largest number of seconds between two signs of life
 
 
 class Watch:
-    """Ends this process, with ``Interrupted.exit_code``, where it does not get on for ``seconds``.
+    """Ends this process with ``Interrupted.exit_code`` if its main thread makes no progress for ``seconds``.
 
-    ``with`` it, the main thread calls :meth:`at` as it gets on. One line on standard error then names the process for which the
-    others wait, and its step; ``ended`` is called before, on one process that is alive. Alone, a process is not watched.
+    Inside the context, the main thread calls :meth:`at` whenever it makes progress. If it stops, one line on standard
+    error names the process that all others wait for, and its step. Before that, ``ended`` is called on one process that
+    is alive. A process without others is not watched.
     """
 
     def __init__(self, seconds: float, ended: Callable[[], None]) -> None:
@@ -41,7 +42,7 @@ class Watch:
         self._beats = 0
 
     def at(self, step: int, doing: str) -> None:
-        """Notes that the main thread has come to ``step``, where it is ``doing`` what may take long."""
+        """Notes that the main thread has reached ``step``, and what it is ``doing`` there."""
         self._place = (step, doing, time.monotonic())
 
     def __enter__(self) -> Self:
@@ -59,7 +60,7 @@ class Watch:
     def _look_on(self) -> None:
         store = None
         while not self._left.wait(self._interval):
-            with contextlib.suppress(dist.DistError):  # its keeper is gone or stands still: told of below
+            with contextlib.suppress(dist.DistError):  # the process of the store has ended or hangs: reported below
                 store = store or _meeting_point(self._interval)
                 self._show(store)
             if self._waited() > self._seconds:
@@ -84,12 +85,12 @@ class Watch:
         except (dist.DistError, AttributeError):
             before = after = {}
         if self._left.is_set() or self._place != place:
-            return  # it got on after all
+            return  # the main thread has made progress meanwhile
         dead = [rank for rank in after if rank != self._rank and after[rank] == before[rank]]
         if dead or not after:
-            dead = dead or [0]  # it keeps the meeting point where no launcher does
+            dead = dead or [0]  # the store does not answer; without a launcher it is in process 0
             line = f"Process {dead[0]} does not answer any more, and the others wait for it at step {place[0]}"
-        else:  # all are alive: the one that is furthest back, or that does something of its own
+        else:  # all are alive: name the one at the earliest step, or the one that still reads its images
             late = min(after, key=lambda rank: (after[rank][1], after[rank][2] != "reading its images"))
             line = f"Process {late} has not got on from step {after[late][1]}, {after[late][2]}"
         self._end(
@@ -97,22 +98,22 @@ class Watch:
         )
 
     def _signs(self, store: dist.Store) -> dict[int, list]:
-        """The last sign of life of each process: its number, step and what it was doing."""
+        """The last sign of life of each process: the sign's number, the step, and what the process was doing."""
         keys = [f"{rank}" for rank in range(self._size)]
         return {int(key): json.loads(store.get(key)) if store.check([key]) else [0, 0, "starting"] for key in keys}
 
     def _end(self, line: str, teller: int) -> None:
         if self._rank == teller:
-            with contextlib.suppress(Exception):  # a disk that does not answer may be why
+            with contextlib.suppress(Exception):  # the cause may be a disk that does not answer
                 self._ended()
             terminal.complain(f"recipes: {line} The last checkpoint is kept: go on with `recipes resume`.")
         else:
-            time.sleep(2 * self._interval)  # a launcher ends all as soon as one has ended
+            time.sleep(2 * self._interval)  # lets the line come first: the launcher ends all once one has ended
         os._exit(Interrupted.exit_code)
 
 
 def _meeting_point(seconds: float) -> dist.Store:
-    """This thread's own connection to what the processes found each other by: another's would make it wait."""
+    """This thread's own connection to the rendezvous store; on a shared connection it would wait for other threads."""
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     wait = timedelta(seconds=max(seconds, 1.0))
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -120,9 +121,9 @@ def _meeting_point(seconds: float) -> dist.Store:
 
 
 def heed_launcher() -> None:
-    """Has this process asked to stop, as by a scheduler, when torchrun, which started it, is gone.
+    """Starts a thread that sends this process SIGTERM when the torchrun that started it has ended.
 
-    Without it nobody would end or restart this process, and it would hold its run's folder.
+    Without it the process would keep running and keep its run's folder locked.
     """
     started = any(thread.name == _LAUNCHER for thread in threading.enumerate())
     if "TORCHELASTIC_RUN_ID" not in os.environ or started:

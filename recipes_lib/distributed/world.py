@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joining the other processes of a run, as torchrun's environment or Slurm's says, and leaving them.
+"""Joins the other processes of a run, from torchrun's or Slurm's environment variables, and leaves them.
 
-Set-up that fails raises. Going on alone would train as many separate models as there are processes.
+If joining fails, it raises. If each process continued alone, as many separate models as processes would be trained.
 """
 
 import os
@@ -16,34 +16,35 @@ from recipes_lib.distributed import slurm, watch
 from recipes_lib.errors import LaunchError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_PATIENCE = timedelta(minutes=30)  # other ranks wait that long while rank 0 scores or writes
+_PATIENCE = timedelta(minutes=30)  # how long other ranks wait while rank 0 scores or writes
 
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands."""
+    """The rank and the device of this process, and the world size."""
 
     rank: int
-    """This process's number among all, from 0."""
+    """Number of this process, from 0."""
     size: int
-    """Number of processes, over all machines."""
+    """World size: number of processes on all machines."""
     device: torch.device
-    """What this process computes on."""
+    """The device that this process computes on."""
 
 
 def start(
     device: Literal["auto", "cpu", "cuda"] = "auto", *, patience: timedelta | None = None, timeout: float = 0.0
 ) -> World:
-    """Joins the run's other processes: gloo on CPUs, NCCL on GPUs (gloo beside it, for what stays in main memory).
+    """Joins the other processes of the run: with gloo on CPUs, with NCCL on GPUs (and gloo for tensors in main memory).
 
-    Without torchrun's variables in the environment, and outside of a Slurm step of several tasks, this is the only process,
-    and nothing is set up. A second call finds the processes joined. ``patience``: how long a process waits for another
-    before it gives up, half an hour where it is not given, and at least twice ``timeout`` seconds, in which a
-    :class:`~recipes_lib.distributed.watch.Watch` tells more of it. torchrun ends all processes at once where one dies; where
-    torchrun itself is gone, each is asked to stop.
+    Without torchrun's variables in the environment, and outside a Slurm step of several tasks, this is the only
+    process, and nothing is set up. A second call does not join again.
 
-    Raises: ``LaunchError`` where only some of the variables are set, one is no number or none of this run's, a GPU is missing,
-    or the processes do not find each other.
+    ``patience``: how long a process waits for another before it gives up, half an hour by default. It is at least twice
+    ``timeout`` seconds, so that a :class:`~recipes_lib.distributed.watch.Watch` can first say more about the cause.
+    torchrun ends all processes as soon as one dies; if torchrun itself has ended, each process is asked to stop.
+
+    Raises: ``LaunchError`` if only some of the variables are set, a variable is not a number or is out of range, a GPU
+    is missing, or the processes do not find each other.
     """
     watch.heed_launcher()
     _ask_slurm()
@@ -63,19 +64,19 @@ def start(
 
 
 def stop() -> None:
-    """Leaves the other processes, where there are any."""
+    """Leaves the other processes, if there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _ask_slurm() -> None:
-    """Sets torchrun's variables in a task that ``srun`` started in torchrun's place."""
+    """Sets torchrun's variables in a task that ``srun`` started instead of torchrun."""
     if not any(name in os.environ for name in _VARIABLES[:3]):
         os.environ.update(slurm.variables())
 
 
 def _places() -> tuple[int, int, int]:
-    """This process's number, the number of processes, and its number on its machine, as the environment says."""
+    """The rank, the world size and the local rank (the number on this machine), from the environment."""
     rank, size, local_rank = (_number(name) for name in _VARIABLES[:3])
     port = _number("MASTER_PORT")
     for fits, name, value, allowed in (
@@ -104,7 +105,7 @@ def _device(wanted: str, local_rank: int) -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if torch.cuda.device_count() == 1 and ("SLURM_GPUS_PER_TASK" in os.environ or "SLURM_TRES_PER_TASK" in os.environ):
-        local_rank = 0  # each task of the step sees its own GPU and no other
+        local_rank = 0  # each task of the Slurm step sees only its own GPU
     if local_rank >= torch.cuda.device_count():
         raise LaunchError(
             f"Process {local_rank} of this machine has no GPU: torch sees {torch.cuda.device_count()}. "
