@@ -40,7 +40,7 @@ def dataset(count: int, *, size: int, seed: int, split: Literal["train", "test"]
     Factors: ``scan`` [N] (its number in scikit-learn's set), ``ink`` and ``paper`` [N, 3] in [0, 1], ``angle`` [N] in
     radians, ``scale`` [N], ``shift`` [N, 2] (right and down, in sides of the image).
     """
-    from sklearn.datasets import load_digits  # imported here: it takes a second, and --help needs none
+    from sklearn.datasets import load_digits  # takes a second, and --help does not need it
 
     bunch = load_digits()
     scans = torch.from_numpy(bunch.images).float() / 16  # [1797, 8, 8], 1 is full ink

@@ -18,7 +18,7 @@ def describe(assignments: Tensor, factors: Mapping[str, Tensor]) -> dict[str, fl
 
     Shapes: ``assignments`` [N, K], rows sum to 1; each factor int64 [N].
     """
-    from sklearn.metrics import normalized_mutual_info_score  # imported here: it takes a second, and --help needs none
+    from sklearn.metrics import normalized_mutual_info_score  # takes a second, and --help does not need it
 
     choice = assignments.argmax(dim=1).cpu()  # [N]
     metrics = {

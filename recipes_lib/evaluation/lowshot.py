@@ -47,7 +47,7 @@ def low_shot(
 
     Shapes: ``train`` [N, D], ``test`` [M, D], labels int64 [N] and [M], each choice int64 [n].
     """
-    from sklearn.exceptions import ConvergenceWarning  # imported here: it takes a second, and --help needs none
+    from sklearn.exceptions import ConvergenceWarning  # takes a second, and --help does not need it
     from sklearn.linear_model import LogisticRegression
 
     test_rows = _centred(test)

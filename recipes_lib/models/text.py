@@ -16,9 +16,9 @@ from recipes_lib.models.layers import ZeroScale
 class TextTransformer(nn.Module):
     """A causal pre-norm transformer; the output at the first end-of-text token, projected, is the embedding.
 
-    Positions are learned, the activation is GELU, and the projection has no bias. Tokens after the end are not computed
-    beyond the longest text of the batch. The weights are drawn from torch's global generator, like those of torch's own
-    layers.
+    Positions are learned, the activation is GELU, and the projection has no bias. Tokens after the end do not influence
+    the embedding, and those after the longest text of the batch are not computed. The weights are drawn from torch's
+    global generator, like those of torch's own layers.
 
     ``vocabulary``: number of token ids; ``context``: the largest number of tokens of a text; ``width``: D, a multiple
     of ``heads``; ``dim``: d; ``end``: the id of the end-of-text token; ``layer_scale``: each branch is multiplied by a

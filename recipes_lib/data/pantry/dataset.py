@@ -19,7 +19,7 @@ def dataset(count: int, *, size: int, seed: int, scenes: Scenes = "natural", spl
     Raises: ``ValueError`` for a count, size or name that is not allowed.
     """
     factors = sample_factors(count, seed, scenes, split=split)
-    # a digest of the factors, because a change of the scenes then leads to new pictures by itself
+    # the factors' digest changes with the scenes, VERSION with the renderer: both lead to new pictures
     arguments = {"factors": _digest(factors), "size": size, "version": VERSION}
     images = cached(lambda: {"images": render(factors, size)}, arguments)["images"]
     return ImageSet(images, factors.label, CLASSES, factors.to_dict())
