@@ -81,10 +81,6 @@ class Tokenizer:
             row = row[: row.index(self.end)]
         return self.pieces.decode([token for token in row if token != self.start])
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts are too long for a row and would be cut."""
-        return sum(len(ids) > self.context - 2 for ids in self._ids(texts))
-
     def save(self, path: Path) -> None:
         """Writes the tokenizer to one JSON file, whole or not at all."""
         durable.write_text(path, json.dumps({"context": self.context, "pieces": self.pieces.state()}))

@@ -20,8 +20,6 @@ class ZeroShot:
     """Share of the images, in [0, 1]."""
     per_class: tuple[float, ...]
     """The same of each class's images; NaN for a class that has none."""
-    majority: float
-    """Share of the most frequent class: what naming it always would score."""
 
 
 @torch.no_grad()
@@ -76,4 +74,4 @@ def accuracy(features: Tensor, weights: Tensor, labels: Tensor) -> ZeroShot:
     right = (predict(features, weights) == labels).double()
     counts = torch.bincount(labels, minlength=len(weights))
     per_class = torch.bincount(labels, weights=right, minlength=len(weights)) / counts  # 0 / 0 is NaN
-    return ZeroShot(right.mean().item(), tuple(per_class.tolist()), counts.max().item() / len(labels))
+    return ZeroShot(right.mean().item(), tuple(per_class.tolist()))

@@ -105,16 +105,6 @@ def mean_entropy(assignments: Tensor) -> Tensor:
     return entropy(collectives.all_reduce_mean(assignments.mean(dim=0)))
 
 
-def mean_entropy_regulariser(assignments: Tensor) -> Tensor:
-    """R = log K - H(pbar), in [0, log K]: zero when the anchors of all ranks together use every prototype equally.
-
-    Called ME-MAX, for minimising it maximises the mean assignment's entropy. pbar is not sharpened (PAWS does).
-
-    Shapes: [V * B, K] -> [].
-    """
-    return math.log(assignments.shape[1]) - mean_entropy(assignments)
-
-
 def msn_loss(
     anchors: Tensor,
     targets: Tensor,
@@ -164,7 +154,7 @@ def msn_loss(
         match = cross_entropy(t, log_p)
         mean_assignment = collectives.all_reduce_mean(p.mean(dim=0))  # [K]; its gradient crosses ranks
         even = entropy(mean_assignment)
-        me_max = math.log(p.shape[1]) - even
+        me_max = math.log(p.shape[1]) - even  # R = log K - H(pbar): zero where every prototype is used equally
         spread = me_max
         if prior is not None:
             spread = priors.divergence(mean_assignment, priors.fitted(prior, p), direction)

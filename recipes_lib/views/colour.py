@@ -20,37 +20,14 @@ NOTHING = -1
 IMAGENET_MEAN, IMAGENET_STD = CHANNELS["imagenet"]
 
 
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Times ``factor`` [B] (>= 0), clipped to [0, 1]."""
-    return _single(images, factor, BRIGHTNESS)
-
-
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends with the image's mean grey: ``factor`` [B] 0 is flat grey, 1 the image itself."""
-    return _single(images, factor, CONTRAST)
-
-
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends with the greyscale image: ``factor`` [B] 0 is greyscale, 1 the image itself."""
-    return _single(images, factor, SATURATION)
-
-
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue of HSV by ``shift`` [B] of the full circle, in [-0.5, 0.5]."""
-    return _single(images, shift, HUE)
-
-
-def _single(images: Tensor, factor: Tensor, code: int) -> Tensor:
-    factors = torch.zeros(len(images), 4)
-    factors[:, code] = factor.cpu()
-    return color_jitter(images, factors, torch.full((len(images), 1), code))
-
-
 def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue, each sample in an order of its own.
 
-    Shapes: ``images`` float [B, 3, H, W]; ``factors`` float [B, 4]: those of :func:`adjust_brightness`,
-    :func:`adjust_contrast`, :func:`adjust_saturation` and :func:`adjust_hue`; ``order`` int64 [B, n]: which of the four
+    Brightness is a factor (>= 0) of each value, clipped to [0, 1]; contrast blends with the image's mean grey and saturation with
+    the greyscale image (0: nothing else is left, 1: the image itself); hue turns that of HSV by a share of the full circle, in
+    [-0.5, 0.5].
+
+    Shapes: ``images`` float [B, 3, H, W]; ``factors`` float [B, 4], by code; ``order`` int64 [B, n]: which of the four codes
     (or ``NOTHING``) comes first, second, ...
     """
     return color_jitter_(images.clone(), factors, order)
@@ -169,15 +146,10 @@ def add_noise(images: Tensor, keys: Tensor, purpose: str, std: float) -> Tensor:
     return noise.mul_(std).add_(images).clamp_(0, 1)
 
 
-def normalize(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
-    """(image - mean) / std for each channel."""
-    return normalize_(images.clone(), mean, std)
-
-
 def normalize_(
     images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> Tensor:
-    """:func:`normalize` in place."""
+    """(image - mean) / std for each channel, in place."""
     mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
     return images.sub_(mean).mul_(1 / std)
 
