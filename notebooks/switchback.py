@@ -183,13 +183,14 @@ y = rounded(X, s_x) @ rounded(W, s_w).T * (s_x * s_w / 127**2)
 print("Y from integers\n", y, "\nY from floats\n", X @ W.T, sep="")
 
 # %% [markdown]
-# The gradient of the input is computed in the same way, and reuses the integers of $W$. The gradient of the weight is an ordinary product.
+# The gradient of the input is computed in the same way, and reuses the integers of $W$. The gradient of the weight is an ordinary product, without error.
 
 # %%
 dx = rounded(G, s_g) @ rounded(W, s_w) * (s_g * s_w / 127**2)
 dw = G.T @ X
-print("largest error of Y:               ", f"{(y - X @ W.T).abs().max():.5f}")
-print("largest error of the input's grad:", f"{(dx - G @ W).abs().max():.5f}")
+print(f"largest error of Y: {(y - X @ W.T).abs().max():.5f}")
+print(f"largest error of the gradient of X: {(dx - G @ W).abs().max():.5f}")
+print("gradient of W, from floats\n", dw, sep="")
 
 # %% [markdown]
 # ## The same numbers
@@ -204,6 +205,7 @@ found = layer(x)
 found.backward(G.float())
 torch.testing.assert_close(found.double(), y, rtol=1e-6, atol=1e-6)
 torch.testing.assert_close(x.grad.double(), dx, rtol=1e-6, atol=1e-6)
+torch.testing.assert_close(layer.weight.grad.double(), dw, rtol=1e-6, atol=1e-6)
 assert torch.equal(layer.weight.grad, G.float().T @ X.float())  # bit by bit
 print("the library gives the same products, and the weight's gradient of nn.Linear")
 
