@@ -20,7 +20,7 @@ export OMP_NUM_THREADS := 1
 export PYTHONPATH := $(CURDIR)
 export PATH := $(VENV_PATH)/bin:$(PATH)
 
-.PHONY: help book test setup lint test-code test-book notebooks bench cook verify clean
+.PHONY: help book test setup lint test-code test-book notebooks linkcheck bench cook verify clean
 
 help:  ## this list
 	@echo "make TARGET [VENV=path of an environment, default .venv] [PYTHON=python3 to make it with] [WORKERS=2]"
@@ -50,10 +50,11 @@ $(READY): pyproject.toml constraints.txt .ci/weights.txt
 	@$(PY) -c 'import torchvision' || { echo "torch and torchvision do not fit each other; constraints.txt names a pair that does"; exit 1; }
 	@touch $(READY)
 
-lint: setup  ## format, style, and the order of imports
+lint: setup  ## format, style, types and the order of imports
 	$(VENV_PATH)/bin/ruff format --check .
 	$(VENV_PATH)/bin/ruff check .
 	$(VENV_PATH)/bin/lint-imports
+	$(VENV_PATH)/bin/mypy
 	$(PY) tests/house.py
 
 test-code: setup  ## the tests without the book
@@ -64,6 +65,9 @@ test-book: setup  ## notebooks run again, pages built and looked at
 
 notebooks: setup  ## execute the chapters that changed
 	$(PY) book/execute.py $(CHAPTERS)
+
+linkcheck: setup  ## follow every link out of the book; needs a network
+	$(VENV_PATH)/bin/jupyter-book build . --builder linkcheck -q
 
 bench: setup  ## side-by-side measurements; minutes
 	@for name in $(filter-out __init__ side_by_side,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
@@ -76,5 +80,5 @@ verify: setup  ## every arm and seed of every claim; hours
 	@for chapter in $(basename $(notdir $(CHAPTERS))); do $(PY) -m recipes_lib verify $$chapter || exit 1; done
 
 clean:  ## remove what was built; the environment and runs/ stay
-	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

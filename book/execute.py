@@ -178,11 +178,22 @@ def check_outputs(notebook: NotebookNode) -> None:
                 _check_figure(cell.id, cell, output.data)
 
 
+def fold(notebook: NotebookNode) -> None:
+    """Folds in Jupyter and on Colab what the page folds: the input of ``hide-input``, all of ``hide-cell``."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        folded = {"source_hidden": bool({"hide-input", "hide-cell"} & set(tags)), "outputs_hidden": "hide-cell" in tags}
+        if cell.cell_type == "code" and any(folded.values()):
+            cell.metadata["jupyter"] = {name: True for name, value in folded.items() if value}
+            cell.metadata["cellView"] = "form"  # Colab's own word for a hidden source
+
+
 def _finish(notebook: NotebookNode, stamp: dict) -> str:
     """The notebook as text: fixed ids, nothing volatile, the stamp."""
     set_ids(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+    fold(notebook)
     slim_figures(notebook)
     check_outputs(notebook)
     notebook.nbformat, notebook.nbformat_minor = 4, 5

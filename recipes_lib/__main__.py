@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m recipes_lib`` (and so ``torchrun -m recipes_lib``) is the ``recipes`` command."""
+"""Runs the ``recipes`` command for ``python -m recipes_lib``, and so for ``torchrun -m recipes_lib``."""
 
 import sys
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are either whole or not there, whatever kills the process or the machine, and that are never links.
+"""Writes files completely or not at all, even if the process or the machine dies, and never through symbolic links.
 
-Whoever may write into a run's folder could lay a symbolic link there under a name that the run is about to write. No
-file is written through one.
+Other users who may write into a run's folder could create a symbolic link there, under a name that the run is going to
+write. No file is written through such a link.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import IO
 
 
 def sync(path: Path) -> None:
-    """Has the system put a file, or a folder's list of names, on the disk itself."""
+    """Makes the system write a file, or a folder's list of names, to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,10 +25,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Gives a new, empty file beside ``path`` to write to; on leaving without an error that file becomes ``path``.
+    """Yields a new, empty, hidden file beside ``path`` to write to; without an error, that file then becomes ``path``.
 
-    What has the hidden file's name, left by a killed process or laid there, is removed first; a link at ``path`` is
-    replaced, and what it points to stays as it is.
+    Anything with the hidden file's name, left by a killed process or put there by others, is removed first. A link at
+    ``path`` is replaced, and the link's target stays unchanged.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -43,21 +43,21 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes or replaces a text file."""
+    """Writes a text file in UTF-8, completely or not at all; an existing file is replaced."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def append(path: Path) -> IO[str]:
-    """A text file, open to add lines to; it is made where there is none.
+    """Opens a text file for adding lines, and creates it if it does not exist.
 
-    Raises: ``OSError`` where ``path`` is a link, or cannot be written.
+    Raises: ``OSError`` if ``path`` is a symbolic link or cannot be written.
     """
     return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
 
 
 def clear(path: Path) -> None:
-    """Removes what is at ``path``, a folder with all that is in it; a link itself, not what it points to."""
+    """Removes the file, or the folder and its contents, at ``path``; of a symbolic link only the link itself."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -65,7 +65,7 @@ def clear(path: Path) -> None:
 
 
 def kind(path: Path) -> str:
-    """What is at ``path``, in words, links not followed: ``a file``, ``a folder``, ``a symbolic link``, ``nothing``, ...
+    """The kind of file at ``path`` in words, without following links: ``a file``, ``a folder``, ``nothing``, ...
 
     >>> kind(Path("/dev/null"))
     'a device'

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong, said in one line: the field, the value, what is allowed, and the way out.
+"""The errors that a user can fix; each line names the field, the value, what is allowed, and what to do.
 
-A ``UserError`` is a mistake its reader can mend; the command line prints it without a traceback and exits with
-its ``exit_code``. Anything else that escapes is a fault of ours and keeps its traceback.
+The command line prints a ``UserError`` without a traceback and exits with its ``exit_code``. Any other error is a fault
+of this library and keeps its traceback.
 """
 
 import difflib
@@ -12,12 +12,12 @@ import signal
 from collections.abc import Iterable
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""What asks a run to stop and to be gone on with later: Ctrl-C, a scheduler's end and its early warnings (submitit's is
-SIGUSR2)."""
+"""The signals that ask a run to stop, so that it can be resumed later: Ctrl-C, a scheduler's signal at the end of its
+time, and earlier warnings of it (submitit's is SIGUSR2)."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Its text is one or more complete lines, one for each fault."""
+    """A mistake that the user can fix. Its text is one complete line per fault."""
 
     exit_code = 2
 
@@ -31,19 +31,19 @@ class DataError(UserError):
 
 
 class DamagedImage(DataError):
-    """An image file that cannot be read. Of all mistakes this one may be met by one process of a run alone."""
+    """An image file that cannot be read. Unlike other errors, it may occur in only one process of a run."""
 
 
 class RunError(UserError):
-    """A run folder, a checkpoint or a weights file that cannot be used as asked."""
+    """A run folder, a checkpoint or a weights file that cannot be used for what was asked."""
 
 
 class LaunchError(RunError):
-    """What this process was told of its place among the others of its run is wrong. It may be the only one to notice."""
+    """Wrong settings of this process's rank, world size or address; it may be the only process that notices."""
 
 
 class Diverged(UserError):
-    """Training met a loss that is not finite and stopped."""
+    """Training stopped because a loss was not finite."""
 
 
 class OutputClosed(UserError):
@@ -51,17 +51,17 @@ class OutputClosed(UserError):
 
 
 class Interrupted(UserError):
-    """Training was asked to stop; its last checkpoint is complete and ``recipes resume`` goes on from it."""
+    """Training was asked to stop. Its last checkpoint is complete, and ``recipes resume`` continues from it."""
 
     exit_code = 3
 
 
 LONGEST_LINE = 800
-"""Characters of an error line; a longer one, such as a path of thousands of characters, loses its middle."""
+"""Length of the longest error line, in characters; a longer one, such as one with a long path, loses its middle."""
 
 
 def printable(line: str) -> str:
-    """``line`` as a terminal may show it: escape sequences and lone surrogates spelled out, at most ``LONGEST_LINE`` long.
+    """``line`` for a terminal: escape sequences and lone surrogates are spelled out, and long lines shortened.
 
     >>> printable("a\\x1b[31mb")
     'a\\\\x1b[31mb'
@@ -74,9 +74,9 @@ def printable(line: str) -> str:
 
 
 def path_fault(error: Exception) -> str | None:
-    """The line for a name that no file can have, where ``error`` is about one; else None.
+    """The error line for a path that no file can have, if ``error`` is about one; else None.
 
-    Such names reach the system from any path argument, so they are told apart here and not at each place.
+    Any path argument may be such a name, so the check is made here and not for each argument.
     """
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         named = error.filename or error.filename2 or ""
@@ -89,7 +89,7 @@ def path_fault(error: Exception) -> str | None:
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """A sentence that names the nearest valid option and all the others.
+    """A sentence that names the nearest valid option, if one is similar, and all options.
 
     >>> nearest("toi", ["toy", "laptop"])
     "Did you mean 'toy'? There are: toy, laptop."
@@ -117,9 +117,9 @@ class Faults:
     def need(
         self, condition: bool, field: str, value: object, allowed: str, hint: str = "", *, most: int = 2**31 - 1
     ) -> None:
-        """Notes a fault of ``field`` unless ``condition`` holds. ``allowed`` completes "use a value ...".
+        """Adds a fault of ``field`` unless ``condition`` holds. ``allowed`` completes "use a value ...".
 
-        An infinite value is a fault in any field, and so is an integer beyond ``most``: no size or count is that large,
+        An infinite value is a fault in every field, and so is an integer beyond ``most``: no size or count is so large,
         and later arithmetic would overflow.
         """
         parts = value if isinstance(value, tuple) else (value,)
@@ -133,10 +133,10 @@ class Faults:
             self.lines.append(f"{field} = {value} is not allowed: use a value {allowed}. {hint}".rstrip())
 
     def add(self, line: str) -> None:
-        """Notes a fault in words of its own."""
+        """Adds a fault as a complete line."""
         self.lines.append(line)
 
     def raise_any(self) -> None:
-        """Raises one ``ConfigError`` with a line for each fault, or returns where there is none."""
+        """Raises one ``ConfigError`` with one line per fault; does nothing if there is no fault."""
         if self.lines:
             raise ConfigError("\n".join(self.lines))

@@ -349,13 +349,14 @@ def verdicts(ax: Axes, rows: Sequence[VerdictRow], *, limits: tuple[float, float
     """A row for each claim: a point for each seed, their mean as a bar, and shaded where the mean has to lie.
 
     The axis is the difference from the control in units of each claim's margin, so that all claims share it; the control
-    is at 0. Values beyond ``limits`` are arrows at the edge. Text is 9 points or larger on a figure 6.4 inches wide.
+    is at 0. Values beyond ``limits`` are arrows at the edge. Text is of 9 points or more, for a figure about 5
+    inches wide, which a phone can show.
     Raises: ``ValueError`` where there is no row.
     """
     if not rows:
         raise ValueError("There are no verdicts to draw; give one row for each claim.")
     clipped = any(not limits[0] <= value <= limits[1] for row in rows for value in row.in_margins)
-    key = "shaded: where the mean has to lie; bar: the mean" + ("; arrow: a seed further out" if clipped else "")
+    key = "shaded: where the mean has to lie\nbar: the mean" + ("; arrow: a seed further out" if clipped else "")
     _prepare(ax)
     ax.set_xlabel(f"difference from the control, in margins\n{key}", fontsize=9)
     ax.axvline(0, color=BASELINE, linewidth=1.2, zorder=1)

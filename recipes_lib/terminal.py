@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard error, where progress and warnings go: a run goes on where it cannot be written any more.
+"""Writes progress and warnings to standard error; a run continues if standard error cannot be written any more.
 
-A terminal that was closed, a pipe whose reader has ended or a full disk under ``2>FILE`` must not cost a run its work.
+A closed terminal, a pipe whose reader has ended, or a full disk under ``2>FILE`` must not end a run.
 """
 
 import io
@@ -14,24 +14,24 @@ from rich.file_proxy import FileProxy
 
 
 def aside(*, quiet: bool = False) -> Console:
-    """The console for progress and warnings, which are no results: standard error; text is shown as it is, without mark-up."""
+    """The console for progress and warnings: it writes to standard error and does not interpret mark-up."""
     return Console(file=_Stderr(), quiet=quiet, markup=False)
 
 
 def _stderr() -> TextIO | None:
-    """``sys.stderr`` of the moment; none where it was closed before Python started.
+    """The current ``sys.stderr``; None if it was closed before Python started.
 
-    While a progress bar is shown, rich puts a proxy in its place that writes to the bar's console. That console is one of
-    ours, so what it is given has to go past the proxy, or the two would call each other for ever.
+    While a progress bar is shown, rich replaces ``sys.stderr`` by a proxy that writes to the bar's console. That
+    console is one of ours, so it must bypass the proxy, or the two would call each other for ever.
     """
     return sys.stderr.rich_proxied_file if isinstance(sys.stderr, FileProxy) else sys.stderr
 
 
 class _Stderr(io.TextIOBase):
-    """:func:`_stderr`; from the first error on, what is written is dropped."""
+    """A stream to :func:`_stderr` that drops everything after the first error."""
 
     @property
-    def encoding(self) -> str:  # what rich draws its bars with depends on it
+    def encoding(self) -> str:  # rich chooses the characters of its bars by the encoding
         return getattr(_stderr(), "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
@@ -58,21 +58,21 @@ class _Stderr(io.TextIOBase):
 
 
 def complain(line: str) -> None:
-    """Writes a line to standard error, as it is."""
+    """Writes a line to standard error, unchanged."""
     place = _Stderr()
     place.write(line + "\n")
     place.flush()
 
 
 def _give_up() -> None:
-    """Sends what this process still writes to standard error nowhere.
+    """Redirects standard error of this process to the null device.
 
-    On the level of the system, since Python tries once more at its end to write what it could not, and fails with
-    exit code 120; and since threads and libraries write there too.
+    This is done at the level of the system, for two reasons: at its end Python tries again to write what it could not,
+    and would fail with exit code 120; and threads and libraries write to standard error too.
     """
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, _stderr().fileno())
         os.close(nowhere)
     except (OSError, ValueError):
-        sys.stderr = None  # a stand-in without a number: a notebook's, a test's
+        sys.stderr = None  # a stream without a file descriptor, as in a notebook or a test

@@ -38,13 +38,11 @@ LOOKED_UP_BY_NAME = {
     "set_custom_all_gather": "distributed/fsdp.py",  # the same
     "full_tensor": "distributed/fsdp.py",  # only a DTensor has it, and its class takes long to import
     "layers": "lowbit/convert.py",  # torch's encoder has them, torch's encoder layer has not
-    "MARKS": "claims/verify.py",  # a chapter's optional fingerprints
-    "NEEDS_DATA": "claims/verify.py claims/__init__.py",  # a chapter's arms that read real data
 }
 
 TESTED_ELSEWHERE = {
     # module without a test file of the same place: where its behaviour is tested
-    "claim": "claims/test_check.py",
+    "claims/reports": "claims/test_verify.py",
     "cli/display": "cli/test_main.py",
     "cli/flags": "cli/test_main.py",
     "cli/plan_table": "cli/test_plan.py",
@@ -67,7 +65,7 @@ TESTED_ELSEWHERE = {
     "factors/imagenet_x_folder": "factors/test_annotations.py",
     "factors/report_json": "factors/test_report.py",
     "launch/hardware": "launch/test_plan.py",
-    "launch/stand_in": "launch/test_trace.py",
+    "launch/fake_tensors": "launch/test_trace.py",
     "lowbit/autograd": "lowbit/test_linear.py",
     "models/backbones": "models/test_layers.py",
     "models/blip": "peers/test_hf_blip.py",
@@ -97,6 +95,7 @@ OWN_SUBJECT = {
     "test_house.py",
     "test_packaging.py",
     "test_readme.py",
+    "claims/test_chapters.py",  # what holds of every chapter's claims
     "claims/test_commands.py",
     "claims/test_imagenet_x.py",
     "claims/test_msn_paws_pmsn.py",

@@ -52,6 +52,10 @@ def test_the_wheel_carries_every_module(wheel):
     assert modules <= set(wheel.namelist())
 
 
+def test_the_wheel_says_that_its_types_can_be_checked_against(wheel):
+    assert "recipes_lib/py.typed" in wheel.namelist()
+
+
 def test_the_wheel_carries_nothing_else(wheel):
     assert {name.split("/")[0].split("-")[0] for name in wheel.namelist()} == {"recipes_lib", "ssl_cookbook"}
 

@@ -15,7 +15,8 @@ import yaml
 from recipes_lib import cli, recipes
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+GUIDE = ROOT / "CONTRIBUTING.md"
+PAGES = [ROOT / "README.md", GUIDE, *sorted((ROOT / "book").glob("*.md"))]
 ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
@@ -35,6 +36,7 @@ def recipe_commands() -> list[list[str]]:
 
 MAKE = sorted(
     {target for line in commands() if line.startswith("make ") for target in line.split()[1:] if "=" not in target}
+    | {target for page in PAGES for target in re.findall(r"`make ([a-z-]+)`", page.read_text())}
 )
 
 
@@ -88,6 +90,32 @@ def test_the_imports_a_la_carte_work():
     for block in blocks:
         done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_what_the_guide_for_contributors_names_is_there():
+    text = GUIDE.read_text().replace("NAME", "msn")
+    tested = [line.split()[-1] for line in commands() if "-m pytest" in line]
+    folders = [
+        f"recipes_lib/{name}"
+        for row in re.findall(r"^\| (`.*?) \|", text, re.M)
+        for name in re.findall(r"`(\w+/)", row)
+    ]
+    linked = re.findall(r"\]\((?!https)(.+?)\)", text)
+    named = re.findall(r"`((?:tests|book|recipes_lib|\.ci)/[\w./]+)`", text)
+    assert tested
+    assert len(folders) > 10
+    assert [name for name in [*tested, *folders, *linked, *named] if not (ROOT / name).exists()] == []
+    (ci,) = re.findall(r"`\.ci/run` runs `(.+?)`", text)
+    assert f"\n{ci}\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_modules_are_where_the_changelog_says_they_moved():
+    moves = re.findall(
+        r"^\| `(recipes_lib[\w.]+)`.*? \| `(recipes_lib[\w.]+)`", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
+    assert len(moves) > 60
+    now = [ROOT / new.replace(".", "/") for _, new in moves]
+    assert [place for place in now if not (place.with_suffix(".py").exists() or place.is_dir())] == []
 
 
 def test_every_place_has_the_address_of_pyproject():

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import doc_nodes
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -142,31 +143,8 @@ def _paper(paper: dict[str, Any]) -> str:
     return f"{paper['value']}{control}; {paper['where']} ({paper['read']})"
 
 
-def _paragraph(*children: nodes.Node | str, classes: Sequence[str] = ()) -> nodes.paragraph:
-    made = [nodes.Text(child) if isinstance(child, str) else child for child in children]
-    return nodes.paragraph("", "", *made, classes=list(classes))
-
-
-def _page_link(page: str, text: str) -> addnodes.pending_xref:
-    facts = {"refdomain": "std", "reftype": "doc", "refexplicit": True, "refwarn": True}
-    return addnodes.pending_xref("", nodes.inline(text, text), reftarget=page, **facts)
-
-
 def _chapter_link(record: Record) -> addnodes.pending_xref:
-    return _page_link(f"/{NOTEBOOKS}/{record.chapter}", record.id)
-
-
-def _html(text: str) -> nodes.raw:
-    return nodes.raw("", text, format="html")
-
-
-def _pairs(pairs: Sequence[tuple[str, nodes.Node | str]]) -> nodes.definition_list:
-    """A list of names and what they are, which reads on a narrow screen too."""
-    items = [
-        nodes.definition_list_item("", nodes.term(name, name), nodes.definition("", _paragraph(what)))
-        for name, what in pairs
-    ]
-    return nodes.definition_list("", *items)
+    return doc_nodes.page_link(f"/{NOTEBOOKS}/{record.chapter}", record.id)
 
 
 def card(record: Record) -> nodes.container:
@@ -192,12 +170,14 @@ def card(record: Record) -> nodes.container:
     hidden.append(("Computing", f"{values['seconds']:,.0f} s for all of the runs above"))
     return nodes.container(
         "",
-        _paragraph(_chapter_link(record), " ", verdict, f" ({values['reason'] if values.get('reason') else count})"),
-        _paragraph(nodes.strong(values["statement"], values["statement"])),
-        _pairs(shown),
-        _html(f"<details><summary>Tuning and commands of {record.id}</summary>"),
-        _pairs(hidden),
-        _html("</details>"),
+        doc_nodes.paragraph(
+            _chapter_link(record), " ", verdict, f" ({values['reason'] if values.get('reason') else count})"
+        ),
+        doc_nodes.paragraph(nodes.strong(values["statement"], values["statement"])),
+        doc_nodes.definitions(shown),
+        doc_nodes.html(f"<details><summary>Tuning and commands of {record.id}</summary>"),
+        doc_nodes.definitions(hidden),
+        doc_nodes.html("</details>"),
         classes=["claim-card", f"claim-{KINDS[record.verdict]}"],
     )
 
@@ -210,43 +190,29 @@ def papers_table(records: list[Record]) -> nodes.table:
         if paper.get("value") is None:
             continue
         pairs = [
-            [_paragraph(f"{ours}"), *([] if control is None else [_paragraph(f"control: {control}")])]
+            [doc_nodes.paragraph(f"{ours}"), *([] if control is None else [doc_nodes.paragraph(f"control: {control}")])]
             for ours, control in (
                 (paper["value"], paper.get("control")),
                 (_mean(values["ours"]), _mean(values["control"])),
             )
         ]
-        source = [_paragraph(paper["where"]), _paragraph(nodes.emphasis(paper["read"], paper["read"]))]
-        rows.append([[_paragraph(_chapter_link(record)), _paragraph(values["statement"])], pairs[0], source, pairs[1]])
-    return _table(("Claim", "The paper", "Where, and how it was read", "Here"), (34, 18, 30, 18), rows)
+        source = [
+            doc_nodes.paragraph(paper["where"]),
+            doc_nodes.paragraph(nodes.emphasis(paper["read"], paper["read"])),
+        ]
+        rows.append(
+            [
+                [doc_nodes.paragraph(_chapter_link(record)), doc_nodes.paragraph(values["statement"])],
+                pairs[0],
+                source,
+                pairs[1],
+            ]
+        )
+    return doc_nodes.table(("Claim", "The paper", "Where, and how it was read", "Here"), (34, 18, 30, 18), rows)
 
 
 def _mean(values: list[float]) -> str:
     return _number(statistics.fmean(values)) if values else "not run"
-
-
-def _table(
-    headings: Sequence[str],
-    widths: Sequence[int],
-    rows: list[list[list[nodes.Node]]],
-    classes: Sequence[str] = ("stacked",),
-) -> nodes.table:
-    """A table; in one whose rows are stacked where the screen is narrow, each cell begins with its heading."""
-    if "stacked" in classes:
-        labels = [[], *([_paragraph(heading, classes=["stacked-label"])] for heading in headings[1:])]
-        rows = [[[*label, *cell] for label, cell in zip(_copies(labels), row, strict=True)] for row in rows]
-    columns = [nodes.colspec(colwidth=width) for width in widths]
-    head = nodes.thead("", _row([[_paragraph(heading)] for heading in headings]))
-    group = nodes.tgroup("", *columns, head, nodes.tbody("", *map(_row, rows)), cols=len(headings))
-    return nodes.table("", group, classes=["claims", *classes])
-
-
-def _copies(labels: list[list[nodes.Node]]) -> list[list[nodes.Node]]:
-    return [[node.deepcopy() for node in label] for label in labels]
-
-
-def _row(cells: list[list[nodes.Node]]) -> nodes.row:
-    return nodes.row("", *[nodes.entry("", *cell) for cell in cells])
 
 
 def anchor(chapter: str) -> str:
@@ -268,8 +234,10 @@ def summary(records: list[Record]) -> nodes.table:
         name = nodes.strong("all", "all")
         if chapter is not None:
             name = nodes.reference("", title_of(chapter), refid=anchor(chapter), internal=True)
-        rows.append([[_paragraph(name)], *([_paragraph(str(mine.count(verdict)))] for verdict in SUMMARY)])
-    return _table(("Chapter", *SUMMARY.values()), (55, 15, 15, 15), rows, classes=("claim-summary",))
+        rows.append(
+            [[doc_nodes.paragraph(name)], *([doc_nodes.paragraph(str(mine.count(verdict)))] for verdict in SUMMARY)]
+        )
+    return doc_nodes.table(("Chapter", *SUMMARY.values()), (55, 15, 15, 15), rows, classes=("claim-summary",))
 
 
 def choice(records: list[Record]) -> nodes.raw:
@@ -282,7 +250,7 @@ def choice(records: list[Record]) -> nodes.raw:
         f"{words} ({count})</label>"
         for kind, words, count in kinds
     )
-    return _html(f'<fieldset class="claim-filter"><legend>Claims to show</legend>{buttons}</fieldset>')
+    return doc_nodes.html(f'<fieldset class="claim-filter"><legend>Claims to show</legend>{buttons}</fieldset>')
 
 
 class LedgerDirective(SphinxDirective):
@@ -293,7 +261,7 @@ class LedgerDirective(SphinxDirective):
         records = list(self.env.recipes_claims.values())
         _depend_on_notebooks(self.env)
         if not records:
-            return [_paragraph("No claim is recorded here yet.")]
+            return [doc_nodes.paragraph("No claim is recorded here yet.")]
         return [summary(records), choice(records), *map(self._section, dict.fromkeys(r.chapter for r in records))]
 
     def _section(self, chapter: str) -> nodes.section:
@@ -327,21 +295,21 @@ class ClaimsDirective(SphinxDirective):
             return []
         chapter = recipes.chapter(name)
         title = nodes.title(BOX_TITLE, BOX_TITLE)
-        intro = _paragraph(
+        intro = doc_nodes.paragraph(
             "Each claim has a control arm, and a margin that was fixed before the claim was checked. It holds where the "
             "mean difference from the control reaches the margin and no seed points the other way. The verdicts stand at "
             "the end of the chapter, and in ",
-            _page_link("/book/ledger", "the ledger"),
+            doc_nodes.page_link("/book/ledger", "the ledger"),
             ".",
         )
         box = nodes.admonition("", title, intro, claim_list(chapter.headlines, chapter), classes=["important"])
         if chapter.others:
             count = len(chapter.others)
-            summary = "One more claim" if count == 1 else f"{count} more claims"
+            label = "One more claim" if count == 1 else f"{count} more claims"
             box += [
-                _html(f"<details><summary>{summary}</summary>"),
+                doc_nodes.html(f"<details><summary>{label}</summary>"),
                 claim_list(chapter.others, chapter),
-                _html("</details>"),
+                doc_nodes.html("</details>"),
             ]
         return [box]
 
@@ -357,8 +325,8 @@ def claim_list(claims: Sequence[Claim], chapter: Chapter) -> nodes.bullet_list:
         items.append(
             nodes.list_item(
                 "",
-                _paragraph(nodes.strong(claim.statement, claim.statement)),
-                _paragraph(identity, ":", how, classes=["claim-facts"]),
+                doc_nodes.paragraph(nodes.strong(claim.statement, claim.statement)),
+                doc_nodes.paragraph(identity, ":", how, classes=["claim-facts"]),
             )
         )
     return nodes.bullet_list("", *items)

@@ -49,7 +49,7 @@ def against_paper(name: str) -> None:
         raise ValueError(f"no claim of chapter {name} has a number of its paper. Leave the table out.")
     caption = "The paper against ours: compare directions, not heights"
     text = "\n".join(" ; ".join(row) for row in (head, *rows))
-    _display({"text/plain": f"{caption}\n{text}", "text/html": _table(caption, head, rows, stacked=True)})
+    _display({"text/plain": f"{caption}\n{text}", "text/html": _table(caption, head, rows)})
 
 
 def tables(found: Sequence[Verdict]) -> dict[str, str]:
@@ -93,7 +93,7 @@ def _draw(found: Sequence[Verdict]) -> None:
         )
         for shown in found
     ]
-    _, ax = plt.subplots(figsize=(6.4, 0.8 + 0.45 * len(rows)), layout="constrained")
+    _, ax = plt.subplots(figsize=(5.2, 0.9 + 0.42 * len(rows)), layout="constrained")
     plots.verdicts(ax, rows)
     plt.show()
 
@@ -116,17 +116,16 @@ def _aligned(rows: Rows) -> str:
     return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
 
 
-def _table(caption: str, head: Sequence[str], rows: Rows, *, stacked: bool = False) -> str:
-    """A table in HTML; ``stacked`` for one whose rows become blocks where the screen is narrow."""
+def _table(caption: str, head: Sequence[str], rows: Rows) -> str:
+    """A table in HTML; where the screen is narrow its cells stand below one another, each with its column's name."""
     lines = ["".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)]
     for first, *rest in rows:
         cells = zip(head[1:], rest, strict=True)
         line = "".join(f'<td data-label="{html.escape(label)}">{html.escape(cell)}</td>' for label, cell in cells)
         lines.append(f'<th scope="row">{html.escape(first)}</th>{line}')
-    kind = "claim-table stacked" if stacked else "claim-table"
     body = "".join(f"<tr>{line}</tr>" for line in lines[1:])
     head_line = f"<thead><tr>{lines[0]}</tr></thead>"
-    return f'<table class="{kind}"><caption>{html.escape(caption)}</caption>{head_line}<tbody>{body}</tbody></table>'
+    return f'<table class="claim-table stacked"><caption>{html.escape(caption)}</caption>{head_line}<tbody>{body}</tbody></table>'
 
 
 def _display(data: dict[str, str], metadata: dict[str, Any] | None = None) -> None:

@@ -100,6 +100,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     _add_menu(commands)
     _add_plan(commands)
     _add_runs(commands)
+    _add_import(commands)
     _add_claims(commands)
     if not argv:
         argv = ["--help"]
@@ -109,7 +110,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         arguments, flags = parser.parse_known_args(argv[:2])
         arguments.flags = [*flags, *argv[2:]]
         return arguments
-    if argv[0] == "plan":  # likewise, beside flags of its own
+    if argv[0] in ("plan", "import"):  # likewise, beside flags of its own
         arguments, arguments.flags = parser.parse_known_args(argv)
         return arguments
     return parser.parse_args(argv)
@@ -168,11 +169,24 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
         command.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
 
 
+def _add_import(commands: argparse._SubParsersAction) -> None:
+    text = "make a run folder of recipe msn from weights that others trained, to evaluate and to export"
+    command = _add(commands, "import", verbs.import_weights, text)
+    what = "msn: an official .pth.tar file; timm: a folder of timm, or a .safetensors file under its names; hf: a ViTMSN folder"
+    command.add_argument("file", type=Path, metavar="FILE", help="folder or file of weights")
+    command.add_argument("--format", choices=("msn", "timm", "hf"), required=True, help=what)
+    command.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default runs/msn-DATE)")
+    command.epilog = (
+        "then: any field of recipe msn's config, above all --data.name and --data.root, the images to evaluate on; "
+        "`recipes run msn --help` lists them. The architecture is read from FILE."
+    )
+
+
 def _add_claims(commands: argparse._SubParsersAction) -> None:
     cook = _add(commands, "cook", verbs.cook, "make what a chapter shows as cooked earlier (preset simmer)")
     verify = _add(commands, "verify", verbs.verify, "run every arm and seed of a chapter's claims")
     verify.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at the same time (default 2)")
-    which = "run these alone; the others' stored figures stay (default: every arm)"
+    which = "run these alone; the others' stored metrics stay (default: every arm)"
     verify.add_argument("--arm", nargs="+", default=(), metavar="ARM", help=which)
     for command in (cook, verify):
         command.add_argument("name", metavar="NAME")

@@ -114,6 +114,17 @@ def export(arguments: argparse.Namespace) -> None:
     display.show(str(out))
 
 
+def import_weights(arguments: argparse.Namespace) -> None:
+    """``recipes import FILE --format msn|timm|hf --out DIR``"""
+    from recipes_lib.cli import flags
+    from recipes_lib.recipes.msn import imported
+
+    weights = imported.read(arguments.file, arguments.format)
+    about = "The config of the run that the weights become."
+    config = flags.parse(weights.config, arguments.flags, prog="recipes import", about=about)
+    _finish(imported.write(weights, config, arguments.out))
+
+
 def cook(arguments: argparse.Namespace) -> None:
     """``recipes cook NAME``"""
     entry = _entry(arguments.name)

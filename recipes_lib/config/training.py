@@ -159,5 +159,9 @@ class TrainConfig:
         faults.need(1 <= self.timeout <= 10**7, "train.timeout", self.timeout, "from 1 to 10,000,000 seconds")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the whole run."""
-        return self.steps if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))
+        """Optimiser steps of the whole run. Raises: ``ValueError`` where neither steps nor epochs are given."""
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is None:
+            raise ValueError("train.steps and train.epochs are both None. Give one of them; validate() asks for it.")
+        return max(1, round(self.epochs * steps_per_epoch))

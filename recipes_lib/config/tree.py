@@ -91,7 +91,7 @@ def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     >>> dotted({"optim": {"lr": 1}})
     {'optim.lr': 1}
     """
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

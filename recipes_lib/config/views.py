@@ -8,6 +8,12 @@ from recipes_lib.errors import Faults
 
 Normalize = Literal["imagenet", "openai", "cifar10", "image", "grey"]
 Resize = Literal["bilinear", "bicubic"]
+CHANNELS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+"""Mean and standard deviation of red, green and blue, by the data set that they were measured on (openai: CLIP's)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendered sets kept on disk, so that they are rendered once: safetensors files named by what they hold.
+"""Caches rendered image sets on disk, so that they are rendered once: safetensors files named by their contents.
 
-A file is written aside and moved into place, so that a reader never sees half of one and two writers of the same set
-do each other no harm; it carries a checksum of its tensors, so that a damaged one is noticed and rendered again.
+A file is written under another name and then moved into place. So a reader never sees half a file, and two writers of
+the same set do not disturb each other. The file contains a checksum of its tensors, so that a damaged file is noticed
+and rendered again.
 """
 
 import hashlib
@@ -22,9 +23,9 @@ Tensors = dict[str, Tensor]
 
 
 def folder() -> Path:
-    """Where rendered sets are kept: ``RECIPES_CACHE`` of the environment, or ``~/.cache/ssl-cookbook``.
+    """The cache folder: the environment's ``RECIPES_CACHE``, or ``~/.cache/ssl-cookbook``.
 
-    For a user without a home directory it is a temporary folder, which a warning names.
+    A user without a home directory gets a temporary folder, and a warning that names it.
     """
     if named := os.environ.get("RECIPES_CACHE"):
         return Path(named)
@@ -37,10 +38,10 @@ def folder() -> Path:
 
 
 def cached(make: Callable[[], Tensors], arguments: dict[str, int | str]) -> Tensors:
-    """What ``make`` returned for these arguments, from disk where an earlier call left it.
+    """The result of ``make`` for these arguments, read from disk if an earlier call has stored it.
 
-    ``arguments`` must tell apart everything that ``make`` depends on, the version of its code included. A damaged
-    file is made again, and a folder that cannot be written to is done without; each says so in one warning.
+    ``arguments`` must contain everything that the result depends on, also the version of the code. A damaged file is
+    made again, and without a writable folder nothing is stored; both give one warning.
     """
     text = json.dumps(arguments, sort_keys=True)
     path = folder() / f"pantry-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
@@ -59,7 +60,7 @@ def cached(make: Callable[[], Tensors], arguments: dict[str, int | str]) -> Tens
 
 
 class _DamagedError(Exception):
-    """The file can be read, and is not what was written."""
+    """The file can be read, but its contents are not those that were written."""
 
 
 def _checksum(tensors: Tensors) -> str:

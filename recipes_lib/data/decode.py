@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of one image to RGB pixels: the one rule that every reader of folders and shards follows.
+"""Decodes the bytes of one image to RGB pixels, by the same rules for all readers of folders and shards.
 
-- Formats: those of :data:`FORMATS`, found by their content; a file's name says nothing. Of several frames the first counts.
-- Grey levels of 16 bits are divided by 256 and rounded down, which is what Pillow does with 16-bit colours.
+- Formats: those of :data:`FORMATS`, recognised by content; the file's name does not matter. Of several frames only the
+  first is read.
+- Grey levels of 16 bits are divided by 256 and rounded down, as Pillow does with 16-bit colours.
 - Transparent images are composited over white.
-- Where the file says by EXIF that the camera was turned, the image is turned back.
-- Values of 32 bits and floating-point values are refused, for the file does not say which of them is white.
+- An image is rotated if its EXIF data says that the camera was rotated.
+- Values of 32 bits and floating-point values are refused, because the file does not say which value is white.
 - An image of more than :data:`MOST_PIXELS` is refused, and so is a file of more than :data:`MOST_BYTES`.
 """
 
@@ -19,18 +20,19 @@ import numpy as np
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "PPM", "TIFF", "GIF")
-"""What is decoded, as Pillow calls it. Pillow knows more, and starts other programs for some of them (EPS)."""
+"""The formats that are decoded, by Pillow's names. Pillow knows more, but starts other programs for some (EPS)."""
 MOST_PIXELS = 89_478_485
-"""Pixels of the largest image that is decoded: Pillow's own limit, above which a small file may fill the memory."""
+"""Number of pixels of the largest image that is decoded: Pillow's own limit, above which a small file may fill
+memory."""
 MOST_BYTES = 1 << 28
-"""Size of the largest file that is read."""
+"""Size in bytes of the largest file that is read: 256 MiB."""
 
 SIXTEEN_BITS = "16-bit grey image, divided by 256"
 TRANSPARENT = "transparent image, composited over white"
 TURNED = "image turned as its EXIF says"
 
-_ORIENTATION = 0x0112  # of EXIF and TIFF
-_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+_ORIENTATION = 0x0112  # tag of EXIF and TIFF
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # two tags of TIFF, and a value of the second
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,30 +47,30 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, and what was done to it that its owner might not expect."""
+    """A decoded image, and remarks about changes that the user might not expect."""
 
     image: Image.Image
-    """In RGB, 8 bits per channel."""
+    """The image in RGB, with 8 bits per channel."""
     remarks: tuple[str, ...]
-    """``SIXTEEN_BITS``, ``TRANSPARENT`` or ``TURNED``."""
+    """Some of ``SIXTEEN_BITS``, ``TRANSPARENT`` and ``TURNED``."""
 
 
 class ImageFault(Exception):
-    """Why an image is not decoded. Its text goes after the image's name: "cannot be read (...)"."""
+    """The reason why an image cannot be decoded; its text continues a sentence that starts with the image's name."""
 
     def __init__(self, reason: str, text: str, remedy: str) -> None:
         super().__init__(text)
         self.reason = reason
-        """Its kind, under which it is counted."""
+        """The kind of fault, by which faults are counted."""
         self.remedy = remedy
-        """What to do about it."""
+        """What the user can do about it."""
 
 
 def read(path: Path) -> bytes:
-    """The content of an image file.
+    """Reads the content of an image file.
 
-    Raises: :class:`ImageFault` where it is missing, no plain file (a pipe would wait for ever), or larger than
-    ``MOST_BYTES``.
+    Raises: :class:`ImageFault` if the file is missing, is not a plain file (reading a pipe could wait for ever), or is
+    larger than ``MOST_BYTES``.
     """
     try:
         found = path.stat()
@@ -83,22 +85,22 @@ def read(path: Path) -> bytes:
 
 
 def decode(data: bytes) -> Decoded:
-    """The image whose file has the content ``data``, by the rules at the top of this module.
+    """Decodes an image file's content by the rules at the top of this module.
 
-    Raises: :class:`ImageFault` where it is damaged, too large, or has values without a known range.
+    Raises: :class:`ImageFault` if the image is damaged, too large, or has values without a known range.
     """
     try:
         try:
             return _decoded(data)
-        except ValueError:  # perhaps of Pillow's limit on texts and colour profiles, on which no pixel depends
+        except ValueError:  # perhaps from Pillow's limit on texts and colour profiles, which do not affect pixels
             if not data.startswith(_PNG):
                 raise
             return _decoded(_without_texts(data))
     except ImageFault:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the warning: where it is made an error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # warnings may be turned into errors
         raise _too_large("far more") from None
-    except Exception as error:  # Pillow's plug-ins hand on whatever the libraries below them raise on damaged files
+    except Exception as error:  # for damaged files Pillow passes on any error of the libraries that it uses
         broken = isinstance(error, OSError) or "truncated" in str(error)
         cause = f"it is empty, truncated or none of {', '.join(FORMATS)}" if broken else type(error).__name__
         raise ImageFault("damaged image", f"cannot be read ({cause})", "Copy it again") from None
@@ -110,18 +112,18 @@ def _too_large(pixels: str) -> ImageFault:
 
 def _decoded(data: bytes) -> Decoded:
     Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]  # AVIF came to Pillow late
+    known = [name for name in FORMATS if name in Image.OPEN]  # older releases of Pillow have no AVIF
     with Image.open(BytesIO(data), formats=known) as image:
         if image.width * image.height > MOST_PIXELS:
             raise _too_large(f"{image.width} x {image.height}")
-        image.load()  # all of it, so a truncated image is found here; of TIFF, this turns the image too
+        image.load()  # reads the whole image, so a truncated one is found here; it also rotates TIFF images
         pixels, remarks = _in_rgb(image)
         turn = _TURNS.get(_orientation(image))
     return Decoded(pixels.transpose(turn), (*remarks, TURNED)) if turn is not None else Decoded(pixels, remarks)
 
 
 def _in_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    # what has 16 bits has the mode I;16, but PGM files (and in older releases of Pillow PNG files) the mode I
+    # images of 16 bits have mode I;16, but PGM files (and PNG files in older releases of Pillow) have mode I
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return _eight_bits(image).convert("RGB"), (SIXTEEN_BITS,)
     if image.mode in ("I", "F"):
@@ -138,7 +140,7 @@ def _in_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits (12 in some TIFF files) in 8. A level that stands for transparency becomes white."""
+    """Converts a grey image of 16 bits (12 in some TIFF files) to 8; a level that means transparent becomes white."""
     tags = image.tag_v2 if image.format == "TIFF" else {}
     levels = np.asarray(image).astype(np.uint16)
     grey = (levels >> (tags.get(_BITS, (16,))[0] - 8)).astype(np.uint8)
@@ -151,12 +153,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # a damaged note about an image does not make the image a damaged one; Pillow raises many kinds
+    except Exception:  # an image with damaged EXIF data is not a damaged image; Pillow raises many kinds of errors
         return None
 
 
 def _without_texts(data: bytes) -> bytes:
-    """A PNG file without its texts and its colour profile."""
+    """The content of a PNG file without its texts and its colour profile."""
     kept, start = [_PNG], len(_PNG)
     while start + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real handwritten digits under nuisances: 1,797 scans of 8x8 pixels drawn in random ink on random paper.
+"""Real handwritten digits with random distortions: 1,797 scans of 8x8 pixels in random ink on random paper.
 
-Each image is a scan, turned, scaled and shifted a little, in two random colours, with noise; all of it is returned as
-true factors. An image depends on ``(seed, split, index)`` alone. 500 scans, always the same, are held out: images of
-the test split are drawn from these only. So a score is about unseen handwriting, not about unseen colours.
+Each image is a scan, rotated, scaled and shifted a little, in two random colours, with noise; all of these are returned
+as true factors. An image depends only on ``(seed, split, index)``. The test split is made of 500 held-out scans, always
+the same. So a score measures generalisation to unseen handwriting, not to unseen colours.
 
 Source: scikit-learn's ``load_digits`` (UCI ML hand-written digits, test part; E. Alpaydin, C. Kaynak, CC BY 4.0).
 """
@@ -20,33 +20,34 @@ from recipes_lib.data.images import ImageSet
 
 HELD_OUT_SCANS = 500
 SCALE = (1.04, 1.22)
-"""Side of the paper over side of the scan: the margin in which the scan moves."""
+"""Range of the paper's side divided by the scan's side: the margin in which the scan can move."""
 ANGLE = math.radians(6)
+"""Largest rotation, in radians."""
 SHIFT = 0.06
 """Largest shift of the scan, as a share of the paper's side."""
 NOISE = 0.03
 """Standard deviation of the pixel noise, where black is 0 and white is 1."""
 CONTRAST = 0.3
 """Smallest difference in brightness between ink and paper."""
-_INKS = 8  # inks tried before black or white is taken; the paper of the worst brightness refuses 0.6 of them each time
+_INKS = 8  # number of inks tried before black or white is used; on the least suitable paper each fails with chance 0.6
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # brightness of R, G, B (ITU-R BT.601)
-_CHUNK_VALUES = 1 << 20  # pixel values drawn at once: 4 MB in float32, which stays in the cache
+_CHUNK_VALUES = 1 << 20  # pixel values computed at once: 4 MB in float32, which stay in the cache
 
 
 def dataset(count: int, *, size: int, seed: int, split: Literal["train", "test"]) -> ImageSet:
-    """``count`` digits of ``size`` x ``size`` pixels.
+    """Makes ``count`` images of digits, of ``size`` x ``size`` pixels.
 
     Factors: ``scan`` [N] (its number in scikit-learn's set), ``ink`` and ``paper`` [N, 3] in [0, 1], ``angle`` [N] in
     radians, ``scale`` [N], ``shift`` [N, 2] (right and down, in sides of the image).
     """
-    from sklearn.datasets import load_digits  # a second of importing, which --help does without
+    from sklearn.datasets import load_digits  # takes a second, and --help does not need it
 
     bunch = load_digits()
     scans = torch.from_numpy(bunch.images).float() / 16  # [1797, 8, 8], 1 is full ink
     order = randomness.permutation(0, 0, len(scans))  # fixed: no seed moves a scan from test to train
     pool = order[:HELD_OUT_SCANS] if split == "test" else order[HELD_OUT_SCANS:]
     factors = _draw_factors(randomness.sample_keys(seed, 0, torch.arange(count)), split)
-    factors["scan"] = pool[torch.arange(count) % len(pool)]  # in turn: each scan is drawn equally often
+    factors["scan"] = pool[torch.arange(count) % len(pool)]  # in turn, so that each scan appears equally often
     chunk = max(1, _CHUNK_VALUES // (3 * size * size))
     images = torch.empty(count, 3, size, size, dtype=torch.uint8)
     for start in range(0, count, chunk):
@@ -74,7 +75,7 @@ def _draw_factors(keys: Tensor, split: str) -> dict[str, Tensor]:
 
 
 def _ink(candidates: Tensor, paper: Tensor) -> Tensor:
-    """The first ink that can be read on its paper.  candidates: [N, inks, 3], paper: [N, 3] -> [N, 3]"""
+    """The first of each image's candidate inks that is readable on its paper.  [N, inks, 3], [N, 3] -> [N, 3]"""
     brightness = paper @ _LUMA  # [N]
     last_resort = (brightness < 0.5).float()[:, None, None].expand(-1, 1, 3)  # white on dark, black on bright
     candidates = torch.cat([candidates, last_resort], dim=1)
@@ -84,9 +85,9 @@ def _ink(candidates: Tensor, paper: Tensor) -> Tensor:
 
 
 def _draw(scans: Tensor, factors: dict[str, Tensor], size: int) -> Tensor:
-    """The images without noise: scans [1797, 8, 8], factors of B images -> float [B, 3, size, size] in [0, 1]."""
+    """Draws images without noise.  scans [1797, 8, 8], factors of B images -> float [B, 3, size, size] in [0, 1]"""
     angle, scale, shift = factors["angle"], factors["scale"], factors["shift"]
-    # affine_grid maps places of the image to places of the scan, in [-1, 1]: turn and scale the place less the shift.
+    # affine_grid maps positions p in the image to positions in the scan, both in [-1, 1]: turn @ (p - 2 shift)
     turn = (
         torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2) * scale[:, None, None]
     )

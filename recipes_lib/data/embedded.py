@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the data that travels with the book lies: ``data/`` of a checkout, ``recipes_lib/_data`` of an installation."""
+"""Finds the data that comes with the book: in ``data/`` of a checkout, in ``recipes_lib/_data`` of an installation."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from recipes_lib.errors import DataError
 
 
 def path(name: str) -> Path:
-    """The embedded file or folder ``name``, such as ``cooked/msn``.
+    """The path of the embedded file or folder ``name``, such as ``cooked/msn``.
 
-    Raises: ``DataError`` where it is not there.
+    Raises: ``DataError`` if it does not exist.
     """
     package = Path(recipes_lib.__file__).parent
     installed = package / "_data"

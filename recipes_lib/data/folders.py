@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files under a folder are images, and of which class: listed by name, without opening any.
+"""Lists the images under a folder and their classes, by file names only: no file is opened.
 
-A sub-folder is a class, and all images below it are of this class. Images that lie beside the class folders, or in a
-sub-folder called ``unlabeled`` or ``unlabelled``, have no label. Files of other kinds, and what other programs leave
-behind (previews, notes of file systems, hidden files), are passed over and counted.
+Each sub-folder is a class, and all images below it belong to this class. Images beside the class folders, or in a
+sub-folder called ``unlabeled`` or ``unlabelled``, have no label. Other kinds of files, and files that other programs
+leave behind (previews, notes of file systems, hidden files), are skipped and counted.
 """
 
 import os
@@ -20,13 +20,13 @@ from recipes_lib.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
             ".tiff", ".gif")  # fmt: skip
-"""How the names of image files end, in small letters: the usual names of what :mod:`recipes_lib.data.decode` decodes."""
+"""Suffixes of image files, in lower case: the usual ones of the formats that :mod:`recipes_lib.data.decode` decodes."""
 
 _POOLS = ("unlabeled", "unlabelled")
 _LEFT_BEHIND = ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 _MOST_KINDS = 12
-"""So many kinds of files that were passed over are named, the most frequent ones."""
+"""The number of kinds of skipped files that are named to the user, the most frequent ones."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,22 @@ class Listing:
     """The image files under a folder."""
 
     names: list[str]
-    """Relative to the folder: those of each class, sorted, and then those without a label."""
+    """Paths relative to the folder: those of each class, sorted, then those without a label."""
     labels: list[int]
     """Positions in ``classes``, or ``UNLABELLED``."""
     classes: tuple[str, ...]
-    """The class folders, sorted."""
+    """The names of the class folders, sorted."""
     passed_over: Counter
-    """How many files and folders were passed over, by kind."""
+    """The number of skipped files and folders of each kind."""
 
 
 def read(folder: Path, *, classes: bool = True) -> ImageFiles:
-    """The images under ``folder``, with their classes; without ``classes`` only those that lie in it, without labels.
+    """Finds the images under ``folder`` and their classes.
 
-    ``labels`` is None where no image has one.
+    Without ``classes`` only the images directly in ``folder`` are found, without labels. ``labels`` is None if no image
+    has a label.
 
-    Raises: ``DataError`` where there is no image, or a class folder without one.
+    Raises: ``DataError`` if there is no image, or a class folder has none.
     """
     found = listing(folder, classes=classes)
     kinds = ", ".join(SUFFIXES)
@@ -62,7 +63,10 @@ def read(folder: Path, *, classes: bool = True) -> ImageFiles:
 
 
 def listing(folder: Path, *, classes: bool = True) -> Listing:
-    """What :func:`read` makes a data set of. Raises: ``OSError`` where the folder cannot be read."""
+    """Lists the image files of which :func:`read` makes a data set.
+
+    Raises: ``OSError`` if the folder cannot be read.
+    """
     passed_over: Counter = Counter()
     inside = sorted(os.scandir(folder), key=lambda entry: entry.name)
     folders = [entry.name for entry in inside if entry.is_dir() and _is_wanted(entry.name, passed_over)]
@@ -81,7 +85,7 @@ def listing(folder: Path, *, classes: bool = True) -> Listing:
 
 
 def is_image(name: str, passed_over: Counter) -> bool:
-    """Whether a file is an image by its name; where it is not, it is counted."""
+    """Whether a file is an image by its name; if not, it is counted in ``passed_over``."""
     suffix = os.path.splitext(name)[1].lower()
     if name.startswith("."):
         passed_over["hidden files"] += 1
@@ -93,7 +97,7 @@ def is_image(name: str, passed_over: Counter) -> bool:
 
 
 def _below(folder: Path, name: str, passed_over: Counter) -> Iterator[str]:
-    """The images at any depth below ``folder/name``, relative to ``folder``, in an order that names alone decide."""
+    """Yields the images at any depth below ``folder/name``, relative to ``folder``, in an order given by names only."""
     places = []
     start = len(os.path.join(folder, ""))
     for place, below, files in os.walk(os.path.join(folder, name), followlinks=True):
@@ -113,7 +117,7 @@ def _is_wanted(name: str, passed_over: Counter) -> bool:
 
 
 def _leads_back(here: str, place: str, sub: str) -> bool:
-    """Whether a sub-folder is a link to a folder that it lies in: following it would never end."""
+    """Whether a sub-folder is a link to a folder that contains it: following the link would never end."""
     path = os.path.join(place, sub)
     return os.path.islink(path) and f"{here}{os.sep}".startswith(f"{os.path.realpath(path)}{os.sep}")
 

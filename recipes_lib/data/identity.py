@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images a run learns from, short enough to be kept with it: so that other images are noticed when it goes on."""
+"""A short record of a run's images, stored with the run, so that changed images are noticed when the run continues."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ from recipes_lib.errors import DataError
 
 
 def record(splits: Splits) -> dict[str, Any]:
-    """``classes`` (their names, in the order of the labels), and of ``train`` and ``test`` the number of images and a
-    SHA-256 of their names and labels.
+    """Makes the record of ``splits``.
 
-    Pixels are not read: an image that was replaced by another of the same name and class is not noticed.
+    It holds ``classes`` (the class names in the order of the labels), and for ``train`` and ``test`` the number of
+    images and a SHA-256 of their names and labels. Pixels are not read: an image that was replaced by another one with
+    the same name and class is not noticed.
     """
     parts = {"train": splits.train, "test": splits.test}
     found = {name: {"images": len(images), "sha256": _digest(images)} for name, images in parts.items()}
@@ -28,7 +29,7 @@ def record(splits: Splits) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs between two records, as the end of "the images ..."; empty where nothing does."""
+    """The difference between two records, in words for an error message; "" if there is none."""
     if told := class_changes(before.get("classes", []), now["classes"]):
         return told
     for part, name in (("train", "training"), ("test", "test")):
@@ -42,7 +43,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def class_changes(before: Sequence[str], now: Sequence[str]) -> str:
-    """Which classes came or went, or that they are in another order; empty where they are the same."""
+    """The difference between two lists of classes in words (gone, new, or in another order); "" if there is none."""
     gone, new = ([name for name in some if name not in set(others)] for some, others in ((before, now), (now, before)))
     lines = [f"there {_are(gone)} no longer"] * bool(gone) + [f"there {_are(new)} now"] * bool(new)
     if not lines and list(before) != list(now):
@@ -51,7 +52,7 @@ def class_changes(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def by_name(splits: Splits, classes: Sequence[str]) -> Splits:
-    """The images with their labels numbered as ``classes`` are, whatever order or part of them the images have.
+    """The images with their labels renumbered as positions in ``classes``, of which the images may have only some.
 
     Raises: ``DataError`` naming classes of the images that are not among ``classes``.
     """
@@ -84,7 +85,7 @@ def _digest(images: Images | PairSet | ShardPairs) -> str:
             digest.update(images.rows["high"].tobytes() + images.rows["low"].tobytes())  # the uids
         case PairSet():
             digest.update("\0".join(images.uids).encode())
-        case _ if images.names is not None:  # a file's name may hold bytes that are no text
+        case _ if images.names is not None:  # a file's name may contain bytes that are no text
             digest.update("\0".join(map(str, images.names)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two forms in which a data set reaches a recipe: images in memory, and image files on disk."""
+"""The two forms of an image data set: images in memory, and image files on disk."""
 
 import itertools
 from collections import Counter
@@ -16,14 +16,14 @@ from recipes_lib.data import decode
 from recipes_lib.errors import DamagedImage
 
 UNLABELLED = -1
-"""Label of an image whose class is not known, in a data set where others have one (STL-10)."""
+"""Label of an image of unknown class, in a data set in which other images have labels (STL-10)."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one size, held in memory, with what is known about each.
+    """Images of one size in memory, with their labels and factors.
 
-    Raises: ``ValueError`` where the parts do not fit together.
+    Raises: ``ValueError`` if the parts do not fit together.
     """
 
     images: Tensor
@@ -31,10 +31,11 @@ class ImageSet:
     labels: Tensor | None
     """int64 [N], positions in ``class_names`` or ``UNLABELLED``; None: no image has a label."""
     class_names: tuple[str, ...]
+    """Names of the classes."""
     factors: dict[str, Tensor] = field(default_factory=dict)
-    """The true causes of each image where they are known, each [N] or [N, k]."""
+    """The true factors of the images where they are known, each [N] or [N, k]."""
     names: tuple[str, ...] | None = None
-    """What a list of labelled images calls each image. None becomes their numbers, as in CIFAR-10's published lists."""
+    """The images' names in lists of labelled images. None becomes their numbers, as in CIFAR-10's published lists."""
     notes: tuple[str, ...] = ()
     """Lines for the user about how the images were read."""
 
@@ -64,15 +65,17 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files of any sizes under one folder, opened when they are needed."""
+    """Image files of any size under one folder, which are opened when they are needed."""
 
     root: Path
+    """The folder."""
     names: np.ndarray
-    """str [N]: each file relative to ``root``, such as ``n01440764/n01440764_10026.JPEG``. An array, because a tuple's
-    reference counts would copy its memory into every loader process."""
+    """str [N]: each file relative to ``root``, such as ``n01440764/n01440764_10026.JPEG``. It is an array because the
+    reference counts of a tuple would copy its memory into every loader process."""
     labels: Tensor | None
     """int64 [N], positions in ``class_names`` or ``UNLABELLED``; None: no image has a label."""
     class_names: tuple[str, ...]
+    """Names of the classes."""
     notes: tuple[str, ...] = ()
     """Lines for the user about how the files were found."""
 
@@ -80,11 +83,11 @@ class ImageFiles:
         return len(self.names)
 
     def path(self, index: int) -> Path:
-        """Where the image at ``index`` lies."""
+        """The path of the image at ``index``."""
         return self.root / str(self.names[index])
 
     def open(self, index: int) -> Image.Image:
-        """The image at ``index`` in RGB, by the rules of :mod:`recipes_lib.data.decode`.
+        """Reads the image at ``index`` in RGB, by the rules of :mod:`recipes_lib.data.decode`.
 
         Raises: ``DamagedImage`` naming a file that cannot be read.
         """
@@ -93,7 +96,7 @@ class ImageFiles:
             return decode.decode(decode.read(path)).image
         except decode.ImageFault as fault:
             way_out = f"{fault.remedy}, or leave such images out with --data.on-damage skip."
-            name = str(path) if str(path).isprintable() else repr(str(path))  # a name may have a line break
+            name = str(path) if str(path).isprintable() else repr(str(path))  # a name may contain a line break
             raise DamagedImage(f"{name} {fault}. {way_out}") from None
 
     def select(self, indices: Tensor) -> "ImageFiles":
@@ -102,16 +105,17 @@ class ImageFiles:
         return replace(self, names=self.names[indices.numpy()], labels=labels)
 
     def check(self, threads: int) -> "Checked":
-        """Decodes every file once, and tells what was found.
+        """Decodes every file once, and returns the faults and remarks.
 
-        That costs a full pass over the data: for the 1.28 million images of ImageNet about an hour of 8 cores.
+        This is a full pass over the data: for ImageNet's 1.28 million images about an hour on 8 cores.
         """
         block = 256
 
         def among(first: int) -> list[tuple[int, str | tuple[str, ...]]]:
             return [(i, self._outcome(i)) for i in range(first, min(first + block, len(self)))]
 
-        # threads: Pillow decodes outside the interpreter's lock, and a process forked beside torch's threads may hang
+        # threads, because Pillow decodes without the interpreter's lock, and a process forked beside torch's threads
+        # may hang
         faults, remarks = {}, Counter()
         with ThreadPoolExecutor(threads) as pool:
             for index, outcome in itertools.chain.from_iterable(pool.map(among, range(0, len(self), block))):
@@ -122,7 +126,7 @@ class ImageFiles:
         return Checked(faults, remarks)
 
     def _outcome(self, index: int) -> str | tuple[str, ...]:
-        """Why the file is not decoded, or the remarks of decoding it."""
+        """The kind of fault if the file cannot be decoded (str), else the remarks of decoding it (tuple)."""
         try:
             return decode.decode(decode.read(self.path(index))).remarks
         except decode.ImageFault as fault:
@@ -131,9 +135,9 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class Checked:
-    """What decoding every image of a set once has found."""
+    """The result of decoding every image of a set once."""
 
     faults: dict[int, str]
-    """The index of each image that cannot be decoded, in order, with the kind of its fault."""
+    """Index of each image that cannot be decoded -> kind of its fault, in order."""
     remarks: Counter
-    """What was done to images that can be, and how often: the remarks of :mod:`recipes_lib.data.decode`."""
+    """The number of images with each remark of :mod:`recipes_lib.data.decode`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unbalanced data on purpose: training sets with a long tail of rare classes, and batches of a few classes."""
+"""Makes data unbalanced on purpose: training sets with a long tail of rare classes, and batches of few classes."""
 
 import torch
 from torch import Tensor
@@ -10,12 +10,13 @@ from recipes_lib.errors import DataError
 
 
 def long_tail(labels: Tensor, exponent: float, seed: int) -> Tensor:
-    """Images that leave class number ``r`` (from 1) with ``r ** -exponent`` times the images of the first: int64, sorted.
+    """Chooses images so that class sizes follow a power law: class ``r`` has ``r ** -exponent`` times those of class 1.
 
-    The first class keeps as many as the smallest class has, so all classes can follow the law. At least one image of
-    each class stays. ``labels``: int64 [N]; unlabelled images are left out.
+    Classes are numbered from 1 here. Class 1 keeps as many images as the smallest class has, so that all classes can
+    follow the law. At least one image of each class stays. Unlabelled images are left out.
 
-    Raises: ``DataError`` where no image has a label.
+    Shapes: ``labels`` int64 [N] -> int64 indices, sorted.
+    Raises: ``DataError`` if no image has a label.
     """
     members = [(labels == label).nonzero()[:, 0] for label in labels.unique().tolist() if label != UNLABELLED]
     if not members:
@@ -31,10 +32,11 @@ def long_tail(labels: Tensor, exponent: float, seed: int) -> Tensor:
 def grouped_order(labels: Tensor | None, batch_size: int, classes_per_batch: int, seed: int, epoch: int) -> Tensor:
     """An epoch's order in which every batch has equally many images of ``classes_per_batch`` random classes.
 
-    With all classes, batches are stratified; with fewer, their content is concentrated. Within an epoch a class's
-    images come in random order, each once before any comes again. int64 [len(labels) // batch_size * batch_size].
+    With all classes these are class-balanced batches; with fewer classes the content of a batch is concentrated. Within
+    an epoch the images of a class come in random order, each one once before any comes again.
 
-    Raises: ``DataError`` where labels are missing, or the numbers do not fit.
+    Shapes: ``labels`` int64 [N] -> int64 [N // batch_size * batch_size].
+    Raises: ``DataError`` if labels are missing or the numbers do not fit.
     """
     if labels is None or (labels == UNLABELLED).any():
         raise DataError("data.classes_per_batch needs the label of every training image, and some have none.")
@@ -58,5 +60,5 @@ def grouped_order(labels: Tensor | None, batch_size: int, classes_per_batch: int
             batch.append(waiting[label][:share])
             waiting[label] = waiting[label][share:]
         mixed = torch.cat(batch)
-        order.append(mixed[torch.randperm(batch_size, generator=generator)])  # so that ranks share the classes out
+        order.append(mixed[torch.randperm(batch_size, generator=generator)])  # mixes the classes over the ranks
     return torch.cat(order)

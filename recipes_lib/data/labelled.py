@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of labelled images: text files with one image name per line, as papers on few labels publish them."""
+"""Reads lists of labelled images: text files with one image name per line, as papers on few labels publish them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,20 @@ from torch import Tensor
 from recipes_lib.errors import DataError
 
 _MOST_BYTES = 1 << 30
-"""Of a list: 10 million names of 100 letters."""
+"""Size in bytes of the longest list, 1 GiB: about 10 million names of 100 letters."""
 
 
 def lines(path: Path) -> dict[int, str]:
-    """The names in a list by the number of their line, from 1; blank lines are passed over.
+    """Reads the names in a list: line number (from 1) -> name, without blank lines.
 
-    Raises: ``DataError`` where the file cannot be read, is no plain UTF-8 text, or names nothing.
+    Raises: ``DataError`` if the file cannot be read, is not plain UTF-8 text, or has no name.
     """
     try:
         if path.exists() and not path.is_file():
             raise _unreadable(path, "it is no plain file")
         if path.stat().st_size > _MOST_BYTES:
             raise _unreadable(path, f"it has more than {_MOST_BYTES:,} bytes")
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark of its encoding
+        text = path.read_text(encoding="utf-8-sig")  # some editors start a file with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error.strerror if isinstance(error, OSError) else "not UTF-8 text") from None
     found = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
@@ -34,13 +34,15 @@ def lines(path: Path) -> dict[int, str]:
 
 
 def indices(path: Path, names: Sequence[str], *, root: Path | None = None, aside: Mapping[str, str] = {}) -> Tensor:
-    """The images that a list names: int64 indices into ``names``, in the list's order.
+    """The indices (int64) in ``names`` of the images that a list names, in the list's order.
 
-    A line is a whole name (``n01440764/n01440764_10026.JPEG``), also with ``./``, with ``root`` or with the name of that
-    folder before it (``train/n01440764/...``); or the part after the last slash, as in the lists that the MSN paper's
-    code publishes, where no two images share it. ``aside`` says of names that are not in ``names`` why.
+    A line is a whole name (``n01440764/n01440764_10026.JPEG``), optionally with ``./``, with ``root`` or with the name
+    of that folder in front (``train/n01440764/...``). It may also be only the part after the last slash, as in the
+    lists that the MSN paper's code publishes, if no other image has the same. ``aside`` maps names of images that were
+    left out of ``names`` to the reason.
 
-    Raises: ``DataError`` with file, line number and text of a line that names no image, two of them, or one named before.
+    Raises: ``DataError`` with file, line number and text of a line that names no image, several images, or an image
+    that was named before.
     """
     position = {name: index for index, name in enumerate(names)}
     short = defaultdict(list)
@@ -68,7 +70,7 @@ def indices(path: Path, names: Sequence[str], *, root: Path | None = None, aside
 
 
 def _whole(line: str, position: Mapping[str, int], aside: Mapping[str, str], root: Path | None) -> str:
-    """The line without what may stand before an image's name."""
+    """The image's name without the optional parts in front of it: ``./``, ``root`` or the name of that folder."""
     name = line
     while name.startswith("./"):
         name = name[2:]
@@ -79,4 +81,4 @@ def _whole(line: str, position: Mapping[str, int], aside: Mapping[str, str], roo
 
 
 def _unreadable(path: Path, reason: str) -> DataError:
-    return DataError(f"data.labelled = {path} cannot be read: {reason}. Give a text file with a name a line.")
+    return DataError(f"data.labelled = {path} cannot be read: {reason}. Give a text file with one name per line.")

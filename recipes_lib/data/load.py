@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a ``DataConfig`` to images: the one place that knows every data set."""
+"""Loads the images of a ``DataConfig``: the one module that knows every data set."""
 
 import itertools
 import os
@@ -21,25 +21,27 @@ from recipes_lib.errors import DamagedImage, DataError
 Images = ImageSet | ImageFiles
 
 _SAMPLE = 5_000
-"""Training images that stand in for the test images where there are none, for diagnostics alone."""
+"""The number of training images that replace missing test images, for diagnostics only."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Images to train on, and images to be scored on."""
+    """The training images and the test images."""
 
     train: Images
+    """Images to train on."""
     test: Images
+    """Images to score on."""
     aside: dict[str, str] = field(default_factory=dict)
-    """Names of training images that were set aside, with the reason; kept where a list of labelled images is given."""
+    """Names of training images that were left out -> reason; only filled if there is a list of labelled images."""
     notes: tuple[str, ...] = ()
-    """What the user was told of how the images were read and chosen."""
+    """The lines that the user was told about how the images were read and chosen."""
 
     @property
     def labelled_train(self) -> Images:
-        """The training images whose class is known: what a probe may learn from.
+        """The training images whose class is known, from which probes learn.
 
-        Raises: ``DataError`` where there is none.
+        Raises: ``DataError`` if there is none.
         """
         labels = self.train.labels
         if labels is None or not (labels != UNLABELLED).any():
@@ -49,7 +51,7 @@ class Splits:
         return self.train if (labels != UNLABELLED).all() else self.train.select((labels != UNLABELLED).nonzero()[:, 0])
 
     def summary(self) -> dict[str, Any]:
-        """For a report: how many images there are of each kind, and the notes."""
+        """The numbers of training, labelled and test images, and the notes, for a report."""
         labels = self.train.labels
         known = 0 if labels is None else int((labels != UNLABELLED).sum())
         counts = {"train": len(self.train), "labelled": known, "test": len(self.test)}
@@ -57,22 +59,22 @@ class Splits:
 
 
 def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warnings.warn) -> Splits:
-    """The images that ``config`` names; with ``holdout``, a share of the training images in place of the test set.
+    """Loads the images that ``config`` names; with ``holdout``, a share of the training images replaces the test set.
 
-    On ``digits`` the held-out share has scans of its own: about that share of the images, and none of a scan that is
-    trained on.
+    For ``digits`` the held-out share is chosen by scan: it is about that share of the images, and no scan is in both
+    parts.
 
-    ``seed`` draws the images of ``digits`` and ``pantry``, and the held-out share. ``warn`` is given lines: about files
-    that were passed over, test images without a label (which are left out), and damaged images that are left out
-    (``on_damage`` = skip, which decodes every file once before it starts).
+    ``seed`` draws the images of ``digits`` and ``pantry``, and the held-out share. ``warn`` gets lines about skipped
+    files, test images without a label (which are left out), and damaged images that are left out (``on_damage`` = skip,
+    which decodes every file once before training).
 
-    Image folders need no ``val``: without one, some training images without their labels stand in for test images, so that
-    a recipe's diagnostics have something to look at.
+    Image folders need no ``val``: without one, some training images without their labels replace the test images, so
+    that a recipe's diagnostics can be computed.
 
-    Raises: ``DataError`` in one line where the data is missing, damaged or of the wrong kind.
+    Raises: ``DataError`` in one line if the data is missing, damaged or of the wrong kind.
     """
-    if config.labelled is not None and config.labelled.exists():  # one that no probe asks for may be missing
-        labelled.lines(config.labelled)  # before hours of decoding
+    if config.labelled is not None and config.labelled.exists():  # it may be missing if no probe needs it
+        labelled.lines(config.labelled)  # an unreadable list is found before hours of decoding
     notes: list[str] = []
 
     def tell(line: str) -> None:
@@ -100,9 +102,9 @@ def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warning
 
 
 def check_scored(splits: Splits, config: DataConfig, warn: Callable[[str], None] = warnings.warn) -> None:
-    """Decodes the images that are scored after training, so that a damaged one is met before it.
+    """Decodes the test images before training, so that a damaged one is found early.
 
-    Where ``on_damage`` is skip they have been decoded already. ``warn`` is given lines about what decoding has to remark.
+    With ``on_damage`` = skip they have been decoded already. ``warn`` gets the remarks of decoding.
 
     Raises: ``DataError`` about the first image that cannot be decoded.
     """
@@ -111,7 +113,7 @@ def check_scored(splits: Splits, config: DataConfig, warn: Callable[[str], None]
         for index in found.faults:
             try:
                 splits.test.open(index)
-            except DamagedImage as error:  # which each rank would print: but here all of them have met it
+            except DamagedImage as error:  # every rank prints a DamagedImage, but here all ranks find the same one
                 raise DataError(str(error)) from None
         _tell_remarks(splits.test, found, warn)
 
@@ -121,7 +123,7 @@ def _threads(config: DataConfig) -> int:
 
 
 def _scorable(test: Images, tell: Callable[[str], None]) -> Images:
-    """The test images whose class is known, where some have one; else all."""
+    """The test images whose class is known; all test images, without labels, if no class is known."""
     if test.labels is None or (test.labels != UNLABELLED).all():
         return test
     known = (test.labels != UNLABELLED).nonzero()[:, 0]
@@ -137,7 +139,7 @@ def _stand_in(train: Images) -> Images:
 
 
 def _aside(steps: list[tuple[str, Images]]) -> dict[str, str]:
-    """The names that each step took out of the training images, with what it says of them."""
+    """The names of the training images that each step left out -> the step's reason."""
     found = {}
     for (_, before), (reason, after) in itertools.pairwise(steps):
         found |= dict.fromkeys(set(map(str, before.names)) - set(map(str, after.names)), reason)
@@ -208,9 +210,9 @@ def _tell_remarks(images: ImageFiles, found: Checked, warn: Callable[[str], None
 
 
 def _hold_out(train: Images, share: float, seed: int) -> tuple[Images, Images]:
-    """Splits ``train``; images without a label all stay in training, since they cannot be scored.
+    """Splits ``train`` into training and held-out images; images without a label stay in training.
 
-    Images that show one scan go together: a digit that was trained on in other colours has been seen.
+    All images of one scan go to the same part: a digit that was trained on in other colours would not be unseen.
     """
     labels = train.labels
     scorable = torch.arange(len(train)) if labels is None else (labels != UNLABELLED).nonzero()[:, 0]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches for a training step, addressed by the step's number and by nothing else.
+"""Loads the batches of training steps; a batch depends only on the step's number.
 
-Step ``k`` of a run takes the same images whatever was run before, on however many processes: the epoch's order
-comes from ``(seed, epoch)``, each rank takes its share of the global batch, the incomplete batch that ends an epoch is dropped.
+Step ``k`` of a run takes the same images, no matter what ran before or how many processes there are. The epoch's order
+derives from ``(seed, epoch)``, each rank takes its part of the global batch, and the incomplete last batch of an epoch
+is dropped.
 """
 
 import signal
@@ -24,7 +25,7 @@ from recipes_lib.data.pools.shard_pairs import ShardPairs
 from recipes_lib.errors import STOP_SIGNALS, DataError, UserError
 
 Crop = Callable[..., list[Tensor]]
-"""Cuts one image into the uint8 crops of its views: ``crop(image, index, epoch)``."""
+"""A function ``crop(image, index, epoch)`` that returns the uint8 crops of one image's views."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,17 @@ class Batch:
     indices: Tensor
     """int64 [batch], positions in the data set."""
     epoch: int
+    """Epoch, from 0."""
     images: Tensor | None
-    """uint8 [batch, 3, height, width] where the data set is in memory."""
+    """uint8 [batch, 3, height, width] if the data set is in memory, else None."""
     crops: list[Tensor] | None
-    """A uint8 [batch, 3, side, side] for each view, where workers cut the views from files."""
+    """uint8 [batch, 3, side, side] for each view if workers crop image files, else None."""
     labels: Tensor | None
-    """int64 [batch]"""
+    """int64 [batch], or None without labels."""
     support: "Batch | None" = None
-    """The labelled images that go with this micro-batch, in recipes that draw some (PAWS)."""
+    """The labelled images of this micro-batch, in recipes that use some (PAWS)."""
     tokens: Tensor | None = None
-    """int64 [batch, context], of each image's text, in recipes that learn from texts (CLIP)."""
+    """int64 [batch, context]: the tokens of the images' texts, in recipes that learn from texts (CLIP)."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
@@ -63,23 +65,26 @@ class Batch:
 
 
 class SupportSource(Protocol):
-    """What draws the labelled images of a micro-batch: :class:`recipes_lib.data.support.SupportBatches`."""
+    """A source of the labelled images of a micro-batch, such as :class:`recipes_lib.data.support.SupportBatches`."""
 
     def batch(self, position: int) -> Batch:
         """This rank's labelled images of micro-batch ``position``, counted from the start of the run."""
 
 
 def outlive_signals(worker: int) -> None:
-    """Set-up of a loader's worker: Ctrl-C or a scheduler's end, sent to all processes, is its parent's to answer.
+    """Makes a loader's worker ignore stop signals, such as Ctrl-C, which reach all processes: its parent handles them.
 
-    A worker that died of it would make the parent fail before it has written its checkpoint.
+    If a signal ended the worker, the parent would fail before it has written its checkpoint.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def each(loader: DataLoader) -> Iterator[Any]:
-    """What ``loader`` gives, in order. Closed (``contextlib.closing``), it ends the workers, which ignore signals."""
+    """Yields the items of ``loader`` in order.
+
+    Close it (``contextlib.closing``): this ends the workers, which ignore signals.
+    """
     source = iter(loader)
     try:
         yield from source
@@ -89,9 +94,9 @@ def each(loader: DataLoader) -> Iterator[Any]:
 
 
 class StepBatches(Dataset):
-    """Micro-batch ``step * accumulate + micro`` of a run, for one rank. Each item is a whole :class:`Batch`.
+    """The micro-batches of a run for one rank; item ``step * accumulate + micro`` is a whole :class:`Batch`.
 
-    Raises: ``DataError`` where there are fewer images than a global batch, or the batch does not divide evenly.
+    Raises: ``DataError`` if there are fewer images than a global batch, or the batch cannot be divided evenly.
     """
 
     def __init__(
@@ -127,7 +132,7 @@ class StepBatches(Dataset):
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
     def __getstate__(self) -> dict:
-        # Workers started by spawn receive a copy; a cache cannot travel, and is made anew there.
+        # workers started by spawn receive a copy; the cache cannot be pickled, so it is made anew there
         return {key: value for key, value in self.__dict__.items() if key != "_order"}
 
     def __setstate__(self, state: dict) -> None:
@@ -149,7 +154,7 @@ class StepBatches(Dataset):
         try:
             batch = self._batch(indices, epoch)
             return batch if self.support is None else replace(batch, support=self.support.batch(position))
-        except UserError as error:  # returned, not raised: a loader's worker would wrap its one line in a traceback
+        except UserError as error:  # returned: if a worker raised it, its one line would arrive inside a traceback
             return error
 
     def _batch(self, indices: Tensor, epoch: int) -> Batch:
@@ -162,12 +167,12 @@ class StepBatches(Dataset):
         return Batch(indices, epoch, None, crops, labels, tokens=tokens)
 
     def stream(self, first_step: int, last_step: int, *, workers: int, device: torch.device) -> Iterator[Batch]:
-        """The micro-batches of steps ``first_step`` up to, not including, ``last_step``, on ``device``.
+        """Yields the micro-batches of the steps from ``first_step`` to ``last_step - 1``, on ``device``.
 
-        To be closed (``contextlib.closing``) where there are ``workers``: they ignore signals, so a process that an error
-        ends would wait for them at its end.
+        With ``workers``, close it (``contextlib.closing``): workers ignore signals, so a process that ends with an
+        error would wait for them.
 
-        Raises: ``DataError`` as the data set raises it, one line, also out of a worker process.
+        Raises: ``DataError`` of the data set, in one line, also from a worker process.
         """
         loader = DataLoader(
             self,
@@ -177,7 +182,7 @@ class StepBatches(Dataset):
             pin_memory=False,
             persistent_workers=workers > 0,
             worker_init_fn=outlive_signals,
-            # not torch's global one: its draw would move the dropout of the step that a resumed run begins with
+            # a draw from torch's global generator would change the dropout of a resumed run's first step
             generator=torch.Generator(),
         )
         with closing(each(loader)) as source:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images from one ``.npz`` file with the keys of Keras: ``x_train``, ``y_train``, ``x_test``, ``y_test``.
+"""Reads images from one ``.npz`` file with the keys of Keras: ``x_train``, ``y_train``, ``x_test``, ``y_test``.
 
-Such a file comes from elsewhere: nothing is unpickled, what an array takes is known from its header before it is read, and
-arrays under other keys are not looked at.
+Such a file may come from anywhere. Therefore nothing is unpickled, the size of an array is checked in its header before
+it is read, and arrays under other keys are ignored.
 """
 
 import math
@@ -22,14 +22,15 @@ from recipes_lib.errors import DataError
 
 _SPLITS = ("train", "test")
 _SUSPECT_BYTES, _SUSPECT_RATIO = 1 << 30, 200
-"""An array that is larger, and was compressed to less than one part in so many, holds no photographs."""
+"""An array of more than 1 GiB that is compressed by more than a factor of 200 cannot hold photographs, and is
+refused."""
 _UNKNOWN = 255
-"""What some data sets write as the label of an image whose class is not known, in unsigned bytes."""
+"""The label of images of unknown class in some data sets with unsigned bytes."""
 
 
 @dataclass(frozen=True)
 class _Member:
-    """An array in the file that has not been read."""
+    """An array in the file that has not been read yet."""
 
     info: zipfile.ZipInfo
     shape: tuple[int, ...]
@@ -37,11 +38,11 @@ class _Member:
 
 
 def read(path: Path) -> tuple[ImageSet, ImageSet]:
-    """The training and the test images of ``path``.
+    """Reads the training and the test images of ``path``.
 
-    ``x_*``: uint8 or uint16 [N, side, side, 3], of 16 bits the upper 8 are taken; ``y_*``: integers [N] or [N, 1], which
-    may be absent; ``class_names``: strings, optional. Labels are positions in ``class_names``. Where these are not given, labels may be any
-    numbers: the classes are the different numbers, sorted. -1 is an image without a label.
+    ``x_*``: uint8 or uint16 [N, side, side, 3]; of 16 bits the upper 8 are used. ``y_*``: integers [N] or [N, 1],
+    optional. ``class_names``: strings, optional. Labels are positions in ``class_names``; without it labels may be any
+    numbers, and the classes are the different numbers, sorted. -1 marks an image without a label.
 
     Raises: ``DataError`` saying what the file has and what it should have.
     """
@@ -57,7 +58,7 @@ def read(path: Path) -> tuple[ImageSet, ImageSet]:
         labels, names = _classes(path, labels, names)
         images = {split: _images(path, archive, members, f"x_{split}") for split in _SPLITS}
     deep = [key for key in ("x_train", "x_test") if members[key].dtype == np.uint16]
-    notes = tuple(f"{path}: {key} has 16 bits a value; the values were divided by 256." for key in deep)
+    notes = tuple(f"{path}: {key} has 16 bits per value; the values were divided by 256." for key in deep)
     train, test = (
         ImageSet(
             torch.from_numpy(images[split]),
@@ -78,12 +79,12 @@ def _damage_told(path: Path) -> Iterator[None]:
         raise
     except MemoryError:
         raise DataError(f"{path} does not fit into this machine's memory. Save fewer or smaller images.") from None
-    except Exception:  # zipfile, its compressors, numpy and its parser of headers: each has its own words for damage
+    except Exception:  # zipfile, its decompressors and numpy each raise their own errors for damaged files
         raise DataError(f"{path} is no complete .npz file. Copy it again, or save it with numpy.savez.") from None
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, _Member]:
-    """Shape and type of each array of use, from the headers. Raises: ``DataError`` about one that will not be read."""
+    """The shape and type of each array that is used, from the headers; raises ``DataError`` for one that is refused."""
     keys = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     for key in ("x_train", "x_test"):
         if key not in keys:
@@ -114,7 +115,7 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str, info: zipfile.ZipInf
             f"{path}: {key} would take {size:,} bytes, from {info.compress_size:,} in the file. Images are not compressed "
             "as far as that. Save them again."
         )
-    if 2 * size > _memory():  # while the channels are moved there are two of it
+    if 2 * size > _memory():  # while the channels are moved there are two copies of the array
         raise DataError(
             f"{path}: {key} takes {size:,} bytes, twice for a moment; this machine has {_memory():,}. "
             "Use fewer images, or image files: --data.name imagenet."
@@ -157,7 +158,7 @@ def _array(archive: zipfile.ZipFile, member: _Member) -> np.ndarray:
 
 
 def _images(path: Path, archive: zipfile.ZipFile, members: dict[str, _Member], key: str) -> np.ndarray:
-    """uint8 [N, 3, side, side]"""
+    """Reads an array of images and moves its channels.  [N, side, side, 3] -> uint8 [N, 3, side, side]"""
     x = _array(archive, members[key])
     if x.dtype == np.uint16:
         if x.max() < 256:
@@ -167,13 +168,13 @@ def _images(path: Path, archive: zipfile.ZipFile, members: dict[str, _Member], k
 
 
 def _labels(path: Path, archive: zipfile.ZipFile, members: dict[str, _Member], split: str) -> np.ndarray | None:
-    """The labels as they stand in the file: integers [N]."""
+    """Reads the labels as they are in the file: integers [N], or None if there are none."""
     member = members.get(f"y_{split}")
     if member is None:
         return None
     shape, dtype = member.shape, member.dtype
     has = f"{path}: y_{split} is {dtype} {list(shape)}, but labels are integers [N]"
-    column = len(shape) == 2 and shape[1] == 1  # as Keras saves CIFAR-10
+    column = len(shape) == 2 and shape[1] == 1  # Keras saves CIFAR-10's labels so
     if not (len(shape) == 1 or column) or dtype.kind not in "iu":
         hint = " Turn one-hot rows into classes with y.argmax(axis=1)." if len(shape) == 2 else ""
         raise DataError(f"{has}.{hint}")
@@ -189,7 +190,7 @@ def _labels(path: Path, archive: zipfile.ZipFile, members: dict[str, _Member], s
 def _classes(
     path: Path, labels: dict[str, np.ndarray | None], names: tuple[str, ...] | None
 ) -> tuple[dict[str, np.ndarray | None], tuple[str, ...]]:
-    """Labels as positions (int64) in the names of the classes."""
+    """Converts labels to positions (int64) in the class names, and returns both."""
     found = sorted({int(label) for y in labels.values() if y is not None for label in np.unique(y)} - {UNLABELLED})
     if names is not None:
         if found and found[-1] >= len(names):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and the texts that came with them: one pair, as it streams from a shard, and a set of them in memory."""
+"""Image-text pairs: a single pair, as it is read from a shard, and a set of pairs in memory."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -12,29 +12,31 @@ from recipes_lib.data.images import ImageSet
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its text (its alt-text, where it comes from the web)."""
+    """An image and its text (its alt-text, if the pair comes from the web)."""
 
     uid: str
     """32 hexadecimal digits: the pair's name in the whole pool, in score files and in subset files."""
     key: str
     """The pair's name in its shard."""
     text: str
+    """The text."""
     image: Image.Image
-    """Decoded, in RGB."""
+    """The decoded image, in RGB."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """What else the shard's JSON member says of the pair."""
+    """The other fields of the pair's JSON member in the shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairSet(ImageSet):
-    """Images of one size with a text each, held in memory.
+    """Images of one size in memory, with one text per image.
 
-    Raises: ``ValueError`` where the parts do not fit together.
+    Raises: ``ValueError`` if the parts do not fit together.
     """
 
     texts: tuple[str, ...]
+    """One text per image."""
     uids: tuple[str, ...]
-    """32 hexadecimal digits each."""
+    """One uid of 32 hexadecimal digits per pair."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +53,7 @@ class PairSet(ImageSet):
         return self.uids[index]
 
     def select(self, indices: Tensor) -> "PairSet":
-        """The pairs at ``indices`` (int64 [n], in that order), with all that belongs to them."""
+        """The pairs at ``indices`` (int64 [n], in that order), with labels, factors, names, texts and uids."""
         plain = ImageSet(**{part.name: getattr(self, part.name) for part in fields(ImageSet)}).select(indices)
         rows = indices.tolist()
         texts, uids = (tuple(part[i] for i in rows) for part in (self.texts, self.uids))

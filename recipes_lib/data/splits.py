@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images keep their labels: k per class, or a share of each class (:mod:`recipes_lib.data.labelled` reads lists); and
-which are held out."""
+"""Chooses images at random: those that keep their labels (k per class, or a share of each class), and held-out ones.
+
+:mod:`recipes_lib.data.labelled` reads published lists of labelled images instead.
+"""
 
 from collections.abc import Iterator
 
@@ -13,9 +15,9 @@ from recipes_lib.errors import DataError
 
 
 def few_per_class(labels: Tensor, k: int, seed: int, field: str = "eval.labels_per_class") -> Tensor:
-    """``k`` random images of each class that occurs: int64 [classes * k], sorted. ``labels``: int64 [N].
+    """Chooses ``k`` random images of each class that occurs.  int64 [N] -> int64 indices [classes * k], sorted
 
-    Raises: ``DataError`` naming a class that has fewer, and the config's ``field`` that asked for ``k``.
+    Raises: ``DataError`` naming a class that has fewer images, and the config ``field`` that asked for ``k``.
     """
     chosen = []
     for label, members in _classes(labels, seed):
@@ -29,9 +31,9 @@ def few_per_class(labels: Tensor, k: int, seed: int, field: str = "eval.labels_p
 
 
 def fraction(labels: Tensor, share: float, seed: int) -> Tensor:
-    """A random ``share`` of each class, at least one image of it: int64 indices, sorted. ``labels``: int64 [N].
+    """Chooses a random ``share`` of each class, but at least one image.  int64 [N] -> int64 indices, sorted
 
-    Raises: ``ValueError`` where ``share`` is not in (0, 1].
+    Raises: ``ValueError`` if ``share`` is not in (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"share = {share} is not in (0, 1]; 0.01 keeps one label in a hundred")
@@ -40,10 +42,10 @@ def fraction(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 def held_out(groups: Tensor, share: float, seed: int) -> Tensor:
-    """Which images are kept apart: bool [N], true for a random ``share`` of the groups, rounded.
+    """Chooses the held-out images: bool [N], True for a random ``share`` of the groups, rounded.
 
-    ``groups``: int64 [N], the same number for images that may not be parted. With a group for each image, exactly
-    ``share`` of the images are held out.
+    ``groups``: int64 [N], the same number for images that must stay together. If each image is a group of its own,
+    exactly ``share`` of the images, rounded, are held out.
     """
     numbers, group = groups.unique(return_inverse=True)
     order = torch.randperm(len(numbers), generator=randomness.generator(seed, 0, "holdout"))
@@ -51,7 +53,7 @@ def held_out(groups: Tensor, share: float, seed: int) -> Tensor:
 
 
 def _classes(labels: Tensor, seed: int) -> Iterator[tuple[int, Tensor]]:
-    """Each class that occurs, with its members in random order; a class's order does not depend on the others."""
+    """Yields each class that occurs and its members in random order, which does not depend on the other classes."""
     for label in labels.unique().tolist():
         if label != UNLABELLED:
             members = (labels == label).nonzero()[:, 0]

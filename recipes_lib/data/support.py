@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The labelled images of a step: equally many of each of a few classes, addressed by the step's number and nothing else.
+"""The labelled support images of a step: equally many of each of some classes, chosen by the step's number only.
 
 Source: Assran et al., "Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View Assignments
 with Support Samples", ICCV 2021, arXiv 2104.13963.
@@ -15,22 +15,23 @@ from recipes_lib.errors import DataError
 
 
 class SupportBatches:
-    """The support of micro-batch ``position``: ``images_per_class`` images of ``classes_per_batch`` classes.
+    """Draws the support of each micro-batch: ``images_per_class`` images of each of ``classes_per_batch`` classes.
 
-    All numbers count over all ranks. The rows are interleaved: one image of each class, then another of each, in the
-    same order of classes; rank r takes the r-th of ``world_size`` equal runs of rows. The ranks together draw what one
-    process would. Where ``classes_per_batch`` is None, each support has all classes.
+    All numbers count over all ranks. The rows are interleaved: one image of each class, then a second one of each, in
+    the same order of classes. Rank r takes the r-th of ``world_size`` equal parts of the rows, so all ranks together
+    draw the same support as one process. If ``classes_per_batch`` is None, each support has all classes.
 
-    Classes come pass by pass in random order, and so do the images of a class: it gives all its images before it gives one
-    again, so that few images come back at its next visit, and often none. A pass that ends in fewer classes (or
-    images) than a support takes drops these, so no support has one twice. With ``replacement`` a class may have fewer
-    images than a support takes of it: it gives each of them equally often, and some, in turn, once more.
+    Classes are visited in passes, in random order, and so are the images of a class: all of them are used before one is
+    used again, so few or none of a support's images come again at the class's next visit. If a pass ends with fewer
+    classes (or images) than a support needs, they are dropped, so no support has one of them twice. With
+    ``replacement`` a class may have fewer images than a support needs: each image is used equally often, and some, in
+    turn, once more.
 
-    Raises: ``DataError`` where a class has too few images, or the numbers do not fit.
-    Differs: in the official code more images of a class's last visit come back, as if they were drawn anew at every visit:
-    in a comparison with supports of 4 images per class 2.0 of them did, and 1.0 here. There each rank draws for itself, and
-    whether ranks share classes is a setting; here it follows from the numbers, and the loss, which sees all ranks' rows,
-    does not depend on it.
+    Raises: ``DataError`` if a class has too few images or the numbers do not fit.
+    Differs: in the official code more images of a class's last visit come again, as if they were drawn anew at every
+    visit: in a comparison with supports of 4 images per class 2.0 of them did, and 1.0 here. There each rank draws its
+    own support, and a setting says whether ranks share classes. Here the numbers decide this, and the loss, which uses
+    the rows of all ranks, does not depend on it.
     """
 
     def __init__(
@@ -75,10 +76,10 @@ class SupportBatches:
                 )
 
     def batch(self, position: int) -> Batch:
-        """This rank's rows of micro-batch ``position``, counted from the start of the run.
+        """This rank's rows of the support of micro-batch ``position``, counted from the start of the run.
 
-        ``labels`` int64 [rows]: the row's column, from 0, among the support's classes. ``indices`` are the rows' numbers
-        in the whole support and ``epoch`` is ``position``: views drawn from them differ between copies of an image.
+        ``labels`` int64 [rows]: the class's number within the support, from 0. ``indices`` are the rows' numbers in the
+        whole support and ``epoch`` is ``position``, so that two copies of an image get different views.
 
         Raises: ``DataError`` naming an image file that cannot be read.
         """
@@ -93,17 +94,17 @@ class SupportBatches:
 
     def _chosen(self, position: int) -> Tensor:
         """The images of a whole support: int64 [images_per_class, classes_per_batch], one class per column."""
-        # a class meets at most one support of a pass, so the pass is the number of its visit
+        # a class is in at most one support of a pass, so the pass's number is the number of the class's visit
         visit, turn = divmod(position, len(self._members) // self._classes)
         order = torch.randperm(len(self._members), generator=randomness.generator(self._seed, visit, "support classes"))
         classes = order[turn * self._classes : (turn + 1) * self._classes]
         return torch.stack([self._of_class(label, visit) for label in classes.tolist()], dim=1)
 
     def _of_class(self, label: int, visit: int) -> Tensor:
-        """The images that a class gives at a visit: int64 [images_per_class]."""
+        """The images of a class that are used at a visit: int64 [images_per_class]."""
         members = self._members[label]
         copies, rest = divmod(self._images, len(members))
-        if rest:  # a pass takes as many visits as it fills
+        if rest:  # a pass over the images has as many visits as it can fill
             number, turn = divmod(visit, len(members) // rest)
             generator = randomness.generator(self._seed, number, f"support images of class {label}")
             order = torch.randperm(len(members), generator=generator)
@@ -112,7 +113,7 @@ class SupportBatches:
 
 
 def _members(train: ImageSet | ImageFiles) -> list[Tensor]:
-    """The labelled images of each class, int64 each. Raises: ``DataError`` where the images have no labels."""
+    """The indices (int64) of the labelled images of each class; raises ``DataError`` if the images have no labels."""
     if train.labels is None:
         raise DataError("The training images have no labels, and a support is made of labelled images.")
     return [(train.labels == label).nonzero()[:, 0] for label in range(len(train.class_names))]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts as rows of token ids: byte-pair encoding with a vocabulary of one's own, or with OpenAI's.
+"""Converts texts to rows of token ids: byte-pair encoding with a trained vocabulary, or with OpenAI's.
 
-Byte-level pairs spell any text, whatever its script, so there is no unknown token.
+Byte-level pairs can spell any text in any script, so there is no unknown token.
 
 Source: Sennrich et al., arXiv 1508.07909 (byte-pair encoding); Radford et al., arXiv 2103.00020 (start and end tokens).
 """
@@ -21,6 +21,7 @@ from recipes_lib.errors import DataError
 PADDING, START, END = range(3)
 """Ids of a trained tokenizer's special tokens; the ids of the pieces of words come after them."""
 SPECIAL, BYTES = 3, 256
+"""Number of special tokens, and of single bytes, each of which is a piece."""
 
 
 class Pieces(Protocol):
@@ -35,38 +36,40 @@ class Pieces(Protocol):
         ...
 
     def state(self) -> object:
-        """What :func:`load` makes them again from; JSON."""
+        """The JSON value from which :func:`load` restores the map."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """Texts to rows of ids, start and end included: made by :func:`train`, :func:`load` or :func:`clip_vocabulary`.
+    """Converts texts to rows of ids with start and end; made by :func:`train`, :func:`load` or :func:`clip_vocabulary`.
 
-    No text, whatever it holds, can spell a trained tokenizer's special tokens.
+    No text can spell the special tokens of a trained tokenizer.
     """
 
     pieces: Pieces
-    """The byte-pair encoding itself."""
+    """The byte-pair encoding."""
     vocabulary: int
-    """Number of ids, special tokens included."""
+    """Number of ids, with the special tokens."""
     context: int
-    """Tokens of a row, start and end included."""
+    """Number of tokens per row, with start and end."""
     start: int
     """Id of the first token of every row."""
     end: int
-    """Id of the token after a text's last."""
+    """Id of the token after the last token of a text."""
     padding: int = PADDING
-    """Id that fills a row after its end; OpenAI's vocabulary uses it for a piece too, so look for the end instead."""
+    """Id that fills a row after its end. OpenAI's vocabulary has a piece of the same id: look for the end instead."""
 
     def __post_init__(self) -> None:
         if self.context < SPECIAL:
             raise ValueError(f"context = {self.context} tokens leave none for the text; use at least {SPECIAL}.")
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Start, the text's ids, end, padding: int64 [n, context]. A longer text is cut; its row still ends in the end.
+        """Encodes n texts as rows of start, the text's ids, end and padding: int64 [n, context].
 
-        Raises: ``TypeError`` for one text that is not in a list.
+        A text that is too long is truncated; its row still has the end.
+
+        Raises: ``TypeError`` for a single text that is not in a list.
         """
         rows = []
         for ids in self._ids(texts):
@@ -82,11 +85,11 @@ class Tokenizer:
         return self.pieces.decode([token for token in row if token != self.start])
 
     def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts are too long for a row and would be cut."""
+        """The number of texts that are too long for a row and would be truncated."""
         return sum(len(ids) > self.context - 2 for ids in self._ids(texts))
 
     def save(self, path: Path) -> None:
-        """Writes the tokenizer to one JSON file, whole or not at all."""
+        """Writes the tokenizer to a JSON file, completely or not at all."""
         durable.write_text(path, json.dumps({"context": self.context, "pieces": self.pieces.state()}))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -96,13 +99,13 @@ class Tokenizer:
 
 
 def train(texts: Iterable[str], vocabulary: int, context: int) -> Tokenizer:
-    """A vocabulary learned from ``texts``: of all pairs of pieces, the most frequent becomes one piece, and so on.
+    """Learns a vocabulary from ``texts``: the most frequent pair of pieces becomes one piece, again and again.
 
     Letters are lower-cased and runs of white space become one space. The same texts, in any order, give the same
-    vocabulary. ``vocabulary`` is the most ids there may be; few texts fill fewer.
+    vocabulary. ``vocabulary`` is the largest number of ids; few texts give fewer.
 
-    Raises: ``ValueError`` for a vocabulary that has no room for every byte; ``DataError`` where the package
-    ``tokenizers`` is absent.
+    Raises: ``ValueError`` for a vocabulary without room for every byte; ``DataError`` if the package ``tokenizers`` is
+    missing.
     """
     if vocabulary < SPECIAL + BYTES:
         raise ValueError(f"vocabulary = {vocabulary} has no room for {SPECIAL} special tokens and all {BYTES} bytes.")
@@ -111,7 +114,7 @@ def train(texts: Iterable[str], vocabulary: int, context: int) -> Tokenizer:
     spaces = package.normalizers.Replace(package.Regex(r"\s+"), " ")
     steps = [package.normalizers.NFC(), package.normalizers.Lowercase(), spaces, package.normalizers.Strip()]
     bpe.normalizer = package.normalizers.Sequence(steps)
-    bpe.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=True)  # one form of a word, first or not
+    bpe.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=True)  # a first word gets the same pieces
     bpe.decoder = package.decoders.ByteLevel()
     trainer = package.trainers.BpeTrainer(
         vocab_size=vocabulary - SPECIAL,
@@ -123,9 +126,9 @@ def train(texts: Iterable[str], vocabulary: int, context: int) -> Tokenizer:
 
 
 def load(path: Path) -> Tokenizer:
-    """The tokenizer that :meth:`Tokenizer.save` wrote.
+    """Loads a tokenizer that :meth:`Tokenizer.save` wrote.
 
-    Raises: ``DataError`` naming a file that is missing or damaged, or a package that is absent.
+    Raises: ``DataError`` naming a file that is missing or damaged, or a package that is missing.
     """
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -145,11 +148,11 @@ def load(path: Path) -> Tokenizer:
 
 
 def clip_vocabulary(context: int = 77) -> Tokenizer:
-    """OpenAI's vocabulary of 49,408 ids, by way of open_clip, which cleans the text as OpenAI did.
+    """A tokenizer with OpenAI's vocabulary of 49,408 ids, by open_clip, which cleans texts as OpenAI did.
 
-    A text that holds the name of a special token spells that token, as in the original.
+    A text that contains the name of a special token is encoded with that token, as in the original.
 
-    Raises: ``DataError`` where the package ``open_clip_torch`` is absent.
+    Raises: ``DataError`` if the package ``open_clip_torch`` is missing.
     """
     try:
         from open_clip.tokenizer import SimpleTokenizer
@@ -167,7 +170,7 @@ def _trained(bpe: Any, context: int) -> Tokenizer:
 
 @dataclass(frozen=True, eq=False)
 class _Trained:
-    """Byte-level pairs of the package ``tokenizers``, whose ids are moved up to leave room for the special tokens."""
+    """Byte-level pairs of the package ``tokenizers``, whose ids are shifted to make room for the special tokens."""
 
     bpe: Any
 
@@ -184,7 +187,7 @@ class _Trained:
 
 @dataclass(frozen=True, eq=False)
 class _OpenAI:
-    """open_clip's tokenizer."""
+    """OpenAI's byte-pair encoding, by open_clip's tokenizer."""
 
     peer: Any
 
@@ -201,7 +204,7 @@ class _OpenAI:
 
 
 def _valid(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which no encoding of text can hold."""
+    """The text with a question mark in place of each lone surrogate, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

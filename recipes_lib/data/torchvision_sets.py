@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIFAR-10, STL-10, ImageNet, iNaturalist and Places, read by torchvision's own classes from where the user keeps them.
+"""Reads CIFAR-10, STL-10, ImageNet, iNaturalist and Places from the user's folders, by torchvision's classes.
 
 Nothing is downloaded. torchvision compares checksums before it reads CIFAR-10's and STL-10's files, and Places' lists.
 """
@@ -18,9 +18,9 @@ from recipes_lib.errors import DataError
 
 
 def cifar10(root: Path) -> tuple[ImageSet, ImageSet]:
-    """50,000 training and 10,000 test images of 32x32 pixels, 10 classes, from ``root/cifar-10-batches-py``.
+    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels, 10 classes, from ``root/cifar-10-batches-py``.
 
-    Raises: ``DataError`` where files are missing or damaged.
+    Raises: ``DataError`` if files are missing or damaged.
     """
     kind = datasets.CIFAR10
     wanted = [name for name, _ in kind.train_list + kind.test_list] + [kind.meta["filename"]]
@@ -41,12 +41,12 @@ def cifar10(root: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def stl10(root: Path) -> tuple[ImageSet, ImageSet]:
-    """105,000 training images of 96x96 pixels (5,000 with one of 10 labels, 100,000 without) and 8,000 test images.
+    """STL-10: 105,000 training images (5,000 with a label, 100,000 without) and 8,000 test images of 96x96 pixels.
 
-    Training sees the labelled and the unlabelled images; probes learn from the labelled ones. In memory: 2.9 GB, and
-    twice as much for a moment while it is read.
+    There are 10 classes. Training uses the labelled and the unlabelled images; probes learn from the labelled ones. The
+    set takes 2.9 GB of memory, and twice as much for a moment while it is read.
 
-    Raises: ``DataError`` where files are missing or damaged.
+    Raises: ``DataError`` if files are missing or damaged.
     """
     kind = datasets.STL10
     wanted = [name for name, _ in kind.train_list + kind.test_list] + [kind.class_names_file]
@@ -58,7 +58,7 @@ def stl10(root: Path) -> tuple[ImageSet, ImageSet]:
     train, test = (
         ImageSet(
             torch.from_numpy(np.ascontiguousarray(split.data)),
-            torch.from_numpy(split.labels.astype(np.int64)),  # -1 is torchvision's "unlabelled", and ours
+            torch.from_numpy(split.labels.astype(np.int64)),  # -1 means unlabelled in torchvision and here
             tuple(split.classes),
         )
         for split in splits
@@ -67,12 +67,12 @@ def stl10(root: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def imagenet(root: Path) -> tuple[ImageFiles, ImageFiles]:
-    """Image files as torchvision's ImageNet class lays them out: ``root/train/CLASS/*.JPEG``, ``root/val/CLASS/*.JPEG``.
+    """Image files in torchvision's layout of ImageNet: ``root/train/CLASS/*.JPEG`` and ``root/val/CLASS/*.JPEG``.
 
-    Any two such folders will do; the development kit, which torchvision's class insists on, is not needed. Images
+    Any two such folders can be read; the development kit, which torchvision's class requires, is not needed. Images
     without a class (:mod:`recipes_lib.data.folders`) are left out: see :func:`own_images`.
 
-    Raises: ``DataError`` where a folder is missing or empty, or the two have different classes.
+    Raises: ``DataError`` if a folder is missing or empty, or the two have different classes.
     """
     train, val = (image_folder(root, split) for split in ("train", "val"))
     _need_same_classes(root, train, val)
@@ -80,11 +80,11 @@ def imagenet(root: Path) -> tuple[ImageFiles, ImageFiles]:
 
 
 def own_images(root: Path) -> tuple[ImageFiles, ImageFiles | None]:
-    """What :func:`imagenet` reads, and what has less: no classes, classes of some images only, no ``val``.
+    """Image files in the layout of :func:`imagenet`; classes of all or some images, or ``val``, may be missing.
 
-    Without a folder ``train``, the images that lie in ``root`` itself are those to train on, and have no labels.
+    Without folders ``train`` and ``val``, the images in ``root`` itself are the training images, without labels.
 
-    Raises: ``DataError`` where there is no image, a class folder is empty, or train and val have different classes.
+    Raises: ``DataError`` if there is no image, a class folder is empty, or train and val have different classes.
     """
     if root.is_dir() and not (root / "train").exists() and not (root / "val").exists():
         return _listed(
@@ -110,10 +110,10 @@ def _need_same_classes(root: Path, train: ImageFiles, val: ImageFiles) -> None:
 def inat18(root: Path) -> tuple[ImageFiles, ImageFiles]:
     """iNaturalist 2018, 8,142 species with a long tail: ``root/2018/GROUP/SPECIES/*.jpg`` and ``root/val2018.json``.
 
-    torchvision lists the training and the validation images together, in folders of species; the validation images are
-    those that the competition's ``val2018.json`` names.
+    torchvision lists the training and the validation images together, in one folder per species. The competition's
+    ``val2018.json`` names the validation images.
 
-    Raises: ``DataError`` where the folders or the list are missing or not as expected.
+    Raises: ``DataError`` if the folders or the list are missing or not as expected.
     """
     folder, listed = root / "2018", root / "val2018.json"
     expected = (
@@ -128,7 +128,7 @@ def inat18(root: Path) -> tuple[ImageFiles, ImageFiles]:
     except (RuntimeError, OSError) as error:
         raise DataError(f"{folder}: {str(error).rstrip('.')}. {expected}") from None
     passed_over: Counter = Counter()
-    # sorted, because a folder's listing comes in any order; torchvision lists files of every kind
+    # sorted, because a folder is listed in arbitrary order; torchvision lists files of every kind
     files = sorted(file for file in kind.index if folders.is_image(file[1], passed_over))
     names = np.array([f"{kind.all_categories[label]}/{name}" for label, name in files])
     labels = torch.tensor([label for label, _ in files])
@@ -142,7 +142,7 @@ def inat18(root: Path) -> tuple[ImageFiles, ImageFiles]:
 
 
 def _names_of_inat(path: Path) -> list[str]:
-    """What a list of the competition calls its images, without the folder ``train_val2018``."""
+    """The image names in a list of the competition, without the folder ``train_val2018``."""
     try:
         return [entry["file_name"].partition("/")[2] for entry in json.loads(path.read_text())["images"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -155,9 +155,9 @@ def _names_of_inat(path: Path) -> list[str]:
 def places365(root: Path) -> tuple[ImageFiles, ImageFiles]:
     """Places365-Standard, 365 scenes: ``root/data_256_standard``, ``root/val_256`` and the lists beside them.
 
-    Images of 256x256 pixels, or of full size from ``data_large_standard`` and ``val_large`` where these are there.
+    Images have 256x256 pixels, or full size if the folders ``data_large_standard`` and ``val_large`` exist.
 
-    Raises: ``DataError`` where lists or folders are missing, or a list's checksum is another.
+    Raises: ``DataError`` if lists or folders are missing, or a list has a wrong checksum.
     """
     small = not (root / "data_large_standard").is_dir()
     expected = f"Places365 is expected in {root} as torchvision lays it out (datasets.Places365, split train-standard)."
@@ -180,9 +180,9 @@ def places365(root: Path) -> tuple[ImageFiles, ImageFiles]:
 
 
 def image_folder(root: Path, split: str) -> ImageFiles:
-    """The images of ``root/split/CLASS/*.JPEG``; class ids are the places of the sorted folders.
+    """The image files ``root/split/CLASS/*.JPEG``; class ids are positions among the sorted class folders.
 
-    Raises: ``DataError`` where there is no such folder, no class in it, or a class without an image.
+    Raises: ``DataError`` if there is no such folder, no class in it, or a class without an image.
     """
     files = _split(root, split)
     if files.labels is None:
@@ -208,7 +208,7 @@ def _listed(folder: Path, layout: str, *, classes: bool) -> ImageFiles:
 
 
 def _layout(root: Path, split: str) -> str:
-    return f"Image files are expected as {root}/{split}/CLASS/*.JPEG, one folder a class."
+    return f"Image files are expected as {root}/{split}/CLASS/*.JPEG, one folder per class."
 
 
 def _need(root: Path, title: str, folder: str, files: list[str], url: str) -> None:

@@ -3,8 +3,9 @@
 
 Steps are those of :class:`~recipes_lib.distributed.sync.DDP`; what changes is who keeps what. A block's weights are gathered
 while it computes forward, and again backward; its gradient goes to the ranks that keep its parts. torch's
-``fully_shard`` does that; here stand what it leaves open: which modules are blocks, scalars (which it refuses), the
-gradient's norm, checkpoints as one process writes them, and a model that is whole again after training.
+``fully_shard`` does that, to a copy of the method: it changes a module's class for good, and has no way back. The method itself
+keeps its class, and has weights without storage until training has ended. Here stands what ``fully_shard`` leaves open: which
+modules are blocks, scalars (which it refuses), the gradient's norm, and checkpoints as one process writes them.
 
 **Bytes.** A ring sends (K - 1) / K N bytes from each of K ranks to gather, or to reduce and scatter, N bytes: half of an
 all-reduce of N. Every collective of ``fully_shard`` is counted as it is called, its padding included, so a block that
@@ -29,7 +30,7 @@ class FSDP:
     """Gradients are averaged at every step; weights, gradients and optimiser state are kept in shares. On one process: whole.
 
     Gathered together are each block of a network (:func:`blocks`) and, as one more, all the rest. Scalars (CLIP's
-    temperature) are kept whole by every rank. The method is built whole before it is cut.
+    temperature) are kept whole by every rank. The method is built whole before its copy is cut.
 
     Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023.
     """
@@ -38,12 +39,12 @@ class FSDP:
         self.traffic = Traffic()
 
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """``method`` itself, cut; ``optimizer`` then moves the shares. Its parameters become other objects.
+        """A copy of ``method``, cut; ``optimizer`` then moves the shares. The method's own parameters take no memory meanwhile.
 
         Raises: ``RunError`` for an optimiser that measures whole weights, for a torch without what is needed, and where
         the ranks' models differ.
         """
-        self._method, self._whole, self._scalars = method, None, []
+        self.trained, self._method, self._scalars = method, method, []
         if collectives.world_size() == 1:
             return method
         _refuse(optimizer)
@@ -55,22 +56,23 @@ class FSDP:
         names = {weight: name for name, weight in method.named_parameters()}
         places = [[names[weight] for weight in group["params"]] for group in optimizer.param_groups]
         self._scalars = [weight for weight in names if not weight.dim()]
-        self._whole = _without_weights(method)
+        self.trained = copy.deepcopy(method, {id(tensor): tensor for tensor in [*names, *method.buffers()]})
         mesh = init_device_mesh(next(iter(names)).device.type, (collectives.world_size(),))
-        for module in [*blocks(method), method]:
+        for module in [*blocks(self.trained), self.trained]:
             fully_shard(module, mesh=mesh, ignored_params=set(self._scalars))
             module.set_custom_all_gather(_Gather(self.traffic))
             module.set_custom_reduce_scatter(_ReduceScatter(self.traffic))
-        shares = dict(method.named_parameters())
+        shares = dict(self.trained.named_parameters())
         for group, own in zip(optimizer.param_groups, places, strict=True):
             group["params"] = [shares[name] for name in own]
-        return method
+        _give_weights(method, {name: weight.detach().to("meta") for weight, name in names.items()})
+        return self.trained
 
     @contextlib.contextmanager
     def hold(self, step: int, last: bool) -> Iterator[None]:
         """Gradients are exchanged in the ``last`` micro-batch alone; until then each rank keeps them whole."""
-        if self._whole is not None:
-            self._method.set_requires_gradient_sync(last)
+        if self.trained is not self._method:
+            self.trained.set_requires_gradient_sync(last)
         yield
         if last:
             gradients = [weight.grad for weight in self._scalars if weight.grad is not None]
@@ -82,7 +84,7 @@ class FSDP:
 
     def after_step(self, step: int) -> None:
         """Buffers become rank 0's, as DDP's are before each step."""
-        collectives.broadcast_in_place(list(self._method.buffers()))
+        collectives.broadcast_in_place(list(self.trained.buffers()))
         self.traffic.add(0)
 
     def finish(self, step: int) -> None:
@@ -101,22 +103,14 @@ class FSDP:
 
     @torch.no_grad()
     def unwrap(self) -> None:
-        """Makes the method whole, on every rank, and one that knows nothing of shares: rank 0 may call it alone."""
-        if self._whole is None:
+        """Gives the method the trained weights, whole, on every rank; rank 0 may call it alone from then on."""
+        if self.trained is self._method:
             return
-        weights: dict[nn.Parameter, nn.Parameter] = {}
-        for name, share in self._method.named_parameters(remove_duplicate=False):
-            if share not in weights:
-                weights[share] = nn.Parameter(_gathered(share), share.requires_grad)
-            _put(self._whole, name, weights[share])
-        for name, buffer in self._method.named_buffers(remove_duplicate=False):
-            _put(self._whole, name, buffer)
-        self._whole.train(self._method.training)
-        # others hold the method itself: it takes over the contents, and the class, of the copy made before it was cut
-        self._method.__class__ = type(self._whole)
-        self._method.__dict__.clear()
-        self._method.__dict__.update(self._whole.__dict__)
-        self._whole, self._scalars = None, []
+        _give_weights(self._method, {name: _gathered(share) for name, share in self.trained.named_parameters()})
+        for name, buffer in self.trained.named_buffers(remove_duplicate=False):
+            _put(self._method, name, buffer)
+        self._method.train(self.trained.training)
+        self.trained, self._scalars = self._method, []
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
@@ -222,13 +216,6 @@ def _refuse(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def _without_weights(method: nn.Module) -> nn.Module:
-    """A copy whose parameters take no memory, and whose buffers are the method's own."""
-    memo: dict[int, Any] = {id(buffer): buffer for buffer in method.buffers()}
-    memo |= {id(w): nn.Parameter(w.detach().to("meta"), w.requires_grad) for w in method.parameters()}
-    return copy.deepcopy(method, memo)
-
-
 def is_share(tensor: Tensor) -> bool:
     """Whether each rank has a part of ``tensor`` only."""
     return hasattr(tensor, "full_tensor")  # a DTensor, whose class is imported only where there are shares
@@ -236,6 +223,14 @@ def is_share(tensor: Tensor) -> bool:
 
 def _gathered(tensor: Tensor) -> Tensor:
     return tensor.detach().full_tensor() if is_share(tensor) else tensor.detach()
+
+
+def _give_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Makes ``weights`` the parameters of ``module``; one that stands in several places stays one."""
+    names = {weight: name for name, weight in module.named_parameters()}
+    made = {weight: nn.Parameter(weights[name], weight.requires_grad) for weight, name in names.items()}
+    for name, weight in list(module.named_parameters(remove_duplicate=False)):
+        _put(module, name, made[weight])
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:

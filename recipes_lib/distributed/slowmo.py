@@ -53,6 +53,11 @@ class SlowMo:
         """What was averaged over ranks so far."""
         return self._local.traffic
 
+    @property
+    def trained(self) -> nn.Module:
+        """The method."""
+        return self._local.trained
+
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
         """As :meth:`LocalSGD.wrap`; the first round starts from these weights."""
         model = self._local.wrap(method, optimizer)

@@ -74,6 +74,8 @@ class Strategy(Protocol):
     """What the loop asks of a strategy."""
 
     traffic: Traffic
+    trained: nn.Module
+    """From :meth:`wrap` on: the module whose weights the steps move. It is the method itself, or, under FSDP, a copy of it."""
 
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
         """What to call in place of ``method``; every rank's weights become rank 0's."""
@@ -112,7 +114,7 @@ class DDP:
     def wrap(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
         """``method`` under torch's DistributedDataParallel; itself on one process."""
         self._gradients = sum(p.nbytes for p in method.parameters() if p.requires_grad)
-        self._model = method
+        self.trained = self._model = method
         if collectives.world_size() > 1:
             # of a 1x1 convolution's gradient alone: its two memory layouts are one and the same, the copy costs nothing
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -183,7 +185,7 @@ class LocalSGD:
         """
         refuse_other_models(method)
         collectives.broadcast_in_place([*method.parameters(), *method.buffers()])
-        self._method, self._optimizer = method, optimizer
+        self.trained, self._optimizer = method, optimizer
         self._ddp = DDP()
         self._model = self._ddp.wrap(method, optimizer) if self.start else method
         self._ddp.traffic = self.traffic
@@ -235,13 +237,13 @@ class LocalSGD:
 
     @torch.no_grad()
     def _average(self) -> None:
-        statistics = _running_statistics(self._method)
-        tensors = [*self._method.parameters(), *statistics]
+        statistics = _running_statistics(self.trained)
+        tensors = [*self.trained.parameters(), *statistics]
         if self.buffers == "average":
             tensors += running_means(self._optimizer)
         self.traffic.add(collectives.average_in_place(tensors))
         ours = {id(tensor) for tensor in statistics}
-        collectives.broadcast_in_place([buffer for buffer in self._method.buffers() if id(buffer) not in ours])
+        collectives.broadcast_in_place([buffer for buffer in self.trained.buffers() if id(buffer) not in ours])
         if self.buffers == "reset":
             self._optimizer.state.clear()  # every optimiser makes it anew, as at its first step
 

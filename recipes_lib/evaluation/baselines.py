@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a score is compared with: raw pixels below, a supervised network of the same budget above.
+"""Baselines for a score: raw pixels as a lower one, a supervised network with the same budget as an upper one.
 
-The third baseline, random-init features, needs no code: extract features from the backbone before it is trained.
+The third baseline, features of an untrained network, needs no code: extract features before training.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,8 @@ from recipes_lib.optim.schedules import warmup_cosine
 from recipes_lib.views.multicrop import Normalize, Resize, eval_view
 
 PIXEL_SIDE = 32
-"""Larger images are reduced to this side: 3,072 values per image still fit in memory for a whole data set."""
+"""Side in pixels to which larger images are reduced: a whole data set of 3 x 32 x 32 = 3,072 values per image fits in
+memory."""
 
 
 def raw_pixels(
@@ -31,22 +32,22 @@ def raw_pixels(
     ignore_sign: bool = False,
     workers: int = 0,
 ) -> Features:
-    """The pixels that a network would be given, as features: each image less its own mean.
+    """The pixels that a network would see, minus the image's mean, as features.
 
-    The images pass through the same :func:`eval_view` as those that features are extracted from: where a network sees
-    grey, standardised images, so do the pixels. Views larger than 32 pixels are then reduced to 32x32.
+    The images pass through the same :func:`eval_view` as for :func:`recipes_lib.evaluation.features.extract`: if the
+    network sees grey, standardised images, this baseline does too. Views larger than 32 pixels are reduced to 32 x 32.
 
-    ``ignore_sign`` is for a recipe whose views invert images: an image and its negative become the same row, of the
-    sign that makes the sum of the cubed values positive (few bright pixels on many dark ones).
+    ``ignore_sign`` is for a recipe whose views invert images: an image and its negative become the same row. The sign
+    is the one that makes the sum of the cubed values positive (few bright pixels on many dark ones).
 
-    Shapes: N images -> [N, 3 * side * side] (both fields are the same tensor).
+    Shapes: N images -> [N, 3 * side * side]; ``final`` and ``before_norm`` are the same tensor.
     """
     rows = []
     for images in read_chunks(dataset, image_size, batch_size=256, workers=workers, resize=resize):
-        pixels = eval_view(images, image_size, normalize, resize)
+        pixels = eval_view(images, image_size, normalize, resize)  # [B, 3, image_size, image_size]
         if image_size > PIXEL_SIDE:
             pixels = F.interpolate(pixels, size=(PIXEL_SIDE, PIXEL_SIDE), mode="area")
-        pixels = pixels.flatten(1)
+        pixels = pixels.flatten(1)  # [B, 3 * side * side]
         rows.append(pixels - pixels.mean(dim=1, keepdim=True))
     features = torch.cat(rows)
     if ignore_sign:
@@ -70,18 +71,19 @@ def supervised(
 ) -> nn.Module:
     """Trains ``backbone`` and a linear layer with labels, and returns the backbone (in training mode).
 
-    Cross-entropy under AdamW; the learning rate rises over the share ``warmup`` of the steps, then falls by a cosine to 0.
-    The caller's ``batches`` bring augmented views, float [B, 3, H, W], and labels, int64 [B] (unlabelled images do not
-    count), so the network sees the very images, views and order that the self-supervised one saw. ``backbone`` gives
-    [B, ``width``]. ``seed`` draws the linear layer. ``progress`` is called after each step with its number and loss.
+    It minimises the cross-entropy with AdamW. The learning rate rises linearly over the share ``warmup`` of the steps,
+    then falls to 0 by a cosine schedule. ``batches`` yields augmented views, float [B, 3, H, W], and labels, int64 [B]
+    (unlabelled images do not count), so the network can see the same images and views in the same order as the
+    self-supervised network. ``backbone`` returns [B, ``width``]. ``seed`` draws the linear layer. ``progress`` is
+    called after each step with its number (from 1) and loss.
 
-    Raises: ``ValueError`` where ``batches`` end before ``steps``.
+    Raises: ``ValueError`` if ``batches`` end before ``steps``.
     """
 
     def loss_of(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         views, labels = batch
         errors = F.cross_entropy(model(views), labels, ignore_index=UNLABELLED, reduction="sum")
-        return {"loss": errors / (labels != UNLABELLED).sum().clamp_min(1)}  # at least 1: a batch may have no label
+        return {"loss": errors / (labels != UNLABELLED).sum().clamp_min(1)}  # a batch may have no labelled image
 
     model = classifier(backbone, width=width, classes=classes, seed=seed)
     descend(
@@ -99,8 +101,8 @@ def supervised(
 
 
 def classifier(backbone: nn.Module, *, width: int, classes: int, seed: int) -> nn.Sequential:
-    """``backbone``, which gives [B, ``width``], with a linear layer drawn from ``seed``, on the backbone's device."""
-    head = nn.utils.skip_init(nn.Linear, width, classes)  # torch's own draw would come from the global state
+    """``backbone``, which returns [B, ``width``], and a linear layer drawn from ``seed``, on the backbone's device."""
+    head = nn.utils.skip_init(nn.Linear, width, classes)  # torch's own init would use the global random state
     nn.init.trunc_normal_(head.weight, std=0.02, generator=randomness.generator(seed, 0, "supervised head"))
     nn.init.zeros_(head.bias)
     return nn.Sequential(backbone, head.to(next(backbone.parameters()).device))
@@ -118,12 +120,13 @@ def descend(
     clip: float,
     progress: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """``steps`` updates by AdamW, one a batch; the rate rises over the share ``warmup``, then falls by a cosine to 0.
+    """Updates ``model`` by ``steps`` steps of AdamW, one per batch.
 
-    ``loss_of(batch)`` gives the scalar ``loss`` and what else ``progress`` shall be told of the step. Each step begins
-    in training mode.
+    The learning rate rises linearly to ``lr`` over the share ``warmup`` of the steps, then falls to 0 by a cosine
+    schedule. ``loss_of(batch)`` returns the scalar ``loss`` and other scalars that ``progress`` gets with it. The model
+    is set to training mode before each step. ``clip`` is the largest norm of the gradient.
 
-    Raises: ``ValueError`` where ``batches`` end before ``steps``.
+    Raises: ``ValueError`` if ``batches`` end before ``steps``.
     """
     groups = decay_groups(model)
     for group in groups:
@@ -132,7 +135,7 @@ def descend(
     done = 0
     for batch in batches:
         done += 1
-        # steps + 1: the rate is 0 after the last step, not at it
+        # steps + 1: the rate would reach 0 one step after the last
         rate = warmup_cosine(done, start=0.0, peak=lr, final=0.0, warmup_steps=warmup * steps, total_steps=steps + 1)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen features: each image once through a backbone in evaluation mode, without augmentation."""
+"""Extracts frozen features: each image passes once through the backbone in evaluation mode, without augmentation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,14 +19,14 @@ from recipes_lib.views.multicrop import Normalize, Resize, eval_box, eval_view
 
 @dataclass(frozen=True)
 class Features:
-    """What a backbone says of N images, on the CPU."""
+    """The features of N images, on the CPU."""
 
     final: Tensor
-    """float32 [N, D]: after the last normalisation, as k-NN compares them."""
+    """float32 [N, D]: features after the last normalisation, for k-NN."""
     before_norm: Tensor
-    """float32 [N, D]: before it, as MSN's linear and low-shot protocols read them."""
+    """float32 [N, D]: features before the last normalisation, for MSN's linear and low-shot protocols."""
     embedding: Tensor | None = None
-    """float32 [N, d]: what the method's head makes of ``final``, where its own classifier compares that."""
+    """float32 [N, d]: the output of the method's head for ``final``, if the method's own classifier compares that."""
 
     def __len__(self) -> int:
         return len(self.final)
@@ -48,10 +48,11 @@ def extract(
     workers: int = 0,
     embed: Callable[[Tensor], Tensor] | None = None,
 ) -> Features:
-    """The features of all images of ``dataset``, computed where ``backbone`` lies.
+    """Extracts the features of all images of ``dataset`` on the device of ``backbone``.
 
-    ``embed`` takes the final features [B, D] of a chunk to embeddings [B, d], which are kept too. ``backbone`` has ``before_norm(images) -> [B, D]`` and ``norm``. ``workers`` open image files; a set in memory
-    needs none. The backbone comes back in the mode (training or evaluation) it was in.
+    ``backbone`` has ``before_norm(images) -> [B, D]`` and ``norm``. ``embed``, if given, maps the final features [B, D]
+    of a chunk to embeddings [B, d]. ``workers`` is the number of processes that open image files; images in memory need
+    none. Afterwards the backbone is in the mode (training or evaluation) in which it was before.
 
     Raises: ``DataError`` naming an image file that cannot be read.
     """
@@ -62,7 +63,7 @@ def extract(
     try:
         with torch.no_grad(), closing(read_chunks(dataset, image_size, batch_size, workers, resize)) as chunks:
             for images in chunks:
-                rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize, resize))
+                rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize, resize))  # [B, D]
                 before.append(rows.float().cpu())
                 features = backbone.norm(rows)
                 final.append(features.float().cpu())
@@ -76,8 +77,9 @@ def extract(
 def read_chunks(
     dataset: ImageSet | ImageFiles, image_size: int, batch_size: int, workers: int = 0, resize: Resize = "bilinear"
 ) -> Iterator[Tensor]:
-    """The images in order, uint8 [<= batch_size, 3, H, W]; files are resized and cropped to ``image_size``, as
-    :func:`recipes_lib.views.multicrop.eval_box` says.
+    """Yields the images in order, uint8 [<= batch_size, 3, H, W].
+
+    Images from files are resized and cropped to ``image_size`` by :func:`recipes_lib.views.multicrop.eval_box`.
 
     Raises: ``DataError`` naming an image file that cannot be read.
     """
@@ -94,7 +96,7 @@ def read_chunks(
 
 
 class _Cropped(Dataset):
-    """Each file's centre, uint8 [3, size, size]; or the ``DataError`` of a file that cannot be read."""
+    """The central crop of each file, uint8 [3, size, size], or the ``DataError`` of a file that cannot be read."""
 
     def __init__(self, files: ImageFiles, size: int, resize: Resize) -> None:
         self.files, self.size, self.resize = files, size, resize
@@ -106,7 +108,7 @@ class _Cropped(Dataset):
         try:
             image = self.files.open(index)
         except DataError as error:
-            return error  # raised in a worker, its one line would come back wrapped in a traceback
+            return error  # if a worker raised it, its one line would arrive inside a traceback
         height, width, top, left = eval_box(image.height, image.width, self.size, self.resize)
         image = TF.resize(image, [height, width], InterpolationMode(self.resize))
         return TF.pil_to_tensor(TF.crop(image, top, left, self.size, self.size))

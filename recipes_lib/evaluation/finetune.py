@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning: how good a classifier the trained network becomes when all of it learns from the labelled images.
+"""Fine-tuning: trains the whole pretrained network on the labelled images, and measures its test accuracy.
 
-Two objectives, ``eval.finetune_objective``:
+There are two objectives, chosen by ``eval.finetune_objective``:
 
-- ``cross_entropy``: a new linear layer, zero at first, on the backbone, or on the first layer of the projection head where
-  the recipe hands one over; SGD with Nesterov momentum, learning rate falling by a cosine to 0; random crops and
-  mirroring; batch norm in training mode.
+- ``cross_entropy``: a new linear layer, initialised with zeros, on the backbone, or on the first layer of the
+  projection head if the recipe passes one. SGD with Nesterov momentum; the learning rate falls to 0 by a cosine
+  schedule; random crops and mirroring; batch norm in training mode.
 - ``suncet``: no new layer. The embeddings that soft nearest neighbours compare are trained to find their own class
-  (:mod:`recipes_lib.objectives.suncet`), and these neighbours classify the test images. Every batch has equally many
-  images of every class, two views of each, the whole image mirrored or not; LARS, learning rate falling by a cosine to a
-  tenth; batch norm keeps the statistics of pretraining.
+  (:mod:`recipes_lib.objectives.suncet`), and soft nearest neighbours classify the test images. Batches are
+  class-balanced, with two views per image: the whole image, mirrored at random. LARS; the learning rate falls to a
+  tenth by a cosine schedule; batch norm keeps the statistics of pretraining.
 
-Neither has weight decay. It is a run of its own, in a sub-folder of the run: killed, it goes on from its last checkpoint,
-bit for bit.
+Neither has weight decay. Fine-tuning is a run of its own, in a sub-folder of the run: if it is killed, it continues
+from its last checkpoint, bit for bit.
 
-Source: PAWS, Assran et al., ICCV 2021, arXiv 2104.13963, and its code: cross-entropy on ImageNet (50 epochs of 1,024
-images at 0.02), SuNCEt on CIFAR-10 (30 epochs of 640 images at 0.1). Differs: that keeps the epoch that is best on held-out
-training images, or, on CIFAR-10, on the test images; here the last one counts. Images are mirrored as often as in
-pretraining: a digit has no mirror image.
+Source: PAWS, Assran et al., ICCV 2021, arXiv 2104.13963, and its code: cross-entropy on ImageNet (50 epochs, batches of
+1,024 images, learning rate 0.02), SuNCEt on CIFAR-10 (30 epochs, batches of 640 images, learning rate 0.1).
+Differs: PAWS's code keeps the epoch that is best on held-out training images, or, on CIFAR-10, on the test images; here
+the last epoch counts. Images are mirrored as often as in pretraining: a mirrored digit is no longer a digit.
 """
 
 import copy
@@ -49,18 +49,19 @@ from recipes_lib.training.folder import RunFolder
 from recipes_lib.views.multicrop import MultiCrop, ViewsConfig, eval_view
 
 SCALE = (0.08, 1.0)
-"""Range of a random crop's share of the image's area."""
+"""Range of a random crop's share of the image's area: the default of torchvision's ``RandomResizedCrop``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """What a fine-tuning run was asked to do: its folder's ``config.yaml``."""
+    """The settings of a fine-tuning run, stored in its folder's ``config.yaml``."""
 
     weights: str
     """SHA-256 of the weights that it starts from."""
     images: int
-    """Labelled images that it learns from."""
+    """Number of labelled images that it learns from."""
     classes: int
+    """Number of classes."""
     objective: Literal["cross_entropy", "suncet"] = "cross_entropy"
     views: ViewsConfig
     optim: OptimConfig
@@ -68,9 +69,9 @@ class FinetuneConfig:
 
 
 class Classifier(nn.Module):
-    """A copy of ``backbone`` and ``layer``, as :func:`training.loop.fit` trains it.
+    """A copy of ``backbone`` and ``layer`` with the interface that :func:`training.loop.fit` trains.
 
-    Under cross-entropy a linear layer stands on top; under SuNCEt ``layer`` gives the embeddings.
+    Under cross-entropy a linear layer follows ``layer``; under SuNCEt ``layer`` computes the embeddings.
     """
 
     def __init__(self, backbone: nn.Module, layer: nn.Module | None, config: FinetuneConfig) -> None:
@@ -83,12 +84,12 @@ class Classifier(nn.Module):
             return
         widths = [module.out_features for module in self.layer.modules() if isinstance(module, nn.Linear)]
         width = widths[-1] if widths else backbone.num_features
-        self.linear = nn.utils.skip_init(nn.Linear, width, config.classes)  # torch's draw would come from global state
+        self.linear = nn.utils.skip_init(nn.Linear, width, config.classes)  # torch's init would use global random state
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def train(self, mode: bool = True) -> Self:
-        """As in every module; but under SuNCEt batch norms keep evaluating, as in the released code."""
+        """Sets the mode of all modules; under SuNCEt batch norms stay in evaluation mode, as in the released code."""
         super().train(mode)
         if self.objective == "suncet":
             for module in self.modules():
@@ -97,16 +98,19 @@ class Classifier(nn.Module):
         return self
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
-        """The random views of each image, view-major, and their labels: one of each, or two under SuNCEt."""
+        """The random views of each image (one, or two under SuNCEt), view-major, and their labels.
+
+        Shapes: ``images`` [V * B, 3, side, side], ``labels`` int64 [V * B].
+        """
         views = self.crop(batch)
         return {"images": torch.cat(views), "labels": batch.labels.repeat(len(views))}
 
     def logits(self, images: Tensor) -> Tensor:
-        """[batch, 3, side, side] -> [batch, classes]"""
+        """The class logits of images, under cross-entropy.  [batch, 3, side, side] -> [batch, classes]"""
         return self.linear(self.layer(self.backbone(images)))
 
     def forward(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of a micro-batch, and how much of it is right."""
+        """The loss of a micro-batch, and its share of right answers (``accuracy``, or ``own_class`` under SuNCEt)."""
         labels = views["labels"]
         if self.objective == "suncet":
             return suncet_loss(self.layer(self.backbone(views["images"])), labels)
@@ -115,15 +119,15 @@ class Classifier(nn.Module):
         return {"loss": F.cross_entropy(logits, labels), "accuracy": right}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Everything, without decay."""
+        """One parameter group of all parameters, without weight decay."""
         return [{"params": self.clipped_parameters(), "decays": False}]
 
     def clipped_parameters(self) -> list[nn.Parameter]:
-        """Everything."""
+        """All parameters: clipping covers the gradients of all of them."""
         return list(self.parameters())
 
     def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
+        """Does nothing: fine-tuning has no update after a step."""
 
 
 def finetune(
@@ -136,13 +140,16 @@ def finetune(
     place: World,
     go_on: str,
 ) -> float:
-    """Test accuracy after fine-tuning a copy of ``backbone`` (and ``layer``) on ``data.labelled_train``, in [0, 1].
+    """Test accuracy, in [0, 1], after fine-tuning a copy of ``backbone`` (and ``layer``) on ``data.labelled_train``.
 
-    ``layer`` takes the backbone's output on: under cross-entropy its last ``nn.Linear`` gives its width, under SuNCEt it makes
-    the embeddings. ``config`` is the recipe's, of which ``data``, ``views``, ``train`` and ``eval`` are read. ``folder`` gets a run folder of its own: one that is finished is
-    read, one that is not goes on. ``go_on`` is the command that an interrupted user is told. All ranks call it.
+    ``layer`` takes the backbone's output: under cross-entropy its last ``nn.Linear`` gives its width, under SuNCEt it
+    computes the embeddings. ``config`` is the recipe's config, of which ``data``, ``views``, ``train`` and ``eval`` are
+    read. ``folder`` becomes a run folder: if it holds a finished run, the result is read from it; if it holds an
+    unfinished one, that run continues. ``go_on`` is the command that is printed when the user interrupts. All ranks
+    must call this function.
 
-    Raises: ``RunError`` where ``folder`` belongs to other weights or settings; ``DataError``, ``Diverged``, ``Interrupted``.
+    Raises: ``RunError`` if ``folder`` belongs to other weights or settings; ``DataError``, ``Diverged``,
+    ``Interrupted``.
     """
     train = data.labelled_train
     wanted = _config_of(_digest(backbone, layer), train, config, place)
@@ -173,9 +180,11 @@ def finetune(
 
 
 def global_batch(wanted: int, available: int, processes: int, classes: int = 1) -> int:
-    """Images per step: ``wanted``, at most those that there are, equally many on each process and of each of ``classes``.
+    """The number of images per step: at most ``wanted`` and ``available``, a multiple of ``processes`` and ``classes``.
 
-    Raises: ``DataError`` where that leaves a process fewer than two.
+    Each process gets equally many images, and so does each class.
+
+    Raises: ``DataError`` if a process would get fewer than two.
     """
     unit = math.lcm(processes, classes)
     batch = min(wanted, available) // unit * unit
@@ -189,7 +198,7 @@ def global_batch(wanted: int, available: int, processes: int, classes: int = 1) 
 
 
 def balanced_classes(config: EvalConfig, train: Images) -> int:
-    """How many classes each batch has equally many images of: all of them under SuNCEt, else 1, for none is asked for."""
+    """The number of classes of a class-balanced batch: all classes under SuNCEt, else 1 (batches are not balanced)."""
     return len(train.labels.unique()) if config.finetune_objective == "suncet" else 1
 
 
@@ -200,7 +209,7 @@ def _config_of(weights: str, train: Images, config: Any, place: World) -> Finetu
     plain = {"local_views": 0, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
     views = ViewsConfig(
         image_size=config.views.image_size,
-        global_views=1 if balanced else 0,  # beside the target's
+        global_views=1 if balanced else 0,  # in addition to the target view
         global_scale=(1.0, 1.0) if balanced else SCALE,
         flip=config.views.flip,
         normalize=config.views.normalize,
@@ -229,7 +238,10 @@ def _digest(*parts: nn.Module | None) -> str:
 
 
 def _finished(folder: Path, wanted: FinetuneConfig) -> bool:
-    """Whether ``folder`` holds the result. Raises: ``RunError`` where it holds something else."""
+    """Whether ``folder`` holds the result of ``wanted``.
+
+    Raises: ``RunError`` if the folder's run has other settings.
+    """
     if not (folder / "config.yaml").is_file():
         return False
     run = RunFolder.open(folder)
@@ -241,7 +253,7 @@ def _finished(folder: Path, wanted: FinetuneConfig) -> bool:
 
 @contextmanager
 def _in_our_words(config: Any, folder: Path, go_on: str) -> Iterator[None]:
-    """The loop's advice speaks of the flags of ``recipes run``; a run of ours is mended elsewhere."""
+    """Rewrites the training loop's errors: they name flags of ``recipes run``, which do not apply to fine-tuning."""
     try:
         yield
     except Interrupted:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear probe: how well a linear layer reads the classes off frozen features.
+"""Linear probe: how well a linear layer classifies frozen features.
 
-Source: the MSN paper's code, ``linear_eval.py``: the backbone's last normalisation is replaced by LayerNorm, then length 1,
-then a linear layer; SGD with Nesterov momentum 0.9, learning rate 6.4 falling by a cosine to 0, no weight decay, 100 epochs.
-Differs: features are extracted once, so there are no random crops and flips of the training images; batches have 1,024
-rows for the paper's 16,384 (its appendix A.3; the released config has 256 on each of 32 GPUs, 8,192), at the same
-learning rate, because a small set gives few steps; weights start at 0.
+Source: the MSN paper's code, ``linear_eval.py``: the backbone's last normalisation is replaced by a LayerNorm,
+then each row is scaled to length 1, then a linear layer follows. SGD with Nesterov momentum 0.9, no weight decay, 100
+epochs; the learning rate falls from 6.4 to 0 by a cosine schedule.
+Differs: features are extracted once, so there are no random crops and flips of the training images. Batches have 1,024
+rows where the paper has 16,384 (appendix A.3; the released config has 256 on each of 32 GPUs, 8,192), at the same
+learning rate, because a small data set gives few steps. Weights start at 0.
 """
 
 import math
@@ -29,15 +30,15 @@ def linear_probe(
     batch_size: int = 1024,
     lr: float = 6.4,
 ) -> float:
-    """Test accuracy of the probe, which depends on the features and ``seed`` (the order of the rows) alone.
+    """The test accuracy of a linear probe, in [0, 1]; it depends only on the features and ``seed`` (the rows' order).
 
     Shapes: ``train`` [N, D], ``test`` [M, D], before the backbone's last normalisation; labels int64 [N] and [M]; all on
-    the device that is to do the work.
+    the device that computes.
     """
     train, test = train.float(), test.float()
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     norm = nn.LayerNorm(train.shape[1], device=train.device)
-    weight = train.new_zeros(classes, train.shape[1]).requires_grad_()  # zeros: the linear part is a convex problem
+    weight = train.new_zeros(classes, train.shape[1]).requires_grad_()  # zeros suffice: the linear part is convex
     bias = train.new_zeros(classes).requires_grad_()
 
     def logits(rows: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All the probes that a config asks for, on one pair of extracted features."""
+"""Runs all the probes that a config asks for on the features of the training and test images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +24,19 @@ from recipes_lib.evaluation.snn import nearest_neighbours
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """What the probes found, by their names in ``EvalConfig.probes``."""
+    """The scores of the probes; keys are the names in ``EvalConfig.probes``."""
 
     scores: dict[str, float]
     """Test accuracy, in [0, 1]."""
     spread: dict[str, float]
-    """Standard deviation over the choices of labelled images; ``lowshot`` alone has one."""
+    """Standard deviation over the choices of labelled images; only ``lowshot`` has one."""
 
 
 def require_labels(data: Splits, config: EvalConfig, labelled: Path | None = None) -> None:
-    """Finds out before training whether the probes of ``config`` can be run on ``data`` after it.
+    """Checks, before training, that the probes of ``config`` can be run on ``data`` after it.
 
-    Raises: ``DataError`` in one line where labels (or true factors) are absent or too few, or the file ``labelled``
-    does not fit.
+    Raises: ``DataError`` in one line if labels (or true factors) are missing or too few, or the file ``labelled`` does
+    not fit the images.
     """
     if "factors" in config.probes:
         _need_factors(data)
@@ -67,9 +67,9 @@ def require_labels(data: Splits, config: EvalConfig, labelled: Path | None = Non
 
 
 def labelled_indices(path: Path | None, data: Splits) -> Tensor | None:
-    """The images that the list ``path`` names, int64, counted among ``data.labelled_train``; None where there is no list.
+    """The indices (int64) in ``data.labelled_train`` of the images that the file ``path`` lists; None without a file.
 
-    Raises: ``DataError`` about a line that fits no labelled image.
+    Raises: ``DataError`` for a line that names no labelled image.
     """
     if path is None:
         return None
@@ -84,9 +84,10 @@ def labelled_indices(path: Path | None, data: Splits) -> Tensor | None:
 
 
 def read_factors(train: Features, train_images: ImageSet, test: Features, test_images: ImageSet) -> dict[str, float]:
-    """How much of each true factor a linear map reads from the features before the last norm, in [0, 1].
+    """How well a linear map predicts each true factor from the features before the last norm, in [0, 1].
 
-    The features are those of all the images: factors are not hidden where labels are. The class is one of them.
+    ``train`` and ``test`` must hold the features of all images: the factors of unlabelled images are known too. The
+    class counts as a factor if all images have labels.
     """
     sides = train_images, test_images
     open_labels = all(images.labels is not None and bool((images.labels != UNLABELLED).all()) for images in sides)
@@ -105,17 +106,19 @@ def run_probes(
     labelled: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> ProbeScores:
-    """Scores frozen features: k-NN on the final ones, the linear and the low-shot probe on those before the last norm.
+    """Scores frozen features with the probes ``knn``, ``linear``, ``lowshot`` and ``snn``, as far as ``config`` asks.
 
-    ``factors`` and ``finetune`` are no matter of frozen features and labels, and are left out here.
-    Soft nearest neighbours (``snn``) compare the embeddings where there are some, else the final features.
+    k-NN compares the final features; the linear and the low-shot probe read those before the last norm. Soft nearest
+    neighbours (``snn``) compare the embeddings if there are any, else the final features. ``factors`` and ``finetune``
+    need more than features and labels, and are skipped here.
 
-    ``labelled`` (int64, counted among the rows of ``train`` that have a label) are the low-shot probe's images; None draws them, ``config.lowshot_splits``
-    times. ``seed`` draws these and orders the linear probe's batches. The low-shot probe alone does not run on ``device``.
+    ``labelled`` (int64, indices among the rows of ``train`` that have a label) are the images of the low-shot probe;
+    None draws them, ``config.lowshot_splits`` times. ``seed`` draws them and orders the linear probe's batches. All
+    probes but the low-shot probe run on ``device``.
 
-    Shapes: labels int64 [len(train)] and [len(test)]; where no probe is asked for they may be None.
+    Shapes: labels int64 [len(train)] and [len(test)]; they may be None if no probe is asked for.
 
-    Raises: ``DataError`` in one line where there are too few labels.
+    Raises: ``DataError`` in one line if there are too few labels.
     """
     if not set(config.probes) - {"factors", "finetune"}:
         return ProbeScores({}, {})
@@ -150,7 +153,7 @@ def run_probes(
 
 
 def _draw_labelled(config: EvalConfig, labels: Tensor, seed: int) -> list[Tensor]:
-    first = seed * config.lowshot_splits  # so that no two seeds share a choice
+    first = seed * config.lowshot_splits  # different seeds get different choices
     seeds = range(first, first + config.lowshot_splits)
     return [splits.few_per_class(labels, config.labels_per_class, seed) for seed in seeds]
 

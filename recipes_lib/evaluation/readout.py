@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of each true factor of an image a linear map reads from its features: class, colours, pose, light.
+"""How well a linear map predicts each true factor of an image from its features: class, colours, pose, light.
 
-One ridge regression on standardised features for each factor, its penalty chosen on a fifth of the training rows. All
-scores share a scale: 0 is what a guess gets that knows no image, 1 is without fault.
+Each factor gets a ridge regression on standardised features, whose penalty is chosen on a fifth of the training rows.
+All scores share one scale: 0 is the score of a guess without the image, 1 is a perfect prediction.
 
-- A *number* (floating point; a row of k numbers is one factor): R^2, the share of the variance that is explained, of
-  all its columns together.
-- An *angle* (a name in ``periods``): as the numbers sine and cosine, so that 359 degrees lies beside 1.
-- A *choice* (integer; of k columns the mean): balanced accuracy above chance, (mean recall - 1/C) / (1 - 1/C) of the C
-  values that the test rows take. The regression is on one-hot rows divided by the values' frequencies, so the largest
-  output is the value that the features speak for most, whatever values are frequent.
+- A *number* (floating point; a row of k numbers is one factor): R^2, the share of the variance that is explained, over
+  all columns together.
+- An *angle* (a name in ``periods``): its sine and cosine are predicted as numbers, so that 359 degrees is close to 1.
+- A *choice* (integer; the score of k columns is their mean): adjusted balanced accuracy,
+  (mean recall - 1/C) / (1 - 1/C), over the C values among the test rows. The regression targets are one-hot rows
+  divided by the frequencies of the values, so the largest output marks the value that the features favour most, however
+  frequent it is.
 
-A factor that some images do not show (the colour of a card that is not there, the turn of a round bowl) cannot be read
-from those, which lowers its score: compare it between networks, rather than with other factors.
+A factor that some images do not show (the colour of an absent card, the rotation of a round bowl) cannot be predicted
+for them, which lowers its score. Therefore compare the score of one factor between networks, not with other factors.
 
-Source: Alain & Bengio, arXiv 1610.01644 (linear probes); balanced accuracy as scikit-learn's, with ``adjusted``.
+Source: Alain & Bengio, arXiv 1610.01644 (linear probes); balanced accuracy as in scikit-learn with ``adjusted=True``.
 """
 
 import math
@@ -28,26 +29,27 @@ from torch import Tensor
 from recipes_lib import randomness
 
 PERIODS = {"azimuth": 360.0, "roll": 360.0, "light_azimuth": 360.0, "extra_azimuth": 360.0, "extra_hue": 1.0}
-"""The Pantry's circular factors, and the value at which each is back where it began: degrees; a share of all hues."""
+"""The Pantry's circular factors and their periods: 360 degrees, or 1 for a hue as a share of the colour circle."""
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Ridge penalties that are tried, in units of a standardised feature's sum of squares."""
+"""Ridge penalties that are tried, relative to the variance (1) of a standardised feature."""
 
 FEWEST = 10
-"""Training rows that are needed: a fifth of them chooses the penalties."""
+"""The least number of training rows: a fifth of them, at least 2, chooses the penalties."""
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A factor, or a column of a choice, as numbers that a regression can learn."""
+    """A factor, or one column of a choice, as the targets of a regression."""
 
     factor: str
+    """The factor's name."""
     train: Tensor
-    """float64 [N, k]: numbers; or a column a value of the choice."""
+    """float64 [N, k]: the numbers, or one column per value of the choice."""
     truth: Tensor
-    """Of the training rows: as ``train``; or int64 [N], columns of it."""
+    """The training rows' true values: the same as ``train`` for numbers, or int64 [N], a column number of ``train``."""
     test: Tensor
-    """As ``truth``, of the test rows; -1 for a value that no training row has."""
+    """The test rows' true values, in the form of ``truth``; -1 for a value that no training row has."""
 
 
 def factor_scores(
@@ -58,13 +60,13 @@ def factor_scores(
     *,
     periods: Mapping[str, float] = PERIODS,
 ) -> dict[str, float]:
-    """The test score in [0, 1] of each factor: how well a linear map of the features, fitted on ``train``, reads it.
+    """The test score, in [0, 1], of each factor's prediction by a linear map of the features, fitted on ``train``.
 
-    Left out are factors that do not vary, and those whose test values are all new (the number of a scan).
+    Factors that do not vary are left out, and so are choices whose test values are all new (the number of a scan).
 
     Shapes: ``train`` [N, D], ``test`` [M, D]; factors [N] or [N, k] and [M] or [M, k], floating point or integers.
 
-    Raises: ``ValueError`` where lengths or names do not fit together, or there are fewer than 10 training rows.
+    Raises: ``ValueError`` if lengths or names do not fit together, or there are fewer than 10 training rows.
     """
     _check(train, train_factors, test, test_factors)
     targets = [
@@ -77,7 +79,7 @@ def factor_scores(
     train, test = train.double(), test.double()
     order = randomness.permutation(0, 0, len(train)).to(train.device)
     held, kept = order[: len(train) // 5], order[len(train) // 5 :]
-    joined = torch.cat([target.train for target in targets], dim=1)  # one decomposition serves all
+    joined = torch.cat([target.train for target in targets], dim=1)  # [N, K]: one decomposition serves all targets
     widths = [target.train.shape[1] for target in targets]
     on_held = [read.split(widths, dim=1) for read in _ridge(train[kept], joined[kept], train[held])]
     on_test = [read.split(widths, dim=1) for read in _ridge(train, joined, test)]
@@ -97,7 +99,9 @@ def _check(
     if len(train) < FEWEST:
         raise ValueError(f"{len(train)} training rows are too few to fit and choose a penalty: give at least {FEWEST}")
     if train_factors.keys() != test_factors.keys():
-        raise ValueError(f"factors of one side alone: {sorted(train_factors.keys() ^ test_factors.keys())}")
+        raise ValueError(
+            f"both sides need the same factors; one lacks {sorted(train_factors.keys() ^ test_factors.keys())}"
+        )
     for rows, factors in ((train, train_factors), (test, test_factors)):
         for name, values in factors.items():
             if len(values) != len(rows) or values.ndim not in (1, 2):
@@ -108,7 +112,7 @@ def _check(
 
 
 def _targets(name: str, train: Tensor, test: Tensor, period: float | None) -> list[_Target]:
-    """What is to be learned of a factor; nothing where it does not vary."""
+    """The regression targets of a factor; an empty list if the factor does not vary."""
     train, test = train.reshape(len(train), -1), test.reshape(len(test), -1)
     if not train.is_floating_point():
         columns = (_choice(name, *column) for column in zip(train.long().T, test.long().T, strict=True))
@@ -135,23 +139,29 @@ def _choice(name: str, train: Tensor, test: Tensor) -> _Target | None:
 
 
 def _ridge(train: Tensor, targets: Tensor, test: Tensor) -> list[Tensor]:
-    """What is read off the test rows with each penalty: float64 [N, D], [N, K], [M, D] -> [M, K] each."""
+    """The ridge regression's predictions for the test rows, one tensor per penalty.
+
+    Shapes: float64 ``train`` [N, D], ``targets`` [N, K], ``test`` [M, D] -> [M, K] for each of ``PENALTIES``.
+    """
     mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0)
-    scale = torch.where(deviation > 1e-9 * deviation.max(), deviation, torch.inf)  # a dead feature says nothing
+    scale = torch.where(deviation > 1e-9 * deviation.max(), deviation, torch.inf)  # a constant feature becomes 0
     train, test = (train - mean) / scale, (test - mean) / scale
-    level = targets.mean(dim=0)
-    moment = (targets - level) / len(train)
-    if len(train) < train.shape[1]:  # the same solution by the smaller of two systems
-        gram, basis = train @ train.T / len(train), test @ train.T
+    level = targets.mean(dim=0)  # [K]
+    moment = (targets - level) / len(train)  # [N, K]
+    if len(train) < train.shape[1]:  # the same solution by the smaller linear system
+        gram, basis = train @ train.T / len(train), test @ train.T  # [N, N], [M, N]
     else:
-        gram, basis, moment = train.T @ train / len(train), test, train.T @ moment
+        gram, basis, moment = train.T @ train / len(train), test, train.T @ moment  # [D, D], [M, D], [D, K]
     unit = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weights = (torch.cholesky_solve(moment, torch.linalg.cholesky(gram + penalty * unit)) for penalty in PENALTIES)
     return [level + basis @ weight for weight in weights]
 
 
 def _score(read: Tensor, truth: Tensor) -> float:
-    """The score of float64 [M, k] against numbers [M, k] or columns int64 [M]; below 0 where a guess does better."""
+    """The score of the predictions ``read`` float64 [M, k]; it is below 0 if a guess without the image is better.
+
+    ``truth``: numbers float64 [M, k], or column numbers int64 [M].
+    """
     if truth.is_floating_point():
         errors, spread = (read - truth).square().sum(), (truth - truth.mean(dim=0)).square().sum()
         return (1 - errors / spread.clamp_min(torch.finfo(spread.dtype).tiny)).item()

@@ -20,13 +20,13 @@ def nearest_neighbours(
     top: int = 1,
     chunk: int = 1024,
 ) -> float:
-    """Share of test images whose class is among the ``top`` that their soft nearest neighbours give most to.
+    """The top-``top`` accuracy of soft nearest neighbours on the test images, in [0, 1].
 
-    Every training image votes, with weight softmax(cosine / temperature): a class of more images has more to say.
+    Every training image votes with weight softmax(cosine / temperature), so a class with more images has more votes.
 
-    Shapes: ``train`` [N, D], ``test`` [M, D], labels int64 [N] and [M]; all on the device that is to do the work.
+    Shapes: ``train`` [N, D], ``test`` [M, D], labels int64 [N] and [M], all on the device that computes.
     ``chunk`` test images are compared at once.
-    Raises: ``ValueError`` where there are fewer than ``top`` classes.
+    Raises: ``ValueError`` if there are fewer than ``top`` classes.
     """
     if not 1 <= top <= int(train_labels.max()) + 1:
         raise ValueError(f"top = {top}; it must be in 1 to {int(train_labels.max()) + 1}, the number of classes.")
@@ -42,14 +42,14 @@ def nearest_neighbours(
 def describe(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor | None, *, classes: int, temperature: float
 ) -> dict[str, float]:
-    """Metrics in which a collapse of the classifier shows.
+    """Metrics of the soft-nearest-neighbour predictions, which show a collapse.
 
-    ``classes_predicted``: classes that are some test image's first choice. ``exp_mean_entropy``: exp of the entropy of
-    the mean prediction, in [1, classes] (1: all images in one class). ``exp_entropy``: exp of the mean entropy of an
-    image's prediction (``classes``: flat, so that it says nothing). Where there are labels, ``snn_accuracy`` and, of more than
-    five classes, ``snn_top5_accuracy``, in [0, 1].
+    ``classes_predicted``: the number of classes that are the first choice for at least one test image.
+    ``exp_mean_entropy``: exp of the entropy of the mean prediction, in [1, classes] (1: all images in one class).
+    ``exp_entropy``: exp of the mean entropy of an image's prediction, in [1, classes] (``classes``: all predictions are
+    uniform). With test labels also ``snn_accuracy`` and, for more than five classes, ``snn_top5_accuracy``, in [0, 1].
 
-    Shapes: as :func:`nearest_neighbours`.
+    Shapes: those of :func:`nearest_neighbours`.
     """
     labels = snn.support_labels(train_labels, classes, smoothing=0.0)
     p = snn.soft_nearest_neighbours(test, train, labels, temperature)  # [M, classes]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zero-shot classification: a class is the mean of its prompts' embeddings, an image belongs to the nearest.
+"""Zero-shot classification: a class is the mean of its prompts' embeddings, and an image gets the nearest class.
 
 Source: Radford et al., arXiv 2103.00020, sections 3.1.2 and 3.1.4.
 """
@@ -14,24 +14,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """How many images the class weights name rightly."""
+    """The accuracy of a zero-shot classifier, and the accuracy of always predicting the most frequent class."""
 
     accuracy: float
-    """Share of the images, in [0, 1]."""
+    """The share of images that are classified rightly, in [0, 1]."""
     per_class: tuple[float, ...]
-    """The same of each class's images; NaN for a class that has none."""
+    """The accuracy on the images of each class; NaN for a class without images."""
     majority: float
-    """Share of the most frequent class: what naming it always would score."""
+    """The share of images of the most frequent class: the accuracy of always predicting it."""
 
 
 @torch.no_grad()
 def class_weights(
     encode: Callable[[list[str]], Tensor], prompts: Mapping[str, Sequence[str]], *, chunk: int = 512
 ) -> Tensor:
-    """The normalised mean, over each class's prompts, of their normalised embeddings, in the order of ``prompts``.
+    """The classifier's weights: for each class the normalised mean of its prompts' normalised embeddings.
 
-    Shapes: ``encode`` takes a list of n texts, at most ``chunk``, to [n, d] -> [classes, d], float32, norm 1.
-    Raises: ``ValueError`` naming the classes that have no prompt, or where there is no class.
+    Shapes: ``encode`` maps a list of n texts, at most ``chunk``, to [n, d] -> float32 [classes, d] of norm 1, in the
+    order of ``prompts``.
+    Raises: ``ValueError`` naming the classes without a prompt, or if there is no class.
     """
     empty = [name for name, texts in prompts.items() if not texts]
     if empty or not prompts:
@@ -43,24 +44,25 @@ def class_weights(
         features = F.normalize(encode(list(some)).float(), dim=1)  # [n, d]
         if total is None:
             total = features.new_zeros(len(prompts), features.shape[1])
-        # normalised below, so a sum does for the mean
+        # the sum is normalised below, so it need not be divided by the number of prompts
         total.index_add_(0, torch.tensor(rows, device=features.device), features)
     return F.normalize(total, dim=1)
 
 
 @torch.no_grad()
 def predict(features: Tensor, weights: Tensor, *, chunk: int = 8192) -> Tensor:
-    """The class of highest cosine, the first of them where several are equal: [n, d], [classes, d] -> int64 [n].
+    """The class with the highest cosine for each image; of equal ones the first.  [n, d], [classes, d] -> int64 [n]
 
-    ``chunk`` images are compared at once; features need not be normalised, for their length changes no order.
+    ``chunk`` images are compared at once. Features need not be normalised: their norm does not change the order.
     """
     return torch.cat([(rows.float() @ weights.T).argmax(dim=1) for rows in features.split(chunk)])
 
 
 def accuracy(features: Tensor, weights: Tensor, labels: Tensor) -> ZeroShot:
-    """How many images :func:`predict` names rightly: [n, d], [classes, d], int64 [n].
+    """The accuracy of :func:`predict`, in total and per class.
 
-    Raises: ``ValueError`` for no image, or a label that is no class; ``FloatingPointError`` for features or weights
+    Shapes: ``features`` [n, d], ``weights`` [classes, d], ``labels`` int64 [n].
+    Raises: ``ValueError`` if there is no image or a label is no class; ``FloatingPointError`` for features or weights
     that are not finite.
     """
     if not (features.isfinite().all() and weights.isfinite().all()):
@@ -73,7 +75,7 @@ def accuracy(features: Tensor, weights: Tensor, labels: Tensor) -> ZeroShot:
         raise ValueError(
             f"labels from {int(labels.min())} to {int(labels.max())}, but there are {len(weights)} classes."
         )
-    right = (predict(features, weights) == labels).double()
-    counts = torch.bincount(labels, minlength=len(weights))
+    right = (predict(features, weights) == labels).double()  # [n]
+    counts = torch.bincount(labels, minlength=len(weights))  # [classes]
     per_class = torch.bincount(labels, weights=right, minlength=len(weights)) / counts  # 0 / 0 is NaN
     return ZeroShot(right.mean().item(), tuple(per_class.tolist()), counts.max().item() / len(labels))

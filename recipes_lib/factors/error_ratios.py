@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Factor accuracies and error ratios of many models at once: counting is one matrix product.
+"""Accuracies and error ratios per factor, of many models at once: counting is one matrix product.
 
-A model's error ratio of a factor is its error rate among the images that have the factor, over its error rate among all:
-1 says that the factor makes no difference, 2 that errors are twice as frequent.
+A model's error ratio for a factor is its error rate on the images with the factor, divided by its error rate on all
+images. A ratio of 1 means that the factor makes no difference, 2 that errors are twice as frequent.
 
-# M: models, N: images, F: factors, c: right or wrong [M, N], S: the images that count
+Symbols: M models, N images, F factors, C classes, G metaclasses.
 
-Source: Youbi Idrissi et al., "ImageNet-X", arXiv 2211.01866, section 3, and the official toolkit's arithmetic, to the bit.
-Differs: a model that is right on no image has accuracy 0, where the toolkit loses it; images are joined by name, not by
-row.
+Source: Youbi Idrissi et al., "ImageNet-X", arXiv 2211.01866, section 3, and the official toolkit's arithmetic, to the
+bit.
+Differs: a model that is right on no image has accuracy 0; the toolkit loses it. Images are joined by name, not by row.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,52 +22,54 @@ from recipes_lib.factors.annotations import Annotations, Reassessed
 from recipes_lib.factors.predictions import Predictions
 
 Correctness = Literal["class", "real_class", "metaclass"]
-"""class: the label; real_class: any of ReaL's labels; metaclass: a class of the label's metaclass."""
+"""The answers that are right: class: the label; real_class: any of ReaL's labels; metaclass: any class of the label's
+metaclass."""
 Scope = Literal["toolkit", "decided"]
-"""toolkit: images without ReaL labels are wrong, and all classes outside the sixteen metaclasses are one, as in the official
-toolkit; decided: such images do not count."""
+"""The images that count. toolkit: as in the official toolkit, every answer is wrong for an image without ReaL labels,
+and all classes outside the sixteen metaclasses form one more; decided: such images do not count."""
 _CHUNK = 32
-"""Models that are counted together: 32 x 50,000 float32 are 6 MB."""
+"""Number of models that are counted together: 32 x 50,000 float32 values are 6 MB."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images, and how many right answers, there are with each factor."""
+    """The numbers of images and of right answers, in total and per factor."""
 
     images: int
-    """Images that count."""
+    """Number of images that count."""
     with_factor: np.ndarray
-    """int64 [F]"""
+    """int64 [F]: number of images with each factor."""
     right: np.ndarray
-    """int64 [M]: right answers among all images that count."""
+    """int64 [M]: number of right answers among all images that count."""
     right_with_factor: np.ndarray
-    """int64 [M, F]"""
+    """int64 [M, F]: number of right answers among the images with each factor."""
 
     @property
     def average(self) -> np.ndarray:
-        """float64 [M]: accuracy over all images that count, those without any factor among them."""
+        """The accuracy over all images that count, also those without any factor, as float64 [M]."""
         return _ratio(self.right, np.array(self.images))
 
     @property
     def accuracy(self) -> np.ndarray:
-        """float64 [M, F]: accuracy over the images with a factor; NaN where there is none."""
+        """The accuracy over the images with each factor, as float64 [M, F]; NaN if there is no such image."""
         return _ratio(self.right_with_factor, self.with_factor)
 
     @property
     def error_ratio(self) -> np.ndarray:
-        """float64 [M, F]: (1 - accuracy) / (1 - average); NaN where there is no image, or a model makes no error."""
+        """The error ratio (1 - accuracy) / (1 - average), as float64 [M, F]; NaN without images or without errors."""
         return _ratio(1 - self.accuracy, 1 - self.average[:, None])
 
     @property
     def prevalence(self) -> np.ndarray:
-        """float64 [F]: the share of the images that have a factor."""
+        """The share of images that have each factor, as float64 [F]."""
         return _ratio(self.with_factor, np.array(self.images))
 
     @property
     def shift(self) -> np.ndarray:
-        """float64 [M, F]: how far a factor's share of all marks grows among the errors, (q - p) / p.
+        """The relative growth (q - p) / p of each factor's share of all marks, as float64 [M, F].
 
-        Where every image has one factor, that is the error ratio less 1.
+        p is the factor's share among all images, q its share among the model's errors. If every image has exactly one
+        factor, this is the error ratio minus 1.
         """
         wrong = self.with_factor - self.right_with_factor
         share = _ratio(self.with_factor, self.with_factor.sum())
@@ -76,58 +78,59 @@ class Counts:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """How many images, and how many right answers, each class of the labels has."""
+    """The numbers of images and of right answers per class of the labels."""
 
     images: np.ndarray
-    """int64 [C]"""
+    """int64 [C]: number of images of each class."""
     right: np.ndarray
-    """int64 [M, C]"""
+    """int64 [M, C]: number of right answers among them."""
 
     @property
     def accuracy(self) -> np.ndarray:
-        """float64 [M, C]: accuracy over a class's images; NaN of none."""
+        """The accuracy over each class's images, as float64 [M, C]; NaN for a class without images."""
         return _ratio(self.right, self.images)
 
     def worst(self, most: int) -> np.ndarray:
-        """Each model's classes of lowest accuracy, the worst first: int64 [M, K]; of equal ones, the lowest number first.
+        """Each model's classes with the lowest accuracy, as int64 [M, K]: the worst first, equal ones by number.
 
-        K is ``most``, or the number of classes that have images, where that is smaller.
+        K is the smaller of ``most`` and the number of classes that have images.
         """
         order = np.argsort(self.accuracy, axis=1, kind="stable")  # NaN comes last
         return order[:, : min(most, int((self.images > 0).sum()))]
 
     def accuracy_over(self, chosen: np.ndarray) -> np.ndarray:
-        """Accuracy over all images of each model's ``chosen`` classes: integers [M, K] -> float64 [M]."""
+        """The accuracy over all images of each model's ``chosen`` classes.  integers [M, K] -> float64 [M]"""
         return _ratio(np.take_along_axis(self.right, chosen, axis=1).sum(axis=1), self.images[chosen].sum(axis=1))
 
 
 @dataclass(frozen=True)
 class Split:
-    """One look at all answers, counted in three ways."""
+    """The counts of all answers: over all images, per metaclass and per class."""
 
     whole: dict[str, Counts]
-    """Kind of mark -> counts of all images that count: what :func:`count` finds."""
+    """Kind of mark -> counts over all images that count, the result of :func:`count`."""
     metaclasses: dict[str, dict[str, Counts]]
-    """Metaclass -> kind of mark -> counts of its images alone; empty where the annotations have no metaclasses."""
+    """Metaclass -> kind of mark -> counts over its images only; empty if the annotations have no metaclasses."""
     classes: ClassCounts
+    """Counts per class."""
 
 
 def allowed(annotations: Annotations) -> tuple[Correctness, ...]:
-    """The kinds of correctness that these annotations can tell."""
+    """The kinds of correctness for which these annotations have the labels."""
     has = {"class": True, "real_class": annotations.real, "metaclass": annotations.metaclasses}
     return tuple(kind for kind in get_args(Correctness) if has[kind] is not None)
 
 
 def right(classes: np.ndarray, annotations: Annotations, correctness: Correctness) -> np.ndarray:
-    """Which answers are right: integers [M, N] -> bool [M, N].
+    """Whether each answer is right.  integers [M, N] -> bool [M, N]
 
-    Raises: ``ValueError`` for a kind that these annotations cannot tell.
+    Raises: ``ValueError`` for a kind of correctness for which the annotations have no labels.
     """
     return _judge(annotations, correctness)(classes)
 
 
 def counting(annotations: Annotations, correctness: Correctness, scope: Scope = "toolkit") -> np.ndarray:
-    """bool [N]: the images that count."""
+    """The images that count in ``scope``, as bool [N]."""
     rows = annotations.kept
     if scope == "decided" and correctness == "real_class":
         return rows & (np.diff(annotations.real.offsets) > 0)
@@ -144,14 +147,15 @@ def count(
     *,
     rows: np.ndarray | None = None,
 ) -> dict[str, Counts]:
-    """Counts for each kind of mark (``top``, ``multi``).
+    """Counts images and right answers per factor, for each kind of mark (``top``, ``multi``).
 
-    Shapes: ``rows`` bool [N], the images that count; default: :func:`counting`. Memory: the predictions, and 6 MB for a chunk.
+    Shapes: ``rows`` bool [N], the images that count; default: :func:`counting`. Memory: the predictions, and 6 MB per
+    chunk.
 
-    Raises: ``ValueError`` where predictions and annotations differ in length, or there are too many images for float32.
+    Raises: ``ValueError`` if predictions and annotations differ in length, or there are too many images for float32.
     """
     rows = _rows(predictions, annotations, correctness, rows)
-    columns = annotations.columns
+    columns = annotations.columns  # [N, kinds * F + 1]
     found = np.empty((len(predictions.classes), columns.shape[1]), np.int64)
     for part, answers in _chunks(predictions, annotations, correctness):
         found[part] = (answers & rows).astype(np.float32) @ columns
@@ -165,11 +169,11 @@ def split(
     *,
     rows: np.ndarray | None = None,
 ) -> Split:
-    """Counts of all images, of each metaclass's and of each class's, for little more than :func:`count` takes.
+    """Counts over all images, per metaclass and per class, in little more time than :func:`count`.
 
-    Images are put in order of metaclass and class, so that each answer is judged once, and a metaclass is a slice.
+    Images are sorted by metaclass and class, so that each answer is judged once and a metaclass is a slice.
 
-    Shapes, memory and ``Raises``: as :func:`count`.
+    Shapes, memory and ``Raises``: those of :func:`count`.
     """
     rows, labels = _rows(predictions, annotations, correctness, rows), annotations.labels
     coarse = annotations.metaclasses
@@ -178,7 +182,7 @@ def split(
     order = chosen[np.lexsort((labels[chosen], of_image[chosen]))]
     names = ("all",) if coarse is None else coarse.names
     ends = np.searchsorted(of_image[order], np.arange(len(names) + 1))  # [G + 1]
-    starts = np.sort(np.unique(labels[order], return_index=True)[1])  # a class is of one metaclass, so it is one run
+    starts = np.sort(np.unique(labels[order], return_index=True)[1])  # a class has one metaclass, so it is one run
     columns = annotations.columns[order]
     found = np.zeros((len(names), len(predictions.classes), columns.shape[1]), np.int64)
     right = np.zeros((len(predictions.classes), annotations.classes), np.int64)
@@ -198,7 +202,7 @@ def split(
 def _rows(
     predictions: Predictions, annotations: Annotations, correctness: Correctness, rows: np.ndarray | None
 ) -> np.ndarray:
-    """bool [N]: the images to count, once predictions and annotations are seen to fit together."""
+    """The images that count, as bool [N], after a check that predictions and annotations fit together."""
     images, given = len(annotations.names), predictions.classes.shape[1]
     if given != images:
         raise ValueError(f"predictions of {given} images for {images} annotated ones")
@@ -210,7 +214,7 @@ def _rows(
 def _chunks(
     predictions: Predictions, annotations: Annotations, correctness: Correctness
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Some models at a time, and which of their answers are right: bool [m, N]."""
+    """Yields slices of models, and whether each of their answers is right, as bool [m, N]."""
     judge = _judge(annotations, correctness)
     for start in range(0, len(predictions.classes), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -218,7 +222,10 @@ def _chunks(
 
 
 def _counts(annotations: Annotations, rows: np.ndarray, found: np.ndarray) -> dict[str, Counts]:
-    """Products of right answers among ``rows`` with the annotations' columns, int64 [M, kinds * F + 1], by kind of mark."""
+    """Splits ``found`` by kind of mark.
+
+    ``found``: the product of the right answers among ``rows`` and the annotations' columns, int64 [M, kinds * F + 1].
+    """
     images, width = (rows.astype(np.float32) @ annotations.columns).astype(np.int64), len(annotations.factors)
     own = {kind: slice(place * width, (place + 1) * width) for place, kind in enumerate(annotations.marks)}
     return {
@@ -230,9 +237,9 @@ def _counts(annotations: Annotations, rows: np.ndarray, found: np.ndarray) -> di
 
 
 def _judge(annotations: Annotations, correctness: Correctness) -> Callable[[np.ndarray], np.ndarray]:
-    """What tells right answers, integers [m, N], from wrong ones: bool [m, N]."""
+    """A function that says whether answers are right.  integers [m, N] -> bool [m, N]"""
     if correctness not in allowed(annotations):
-        raise ValueError(f"correctness = {correctness!r}; these annotations tell: {', '.join(allowed(annotations))}")
+        raise ValueError(f"correctness = {correctness!r}; these annotations allow: {', '.join(allowed(annotations))}")
     labels = annotations.labels
     if correctness == "real_class":
         return _among(annotations.real)
@@ -244,9 +251,12 @@ def _judge(annotations: Annotations, correctness: Correctness) -> Callable[[np.n
 
 
 def _among(real: Reassessed) -> Callable[[np.ndarray], np.ndarray]:
-    """Whether an answer is among an image's labels: all first labels at once, then the second ones, and so on."""
+    """A function that says whether answers are among the images' ReaL labels.  integers [m, N] -> bool [m, N]
+
+    It compares with the first labels of all images at once, then with the second ones, and so on.
+    """
     starts, lengths = real.offsets[:-1].astype(np.int64), np.diff(real.offsets)
-    first = np.full(len(lengths), np.iinfo(real.labels.dtype).min, real.labels.dtype)  # which is no class
+    first = np.full(len(lengths), np.iinfo(real.labels.dtype).min, real.labels.dtype)  # the least integer is no class
     rounds = []
     for place in range(int(lengths.max(initial=0))):
         images = np.flatnonzero(lengths > place)
@@ -256,7 +266,7 @@ def _among(real: Reassessed) -> Callable[[np.ndarray], np.ndarray]:
 
     def judge(classes: np.ndarray) -> np.ndarray:
         found = classes == first
-        for images, labels in rounds[1:]:  # few images have a second one
+        for images, labels in rounds[1:]:  # few images have a second label
             found[:, images] |= classes[:, images] == labels
         return found
 
@@ -264,6 +274,6 @@ def _among(real: Reassessed) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole; NaN where whole is 0."""
+    """The quotient part / whole, in float64; NaN where whole is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)

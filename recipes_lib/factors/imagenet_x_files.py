@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ImageNet-X's annotations from disk: the official package's folder, or the compact form, arrays in one file."""
+"""Reads ImageNet-X's annotations: the official package's folder, or a compact form with all arrays in one file."""
 
 import csv
 import gzip
@@ -29,11 +29,13 @@ _KEYS = ("label", "annotated", "prototype", "top_factor", "multi_factor_bits", "
 
 
 def read(path: Path) -> Partitions:
-    """ImageNet-X's annotations: the official package's folder, or the compact ``imagenet_x_val.npz`` or its folder.
+    """Reads ImageNet-X's annotations from ``path``.
 
-    Beside the compact file, ``imagenet_x_train.csv.gz`` holds the training images.
+    ``path`` is the official package's folder, the compact file ``imagenet_x_val.npz``, or the folder of that file. The
+    annotations of training images are read from ``imagenet_x_train.csv.gz`` in the compact file's folder, if it is
+    there.
 
-    Raises: ``DataError`` naming the file, where files are missing, damaged or of another version.
+    Raises: ``DataError`` naming the file that is missing, damaged or of another version.
     """
     if not path.exists():
         raise DataError(f"annotations = {path} does not exist. {OBTAIN}")

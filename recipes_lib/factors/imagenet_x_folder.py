@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ImageNet-X's annotations as the official package ``imagenet-x`` has them: JSON lines and lists in one folder.
+"""Reads ImageNet-X's annotations from the official package ``imagenet-x``: JSON lines and lists in one folder.
 
-Rows are joined by file name: the package's own order is that of class folders, and its JSON lists factors in another
-order than its code.
+Rows are joined by file name, because the package's rows are in the order of class folders. Factors are found by name,
+because the package's JSON lists them in another order than its code.
 """
 
 import csv
@@ -36,13 +36,13 @@ METACLASSES = (
     "natural_object",
     "other",
 )
-"""The sixteen that the paper names; classes of all others are ``other``."""
+"""The sixteen metaclasses that the paper names; all other classes belong to ``other``."""
 KINDS = ("top", "multi")
 _NOT_FACTORS = {"file_name", "class", "justification", "one_word"}
 
 
 def read(folder: Path) -> Partitions:
-    """The annotations under ``folder``, which may be the package's folder, or the repository's, too.
+    """Reads the annotations in ``folder``, which may also be the folder of the package or of its repository.
 
     Raises: ``DataError`` naming the file that is missing, damaged or of another version.
     """
@@ -106,7 +106,7 @@ def _train(folder: Path) -> Annotations:
 
 
 def _lines(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """File names, int16 [n] classes and bool [n, 16] marks of a file of JSON lines."""
+    """The file names, classes (int16 [n]) and marks (bool [n, 16]) in a file of JSON lines."""
     names, classes, marks = [], [], []
     for number, line in _text(path):
         try:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How certain a factor's metrics are, whether models agree on them, and whether groups of models differ.
+"""Intervals of factor metrics, and tests: does a factor matter, do models agree, do groups of models differ?
 
-Arrays of models x factors throughout; NaN stands for a value that is not defined, and stays NaN.
+Symbols: M models, F factors, N images, R resamples. Most arrays are [M, F]. NaN stands for a value that is not defined,
+and stays NaN.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from recipes_lib.factors.error_ratios import Counts
 
 
 def wilson(right: np.ndarray, images: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The interval of an accuracy: its lowest and highest value, in [0, 1]; NaN of no image.
+    """Wilson's confidence interval of an accuracy: its lower and upper bound, in [0, 1]; NaN without images.
 
     Shapes: integers [...], [...] -> float64 [...], [...].
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -26,14 +27,14 @@ def wilson(right: np.ndarray, images: np.ndarray, level: float = 0.95) -> tuple[
     share = right / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # rounding must not put an accuracy of 0 or 1 outside of its own interval
+    # without this, rounding could put an accuracy of 0 or 1 outside of its own interval
     return np.where(right == 0, 0.0, centre - half) + 0 * n, np.where(right == images, 1.0, centre + half) + 0 * n
 
 
 def wilson_ratio(counts: Counts, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The interval of each error ratio, from Wilson's for the factor's accuracy: float64 [M, F], [M, F].
+    """The interval of each error ratio, from Wilson's interval of the factor's accuracy: float64 [M, F], [M, F].
 
-    The average is taken as known, which makes it too wide for a factor that many images have.
+    The average accuracy is treated as known exactly, so the interval is too wide for a factor that many images have.
     """
     low, high = wilson(counts.right_with_factor, counts.with_factor, level)
     errors = 1 - counts.average[:, None]
@@ -44,11 +45,11 @@ def wilson_ratio(counts: Counts, level: float = 0.95) -> tuple[np.ndarray, np.nd
 def bootstrap_ratio(
     counts: Counts, model: int, *, generator: np.random.Generator, resamples: int = 1000, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile bootstrap's interval of one model's error ratios: float64 [F], [F].
+    """The percentile bootstrap interval of one model's error ratios: float64 [F], [F].
 
-    A resample of N images with replacement matters to a factor's error ratio by four numbers alone: images with or without
-    the factor, right or wrong. They are multinomial, so they are drawn as such: exactly what drawing rows would give, at the
-    price of 4 draws in place of N. Resamples in which a ratio is not defined count for nothing.
+    A factor's error ratio depends on a resample of N images only by four numbers: images with or without the factor,
+    right or wrong. These numbers have a multinomial distribution, so they are drawn from it: this is exactly equivalent
+    to drawing images, with 4 numbers instead of N. Resamples in which a ratio is not defined are ignored.
 
     Source: Efron, "Bootstrap methods: another look at the jackknife", 1979.
     """
@@ -59,7 +60,7 @@ def bootstrap_ratio(
     if total == 0:
         return np.full(len(cells), np.nan), np.full(len(cells), np.nan)
     draws = generator.multinomial(total, cells / total, size=(resamples, len(cells)))  # [R, F, 4]
-    images, wrong = draws[..., 0] + draws[..., 1], draws[..., 1] + draws[..., 3]
+    images, wrong = draws[..., 0] + draws[..., 1], draws[..., 1] + draws[..., 3]  # [R, F] each
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = (draws[..., 1] / images) / (wrong / total)
     ratios[~np.isfinite(ratios)] = np.nan
@@ -70,10 +71,11 @@ def bootstrap_ratio(
 
 
 def no_effect(counts: Counts) -> np.ndarray:
-    """Two-sided p-values of "a factor's error ratio is 1": float64 [M, F].
+    """Two-sided p-values of the null hypothesis "the factor's error ratio is 1", as float64 [M, F].
 
-    Were errors dealt out to images by chance, those with the factor would follow the hypergeometric law; the test is the
-    normal one with that law's mean and variance. Of few images, a very small p-value may be too small by half.
+    If errors were distributed over images by chance, the number of errors with the factor would be hypergeometric. The
+    test is a normal approximation with that mean and variance. For few images a very small p-value may be too small by
+    half.
     """
     total, wrong = counts.images, (counts.images - counts.right)[:, None].astype(np.float64)  # [M, 1]
     n = counts.with_factor.astype(np.float64)  # [F]
@@ -85,7 +87,10 @@ def no_effect(counts: Counts) -> np.ndarray:
 
 
 def same_share(part: np.ndarray, whole: int, other_part: np.ndarray, other_whole: int) -> np.ndarray:
-    """Two-sided p-values of "a factor is as frequent here as there": the pooled test of two proportions, float64 [F]."""
+    """Two-sided p-values of the null hypothesis "the factor is equally frequent in both sets", as float64 [F].
+
+    It is the pooled test of two proportions, ``part / whole`` and ``other_part / other_whole``.
+    """
     pooled = (part + other_part) / (whole + other_whole)
     with np.errstate(invalid="ignore", divide="ignore"):
         score = (part / whole - other_part / other_whole) / np.sqrt(
@@ -95,7 +100,7 @@ def same_share(part: np.ndarray, whole: int, other_part: np.ndarray, other_whole
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted so that the chance of any false finding is held: Holm's step-down. NaN stays, and is no test.
+    """p-values adjusted by Holm's step-down, which bounds the probability of any false finding; NaN is not a test.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
@@ -103,7 +108,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted so that the share of false findings among all is held. NaN stays, and is no test.
+    """p-values adjusted to bound the expected share of false findings among all findings; NaN is not a test.
 
     Source: Benjamini, Hochberg, "Controlling the false discovery rate", 1995.
     """
@@ -126,21 +131,21 @@ def _adjusted(p: np.ndarray, rule: Callable[[np.ndarray], np.ndarray]) -> np.nda
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike the order of the factors is from model to model."""
+    """How similarly models rank the factors."""
 
     mean_rank_correlation: float
     """Mean of Spearman's rank correlation over all pairs of models, in [-1, 1]."""
     p: float
-    """The chance of one as high, were each model's factors shuffled."""
+    """The probability of a correlation at least as high if each model's factors were shuffled."""
     factors: int
-    """Factors whose error ratio all models have."""
+    """Number of factors for which all models have an error ratio."""
 
 
 def agreement(ratios: np.ndarray, *, generator: np.random.Generator, permutations: int = 1000) -> Agreement:
-    """Whether models share their worst factors, with a permutation null: float64 [M, F] -> one number.
+    """Tests by permutations whether models agree on their worst factors.  float64 [M, F] -> one result
 
-    The mean correlation of M rankings follows from the variance of the factors' mean ranks (Kendall's W), so that no pair
-    needs to be looked at. Of factors with an undefined ratio nothing is used.
+    The mean correlation of M rankings follows from the variance of the factors' mean ranks (Kendall's W), so pairs need
+    not be computed. Factors for which a model has no ratio are left out.
 
     Raises: ``ValueError`` for fewer than two models or three factors.
     """
@@ -151,7 +156,7 @@ def agreement(ratios: np.ndarray, *, generator: np.random.Generator, permutation
     ranks = stats.rankdata(ratios, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     length = np.sqrt((ranks**2).sum(axis=1, keepdims=True))
-    ranks = np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0)  # all equal: no order, correlation 0
+    ranks = np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0)  # all ratios equal: correlation 0
 
     def mean_correlation(rows: np.ndarray) -> float:
         return float(((rows.sum(axis=0) ** 2).sum() - (rows**2).sum()) / (models * (models - 1)))
@@ -163,7 +168,7 @@ def agreement(ratios: np.ndarray, *, generator: np.random.Generator, permutation
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's, over the pairs [F] that are both defined; NaN of fewer than three, or where one side is constant."""
+    """Spearman's rank correlation of x and y [F] over the pairs without NaN; NaN for fewer than three or a constant."""
     both = ~np.isnan(x) & ~np.isnan(y)
     ranks = [stats.rankdata(side[both]) for side in (x, y)]
     if both.sum() < 3 or any(np.ptp(side) == 0 for side in ranks):
@@ -173,26 +178,26 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class GroupTest:
-    """Error ratios of one factor in several groups of models."""
+    """The error ratios of one factor in several groups of models, and a test of whether the groups differ."""
 
     ratios: dict[str, np.ndarray]
-    """Group -> float64 [its models that have a ratio]."""
+    """Group -> float64 [number of its models that have a ratio]."""
     p: float
-    """Of "all groups have the same mean", by Alexander and Govern's test, which lets variances differ."""
+    """p-value of "all groups have the same mean", by Alexander and Govern's test, which allows unequal variances."""
 
     @property
     def means(self) -> dict[str, float]:
-        """Group -> mean over its models, NaN of none."""
+        """Group -> mean over its models; NaN for a group without a ratio."""
         return {name: float(ratios.mean()) if len(ratios) else float("nan") for name, ratios in self.ratios.items()}
 
 
 def compare_groups(ratios: np.ndarray, groups: Sequence[str]) -> list[GroupTest]:
-    """Per factor, whether groups of models differ: float64 [M, F], a group for each model -> a test for each factor.
+    """Tests, for each factor, whether groups of models differ.  float64 [M, F], M group names -> F tests
 
-    Models without a ratio are left out; p is NaN unless two groups have two different ratios each.
+    Models without a ratio are left out. p is NaN unless at least two groups have two different ratios each.
 
-    Source: Alexander, Govern, "A new and simpler approximation for ANOVA under variance heterogeneity", 1994; so does the
-    official toolkit.
+    Source: Alexander, Govern, "A new and simpler approximation for ANOVA under variance heterogeneity", 1994; the
+    official toolkit uses the same test.
     """
     members = {name: np.array([own == name for own in groups], dtype=bool) for name in dict.fromkeys(groups)}
     found = []
@@ -205,7 +210,7 @@ def compare_groups(ratios: np.ndarray, groups: Sequence[str]) -> list[GroupTest]
 
 
 def mean_over_models(values: np.ndarray) -> np.ndarray:
-    """The mean over the models whose value is defined, NaN of none: float64 [M, ...] -> float64 [...]."""
+    """The mean over the models whose value is defined; NaN if there is none.  float64 [M, ...] -> float64 [...]"""
     known = ~np.isnan(values)
     number = known.sum(axis=0)
     total = np.where(known, values, 0).sum(axis=0)
@@ -213,9 +218,10 @@ def mean_over_models(values: np.ndarray) -> np.ndarray:
 
 
 def spread(ratios: np.ndarray) -> dict[str, np.ndarray]:
-    """What error ratios look like over models, those that are defined: float64 [M, F] -> name -> float64 [F].
+    """Statistics of each factor's error ratios over the models that have one.  float64 [M, F] -> name -> float64 [F]
 
-    ``worst`` is the share of models whose highest ratio this factor has.
+    ``above_1`` is the share of models with a ratio above 1, ``worst`` the share of models whose highest ratio is that
+    of this factor.
     """
     found = {
         name: np.full(ratios.shape[1], np.nan)
@@ -237,7 +243,7 @@ def spread(ratios: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def pairs_of_models(ratios: np.ndarray, models: Sequence[str]) -> dict[tuple[str, str], float]:
-    """Spearman's rank correlation of the error ratios of every pair of models."""
+    """Spearman's rank correlation of the error ratios, float64 [M, F], for every pair of models."""
     places = itertools.combinations(range(len(models)), 2)
     return {(models[a], models[b]): rank_correlation(ratios[a], ratios[b]) for a, b in places}
 

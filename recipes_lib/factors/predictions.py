@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions of any number of models as one array, joined to the annotated images by file name, and distrusted.
+"""Reads the predictions of models into one array, joins them to annotated images by file name, and checks them.
 
-A CSV file, as the official ImageNet-X toolkit takes them, is one model: columns file_name, predicted_class and
-predicted_probability (which may be absent). An ``.npz`` holds ``predicted_class``, integers [N] or [models, N] with
-``models`` (str [models]), or an array ``pred_NAME`` [N] for each model; with ``file_name`` (str [N]) images may come in
-any order, without it they come in the order of their names.
+A CSV file, in the official ImageNet-X toolkit's format, holds one model: columns file_name, predicted_class and
+predicted_probability (optional). An ``.npz`` file holds ``predicted_class``, integers [N] or [models, N] with
+``models`` (str [models]), or an array ``pred_NAME`` [N] per model. With ``file_name`` (str [N]) the images may be in
+any order; without it they must be in the order of their names.
 """
 
 import csv
@@ -22,22 +22,24 @@ from recipes_lib.factors.annotations import Annotations
 _COLUMNS = "file_name,predicted_class,predicted_probability"
 _SHOWN = 5
 _RELABELLED = 0.2
-"""Accuracy that some other naming of the classes must reach before a file is said to use it."""
+"""The least accuracy of another order of the classes for which a file is said to use that order."""
 _SHIFTED_CLASSES, _SHIFTED_BEYOND_CHANCE = 3, 6.0
-"""A shift of the ids must concern this many classes, and be this many standard deviations better than no shift."""
+"""A shift of the ids is reported if it covers at least this many classes and is this many standard deviations better
+than no shift."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What M models say of N images, in the order of the annotations.
+    """The predicted classes of M models for N images, in the order of the annotations.
 
-    Raises: ``ValueError`` where the parts do not fit together.
+    Raises: ``ValueError`` if the parts do not fit together.
     """
 
     models: tuple[str, ...]
+    """The models' names, all different."""
     classes: np.ndarray
-    """integers [M, N]; int16 takes least memory."""
+    """integers [M, N]: predicted class ids; int16 takes the least memory."""
 
     def __post_init__(self) -> None:
         if self.classes.ndim != 2 or len(self.classes) != len(self.models):
@@ -49,9 +51,9 @@ class Predictions:
 
 
 def read(paths: Sequence[Path], annotations: Annotations) -> Predictions:
-    """The predictions of all files, CSV or ``.npz``, for the images of ``annotations``.
+    """Reads the predictions for the images of ``annotations`` from all files, CSV or ``.npz``.
 
-    Raises: ``DataError`` naming the file and what is wrong with it, or two files with a model of one name.
+    Raises: ``DataError`` naming the file and what is wrong with it, or two files with models of the same name.
     """
     place = {name: row for row, name in enumerate(annotations.names.tolist())}
     rows: list[np.ndarray] = []
@@ -73,7 +75,10 @@ def read(paths: Sequence[Path], annotations: Annotations) -> Predictions:
 
 
 def write(path: Path, names: Sequence[str], classes: np.ndarray, probabilities: np.ndarray) -> None:
-    """Writes a CSV file as the official toolkit takes them; ``probabilities`` float32 [N] are those of ``classes``."""
+    """Writes a CSV file in the official toolkit's format.
+
+    Shapes: N names, ``classes`` integers [N], ``probabilities`` float32 [N], those of ``classes``.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS.split(","))
@@ -82,25 +87,25 @@ def write(path: Path, names: Sequence[str], classes: np.ndarray, probabilities: 
 
 
 def cell(text: str) -> str:
-    """``text`` as a CSV file may hold it: what a spreadsheet would run as a formula gets an apostrophe in front.
+    """``text`` for a CSV file: an apostrophe is put before text that a spreadsheet would run as a formula.
 
-    >>> cell("=1+1"), cell("net")
-    ("'=1+1", 'net')
+    >>> cell("=1+1"), cell("model")
+    ("'=1+1", 'model')
     """
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def refuse_other_classes(path: Path, model: str, classes: np.ndarray, annotations: Annotations) -> None:
-    """Raises ``DataError`` where the class ids are right but for a shift by one, or for another order of the classes.
+    """Raises ``DataError`` if the class ids seem to be shifted by one, or in another order of the classes.
 
-    A shift may concern all ids, or those from one class on, as where a class folder was missing or one too many. The tests:
-    how often would the labels be met if the ids of a range of classes were one more or one less, and if each id were
-    renamed to the label that it meets most often?
+    A shift may cover all ids, or those from one class on, for example because a class folder was missing or one too
+    many. The tests compare the accuracy with that after adding 1 to, or subtracting 1 from, the ids of a range of
+    classes, and with that after renaming each id to its most frequent label.
     """
     count = annotations.classes
     wanted = f"expected are 0 to {count - 1} in the order of the sorted class folders"
     wanted += " (ImageNet: sorted WordNet ids)" if count == 1000 else ""
-    # table[id, label]: images
+    # table[id, label]: number of images
     table = np.bincount(classes.astype(np.int64) * count + annotations.labels, minlength=count**2).reshape(count, count)
     _refuse_shift(path, model, table, wanted)
     images = max(1, len(annotations.labels))
@@ -113,7 +118,7 @@ def refuse_other_classes(path: Path, model: str, classes: np.ndarray, annotation
 
 
 def _refuse_shift(path: Path, model: str, table: np.ndarray, wanted: str) -> None:
-    """Raises ``DataError`` where a range of classes is met one id too high or too low; ``table``: images [id, label]."""
+    """Raises ``DataError`` if a range of classes has ids one too high or low; ``table``: images [id, label]."""
     if (shift := max(filter(None, (_shift(table, step) for step in (-1, 1))), default=None)) is None:
         return
     gain, step, first, last, whole = shift
@@ -132,11 +137,12 @@ def _refuse_shift(path: Path, model: str, table: np.ndarray, wanted: str) -> Non
 
 
 def _shift(table: np.ndarray, step: int) -> tuple[int, int, int, int, bool] | None:
-    """The range of labels that would be met far more often, were ``step`` added to the ids of their images.
+    """The range of labels whose images would be right far more often if ``step`` were added to their ids; or None.
 
-    How many more images would be right, ``step``, the first and last label, and whether these are as good as all; or None.
+    Returns how many more images would be right, ``step``, the first and last label of the range, and whether the range
+    is in effect the whole set of classes.
     """
-    images, right, moved = table.sum(axis=0), np.diagonal(table), np.zeros(len(table), np.int64)  # all per label
+    images, right, moved = table.sum(axis=0), np.diagonal(table), np.zeros(len(table), np.int64)  # [C] each, per label
     labels = np.arange(len(table))[max(0, step) : len(table) + min(0, step)]
     moved[labels] = table[labels - step, labels]
     first, last = _best_range(moved - right)
@@ -147,13 +153,13 @@ def _shift(table: np.ndarray, step: int) -> tuple[int, int, int, int, bool] | No
         return None
     if after - before <= _SHIFTED_BEYOND_CHANCE * np.sqrt(after + before):
         return None
-    # where none but some labels at the edge are right, they are so by confusion, and not because the shift begins there
+    # a few right labels outside the range are confusions rather than a sign that the shift begins later
     whole = right[~inside].sum() / max(1, images[~inside].sum()) < after / images[inside].sum() / 4
     return after - before, step, first, last, bool(whole)
 
 
 def _best_range(gains: np.ndarray) -> tuple[int, int]:
-    """The first and the last place of the run of neighbours whose sum is greatest."""
+    """The first and last position of the contiguous range of ``gains`` with the largest sum."""
     sums = np.concatenate([[0], np.cumsum(gains)])
     lowest = np.minimum.accumulate(sums)
     last = int(np.argmax(sums[1:] - lowest[:-1]))
@@ -161,7 +167,7 @@ def _best_range(gains: np.ndarray) -> tuple[int, int]:
 
 
 def _models_of(path: Path, annotations: Annotations, place: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Model -> int16 [N], in the order of the annotations."""
+    """The predictions in one file: model -> int16 [N], in the order of the annotations."""
     if not path.is_file():
         raise DataError(f"predictions = {path} is no file. Give CSV files ({_COLUMNS}) or .npz files.")
     match path.suffix.lower():
@@ -185,7 +191,7 @@ def _models_of(path: Path, annotations: Annotations, place: Mapping[str, int]) -
 
 
 def _refuse_folder_order(path: Path, model: str, classes: np.ndarray, labels: np.ndarray) -> None:
-    """Raises ``DataError`` where rows without names are right as those of class folders, one after the other."""
+    """Raises ``DataError`` if rows without file names seem to be in the order of class folders."""
     right, in_folders = float((classes == labels).mean()), float((classes == np.sort(labels)).mean())
     if in_folders > 2 * right + 0.05:
         raise DataError(
@@ -216,7 +222,7 @@ def _read_csv(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def _numbers(path: Path, column: str, values: Sequence[str]) -> np.ndarray:
-    """float64 [n]. Raises: ``DataError`` naming the first value that is no finite number."""
+    """Converts a column to float64 [n]; raises ``DataError`` naming the first value that is not a finite number."""
     try:
         found = np.array(values, dtype=np.float64)
     except ValueError:
@@ -273,13 +279,13 @@ def _read_npz(path: Path, annotations: Annotations) -> tuple[list[str] | None, d
 
 
 def _refuse_twice(path: Path, what: str, names: Iterable[str]) -> None:
-    """Raises ``DataError`` where two names are the same but for white space around them."""
+    """Raises ``DataError`` if two names are equal, apart from white space around them."""
     if twice := [name for name, count in Counter(map(str.strip, names)).items() if count > 1]:
         raise DataError(f"{path} holds {what} {twice[0]!r} more than once. Give each a name of its own.")
 
 
 def _rows(path: Path, names: Iterable[str], place: Mapping[str, int]) -> np.ndarray:
-    """int64 [N]: where each prediction belongs. Folders before a name are passed over."""
+    """The row in the annotations of each prediction, as int64 [N]; folders in front of a name are ignored."""
     bare = [_bare(name) for name in names]
     rows = np.array([place.get(name, -1) for name in bare], dtype=np.int64)
     pattern = next(iter(place))
@@ -312,7 +318,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _whole(path: Path, values: np.ndarray, annotations: Annotations) -> np.ndarray:
-    """Class ids as int16. Raises: ``DataError`` with the first value that is none, and what it looks like."""
+    """Converts class ids to int16; raises ``DataError`` with the first value that is none, and its likely cause."""
     last = annotations.classes - 1
     if not np.issubdtype(values.dtype, np.number):
         raise DataError(f"{path}: predicted classes are {values.dtype}; give whole numbers from 0 to {last}.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that factors tell of some models, in one call: for ImageNet-X's sixteen factors or any others.
+"""Makes a report of all factor metrics of some models in one call, for ImageNet-X's sixteen factors or any others.
 
 >>> import numpy as np
 >>> from recipes_lib.factors.annotations import Annotations
@@ -7,11 +7,11 @@
 >>> names = np.array([f"{number}.png" for number in range(8)])
 >>> dark = np.array([[True, False]] * 4 + [[False, True]] * 2 + [[False, False]] * 2)
 >>> images = Annotations(names, np.zeros(8, np.int16), 2, ("dark", "small"), {"multi": dark})
->>> answers = Predictions(("net",), np.array([[0, 1, 0, 0, 1, 0, 0, 1]], np.int16))
+>>> answers = Predictions(("model",), np.array([[0, 1, 0, 0, 1, 0, 0, 1]], np.int16))
 >>> factor_report(images, answers).tables["multi"]["class"].counts.error_ratio.round(6)
 array([[0.666667, 1.333333]])
 
-:mod:`recipes_lib.factors.report_json` makes plain values of it.
+:mod:`recipes_lib.factors.report_json` converts the report to plain values for JSON.
 """
 
 import zlib
@@ -27,10 +27,11 @@ from recipes_lib.factors.error_ratios import Correctness, Counts, Scope, Split
 from recipes_lib.factors.predictions import Predictions
 
 FEW = 100
-"""Images below which a factor's error ratio is to be read with care: of 44 images, one moves the accuracy by 2.3 points."""
+"""Number of images below which a note warns of a factor's error ratio: of 44 images, one is 1 / 44 = 2.3 points."""
 WORST = 100
-"""Classes of lowest accuracy over which the official toolkit takes a mean; there may be fewer."""
+"""Number of classes with the lowest accuracy over which the official toolkit takes a mean; there may be fewer."""
 Interval = Literal["bootstrap", "wilson"]
+"""The method of an error ratio's interval."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,26 @@ class Table:
 
     counts: Counts
     low: np.ndarray
-    """Of the error ratio's interval, by the method asked for."""
+    """Lower bound of the error ratio's interval, by the method asked for."""
     high: np.ndarray
+    """Upper bound of the same interval."""
     wilson_low: np.ndarray
+    """Lower bound of the error ratio's interval, by Wilson's method."""
     wilson_high: np.ndarray
+    """Upper bound of the same interval."""
     p: np.ndarray
-    """Of "the error ratio is 1"."""
+    """p-value of "the error ratio is 1"."""
     holm: np.ndarray
-    """``p`` adjusted over all models and factors of this table."""
+    """``p`` adjusted by Holm, over all models and factors of this table."""
     fdr: np.ndarray
-    """``p`` adjusted by Benjamini and Hochberg, over the same."""
+    """``p`` adjusted by Benjamini and Hochberg, over all models and factors of this table."""
     agreement: inference.Agreement | None
-    """None for a single model."""
+    """Agreement of the models; None for a single model or fewer than three factors with ratios."""
     groups: dict[str, list[inference.GroupTest]]
-    """A column of the table of groups -> a test for each factor."""
+    """Column of the table of groups -> one test per factor."""
 
     def rankings(self) -> list[list[int]]:
-        """Each model's factors from the worst on; those without a ratio are left out."""
+        """The factors' numbers for each model, the worst factor first; factors without a ratio are left out."""
         ratios = self.counts.error_ratio
         orders = np.argsort(-ratios, axis=1, kind="stable")  # NaN comes last
         return [order[:known].tolist() for order, known in zip(orders, (~np.isnan(ratios)).sum(axis=1), strict=True)]
@@ -63,35 +67,39 @@ class Table:
 
 @dataclass(frozen=True)
 class Prevalence:
-    """How frequent factors are among the predicted images, and among annotated training images; arrays are [F]."""
+    """The frequency of each factor among the predicted images and among annotated training images; arrays are [F]."""
 
     val: np.ndarray
-    """Share of the images that count."""
+    """Share of the predicted images that count."""
     train: np.ndarray | None
+    """Share of the annotated training images."""
     p: np.ndarray | None
-    """Of "as frequent in training as in validation"."""
+    """p-value of "equally frequent in training and validation"."""
     holm: np.ndarray | None
+    """``p`` adjusted by Holm over the factors."""
 
 
 @dataclass(frozen=True)
 class FactorReport:
-    """What :func:`factor_report` found."""
+    """The result of :func:`factor_report`."""
 
     models: tuple[str, ...]
+    """Names of the M models."""
     factors: tuple[str, ...]
+    """Names of the F factors."""
     tables: dict[str, dict[Correctness, Table]]
     """Kind of mark (``top``, ``multi``) -> kind of correctness -> metrics."""
     splits: dict[Correctness, Split]
-    """Kind of correctness -> the same answers by metaclass and by class."""
+    """Kind of correctness -> counts of the same answers per metaclass and per class."""
     prevalence: dict[str, Prevalence]
-    """Kind of mark -> shares."""
+    """Kind of mark -> frequencies of the factors."""
     facts: dict[str, Any]
-    """How it was made: images, interval, scope."""
+    """The settings of the report: numbers of images, interval, scope."""
     notes: list[str]
-    """What a reader must know, a line each."""
+    """Warnings for the reader, one line each."""
 
     def by_metaclass(self, which: str, correctness: Correctness) -> dict[str, Counts]:
-        """Metaclass -> counts of its images alone; empty where there are no metaclasses."""
+        """The counts of each metaclass for the kind of mark ``which``; empty if there are no metaclasses."""
         return {name: parts[which] for name, parts in self.splits[correctness].metaclasses.items()}
 
 
@@ -107,12 +115,12 @@ def factor_report(
     resamples: int = 1000,
     seed: int = 0,
 ) -> FactorReport:
-    """Error ratios with intervals and tests, rankings, prevalence, what models and groups share, and parts by class.
+    """Computes error ratios with intervals and tests, rankings, prevalence, agreement and groups, and counts per class.
 
     ``train``: annotated training images with the same factors; ``groups``: model -> column (architecture, paradigm, ...)
-    -> group. A model's interval depends on ``seed`` and its name, and not on what other models there are.
+    -> group. A model's interval depends on ``seed`` and the model's name, but not on the other models.
 
-    Raises: ``ValueError`` where annotations, predictions and groups do not fit together.
+    Raises: ``ValueError`` if annotations, predictions and groups do not fit together.
     """
     if train is not None and train.factors != annotations.factors:
         raise ValueError(f"factors in training {train.factors}, in validation {annotations.factors}")
@@ -183,7 +191,7 @@ def _bootstrap(
 
 
 def _generator(seed: int, *purpose: str) -> np.random.Generator:
-    """Equal wherever it is made for the same purpose."""
+    """A random generator that is the same for the same seed and purpose."""
     return np.random.default_rng([seed, *(zlib.crc32(word.encode()) for word in purpose)])
 
 
@@ -208,7 +216,7 @@ def _notes(
         n = by_kind["class"].counts.with_factor
         for factor, images in zip(annotations.factors, n.tolist(), strict=True):
             if not images:
-                notes.append(f"No image has the factor {factor} ({which}): its figures are null.")
+                notes.append(f"No image has the factor {factor} ({which}): its metrics are null.")
         few = [
             f"{factor} ({images})"
             for factor, images in zip(annotations.factors, n.tolist(), strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A factor report as plain values, which JSON holds; None stands for what is not defined."""
+"""Converts a factor report to plain values for JSON; None stands for a value that is not defined."""
 
 import math
 import operator
@@ -13,14 +13,17 @@ from recipes_lib.factors.error_ratios import Correctness, Counts
 from recipes_lib.factors.report import WORST, FactorReport, Table
 
 MOST_PAIRS = 20
-"""Models up to which every pair's rank correlation is reported."""
+"""The largest number of models for which the rank correlation of every pair is reported."""
 MOST_TABLES = 20
-"""Models up to which each one's metrics by metaclass and its worst classes are listed: of 2,200 they would be 300 MB. Of more,
-means and shared classes are."""
+"""The largest number of models for which each model's metrics per metaclass and its worst classes are listed: for 2,200
+models this would be 300 MB. For more models, means and shared classes are listed."""
 
 
 def as_json(report: FactorReport) -> dict[str, Any]:
-    """Plain values; None stands for what is not defined. ``models`` -> NAME -> kind of mark -> correctness -> factor."""
+    """The report as nested dicts of plain values; None stands for a value that is not defined.
+
+    ``models`` maps model -> kind of mark -> correctness -> factor -> metrics.
+    """
     return {
         "models": _models(report),
         "average": {
@@ -41,7 +44,7 @@ def _any(report: FactorReport) -> dict[Correctness, Table]:
 
 
 def _named(report: FactorReport, **columns: np.ndarray) -> dict[str, dict[str, float | int | None]]:
-    """Factor -> name of a column -> its value there."""
+    """Turns arrays [F] into factor -> name of the array -> the factor's value."""
     return {
         factor: {name: plain(values[place]) for name, values in columns.items()}
         for place, factor in enumerate(report.factors)
@@ -49,7 +52,7 @@ def _named(report: FactorReport, **columns: np.ndarray) -> dict[str, dict[str, f
 
 
 def _averages(tables: Iterable[Table]) -> np.ndarray:
-    """float64 [M, tables]"""
+    """The average accuracies of all models in all tables, as float64 [M, tables]."""
     return np.stack([table.counts.average for table in tables], axis=1)
 
 
@@ -76,7 +79,7 @@ def _prevalence(report: FactorReport, which: str) -> dict[str, Any]:
 
 
 def _over_tables(report: FactorReport) -> dict[str, Any]:
-    """What each table says beyond its models' metrics: part -> kind of mark -> correctness -> ..."""
+    """Rankings, shifts, spread, consistency and groups of all tables: part -> kind of mark -> correctness -> ..."""
     parts: dict[str, Any] = {}
 
     def put(part: str, which: str, kind: str, value: Any) -> None:
@@ -102,7 +105,7 @@ def _over_tables(report: FactorReport) -> dict[str, Any]:
 
 
 def _metaclasses(report: FactorReport) -> dict[str, Any]:
-    """Accuracy in each metaclass, and its factors' metrics: each model's, and their means. Empty without metaclasses."""
+    """The accuracy and factor metrics in each metaclass, per model and averaged; empty if there are no metaclasses."""
     splits = report.splits
     if not any(found.metaclasses for found in splits.values()):
         return {}
@@ -114,7 +117,7 @@ def _metaclasses(report: FactorReport) -> dict[str, Any]:
             averages[name][kind] = dict(zip(found.metaclasses, map(plain, row), strict=True))
 
     def metrics(pick: Callable[[np.ndarray], np.ndarray]) -> dict[str, dict[str, dict[str, Any]]]:
-        """``pick`` makes one row [F] of all models' [M, F]."""
+        """Metrics per kind of mark, correctness, metaclass and factor; ``pick`` maps arrays [M, F] to one row [F]."""
         return {
             which: {
                 kind: {name: cells(counts, pick) for name, counts in report.by_metaclass(which, kind).items()}
@@ -136,7 +139,7 @@ def _metaclasses(report: FactorReport) -> dict[str, Any]:
 
 
 def _worst_classes(report: FactorReport) -> dict[str, Any]:
-    """Accuracy over the images of each model's worst classes, and which these are; of several, how many have each."""
+    """Each model's worst classes and its accuracy on them, and the classes that are worst for most models."""
     worst: dict[str, dict[str, Any]] = {name: {} for name in report.models}
     shared: dict[str, Any] = {}
     for kind, found in report.splits.items():
@@ -190,6 +193,6 @@ def _groups(report: FactorReport, column: str, table: Table) -> dict[str, Any]:
 
 
 def plain(value: Any) -> float | int | None:
-    """A number that JSON holds; None for NaN."""
+    """Converts a number to a plain int or float for JSON, and NaN and infinity to None."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

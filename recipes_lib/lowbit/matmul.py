@@ -136,7 +136,7 @@ def integers(a: Tensor, b: Tensor, backend: Backend, out: Tensor | None = None) 
             return _bitsandbytes().int8_linear_matmul(_plain(a.contiguous()), _plain(b.T.contiguous().T).T)
         case "reference":
             return (a.double() @ b.double()).to(torch.int32)  # exact: sums below 2^53
-    raise ValueError(f"backend = {backend!r} multiplies no bare integers; use int_mm, bitsandbytes or reference.")
+    raise ValueError(f"backend = {backend!r} has no product of bare integers; use int_mm, bitsandbytes or reference.")
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Quantized(NamedTuple):
     values: Tensor
     """int8 [n, k], in [-127, 127]; any integers where the scale is NaN."""
     scale: Tensor
-    """The number that 127 stands for: [n, 1] by row, [1, k] by column, [1, 1] for all; NaN if a number is not finite."""
+    """The number that 127 stands for: [n, 1] by row, [1, k] by column, [1, 1] for all; NaN if a value is not finite."""
 
     @property
     def T(self) -> "Quantized":

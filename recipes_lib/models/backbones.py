@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A backbone of any kind by its name: for recipes that do not care what turns images into features."""
+"""Builds a backbone of any kind by its name, for recipes that work with every backbone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -30,20 +30,20 @@ Stem = Literal["imagenet", "cifar", "patch", "conv"]
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(LayersConfig):
-    """The architecture of a ResNet, a wide ResNet or a Vision Transformer."""
+    """The architecture of a convnet, a ResNet, a wide ResNet or a Vision Transformer."""
 
     arch: Arch = "resnet50"
-    """convnet: four convolutions; the numbers of a wide ResNet are its depth and its width."""
+    """convnet: four convolutions; the numbers of a wide ResNet are its depth and its width factor."""
     stem: Stem = "imagenet"
-    """imagenet or cifar (for 32 pixels) of a ResNet, cifar of a wide one; patch or conv of a Vision Transformer. A
-    convnet has none to choose."""
+    """The first layers. ResNet: imagenet, or cifar (for images of 32 pixels); wide ResNet: cifar; Vision Transformer:
+    patch or conv. A convnet has no choice."""
     patch_size: int = 16
-    """Side of a Vision Transformer's patches in pixels; it divides the side of every view."""
+    """Side of a Vision Transformer's patches in pixels; it must divide the side of every view."""
     pre_norm: bool = False
-    """A Vision Transformer with a LayerNorm before its first block and patches without bias, as CLIP's."""
+    """Whether a Vision Transformer has a LayerNorm before its first block and patches without bias, as in CLIP."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         stems = _stems(self.arch)
         faults.need(self.stem in stems, "model.stem", self.stem, f"of {' or '.join(stems)} with {self.arch}")
@@ -51,7 +51,7 @@ class BackboneConfig(LayersConfig):
             self._transformer.check(faults)
 
     def check_sides(self, faults: Faults, sides: Mapping[str, int]) -> None:
-        """Notes in ``faults`` the config fields whose value is a side, in pixels, that patches do not tile."""
+        """Adds to ``faults`` each of ``sides`` (config field -> side in pixels) that the patch size does not divide."""
         for field, side in sides.items():
             if self._is_transformer:
                 self._transformer.check_side(faults, field, side)
@@ -81,7 +81,7 @@ def _stems(arch: str) -> tuple[str, ...]:
 
 
 def build(config: BackboneConfig, *, image_size: int) -> ResNet | WideResNet | vit.VisionTransformer:
-    """The network of ``config``; ``image_size`` is the side for which a Vision Transformer has its positions."""
+    """Builds the network of ``config``; a Vision Transformer gets positions for views of ``image_size`` pixels."""
     match config.arch:
         case "convnet":
             return ConvNet()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captioners: several texts about one image, drawn at random; and a small one that learns in minutes of one core.
+"""Captioners: draw several captions per image; with a small one that is trained in minutes on one core.
 
-Symbols: B images, M places of the image's grid, r captions per image, T tokens, D width, V entries of the vocabulary.
+Symbols: B images, M positions of the feature grid, r captions per image, T tokens, D width, V vocabulary entries.
 """
 
 from collections.abc import Sequence
@@ -18,34 +18,40 @@ from recipes_lib.models.sampling import Sampling, nucleus, repetition_penalty
 
 
 class Captioner(Protocol):
-    """What describes images in words."""
+    """A model that describes images in words."""
 
     def generate(self, images: Tensor | Sequence[Image.Image], count: int, seeds: Tensor) -> list[list[str]]:
-        """``count`` captions of each image. An image's captions follow from its seed, whatever else is in the batch.
+        """Draws ``count`` captions per image. An image's captions depend only on its seed, not on the batch.
 
-        Shapes: ``images`` uint8 [B, 3, H, W] or B pictures, ``seeds`` int64 [B] -> B lists of ``count`` texts.
+        Shapes: ``images`` uint8 [B, 3, H, W] or B PIL images, ``seeds`` int64 [B] -> B lists of ``count`` texts.
         """
         ...
 
 
 class Tokenizer(Protocol):
-    """What turns texts into tokens and back."""
+    """The part of a tokenizer that a captioner needs: its special tokens and sizes, and decoding."""
 
     start: int
+    """Id of the start token."""
     end: int
+    """Id of the end token."""
     padding: int
+    """Id of the padding."""
     vocabulary: int
+    """Number of token ids."""
     context: int
+    """Length of a tokenised text, in tokens."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, of which none is a start, an end or padding."""
+        """The text of the tokens ``ids``, none of which is the start, the end or padding."""
         ...
 
 
 class ToyCaptioner(nn.Module):
-    """Three convolutions to a grid of M = (side / 8) ** 2 places, and a causal transformer that looks at them.
+    """A small captioner: convolutions to a feature grid, and a causal transformer decoder that attends to it.
 
-    The grid passes one layer in which its places see each other. Token embeddings are the output layer's weights too.
+    Three convolutions make a grid of M = (side / 8) ** 2 positions, followed by one transformer encoder layer. The
+    token embeddings are also the weights of the output layer.
     """
 
     def __init__(
@@ -68,7 +74,7 @@ class ToyCaptioner(nn.Module):
             raise ValueError(
                 f"max_length = {self.sampling.max_length} exceeds the context of {tokenizer.context} tokens."
             )
-        self.stem = ConvNet().layers[:3]  # the fourth would leave 4 places of a 32-pixel image
+        self.stem = ConvNet().layers[:3]  # the fourth would leave 2 x 2 = 4 positions of a 32-pixel image
         channels = self.stem[-1][0].out_channels
         self.to_grid = nn.Linear(channels, width)
         self.places = nn.Parameter(torch.randn((image_size // 8) ** 2, width) * 0.02)
@@ -82,33 +88,35 @@ class ToyCaptioner(nn.Module):
         nn.init.normal_(self.words.weight, std=0.02)
 
     def loss(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Mean cross-entropy of the next token over all tokens up to the end; what stands after it does not count.
+        """The mean cross-entropy of the next token over all tokens up to the end token; later ones do not count.
 
-        Shapes: ``images`` float [B, 3, side, side] as :meth:`prepare` leaves them, ``tokens`` int64 [B, context] -> [].
+        Shapes: ``images`` float [B, 3, side, side] from :meth:`prepare`, ``tokens`` int64 [B, context] -> [].
         """
-        asked, answers = tokens[:, :-1], tokens[:, 1:]
-        over = (asked == self.tokenizer.end).cumsum(dim=1) > 0  # [B, T]: not by padding's id, a word may have it
-        logits = self.logits(self.grid(images), asked)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision is too coarse here
+        asked, answers = tokens[:, :-1], tokens[:, 1:]  # [B, T] each, T = context - 1
+        # [B, T]: found by the end token, because a word may have the id of the padding
+        over = (asked == self.tokenizer.end).cumsum(dim=1) > 0
+        logits = self.logits(self.grid(images), asked)  # [B, T, V]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision is too coarse for log
         return F.cross_entropy(logits.flatten(0, 1), answers.masked_fill(over, -100).flatten(), ignore_index=-100)
 
     def grid(self, images: Tensor) -> Tensor:
-        """What the decoder looks at: float [B, 3, side, side] -> [B, M, D]."""
+        """The feature grid that the decoder attends to.  float [B, 3, side, side] -> [B, M, D]"""
         places = self.stem(images).flatten(2).mT  # [B, M, channels]
         return self.look(self.to_grid(places) + self.places)
 
     def logits(self, grid: Tensor, tokens: Tensor) -> Tensor:
-        """Scores of the token that follows each token: [B, M, D], int64 [B, T] -> [B, T, V]."""
-        x = self.words(tokens) + self.positions[: tokens.shape[1]]
+        """The logits of the token that follows each token.  [B, M, D], int64 [B, T] -> [B, T, V]"""
+        x = self.words(tokens) + self.positions[: tokens.shape[1]]  # [B, T, D]
         for layer in self.layers:
             x = layer(x, layer.of_image(grid))
         return F.linear(self.norm(x), self.words.weight)
 
     def prepare(self, images: Tensor | Sequence[Image.Image]) -> Tensor:
-        """Images as the network takes them: float [B, 3, side, side], about in [-1, 1], on its device.
+        """Converts images to the network's input: float [B, 3, side, side] in [-1, 1], on its device.
 
-        Pictures are resized by their shorter side and cut to the middle. Raises: ``ValueError`` for a tensor that is
-        not uint8 [B, 3, side, side].
+        PIL images are resized by their shorter side and cropped to the centre.
+
+        Raises: ``ValueError`` for a tensor that is not uint8 [B, 3, side, side].
         """
         side = self.image_size
         if not isinstance(images, Tensor):
@@ -121,9 +129,9 @@ class ToyCaptioner(nn.Module):
 
     @torch.no_grad()
     def generate(self, images: Tensor | Sequence[Image.Image], count: int, seeds: Tensor) -> list[list[str]]:
-        """``count`` captions of each image, drawn as ``sampling`` says; see :class:`Captioner`.
+        """Draws ``count`` captions per image by ``sampling``; shapes are those of :class:`Captioner`.
 
-        Raises: ``ValueError`` where ``count`` is below 1 or there is not one seed an image.
+        Raises: ``ValueError`` if ``count`` is below 1 or there is not one seed per image.
         """
         check_request(len(images), count, seeds)
         if len(images) == 0:
@@ -138,10 +146,13 @@ class ToyCaptioner(nn.Module):
         return [texts[first : first + count] for first in range(0, len(texts), count)]
 
     def _draw(self, grid: Tensor, count: int, seeds: Tensor) -> Tensor:
-        """Tokens of the captions, an image's side by side, the start first: [B, M, D] -> int64 [B * r, 1 + T]."""
+        """Draws the tokens of the captions, from the start token on; the r captions of an image are adjacent rows.
+
+        Shapes: [B, M, D] -> int64 [B * r, 1 + T].
+        """
         sampling, names = self.sampling, self.tokenizer
         draws = sampling.draws(seeds, count).to(grid.device)  # [B * r, max_length]
-        images = [layer.of_image(grid) for layer in self.layers]  # once for all captions and tokens
+        images = [layer.of_image(grid) for layer in self.layers]  # computed once for all captions and tokens
         pasts: list[tuple[Tensor, Tensor] | None] = [None] * len(self.layers)
         tokens = torch.full((len(draws), 1), names.start, device=grid.device)
         ended = torch.zeros(len(draws), dtype=torch.bool, device=grid.device)
@@ -150,11 +161,11 @@ class ToyCaptioner(nn.Module):
             x = self.words(tokens[:, -1:]) + self.positions[step]  # [B * r, 1, D]
             for number, layer in enumerate(self.layers):
                 x, pasts[number] = layer.step(x, images[number], pasts[number])
-            logits = F.linear(self.norm(x[:, 0]), self.words.weight).float()
+            logits = F.linear(self.norm(x[:, 0]), self.words.weight).float()  # [B * r, V]
             logits = repetition_penalty(logits, tokens, sampling.repetition_penalty).index_fill(1, never, -torch.inf)
             if step < sampling.min_length:
                 logits[:, names.end] = -torch.inf
-            chosen = nucleus(logits, sampling.top_p, draws[:, step]).masked_fill(ended, names.end)
+            chosen = nucleus(logits, sampling.top_p, draws[:, step]).masked_fill(ended, names.end)  # [B * r]
             tokens = torch.cat([tokens, chosen[:, None]], dim=1)
             ended = ended | (chosen == names.end)
             if ended.all():
@@ -168,7 +179,7 @@ class ToyCaptioner(nn.Module):
 
 
 def check_request(images: int, count: int, seeds: Tensor) -> None:
-    """Raises ``ValueError`` where ``count`` captions of ``images`` images cannot be drawn with ``seeds``."""
+    """Raises ``ValueError`` unless ``count`` is at least 1 and ``seeds`` holds one int64 seed per image."""
     if count < 1:
         raise ValueError(f"count = {count} captions per image; use at least 1.")
     if seeds.dtype != torch.int64 or seeds.shape != (images,):
@@ -176,7 +187,7 @@ def check_request(images: int, count: int, seeds: Tensor) -> None:
 
 
 class _Layer(nn.Module):
-    """A decoder's layer: earlier tokens, then the image, then two linear maps; a LayerNorm before each."""
+    """A pre-norm decoder layer: causal self-attention, cross-attention to the image, and an MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -189,25 +200,28 @@ class _Layer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def of_image(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of an image's places: [B, M, D] -> twice [B, heads, M, D / heads]."""
+        """The keys and values of the image's positions.  [B, M, D] -> two of [B, heads, M, D / heads]"""
         key, value = self._split(self.image(grid), 2)
         return key, value
 
     def forward(self, x: Tensor, image: tuple[Tensor, Tensor]) -> Tensor:
-        """All tokens at once: [B, T, D] -> [B, T, D]."""
-        query, key, value = self._split(self.qkv(self.norms[0](x)), 3)
+        """The layer's output for all tokens at once, in training.  [B, T, D] -> [B, T, D]"""
+        query, key, value = self._split(self.qkv(self.norms[0](x)), 3)  # [B, heads, T, D / heads] each
         x = x + self.mix(_joined(F.scaled_dot_product_attention(query, key, value, is_causal=True)))
         return self._after(x, image)
 
     def step(
         self, x: Tensor, image: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One more token of every caption: [B * r, 1, D] and the keys and values of the earlier ones -> both, grown."""
+        """The layer's output for one more token per caption, given the keys and values ``past`` of the earlier tokens.
+
+        Shapes: [B * r, 1, D] -> [B * r, 1, D], and the keys and values with those of this token.
+        """
         query, key, value = self._split(self.qkv(self.norms[0](x)), 3)
         if past is not None:
             key, value = (torch.cat(pair, dim=2) for pair in zip(past, (key, value), strict=True))
         x = x + self.mix(_joined(F.scaled_dot_product_attention(query, key, value)))
-        # r captions ask of one image as T tokens of one caption do: no copy of its keys and values is needed
+        # the r captions of an image are treated like tokens of one text, so its keys and values need not be copied
         captions = x.view(len(image[0]), -1, x.shape[-1])  # [B, r, D]
         return self._after(captions, image).view_as(x), (key, value)
 
@@ -217,11 +231,11 @@ class _Layer(nn.Module):
         return x + self.mlp(self.norms[2](x))
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """[B, T, parts * D] -> ``parts`` times [B, heads, T, D / heads]"""
+        """Splits the last dimension by part and head.  [B, T, parts * D] -> ``parts`` of [B, heads, T, D / heads]"""
         batch, length, _ = x.shape
         return x.view(batch, length, parts, self.heads, -1).transpose(1, 3).unbind(2)
 
 
 def _joined(x: Tensor) -> Tensor:
-    """[B, heads, T, D / heads] -> [B, T, D]"""
+    """Joins the heads.  [B, heads, T, D / heads] -> [B, T, D]"""
     return x.transpose(1, 2).flatten(2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small plain convolutional network: what learns soonest from thousands of small images in a minute of one core."""
+"""A small plain convolutional network, which learns fastest from thousands of small images in a minute on one core."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 
 
 class ConvNet(nn.Module):
-    """Four times 3x3 convolution of stride 2, batch norm (over all ranks), ReLU; then the mean over positions.
+    """Four layers of 3x3 convolution with stride 2, batch norm (over all ranks) and ReLU, then the mean over positions.
 
     Shapes: images [batch, 3, height, width], sides of at least 8 -> [batch, 128].
     """
@@ -26,12 +26,12 @@ class ConvNet(nn.Module):
             )
         )
         self.num_features = widths[-1]
-        self.norm = nn.Identity()  # where a Vision Transformer has its final LayerNorm
+        self.norm = nn.Identity()  # in place of a Vision Transformer's final LayerNorm
 
     def forward(self, images: Tensor) -> Tensor:
-        """The representation."""
+        """The representation of the images.  [batch, 3, height, width] -> [batch, 128]"""
         return self.layers(images).mean(dim=(2, 3))
 
     def before_norm(self, images: Tensor) -> Tensor:
-        """The representation; there is no norm after it."""
+        """The representation; no norm follows it.  [batch, 3, height, width] -> [batch, 128]"""
         return self(images)

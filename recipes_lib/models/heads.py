@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands on a backbone: projection heads, a predictor and prototypes."""
+"""The modules that follow a backbone: projection head, predictor and prototypes."""
 
 from typing import Literal
 
@@ -11,14 +11,14 @@ from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 
 
 class ProjectionHead(nn.Module):
-    """Linear, batch norm, GELU or ReLU, twice; then a last Linear with neither norm nor activation.
+    """A projection head: twice Linear, batch norm and GELU or ReLU, then a Linear without norm and activation.
 
-    Batch statistics are those of all ranks: two processes take the step of one. Call it once for each resolution of
-    views, so that statistics do not mix them. Layers bear the names that the official weights use.
+    Batch statistics are computed over all ranks, so two processes take the same step as one. Call the head once per
+    resolution of views, so that statistics do not mix resolutions. The layers have the names of the official weights.
 
     Shapes: [batch, in_dim] -> [batch, out_dim].
-    Source: Assran et al., arXiv 2204.07141 (MSN, GELU) and 2104.13963 (PAWS, ReLU); Linear weights truncated normal
-    of std 0.02, biases 0, as MSN has them.
+    Source: Assran et al., arXiv 2204.07141 (MSN, GELU) and 2104.13963 (PAWS, ReLU); Linear weights from a truncated
+    normal distribution of std 0.02, biases 0, as in MSN.
     """
 
     def __init__(self, in_dim: int, hidden: int, out_dim: int, *, activation: Literal["gelu", "relu"] = "gelu") -> None:
@@ -30,43 +30,43 @@ class ProjectionHead(nn.Module):
         _initialise(self.fc1, self.fc2, self.fc3)
 
     def first_layer(self, features: Tensor) -> Tensor:
-        """What fine-tuning keeps of the head: Linear, norm, activation. [batch, in_dim] -> [batch, hidden]"""
+        """The first Linear, norm and activation, which fine-tuning keeps.  [batch, in_dim] -> [batch, hidden]"""
         return self.activation(self.bn1(self.fc1(features)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Embeddings of the features."""
-        hidden = self.first_layer(features)
-        hidden = self.activation(self.bn2(self.fc2(hidden)))
+        """The embeddings of the features.  [batch, in_dim] -> [batch, out_dim]"""
+        hidden = self.first_layer(features)  # [batch, hidden]
+        hidden = self.activation(self.bn2(self.fc2(hidden)))  # [batch, hidden]
         return self.fc3(hidden)
 
 
 class Predictor(nn.Module):
-    """Batch norm, then a bottleneck of a quarter of the dimensions: Linear, batch norm, ReLU, Linear.
+    """A predictor: batch norm, then a bottleneck of a quarter of the dimensions: Linear, batch norm, ReLU, Linear.
 
-    What the anchors pass through after the projection head and the targets do not.
+    Anchors pass through it after the projection head; targets do not.
 
     Shapes: [batch, dim] -> [batch, dim].
-    Raises: ``ValueError`` for a dim that is no multiple of 4.
-    Source: Assran et al., arXiv 2104.13963; weights as the projection head's.
+    Raises: ``ValueError`` for a dim that is not a multiple of 4.
+    Source: Assran et al., arXiv 2104.13963; weights are initialised like those of the projection head.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         if dim < 4 or dim % 4:
-            raise ValueError(f"dim = {dim}; a predictor's must be a multiple of 4, for its bottleneck has a quarter.")
+            raise ValueError(f"dim = {dim}; a predictor's must be a multiple of 4: its bottleneck has dim / 4 units.")
         self.bn1, self.fc1 = CrossRankBatchNorm(dim), nn.Linear(dim, dim // 4)
         self.bn2, self.fc2 = CrossRankBatchNorm(dim // 4), nn.Linear(dim // 4, dim)
         _initialise(self.fc1, self.fc2)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Predictions of the other view's embeddings."""
+        """The predictions of the other view's embeddings.  [batch, dim] -> [batch, dim]"""
         return self.fc2(F.relu(self.bn2(self.fc1(self.bn1(embeddings)))))
 
 
 class Prototypes(nn.Module):
-    """Learnable directions that embeddings are assigned to.
+    """Prototypes: learnable directions that embeddings are assigned to.
 
-    The stored rows stay unnormalised; every use normalises a copy, so the optimiser's state keeps its meaning.
+    The stored rows are not normalised; every use normalises a copy, so that the optimiser's state keeps its meaning.
 
     Shapes: ``weight`` [count, dim]; embeddings [batch, dim] -> logits [batch, count].
     """
@@ -77,7 +77,7 @@ class Prototypes(nn.Module):
         nn.init.uniform_(self.weight, -(dim**-0.5), dim**-0.5)
 
     def forward(self, embeddings: Tensor, temperature: float) -> Tensor:
-        """Cosine of each embedding with each prototype, divided by ``temperature``."""
+        """The cosines of embeddings and prototypes, divided by ``temperature``.  [batch, dim] -> [batch, count]"""
         return F.normalize(embeddings, dim=1) @ F.normalize(self.weight, dim=1).T / temperature
 
 

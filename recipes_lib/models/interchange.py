@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks to and from files of other libraries: timm, Hugging Face's ViTMSN, the official MSN checkpoints.
+"""Networks from files of other libraries (timm, Hugging Face's ViTMSN, the official MSN checkpoints), and from our own exports.
+
+This is what ``recipes import`` reads with; :mod:`recipes_lib.models.exports` writes.
 
 The official checkpoints of PAWS (a ResNet or a wide ResNet under ``encoder``, with heads) are not read: their names are
 not those of MSN's files, and there is no converter for them here.
@@ -7,22 +9,23 @@ not those of MSN's files, and there is no converter for them here.
 
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
+from recipes_lib.config.views import CHANNELS, Normalize, Resize
 from recipes_lib.errors import RunError
 from recipes_lib.models.convnet import ConvNet
-from recipes_lib.models.layouts import check_keys, depth, from_hf, from_official, listed, to_hf
+from recipes_lib.models.layouts import HF_FIXED, Official, check_keys, depth, from_hf, from_official, listed
 from recipes_lib.models.mlp import MLP
 from recipes_lib.models.resnet import BLOCKS, ResNet
 from recipes_lib.models.vit import ARCHS, Shape, VisionTransformer
@@ -30,134 +33,186 @@ from recipes_lib.models.wide_resnet import WideResNet
 
 Backbone = VisionTransformer | ResNet | WideResNet | ConvNet | MLP
 Network = TypeVar("Network", bound=nn.Module)
+Layout = Literal["msn", "timm", "hf"]
 
-Normalize = Literal["imagenet", "openai", "cifar10", "image", "grey"]
-Resize = Literal["bilinear", "bicubic"]
-# as ``views`` has them; the rooms of models and views do not know each other
-
-CHANNELS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-}
-"""Mean and standard deviation of red, green and blue, where these are how the input was normalised."""
-_AS_IT_IS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-_HF_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3, "qkv_bias": True}
-_HEADS = {(shape.width, shape.depth): shape.heads for shape in ARCHS.values()}
+_ALIKE = 1e-3
+"""How far features of a network of timm may be from ours, by rounding; another activation moves them by a tenth and more."""
 
 
-def export(
-    backbone: Backbone,
-    folder: Path,
-    layout: Literal["timm", "hf"],
-    *,
-    normalize: Normalize = "imagenet",
-    resize: Resize = "bilinear",
-    classes: Sequence[str] = (),
-) -> None:
-    """Writes ``model.safetensors`` and ``config.json`` into a new folder, all of it or nothing.
+def layout_of(path: Path) -> Layout:
+    """Whose layout a folder or file has, by its name and its ``config.json``: msn is an official MSN checkpoint.
 
-    ``timm``: read by :func:`load` in any case, and by ``timm.create_model("local-dir:FOLDER", pretrained=True)`` unless
-    :func:`beyond_timm` says why not; timm then refuses the folder by the name of its architecture.
-    ``hf``: read by ``ViTMSNModel.from_pretrained(FOLDER)`` and by :func:`load`. The preprocessor is written where
-    transformers has one for ``normalize``.
-    ``normalize``, ``resize``: what was done to the network's input, as ``views`` has them. A mean and std of each channel and
-    the interpolation are written into the config.
-    ``classes``: names of the classes of the images that it was trained on, kept in ``config.json`` as ``trained_on``.
-
-    Raises: ``RunError`` where the folder exists, cannot be written, or the layout has no place for the network.
+    Raises: ``RunError`` where there is nothing, or something that none of them writes.
     """
-    if folder.exists():
-        raise RunError(f"{folder} exists and is not overwritten. Choose another folder, or remove it first.")
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items()}
-    files = {}
-    if layout == "hf":
-        if not isinstance(backbone, VisionTransformer) or backbone.stem != "patch":
-            raise RunError(
-                f"ViTMSN of Hugging Face has no place for this backbone: {_kind(backbone)}. Export it with --format timm."
-            )
-        state, config = to_hf(state), _hf_config(backbone)
-        if normalize in CHANNELS:
-            files["preprocessor_config.json"] = _hf_preprocessor(backbone.image_size, normalize, resize)
-    else:
-        config = _timm_config(backbone, normalize, resize)
-    files |= {"config.json": {**config, "trained_on": list(classes)} if classes else config}
-    contents = {name: (json.dumps(facts, indent=2) + "\n").encode() for name, facts in files.items()}
-    _write_folder(folder, contents | {"model.safetensors": tensors_to_bytes(state, {"format": "pt"})})
+    if path.is_dir():
+        return "hf" if _read_config(path).get("model_type") == "vit_msn" else "timm"
+    if not path.exists():
+        raise RunError(f"{path} does not exist. Give a folder or a file of weights.")
+    if path.suffix in (".pth", ".tar"):
+        return "msn"
+    if path.suffix == ".safetensors":
+        return "timm"
+    raise RunError(
+        f"{path} is neither a folder with config.json and model.safetensors, nor an official .pth.tar file, nor a "
+        ".safetensors file."
+    )
 
 
-def beyond_timm(backbone: Backbone, normalize: Normalize) -> str | None:
-    """Why timm cannot use this network as it was trained, or None where it can."""
-    if isinstance(backbone, VisionTransformer):
-        known = backbone.stem == "patch"
-    else:
-        known = isinstance(backbone, ResNet) and backbone.stem == "imagenet"
-    if not known:
-        return f"timm has no {_kind(backbone)}"
-    if normalize not in CHANNELS:
-        return f"timm has no preprocessing that normalises each image by itself, as normalize={normalize} does"
-    return None
+def load(path: Path) -> Backbone:
+    """The network in a folder or file of weights.
 
-
-def load(path: Path, *, heads: int | None = None) -> Backbone:
-    """The network in an exported folder of either layout, in a ViTMSN folder, or in an official MSN checkpoint file.
-
-    ``heads``: attention heads of the network in an official file, which does not say; None looks the known
-    architectures up by width and depth. Nothing else has a use for it.
+    Such are: an exported folder of either layout, a ViTMSN folder, a folder of timm, a ``.safetensors`` file under timm's keys,
+    and an official MSN checkpoint. The last two do not say how many attention heads the network has: they are looked up by its
+    width and depth among the known architectures. A classifier on top of the network is left behind.
 
     Raises: ``RunError`` for what is none of these; nothing is unpickled but tensors of an official ``.pth``/``.tar``.
     """
-    if path.is_dir():
-        return _load_folder(path)
-    if path.suffix not in (".pth", ".tar"):
-        raise RunError(
-            f"{path} is neither a folder with config.json and model.safetensors nor an official .pth.tar file."
-        )
+    layout = layout_of(path)
+    if layout == "msn":
+        return of_official(path, read_official(path))
+    state = _read_tensors(path)
+    if not path.is_dir():
+        return _on_patches(path, {key: tensor for key, tensor in state.items() if not key.startswith("head.")})
+    config = _read_config(path)
+    if layout == "hf":
+        return fill(_from_hf_config(config), from_hf(state))
+    if isinstance(own := config.get("recipes_lib"), Mapping):
+        return fill(_rebuilt(own), state)
+    if isinstance(config.get("architecture"), str):
+        return _of_timm(path)
+    raise RunError(
+        f"{path}/config.json describes neither a ViTMSN nor a network of timm, nor one that was exported here."
+    )
+
+
+def read_official(path: Path) -> Official:
+    """What an official MSN checkpoint holds. Raises: ``RunError`` where the file is none; no pickle is run."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles, which are refused
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no tensors end torch's unpickler in many ways, KeyError among them
         raise RunError(
             f"{path} cannot be read as a file of tensors ({_first_line(error)}). Pickles are refused."
         ) from None
     if not isinstance(checkpoint, Mapping):
         raise RunError(f"{path} holds a {type(checkpoint).__name__}, not the dict of an MSN checkpoint.")
-    state = from_official(checkpoint).backbone
-    if state["patch_embed.proj.weight"].dim() != 4 or state["pos_embed"].dim() != 3:
-        sizes = ", ".join(f"{key} {list(state[key].shape)}" for key in ("patch_embed.proj.weight", "pos_embed"))
+    return from_official(checkpoint)
+
+
+def of_official(path: Path, found: Official) -> VisionTransformer:
+    """The target's network in an official checkpoint. Raises: ``RunError`` where it is none of ours."""
+    return _on_patches(path, found.backbone)
+
+
+def preprocessing(path: Path) -> tuple[Normalize | None, Resize | None]:
+    """How the network's input is normalised and resized, as ``views`` has it, where its folder says so and we can do the same.
+
+    The official MSN checkpoints do not say it; their code normalises as ImageNet is, and resizes bilinearly.
+    """
+    layout = layout_of(path)
+    if layout == "msn":
+        return "imagenet", "bilinear"
+    if not path.is_dir():
+        return None, None
+    if layout == "hf":
+        file = path / "preprocessor_config.json"
+        said = _json(file) if file.is_file() else {}
+        resizes = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+        return _normalisation(said.get("image_mean"), said.get("image_std")), resizes.get(said.get("resample"))
+    config = _read_config(path)
+    said = config.get("pretrained_cfg", {})
+    resize = said.get("interpolation")
+    named = config.get("normalize")
+    normalize = named if named in get_args(Normalize) else _normalisation(said.get("mean"), said.get("std"))
+    return normalize, resize if resize in get_args(Resize) else None
+
+
+def _normalisation(mean: Any, std: Any) -> Normalize | None:
+    return next((name for name, known in CHANNELS.items() if [list(part) for part in known] == [mean, std]), None)
+
+
+def _on_patches(path: Path, state: Mapping[str, Tensor]) -> VisionTransformer:
+    """The Vision Transformer whose weights ``state`` are, under timm's keys; what it is follows from their sizes."""
+    places = ("patch_embed.proj.weight", "pos_embed")
+    if missing := [key for key in places if key not in state]:
+        raise RunError(f"{path} holds no Vision Transformer under timm's keys: it has no {listed(missing)}.")
+    if state[places[0]].dim() != 4 or state[places[1]].dim() != 3:
+        sizes = ", ".join(f"{key} {list(state[key].shape)}" for key in places)
         raise RunError(f"{path} holds no Vision Transformer on patches: {sizes}.")
     width, _, side, _ = state["patch_embed.proj.weight"].shape
-    shape = Shape(width, depth(state, "blocks."), _heads(path, width, depth(state, "blocks."), heads))
-    return fill(VisionTransformer(shape, image_size=_square(state) * side, patch_size=side, stem="patch"), state)
-
-
-def _heads(path: Path, width: int, layers: int, given: int | None) -> int:
-    """Attention heads of an official file's network: they leave no trace in the sizes of its weights."""
-    heads = _HEADS.get((width, layers)) if given is None else given
-    if heads is None:
+    layers = depth(state, "blocks.")
+    shape = next((shape for shape in ARCHS.values() if (shape.width, shape.depth) == (width, layers)), None)
+    if shape is None:
+        ours = ", ".join(f"{name} {shape.width} x {shape.depth}" for name, shape in ARCHS.items())
         raise RunError(
-            f"{path} holds a Vision Transformer of width {width} and {layers} blocks, and does not say how many attention "
-            "heads it has; wrong ones give wrong features. Say it: interchange.load(path, heads=N)."
+            f"{path} holds a Vision Transformer of width {width} and {layers} blocks. It does not say how many attention heads "
+            f"it has, which is known of these alone: {ours}."
         )
-    if heads < 1 or width % heads:
-        raise RunError(f"heads = {heads} does not divide the width of the network in {path}, {width}.")
-    return heads
+    options = {"pre_norm": "norm_pre.weight" in state, "layer_scale": "blocks.0.ls1.gamma" in state}
+    model = VisionTransformer(shape, image_size=_square(state) * side, patch_size=side, stem="patch", **options)
+    return fill(model, state, f"the weights in {path}")
 
 
-def _load_folder(folder: Path) -> Backbone:
+@torch.no_grad()
+def _of_timm(folder: Path) -> VisionTransformer:
+    """The network of a folder that timm wrote. Raises: ``RunError`` where ours would give other features than timm's."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        state = tensors_from_bytes((folder / "model.safetensors").read_bytes())
+        theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    except Exception as error:  # as varied as what may be wrong with a folder
+        raise RunError(f"timm cannot read {folder} ({_first_line(error)}).") from None
+    if not isinstance(theirs, TimmVisionTransformer):
+        raise RunError(f"{folder} holds a {type(theirs).__name__} of timm: only Vision Transformers are read.")
+    theirs.reset_classifier(0)
+    (side, other), patch = theirs.patch_embed.img_size, theirs.patch_embed.patch_size
+    if side != other or patch[0] != patch[1]:
+        raise RunError(f"{folder} has images of {side}x{other}; our Vision Transformer takes squares only.")
+    first = theirs.blocks[0]
+    ours = _transformer(
+        Shape(theirs.embed_dim, len(theirs.blocks), first.attn.num_heads),
+        image_size=side,
+        patch_size=patch[0],
+        stem="patch",
+        pre_norm=not isinstance(theirs.norm_pre, nn.Identity),
+        layer_scale=not isinstance(first.ls1, nn.Identity),
+    )
+    fill(ours, theirs.state_dict(), f"the weights in {folder}").eval()
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    wanted = theirs(images)
+    apart = float((ours(images) - wanted).norm() / wanted.norm())
+    if not apart < _ALIKE:
+        raise RunError(
+            f"{folder} fits our Vision Transformer by its sizes, and gives other features than timm's network (by {apart:.0%}): "
+            "its activation, norm or pooling is another. It cannot be used here."
+        )
+    return ours
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    """``config.json``; empty where it is no table of facts. Raises: ``RunError`` where it is missing or no JSON."""
+    config = _json(folder / "config.json")
+    return config if isinstance(config, Mapping) else {}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or of a folder's ``model.safetensors``."""
+    with _faults_told(path):
+        return tensors_from_bytes((path / "model.safetensors" if path.is_dir() else path).read_bytes())
+
+
+def _json(file: Path) -> Any:
+    with _faults_told(file.parent):
+        return json.loads(file.read_text())
+
+
+@contextmanager
+def _faults_told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
-        has = listed(file.name for file in folder.iterdir())
-        raise RunError(f"{error.filename} is missing; {folder} has: {has}. Pickles (.bin, .pt) are refused.") from None
+        has = listed(file.name for file in path.iterdir())
+        raise RunError(f"{error.filename} is missing; {path} has: {has}. Pickles (.bin, .pt) are refused.") from None
     except (SafetensorError, ValueError, OSError) as error:
-        raise RunError(f"{folder} cannot be read ({_first_line(error)}).") from None
-    if isinstance(config, Mapping) and config.get("model_type") == "vit_msn":
-        return fill(_from_hf_config(config), from_hf(state))
-    own = config.get("recipes_lib") if isinstance(config, Mapping) else None
-    if not isinstance(own, Mapping):
-        raise RunError(f"{folder}/config.json describes neither a ViTMSN nor a network that was exported here.")
-    return fill(_rebuilt(own), state)
+        raise RunError(f"{path} cannot be read ({_first_line(error)}).") from None
 
 
 def _rebuilt(own: Mapping[str, Any]) -> Backbone:
@@ -227,22 +282,8 @@ def fill(model: Network, state: Mapping[str, Tensor], what: str = "the weights")
     return model
 
 
-def _hf_config(vit: VisionTransformer) -> dict[str, Any]:
-    return {
-        "architectures": ["ViTMSNModel"],
-        "model_type": "vit_msn",
-        "hidden_size": vit.embed_dim,
-        "num_hidden_layers": len(vit.blocks),
-        "num_attention_heads": vit.blocks[0].attn.num_heads,
-        "intermediate_size": vit.blocks[0].mlp.fc1.out_features,
-        "image_size": vit.image_size,
-        "patch_size": vit.patch_size,
-        **_HF_FIXED,
-    }
-
-
 def _from_hf_config(config: Mapping[str, Any]) -> VisionTransformer:
-    for field, ours in _HF_FIXED.items():
+    for field, ours in HF_FIXED.items():
         if config.get(field, ours) != ours:
             raise RunError(
                 f"config.json has {field} = {config[field]}; our Vision Transformer has {ours} and no other."
@@ -257,98 +298,6 @@ def _from_hf_config(config: Mapping[str, Any]) -> VisionTransformer:
         sides[field] = _count(config | {field: square} if field in config else config, field)
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
     return _transformer(Shape(*(_count(config, name) for name in names)), stem="patch", **sides)
-
-
-def _hf_preprocessor(side: int, normalize: Normalize, resize: Resize) -> dict[str, Any]:
-    mean, std = CHANNELS[normalize]
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": side, "width": side},
-        "resample": {"bilinear": 2, "bicubic": 3}[resize],  # PIL's numbers
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }
-
-
-def _timm_config(backbone: Backbone, normalize: Normalize, resize: Resize) -> dict[str, Any]:
-    mean, std = CHANNELS.get(normalize, _AS_IT_IS)
-    preprocessing = {"mean": list(mean), "std": list(std), "interpolation": resize}
-    preprocessing |= {"crop_pct": 1.0} if resize == "bicubic" else {}  # no margin
-    own, arguments, name = _own(backbone), {}, _kind(backbone)
-    if isinstance(backbone, VisionTransformer):
-        shape = own["shape"]
-        name = "vit_base_patch16_clip_224" if own["pre_norm"] else "vit_base_patch16_224"
-        arguments = {"img_size": own["image_size"], "patch_size": own["patch_size"]}
-        arguments |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
-        arguments |= {"init_values": 1.0} if own["layer_scale"] else {}  # timm has the vectors then; values are loaded
-        preprocessing["input_size"] = [3, own["image_size"], own["image_size"]]
-    elif isinstance(backbone, ResNet):
-        name = backbone.arch
-    if reason := beyond_timm(backbone, normalize):
-        name = f"{_kind(backbone)} of recipes_lib: {reason}"
-    return {
-        "architecture": name,
-        "num_classes": 0,
-        "num_features": backbone.num_features,
-        "model_args": arguments,
-        "pretrained_cfg": preprocessing,
-        "normalize": normalize,
-        "recipes_lib": own,
-    }
-
-
-def _own(backbone: Backbone) -> dict[str, Any]:
-    """What :func:`_rebuilt` needs to know."""
-    match backbone:
-        case VisionTransformer(image_size=side, patch_size=patch, stem=stem, blocks=blocks):
-            facts = {
-                "shape": Shape(backbone.embed_dim, len(blocks), blocks[0].attn.num_heads),
-                "image_size": side,
-                "patch_size": patch,
-                "stem": stem,
-                "pre_norm": not isinstance(backbone.norm_pre, nn.Identity),
-                "layer_scale": not isinstance(blocks[0].ls1, nn.Identity),
-            }
-        case ResNet(arch=arch, stem=stem):
-            facts = {"arch": arch, "stem": stem}
-        case WideResNet(depth=layers, width=width):
-            facts = {"depth": layers, "width": width}
-        case ConvNet():
-            facts = {}
-        case MLP(image_size=side, num_features=width):
-            facts = {"image_size": side, "width": width}
-        case _:
-            raise RunError(f"There is no layout for a {type(backbone).__name__}; its weights are in the run folder.")
-    return {"network": type(backbone).__name__, **facts}
-
-
-def _kind(backbone: Backbone) -> str:
-    """The network in words: "ResNet with stem 'cifar'"."""
-    name = type(backbone).__name__
-    return f"{name} with stem {backbone.stem!r}" if isinstance(backbone, VisionTransformer | ResNet) else name
-
-
-def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes the files aside, then renames: the folder appears complete or not at all."""
-    aside = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        for name, content in contents.items():
-            with (aside / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        aside.chmod(0o755)  # mkdtemp leaves it to its owner alone
-        aside.rename(folder)
-    except OSError as error:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise RunError(f"{folder} cannot be written ({error}). Nothing was left behind.") from None
 
 
 def _square(state: Mapping[str, Tensor]) -> int:

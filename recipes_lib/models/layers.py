@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a transformer's blocks are made of: options that every recipe with a transformer takes."""
+"""Options of a transformer's blocks, which every recipe with a transformer takes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,17 +12,17 @@ from recipes_lib.errors import Faults
 
 @dataclass(frozen=True, kw_only=True)
 class LayersConfig:
-    """Layers of a transformer's blocks."""
+    """The layers of a transformer's blocks."""
 
     linear: Literal["full", "switchback", "switchback_m", "switchback_q", "int8", "fp8", "fp8_switchback"] = "full"
-    """What multiplies inside the blocks. full: ``nn.Linear``; the others: :func:`recipes_lib.lowbit.convert`'s kinds.
-    Embeddings, norms and heads are always full."""
+    """The linear layers inside the blocks. full: ``nn.Linear``; the others: the kinds of
+    :func:`recipes_lib.lowbit.convert`. Embeddings, norms and heads are always in full precision."""
     layer_scale: bool = False
-    """Every branch of a block is multiplied by a learned vector that starts at zero, so each block starts as the identity.
-    Refused where a head has batch norm: it would meet the same class token of every image."""
+    """Whether each branch of a block is multiplied by a learned vector that starts at zero, so that each block starts
+    as the identity. It is refused if a head has batch norm: at the start all images would have the same class token."""
 
     def check(self, faults: Faults) -> None:
-        """Notes in ``faults`` options of blocks where there are none."""
+        """Adds to ``faults`` each of these options that is set although the backbone has no blocks."""
         if self.has_blocks:
             return
         for name, only in (("linear", "full"), ("layer_scale", False)):
@@ -31,12 +31,15 @@ class LayersConfig:
 
     @property
     def has_blocks(self) -> bool:
-        """Whether there is a transformer."""
+        """Whether the backbone is a transformer, which has blocks."""
         return True
 
 
 def refuse_equal_features(faults: Faults, config: LayersConfig) -> None:
-    """Notes in ``faults`` a transformer that starts by giving every image the same features, in front of batch norm."""
+    """Adds to ``faults`` the option ``layer_scale``, with which all images have equal features at the start.
+
+    Call it for recipes whose head has batch norm.
+    """
     faults.need(
         not config.layer_scale,
         "model.layer_scale",
@@ -48,10 +51,10 @@ def refuse_equal_features(faults: Faults, config: LayersConfig) -> None:
 
 
 class ZeroScale(nn.Module):
-    """x * gamma with a learned gamma of zeros: [..., width] -> [..., width].
+    """LayerScale: x * gamma with a learned vector gamma that starts at zero.  [..., width] -> [..., width]
 
-    Source: Touvron et al., "Going deeper with Image Transformers", arXiv 2103.17239, whose gamma starts small; zero:
-    Wortsman et al., "Stable and low-precision training for large-scale vision-language models", arXiv 2304.13013.
+    Source: Touvron et al., "Going deeper with Image Transformers", arXiv 2103.17239, whose gamma starts small. Wortsman
+    et al., "Stable and low-precision training for large-scale vision-language models", arXiv 2304.13013, start at zero.
     """
 
     def __init__(self, width: int) -> None:
@@ -59,5 +62,5 @@ class ZeroScale(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(width))  # timm's and open_clip's name
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch, scaled."""
+        """The branch ``x`` times gamma.  [..., width] -> [..., width]"""
         return x * self.gamma

@@ -41,6 +41,8 @@ _MEMORY_LAYERS = {  # ours, below "blocks.i." -> theirs, below "layers.i."
     "mlp.fc1": ["mlp.fc1"],
     "mlp.fc2": ["mlp.fc2"],
 }
+HF_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3, "qkv_bias": True}
+"""Fields of a ViTMSN's config that have one value in our Vision Transformer."""
 
 
 class Official(NamedTuple):

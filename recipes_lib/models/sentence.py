@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentence encoders: texts to unit vectors whose cosine says how near their meanings are."""
+"""Sentence encoders: map texts to unit vectors whose cosine says how similar the meanings are."""
 
 import re
 import zlib
@@ -16,18 +16,20 @@ from recipes_lib.models import minilm
 
 
 class TextEncoder(Protocol):
-    """What turns texts into unit vectors."""
+    """A model that maps texts to unit vectors."""
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """A unit vector for each text, the empty one included: float32 [n, d]."""
+        """Encodes each text, even an empty one, as a unit vector.  n texts -> float32 [n, d]"""
         ...
 
 
 def load_encoder(name: str) -> TextEncoder:
-    """``minilm``: all-MiniLM-L6-v2 from its package; ``ngrams``: :class:`HashedNgrams`; anything else is the name or
+    """Loads the sentence encoder ``name``.
+
+    ``minilm``: all-MiniLM-L6-v2 from its package; ``ngrams``: :class:`HashedNgrams`; any other name is the name or the
     folder of a model of the sentence-transformers library.
 
-    Raises: ``DataError`` where weights or packages are absent. No encoder ever stands in for another.
+    Raises: ``DataError`` if weights or packages are missing. No encoder is silently replaced by another.
     """
     if name == "minilm":
         return minilm.load()
@@ -35,10 +37,10 @@ def load_encoder(name: str) -> TextEncoder:
 
 
 class HashedNgrams:
-    """Counts of words and of three-letter pieces of words, hashed to ``dim`` places: an encoder without weights.
+    """An encoder without weights: counts of words and of three-letter pieces of words, hashed to ``dim`` dimensions.
 
-    It knows spelling and no meaning ("dog" and "puppy" share nothing), so it is far weaker than a trained encoder;
-    tests and machines without weights use it, by name.
+    It knows spelling but no meaning ("dog" and "puppy" have nothing in common), so it is far weaker than a trained
+    encoder. It is for tests and for machines without weights, which must ask for it by name.
     """
 
     def __init__(self, dim: int = 1024) -> None:
@@ -47,16 +49,16 @@ class HashedNgrams:
         self.num_features = dim
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors, of which no coordinate is negative: float32 [n, dim]."""
+        """Encodes each text as a unit vector without negative coordinates.  n texts -> float32 [n, dim]"""
         counts = torch.zeros(len(texts), self.num_features)
         for row, text in enumerate(texts):
             for piece, count in Counter(_pieces(text)).items():
                 counts[row, zlib.crc32(piece.encode("utf-8", "replace")) % self.num_features] += count
-        return F.normalize(counts.sqrt(), dim=1)  # the root: a word said ten times is not ten times as telling
+        return F.normalize(counts.sqrt(), dim=1)  # the root: a word that occurs ten times is not ten times as important
 
 
 def _pieces(text: str) -> list[str]:
-    """Words, and three letters each of the words with a blank at both ends, marked by #. No text is without a piece."""
+    """The words of ``text``, and all runs of three characters of each word between blanks, marked by #; never empty."""
     words = re.findall(r"\w+", text.lower()) or [""]
     return words + [f" {word} "[start : start + 3] + "#" for word in words for start in range(len(word))]
 
@@ -64,7 +66,7 @@ def _pieces(text: str) -> list[str]:
 class SentenceTransformer:
     """A model of the sentence-transformers library, for full-scale scoring and other languages.
 
-    Raises: ``DataError`` where the library is not installed or finds no model of this name or in this folder.
+    Raises: ``DataError`` if the library is not installed or finds no model of this name or in this folder.
     """
 
     def __init__(self, name: str) -> None:
@@ -84,9 +86,9 @@ class SentenceTransformer:
             ) from None
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors: float32 [n, d], on the device of the model."""
+        """Encodes each text as a unit vector, on the device of the model.  n texts -> float32 [n, d]"""
         found = self.model.encode(
-            [*texts, ""],  # of no texts it would return a tensor without d
+            [*texts, ""],  # for an empty list it would return a tensor without the dimension d
             normalize_embeddings=True,
             convert_to_tensor=True,
             show_progress_bar=False,

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP's text tower: a causal transformer read at the end of the text; open_clip's state-dict keys, but for ``attn.in_proj``.
+"""CLIP's text tower: a causal transformer whose output at the end-of-text token is the text's embedding.
 
-Symbols: n texts, L tokens of each, D width, d dimensions of the space that images and texts share.
+Its state-dict keys are open_clip's, except ``attn.in_proj``.
+
+Symbols: n texts, L tokens per text, D width, d dimensions of the joint embedding space of images and texts.
 """
 
 import torch
@@ -12,20 +14,20 @@ from recipes_lib.models.layers import ZeroScale
 
 
 class TextTransformer(nn.Module):
-    """A pre-norm transformer in which a token sees only those before it, read at the first end-of-text token.
+    """A causal pre-norm transformer; the output at the first end-of-text token, projected, is the embedding.
 
-    Positions are learned, the activation is GELU, the projection has no bias. What follows the end is never looked
-    at, so the work is that of the longest text of a batch, not of the whole context. The weights are drawn from torch's
-    global generator, as torch's own layers draw theirs.
+    Positions are learned, the activation is GELU, and the projection has no bias. Tokens after the end do not influence
+    the embedding, and those after the longest text of the batch are not computed. The weights are drawn from torch's
+    global generator, like those of torch's own layers.
 
-    ``vocabulary``: number of token ids; ``context``: the most tokens of a text; ``width``: D, a multiple of ``heads``;
-    ``dim``: d; ``end``: the id of the end-of-text token; ``layer_scale``: each branch starts at zero times itself.
-    ``num_features`` is d.
-    Raises: ``ValueError`` for a width that the heads do not divide, or an end outside the vocabulary.
+    ``vocabulary``: number of token ids; ``context``: the largest number of tokens of a text; ``width``: D, a multiple
+    of ``heads``; ``dim``: d; ``end``: the id of the end-of-text token; ``layer_scale``: each branch is multiplied by a
+    learned vector that starts at zero. ``num_features`` is d.
+    Raises: ``ValueError`` for a width that is not a multiple of ``heads``, or an end outside the vocabulary.
     Source: Radford et al., arXiv 2103.00020, section 2.4.
-    Differs: OpenAI's code looks for the end as the largest id, which holds for its own vocabulary only. OpenAI's own
-    weights were trained with another activation, QuickGELU, and give wrong features here; weights trained with
-    open_clip's default are right.
+    Differs: OpenAI's code finds the end as the largest id, which is right only for its own vocabulary. OpenAI's weights
+    were trained with another activation, QuickGELU, and give wrong features here; weights trained with open_clip's
+    default are right.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class TextTransformer(nn.Module):
         self._initialise()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The texts' embeddings, not normalised: int64 [n, L], L at most ``context`` -> [n, d].
+        """The texts' embeddings, not normalised.  int64 [n, L], L at most ``context`` -> [n, d]
 
         Raises: ``ValueError`` for another shape, more tokens than the context, or a text without an end.
         """
@@ -70,7 +72,7 @@ class TextTransformer(nn.Module):
             raise ValueError(
                 f"text {row} of {len(tokens)} has no end-of-text token (id {self.end}); is it from another tokenizer?"
             )
-        ends = is_end.int().argmax(dim=1)  # the first of each row
+        ends = is_end.int().argmax(dim=1)  # [n]: the first end of each row
         longest = int(ends.max()) + 1
         x = self.token_embedding(tokens[:, :longest]) + self.positional_embedding[:longest]  # [n, longest, D]
         for block in self.transformer["resblocks"]:
@@ -79,7 +81,7 @@ class TextTransformer(nn.Module):
         return self.ln_final(last) @ self.text_projection
 
     def _initialise(self) -> None:
-        """Draws CLIP's initial weights: deviations by width, and by depth where a branch meets the residual stream.
+        """Draws CLIP's initial weights, whose std depends on the width and, at the end of a branch, on the depth.
 
         Source: the released code of arXiv 2103.00020.
         """
@@ -97,7 +99,7 @@ class TextTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Causal attention, then an MLP four times as wide, each behind its LayerNorm: [n, L, D] -> [n, L, D]."""
+    """A pre-norm block: causal self-attention, then an MLP with 4 D hidden units.  [n, L, D] -> [n, L, D]"""
 
     def __init__(self, width: int, heads: int, layer_scale: bool) -> None:
         super().__init__()
@@ -112,16 +114,16 @@ class _Block(nn.Module):
 
 
 class _CausalAttention(nn.Module):
-    """Self-attention of each token to itself and those before it.
+    """Causal self-attention: each token attends to itself and the tokens before it.  [n, L, D] -> [n, L, D]
 
-    ``in_proj`` is a layer of its own, where ``nn.MultiheadAttention`` holds ``in_proj_weight`` and ``in_proj_bias``: a
-    low-bit layer can take its place.
+    ``in_proj`` is an ``nn.Linear``, so that a low-bit layer can replace it; ``nn.MultiheadAttention`` has the
+    parameters ``in_proj_weight`` and ``in_proj_bias`` instead.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj = nn.utils.skip_init(nn.Linear, width, 3 * width)  # TextTransformer draws its weights, once
+        self.in_proj = nn.utils.skip_init(nn.Linear, width, 3 * width)  # TextTransformer draws the weights
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vision Transformers whose dropped patches cost nothing, on timm's blocks and under timm's state-dict keys.
+"""Vision Transformers that skip the computation of dropped patches, with timm's blocks and state-dict keys.
 
-Symbols: B images, N patches of a view, n kept ones, D width, g = side / patch_size (so N = g * g).
+Symbols: B images, N patches per view, n kept patches, D width, g = side / patch_size (so N = g * g).
 """
 
 import math
@@ -23,11 +23,14 @@ from recipes_lib.models.layers import LayersConfig, ZeroScale
 
 
 class Shape(NamedTuple):
-    """What tells one Vision Transformer from another."""
+    """The sizes of a Vision Transformer."""
 
     width: int
+    """Dimensions of a token, D."""
     depth: int
+    """Number of blocks."""
     heads: int
+    """Number of attention heads per block."""
 
 
 ARCHS = {
@@ -50,15 +53,15 @@ class ViTConfig(LayersConfig):
     """Width, depth, heads: pico 64, 2, 2; nano 96, 3, 3; tiny 192, 12, 3; small 384, 12, 6; base 768, 12, 12;
     large 1024, 24, 16; huge 1280, 32, 16."""
     patch_size: int = 16
-    """Side of a patch in pixels; it divides the side of every view."""
+    """Side of a patch in pixels; it must divide the side of every view."""
     stem: Literal["patch", "conv"] = "patch"
-    """patch: one linear map a patch, as in the paper; conv: stride-2 convolutions, which learn sooner in short runs."""
+    """patch: a linear map of each patch, as in the paper; conv: stride-2 convolutions, which learn faster at first."""
 
     pre_norm: bool = False
-    """A LayerNorm before the first block and patches without bias, as in CLIP's Vision Transformers."""
+    """Whether there is a LayerNorm before the first block and no bias of the patches, as in CLIP's."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         size = self.patch_size
         faults.need(size >= 1, "model.patch_size", size, "of at least 1")
@@ -68,15 +71,15 @@ class ViTConfig(LayersConfig):
             faults.need(power, "model.patch_size", size, "that is a power of two, from 2 on", hint)
 
     def check_side(self, faults: Faults, field: str, side: int) -> None:
-        """Notes in ``faults`` that patches do not tile a view whose side in pixels is config field ``field``."""
+        """Adds a fault to ``faults`` if the patch size does not divide ``side``, the value of config ``field``."""
         if self.patch_size >= 1 and side >= 1 and side % self.patch_size:
             faults.add(_untiled(side, self.patch_size, f"{field} = {side}"))
 
 
 def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
-    """The network of ``config``, with a position for each patch of an ``image_size`` pixels wide view.
+    """Builds the network of ``config``, with one position per patch of a view with a side of ``image_size`` pixels.
 
-    Raises: ``ConfigError`` where ``config`` has a fault or its patches do not tile the image.
+    Raises: ``ConfigError`` if ``config`` has a fault or its patches do not tile the image.
     """
     faults = Faults()
     config.check(faults)
@@ -95,10 +98,11 @@ def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
 class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
     """A pre-norm Vision Transformer whose representation is the class token, [CLS], after the final LayerNorm.
 
-    Patches may be left out: they are dropped after positions are added, so the blocks never see them. The weights are
-    drawn from torch's global generator, as torch's own layers draw theirs.
+    Patches may be dropped: this happens after positions are added, so the blocks do not compute dropped patches. The
+    weights are drawn from torch's global generator, like those of torch's own layers.
 
-    Shapes: images [B, 3, side, side] -> [B, D]; ``keep`` int64 [n] (one set for all images) or [B, n].
+    Shapes: images [B, 3, side, side] -> [B, D]; ``keep`` int64 [n] (one set for all images) or [B, n], the indices of
+    the patches that are kept.
     Source: Dosovitskiy et al., arXiv 2010.11929; initialisation of Assran et al., arXiv 2204.07141.
     """
 
@@ -121,31 +125,32 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             num_heads=shape.heads,
             qkv_bias=True,
             pre_norm=pre_norm,
-            norm_layer=partial(nn.LayerNorm, eps=1e-5 if pre_norm else 1e-6),  # each as its family has it
+            norm_layer=partial(nn.LayerNorm, eps=1e-5 if pre_norm else 1e-6),  # CLIP's value and timm's
             weight_init="skip",
         )
         self.image_size, self.patch_size, self.stem = image_size, patch_size, stem
         if stem == "conv":
             self.patch_embed = ConvStem(image_size, patch_size, shape.width)
-        if layer_scale:  # timm's own starts at a small number, and has no zero
+        if layer_scale:  # timm's LayerScale starts at a small number and cannot start at 0
             for block in self.blocks:
                 block.ls1, block.ls2 = ZeroScale(shape.width), ZeroScale(shape.width)
         _initialise(self)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """The representation: [CLS] after the final LayerNorm, [B, D]."""
+        """The representation: [CLS] after the final LayerNorm.  [B, 3, side, side] -> [B, D]"""
         return self.norm(self.before_norm(images, keep))
 
     def before_norm(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[CLS] as the last block leaves it, before the final LayerNorm: what MSN's low-shot evaluation reads, [B, D].
+        """[CLS] after the last block, before the final LayerNorm, for MSN's low-shot evaluation.
 
-        Raises: ``ConfigError`` where patches do not tile the images, ``ValueError`` where images are not square or
-        ``keep`` fits neither of its shapes.
+        Shapes: [B, 3, side, side] -> [B, D].
+        Raises: ``ConfigError`` if patches do not tile the images, ``ValueError`` if images are not square or ``keep``
+        fits neither of its shapes.
         """
         tokens = self._embed(images)  # [B, N, D]
         if keep is not None:
             tokens = _kept(tokens, keep)  # [B, n, D]
-        first = self.cls_token + self.pos_embed[:, :1]  # [1, 1, D]: never dropped, never counted in N
+        first = self.cls_token + self.pos_embed[:, :1]  # [1, 1, D]: it is never dropped and not counted in N
         x = torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1)  # [B, 1 + n, D]
         x = self.norm_pre(x)
         for block in self.blocks[:-1]:
@@ -153,7 +158,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         return _class_token(self.blocks[-1], x)
 
     def _embed(self, images: Tensor) -> Tensor:
-        """Patch embeddings plus their positions: [B, 3, side, side] -> [B, N, D]."""
+        """The patch embeddings plus their positions.  [B, 3, side, side] -> [B, N, D]"""
         height, width = images.shape[-2:]
         if height != width:
             raise ValueError(
@@ -161,16 +166,17 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             )
         if height % self.patch_size:
             raise ConfigError(_untiled(height, self.patch_size, f"a view of {height}x{width} pixels"))
-        if self.stem == "conv":  # a third faster on a CPU, and the tokens come out contiguous
+        if self.stem == "conv":  # a third faster on a CPU, and the tokens are contiguous
             images = images.contiguous(memory_format=torch.channels_last)
         tokens = self.patch_embed.proj(images).flatten(2).mT  # [B, D, g, g] -> [B, N, D]
         return tokens + resize_positions(self.pos_embed[:, 1:], height // self.patch_size)
 
 
 def forward_flops(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> int:
-    """Floating-point operations of the matrix products and convolutions of one forward pass, two a multiply-add.
+    """The number of floating-point operations of one forward pass's matrix products and convolutions.
 
-    Tensors on the meta device are enough. torch's counter overlooks the CPU's fused attention, hence the plain one.
+    A multiply-add counts as two. Tensors on the meta device are enough. The forward pass uses torch's plain attention,
+    because torch's counter does not see the CPU's fused attention.
     """
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(images, keep)
@@ -178,12 +184,12 @@ def forward_flops(model: VisionTransformer, images: Tensor, keep: Tensor | None 
 
 
 class ConvStem(nn.Module):
-    """Stride-2 convolutions down to the patch grid, then a 1x1 convolution: a gentler start than one linear map.
+    """A convolutional stem: stride-2 convolutions down to the patch grid, then a 1x1 convolution.
 
-    log2(patch_size) times 3x3 convolution, batch norm (over all ranks) and ReLU, widths doubling up to D. The
-    receptive fields of neighbouring tokens overlap, so a dropped patch still shows at the rims of its neighbours.
+    It has log2(patch_size) layers of 3x3 convolution, batch norm (over all ranks) and ReLU, whose widths double up to
+    D. The receptive fields of neighbouring tokens overlap, so the neighbours of a dropped patch still see its borders.
 
-    Shapes: ``proj`` takes [B, 3, side, side] to [B, D, g, g].
+    Shapes: ``proj`` maps [B, 3, side, side] to [B, D, g, g].
     Source: Xiao et al., "Early convolutions help transformers see better", arXiv 2106.14881.
     """
 
@@ -193,19 +199,19 @@ class ConvStem(nn.Module):
         widths = [3, *(width >> (halvings - 1 - i) for i in range(halvings))]
         layers = []
         for before, after in pairwise(widths):
-            conv = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)  # the norm has the bias
+            conv = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)  # the batch norm has a bias
             layers += [conv, CrossRankBatchNorm(after), nn.ReLU(inplace=True)]
         self.proj = nn.Sequential(*layers, nn.Conv2d(width, width, 1))
         self.num_patches = (image_size // patch_size) ** 2
 
 
 def resize_positions(positions: Tensor, side: int) -> Tensor:
-    """A table of patch positions for another grid: bicubic, without antialiasing.
+    """Resizes a table of patch positions to another grid, by bicubic interpolation without antialiasing.
 
-    timm's own resampling antialiases and gives other numbers, by up to 2.7 on a table of unit variance.
+    timm's own resizing has antialiasing, and differs by up to 2.7 on a table of unit variance.
 
     Shapes: ``positions`` [1, g * g, D] -> [1, side * side, D].
-    Raises: ``ValueError`` where the table is not that of a square grid.
+    Raises: ``ValueError`` if the table is not that of a square grid.
     """
     count, width = positions.shape[1:]
     grid = math.isqrt(count)
@@ -215,7 +221,7 @@ def resize_positions(positions: Tensor, side: int) -> Tensor:
         )
     if grid == side:
         return positions
-    table = positions.mT.reshape(1, width, grid, grid)
+    table = positions.mT.reshape(1, width, grid, grid)  # [1, D, g, g]
     table = F.interpolate(table, size=(side, side), mode="bicubic", antialias=False, align_corners=False)
     return table.flatten(2).mT
 
@@ -229,21 +235,21 @@ def _untiled(side: int, patch_size: int, view: str) -> str:
 
 
 def _kept(tokens: Tensor, keep: Tensor) -> Tensor:
-    """The kept tokens, in the order of ``keep``: [B, N, D], int64 [n] or [B, n] -> [B, n, D]."""
+    """The kept tokens, in the order of ``keep``.  [B, N, D], int64 [n] or [B, n] -> [B, n, D]"""
     batch, count, width = tokens.shape
     if keep.dim() == 1:
         return tokens.index_select(1, keep)
     if keep.dim() != 2 or len(keep) != batch:
         raise ValueError(f"keep has shape {list(keep.shape)}; {batch} images take [n] or [{batch}, n].")
-    rows = keep + torch.arange(batch, device=keep.device)[:, None] * count
-    # whole rows of a flat table: about 1.5 times faster on a CPU than gather, forward and backward together
+    rows = keep + torch.arange(batch, device=keep.device)[:, None] * count  # [B, n]
+    # selecting rows of a flat table is about 1.5 times faster on a CPU than gather, forward and backward together
     return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(batch, -1, width)
 
 
 def _class_token(block: nn.Module, x: Tensor) -> Tensor:
-    """The block's output at [CLS] alone, for a last block of which nothing else is read: [B, 1 + n, D] -> [B, D].
+    """The last block's output at [CLS] only, because nothing else of it is used.  [B, 1 + n, D] -> [B, D]
 
-    Equal to ``block(x)[:, 0]``, without three quarters of its products: one query attends, one token meets the MLP.
+    It equals ``block(x)[:, 0]``, but saves three quarters of the products: only [CLS] attends and passes the MLP.
     """
     attention = block.attn
     batch, count, width = x.shape
@@ -257,8 +263,9 @@ def _class_token(block: nn.Module, x: Tensor) -> Tensor:
 def _initialise(model: VisionTransformer) -> None:
     """Draws the paper's initial weights.
 
-    Differs: the paper's deviation of a linear layer, 0.02, is meant for widths of 384 and more; a narrower layer has
-    as much more as keeps the size of its output (0.049 at width 64), or its blocks would pass on next to nothing.
+    Differs: the paper's std of a linear layer, 0.02, is meant for widths of 384 and more. A narrower layer gets a
+    larger std, 0.02 sqrt(384 / width) (0.049 at width 64), which keeps the size of its output; otherwise the output of
+    its blocks would be close to 0.
     """
     linear_std = 0.02 * max(1.0, math.sqrt(384 / model.embed_dim))
     nn.init.trunc_normal_(model.cls_token, std=0.02)

@@ -8,7 +8,9 @@ from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 
 
 class Block(nn.Module):
-    """Norm, ReLU, convolution, twice, and past it the input: as it is, or through a 1x1 convolution to fit.
+    """A pre-activation block: twice batch norm, ReLU and 3x3 convolution, plus a shortcut of the input.
+
+    The shortcut is the identity, or a 1x1 convolution if the shape changes.
 
     Shapes: [batch, in_width, height, width] -> [batch, out_width, height / stride, width / stride].
     """
@@ -22,7 +24,7 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if fits else nn.Conv2d(in_width, out_width, 1, stride=stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The next feature maps."""
+        """The block's output feature maps."""
         inner = self.conv1(F.relu(self.bn1(maps)))
         return self.conv2(F.relu(self.bn2(inner))) + self.shortcut(maps)
 
@@ -30,14 +32,15 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """A pre-activation ResNet of ``depth`` = 6 n + 4 layers: three groups of n blocks with 16, 32, 64 * ``width`` maps.
 
-    Its representation is the average of the last feature maps. Without dropout; batch statistics are those of all
-    ranks.
+    Its representation is the average of the last feature maps. There is no dropout. Batch statistics are computed over
+    all ranks.
 
     Shapes: images [batch, 3, height, width] -> [batch, num_features], num_features = 64 * ``width``.
     Raises: ``ValueError`` for a depth that is not 6 n + 4, or a width below 1.
-    Source: Zagoruyko and Komodakis, arXiv 1605.07146; as in PAWS's released code: convolutions with bias and torch's
-    first weights, and a last norm whose running statistics are almost those of the last batch (momentum 0.99).
-    Differs: as in that code, the second convolution of a block has the stride; the paper's first one has it.
+    Source: Zagoruyko and Komodakis, arXiv 1605.07146. As in PAWS's released code, convolutions have a bias and torch's
+    default initialisation, and the last norm has momentum 0.99: its running statistics are almost those of the last
+    batch.
+    Differs: as in PAWS's code, the second convolution of a block has the stride; in the paper it is the first.
     """
 
     def __init__(self, *, depth: int, width: int) -> None:
@@ -54,19 +57,19 @@ class WideResNet(nn.Module):
         self.layer3 = _group(32 * width, 64 * width, blocks, stride=2)
         self.bn1 = CrossRankBatchNorm(64 * width, momentum=0.99)
         self.num_features = 64 * width
-        self.norm = nn.Identity()  # where a Vision Transformer has its final LayerNorm
+        self.norm = nn.Identity()  # in place of a Vision Transformer's final LayerNorm
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of the images."""
-        maps = self.layer3(self.layer2(self.layer1(self.conv1(images))))
+        """The representation of the images.  [batch, 3, height, width] -> [batch, num_features]"""
+        maps = self.layer3(self.layer2(self.layer1(self.conv1(images))))  # [batch, num_features, height / 4, width / 4]
         return F.relu(self.bn1(maps)).mean(dim=(2, 3))  # [batch, num_features]
 
     def before_norm(self, images: Tensor) -> Tensor:
-        """The representation; its last norm stands before the pooling."""
+        """The representation, whose last norm precedes pooling.  [batch, 3, height, width] -> [batch, 64 * width]"""
         return self(images)
 
 
 def _group(in_width: int, out_width: int, blocks: int, *, stride: int) -> nn.Sequential:
-    """Blocks of one resolution; the first one changes it."""
+    """The blocks of one resolution; the first block changes width and resolution."""
     rest = (Block(out_width, out_width, 1) for _ in range(blocks - 1))
     return nn.Sequential(Block(in_width, out_width, stride), *rest)

@@ -40,7 +40,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> dict[
         )
     batch, images = len(first), len(first) * collectives.world_size()
     if images < 2:
-        raise ValueError(f"{images} image has no other to be told from; use a batch of at least 2.")
+        raise ValueError(f"{images} image has no negatives; use a batch of at least 2.")
     with torch.autocast(first.device.type, enabled=False):
         own = [F.normalize(at_least_float32(view), dim=1) for view in (first, second)]
         everyone = torch.cat([collectives.all_gather(view) for view in own])  # [2N, d]: first views, then second

@@ -74,7 +74,7 @@ def vicreg_loss(
     with torch.autocast(first.device.type, enabled=False):
         own = [at_least_float32(view) for view in (first, second)]
         everyone = [collectives.all_gather(view) for view in own]  # [n, d] each
-        invariance = F.mse_loss(*own)
+        invariance = F.mse_loss(own[0], own[1])
         variance = (variance_hinge(everyone[0]) + variance_hinge(everyone[1])) / 2
         covariance = squared_covariances(everyone[0]) + squared_covariances(everyone[1])
         loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance

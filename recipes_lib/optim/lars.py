@@ -79,7 +79,7 @@ class LARS(torch.optim.Optimizer):
                 group.setdefault(key, value)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
         """Updates all parameters that have a gradient; ``closure`` recomputes the loss, as in torch's optimisers."""
         loss = None
         if closure is not None:
@@ -88,14 +88,14 @@ class LARS(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, group)
+                    self._move(weight, weight.grad, group)
         return loss
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
-        update = weight.grad
+    def _move(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        update = grad
         if weight.ndim > 1 or group["scale_vectors"]:
             decay = group["weight_decay"]
-            size, slope = _norm(weight), _norm(weight.grad)
+            size, slope = _norm(weight), _norm(grad)
             total = slope + decay * size
             scale = torch.where((size > 0) & (total > 0), group["trust_coefficient"] * size / total, 1.0)
             update = (update + decay * weight) * scale.to(weight.dtype)

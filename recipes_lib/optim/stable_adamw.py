@@ -2,11 +2,11 @@
 """StableAdamW: AdamW with a smaller step for a tensor whose second moment lags behind its gradients."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes_lib.distributed import fsdp
 from recipes_lib.optim import layout
@@ -132,7 +132,7 @@ class StableAdamW(torch.optim.Optimizer):
             if old := self.state.get(weight):
                 self.state[weight] = _state_from(old, others, group["betas"])
 
-    def rms(self) -> dict[nn.Parameter, Tensor]:
+    def rms(self) -> dict[Tensor, Tensor]:
         """The RMS of each parameter that the last step updated: scalars on its device, without waiting for a GPU."""
         return {
             weight: rms
@@ -141,7 +141,7 @@ class StableAdamW(torch.optim.Optimizer):
         }
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
         """Updates all parameters that have a gradient; ``closure`` recomputes the loss, as in torch's optimisers."""
         loss = None
         if closure is not None:
@@ -168,7 +168,7 @@ class StableAdamW(torch.optim.Optimizer):
 
         On a CPU each bunch is small, so that what the RMS has read is still in the cache when the step is taken.
         """
-        found: dict[tuple[Any, ...], list[tuple[nn.Parameter, Tensor, Tensor, Tensor]]] = {}
+        found: dict[tuple[Any, ...], list[tuple[Tensor, ...]]] = {}
         for weight in group["params"]:
             g = weight.grad
             if g is None:
@@ -189,7 +189,8 @@ class StableAdamW(torch.optim.Optimizer):
             for run in _runs(rows) if device.type == "cpu" else [rows]:
                 # the kernel's own bias correction vanishes at step infinity: our betas contain the correction already
                 never = [torch.full((), math.inf, device=device)] * len(run)
-                bunch = _Bunch(*map(list, zip(*run, strict=True)), never, beta1, beta2, group["eps"])
+                weights, grads, means, squares = map(list, zip(*run, strict=True))
+                bunch = _Bunch(weights, grads, means, squares, never, beta1, beta2, group["eps"])
                 if not beta2:
                     torch._foreach_zero_(bunch.squares)  # beta2 = 0 ignores them, but 0 times infinity would be NaN
                 yield bunch
@@ -231,7 +232,7 @@ class _Bunch(NamedTuple):
     Each list has an entry per parameter. The betas contain the bias correction.
     """
 
-    weights: list[nn.Parameter]
+    weights: list[Tensor]
     grads: list[Tensor]
     means: list[Tensor]
     squares: list[Tensor]
@@ -242,7 +243,8 @@ class _Bunch(NamedTuple):
 
     def part(self, places: list[int]) -> "_Bunch":
         """The bunch of only those parameters that stand at ``places``."""
-        return _Bunch(*([some[place] for place in places] for some in self[:5]), *self[5:])
+        weights, grads, means, squares, steps = ([some[place] for place in places] for some in self[:5])
+        return _Bunch(weights, grads, means, squares, steps, self.beta1, self.beta2, self.eps)
 
     def step(self, moved: list[Tensor], rate: float, decay: float, maximize: bool) -> None:
         """Calls torch's fused AdamW kernel, which updates the tensors ``moved`` and the running means in place."""
@@ -319,12 +321,13 @@ def _room() -> int:
     return _PIECE * torch.get_num_threads()
 
 
-def _runs(rows: list[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
+def _runs(rows: Sequence[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
     """Splits ``rows``, in order, into lists whose first tensors have at most ``_room()`` elements together.
 
     A larger tensor is a list of its own.
     """
-    run, held, room = [], 0, _room()
+    run: list[tuple[Tensor, ...]] = []
+    held, room = 0, _room()
     for row in rows:
         size = row[0].numel()
         if run and held + size > room:

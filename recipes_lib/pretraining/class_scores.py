@@ -68,4 +68,4 @@ def accuracy(method: nn.Module, config: Any, images: Images) -> float:
     chunks = read_chunks(images, side, 256, config.data.workers, look.resize)
     views = (eval_view(chunk.to(device), side, look.normalize, look.resize) for chunk in chunks)
     found = torch.cat([method.classify(view).argmax(dim=1).cpu() for view in views])
-    return (found == images.labels).double().mean().item()
+    return found.eq(images.labels).double().mean().item()

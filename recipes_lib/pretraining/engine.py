@@ -50,7 +50,9 @@ class Assembled:
     """A config, read once: the images of a run, and all that the training loop takes."""
 
     splits: Splits
+    method: "Method"
     training: loop.Training
+    """With the same method, of which the loop knows what trains only."""
 
 
 def build(recipe: "Recipe", config: Any, steps: int) -> "Method":
@@ -95,7 +97,7 @@ def assemble(recipe: "Recipe", config: Any, run: folder.RunFolder, place: world.
     batches.encode = method.encode_texts
     collectives.from_main(lambda: check_scored(splits, config.data, run.warn))
     how = {"train": config.train, "optim_config": config.optim, "sync": config.sync, "workers": config.data.workers}
-    return Assembled(splits, loop.training(method, batches, world=place, **how))
+    return Assembled(splits, method, loop.training(method, batches, world=place, **how))
 
 
 def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
@@ -120,23 +122,23 @@ def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
         for line in recipe.cautions(config):
             run.warn(line)
         assembled = assemble(recipe, config, run, place)
-        splits, training = assembled.splits, assembled.training
+        splits, method, training = assembled.splits, assembled.method, assembled.training
         traffic = recipe.fit(training, run)
         go_on = f"recipes resume {run.path}"
-        finetuned = finetuned_score(config, training.method, splits, config.eval.probes, run.path, place, go_on)
+        finetuned = finetuned_score(config, method, splits, config.eval.probes, run.path, place, go_on)
 
         def conclude() -> None:
             full = config.eval.baselines == "all" and bool(config.eval.probes)
-            report = {"recipe": recipe.name, "data": splits.summary()}
+            report: dict[str, Any] = {"recipe": recipe.name, "data": splits.summary()}
             asked = config.eval.probes
-            report |= score(recipe, config, training.method, splits, asked, with_baselines=full, cooked=cooked)
+            report |= score(recipe, config, method, splits, asked, with_baselines=full, cooked=cooked)
             report["scores"] |= finetuned
             seconds = round(time.perf_counter() - began, 1)
             report |= {"seconds": seconds, "steps": training.steps, "seed": config.train.seed} | provenance()
             if traffic.rounds:
                 report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
             run.require_whole()
-            checkpoint.write_weights(run.path / "model.safetensors", training.method.state_dict())
+            checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)
 
         collectives.from_main(conclude)  # the other ranks wait, and hear of its errors
@@ -187,8 +189,8 @@ def finetuned_score(
     if "finetune" not in names:
         return {}
     layer = method.embedder if config.eval.finetune_objective == "suncet" else method.finetune_layer
-    where = {"folder": run / "finetune", "place": place, "go_on": go_on}
-    return {"finetune": {"method": finetune.finetune(method.backbone, layer, splits, config, **where)}}
+    found = finetune.finetune(method.backbone, layer, splits, config, folder=run / "finetune", place=place, go_on=go_on)
+    return {"finetune": {"method": found}}
 
 
 def _cooked(recipe: "Recipe", config: Any) -> Cooked | None:
@@ -279,7 +281,7 @@ def provenance() -> dict[str, Any]:
     root = Path(__file__).parents[2]
     commit = None
     if (root / ".git").exists():  # installed into somebody's environment, it may lie in a repository that is not ours
-        command = ["git", "-C", root, "rev-parse", "HEAD"]
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
         with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git here, or one that hangs
             asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
             commit = asked.stdout.strip() or None

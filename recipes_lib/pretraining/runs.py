@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from recipes_lib.config import override
+from recipes_lib.config.views import CHANNELS
 from recipes_lib.data import identity
 from recipes_lib.data.load import Splits
 from recipes_lib.distributed import world
 from recipes_lib.errors import ConfigError, nearest
-from recipes_lib.models import interchange
+from recipes_lib.models import exports
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.engine import Result
 from recipes_lib.training import folder
@@ -106,7 +107,7 @@ def export(recipe: "Recipe", path: Path, layout: Literal["timm", "hf"], out: Pat
     config, method = engine.reopen(recipe, path)
     run, views = folder.RunFolder.open(path), config.views
     data, normalize = run.read_data() or {}, views.normalize
-    interchange.export(
+    exports.write(
         method.backbone,
         out,
         layout,
@@ -114,9 +115,9 @@ def export(recipe: "Recipe", path: Path, layout: Literal["timm", "hf"], out: Pat
         resize=views.resize,
         classes=data.get("classes", ()),
     )
-    if layout == "timm" and (reason := interchange.beyond_timm(method.backbone, normalize)):
+    if layout == "timm" and (reason := exports.beyond_timm(method.backbone, normalize)):
         run.warn(f"timm will refuse {out}: {reason}. Read it with recipes_lib.models.interchange.load.")
-    if layout == "hf" and normalize not in interchange.CHANNELS:
+    if layout == "hf" and normalize not in CHANNELS:
         run.warn(
             f"{out} has no preprocessor: transformers has none that normalises as views.normalize {normalize} does."
         )

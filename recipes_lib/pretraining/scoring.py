@@ -64,18 +64,17 @@ def score(scored: Scored) -> Scores:
     how = _how(config)
 
     def features_of(backbone: nn.Module) -> tuple[Features, Features]:
-        return tuple(extract(backbone, images, **how) for images in (train, splits.test))
+        return extract(backbone, train, **how), extract(backbone, splits.test, **how)
 
     def of_method(trained: "Method", how: dict[str, Any]) -> tuple[Features, Features]:
-        return tuple(
-            extract(trained.eval().backbone, images, embed=trained.embed, **how) for images in (train, splits.test)
-        )
+        backbone, how = trained.eval().backbone, {**how, "embed": trained.embed}
+        return extract(backbone, train, **how), extract(backbone, splits.test, **how)
 
     arms = {"method": of_method(scored.method, how)}
     if scored.untrained:
         inverted = config.views.invert > 0
         pixels = [baselines.raw_pixels(images, ignore_sign=inverted, **how) for images in (train, splits.test)]
-        arms |= _baseline_arms(config, scored.untrained, splits, features_of) | {"raw_pixels": tuple(pixels)}
+        arms |= _baseline_arms(config, scored.untrained, splits, features_of) | {"raw_pixels": (pixels[0], pixels[1])}
     if cooked := scored.cooked:
         arms["cooked"] = of_method(cooked.method, _how(cooked.config) | {"workers": config.data.workers})
     labelled = probes.labelled_indices(config.data.labelled, splits) if "lowshot" in names else None

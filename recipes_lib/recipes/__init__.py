@@ -90,6 +90,33 @@ MENU = {
             needs=("msn",),
         ),
         Entry(
+            name="clip",
+            title="CLIP: pictures and their captions",
+            paper="Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever: "
+            "Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv 2103.00020",
+            idea="An image must find its own text among those of the batch, and a text its own image.",
+            presets=(
+                "toy",
+                "simmer",
+                "laptop",
+                "datacomp_small",
+                "datacomp_medium",
+                "datacomp_large",
+                "datacomp_xlarge",
+            ),
+            seconds=90,
+        ),
+        Entry(
+            name="sieve",
+            title="Sieve: which pairs deserve to be learned from",
+            paper="Mahmoud, Elhoushi, Abbas, Yang, Ardalani, Leather, Morcos: Sieve: Multimodal Dataset Pruning Using "
+            "Image Captioning Models, CVPR 2024, arXiv 2310.02110",
+            idea="Keep the pairs whose text says what an image captioner says of the image.",
+            presets=("toy", "simmer", "laptop", "datacomp_medium"),
+            seconds=110,
+            needs=("clip",),
+        ),
+        Entry(
             name="local_sgd",
             title="Local SGD and SlowMo: talking less",
             paper="Ortiz, Frankle, Rabbat, Morcos, Ballas: Trade-offs of Local SGD at Scale: An Empirical Study, 2021, "
@@ -126,33 +153,6 @@ MENU = {
             presets=("toy", "simmer", "score", "report"),
             seconds=50,
             needs=("msn", "clip"),
-        ),
-        Entry(
-            name="clip",
-            title="CLIP: pictures and their captions",
-            paper="Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever: "
-            "Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv 2103.00020",
-            idea="An image must find its own text among those of the batch, and a text its own image.",
-            presets=(
-                "toy",
-                "simmer",
-                "laptop",
-                "datacomp_small",
-                "datacomp_medium",
-                "datacomp_large",
-                "datacomp_xlarge",
-            ),
-            seconds=90,
-        ),
-        Entry(
-            name="sieve",
-            title="Sieve: which pairs deserve to be learned from",
-            paper="Mahmoud, Elhoushi, Abbas, Yang, Ardalani, Leather, Morcos: Sieve: Multimodal Dataset Pruning Using "
-            "Image Captioning Models, CVPR 2024, arXiv 2310.02110",
-            idea="Keep the pairs whose text says what an image captioner says of the image.",
-            presets=("toy", "simmer", "laptop", "datacomp_medium"),
-            seconds=110,
-            needs=("clip",),
         ),
     )
 }

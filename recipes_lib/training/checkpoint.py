@@ -160,7 +160,8 @@ def read(folder: Path, step: int) -> Checkpoint:
     """The checkpoint of ``step``, which :func:`find` found whole."""
     path = folder / _name(step)
     facts = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["facts"]
-    return Checkpoint(step, path, *(load_file(path / name) for name in _FILES), facts)
+    model, optimizer = (load_file(path / name) for name in _FILES)
+    return Checkpoint(step, path, model, optimizer, facts)
 
 
 def newest_step(folder: Path) -> int | None:

@@ -27,7 +27,7 @@ from recipes_lib.errors import ConfigError, Interrupted, RunError, UserError, pr
 Status = Literal["running", "interrupted", "done", "failed"]
 
 _STATUSES = get_args(Status)
-_FILES = ("config.yaml", "state.json", "data.json", "metrics.jsonl", "warnings.txt")
+_FILES: tuple[str, ...] = ("config.yaml", "state.json", "data.json", "metrics.jsonl", "warnings.txt")
 _FILES += ("model.safetensors", "report.json", ".lock")
 _FREE = ("data.on_damage", "train.timeout")
 """Fields that may change from one start of a run to the next: they say how it is watched, not what is trained."""

@@ -90,10 +90,11 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
     Raises: ``Diverged`` where the loss is not finite, ``Interrupted`` after one of ``STOP_SIGNALS``; both leave
     a complete checkpoint to go on from.
     """
-    method, batches, steps, train, world = given.method, given.batches, given.steps, given.settings, given.world
+    batches, steps, train, world = given.batches, given.steps, given.settings, given.world
     optimizer, schedule, strategy = given.optimizer, given.schedule, given.strategy
     _warn_of_one_process(given.sync, world, folder)
-    model = strategy.wrap(method, optimizer)
+    model = strategy.wrap(given.method, optimizer)
+    method = strategy.trained
     start = shares.restore(folder, method, optimizer, strategy)
     clipped = method.clipped_parameters()
     method.train()

@@ -1,48 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a view's pixels look like: colour jitter, greyscale, solarisation, noise and normalisation, per sample.
+"""Operations on a view's pixel values, per sample: colour jitter, greyscale, solarisation, noise and normalisation.
 
-Each function takes float images [B, 3, H, W] in [0, 1] with one parameter per sample, returns a new tensor, and agrees
-with torchvision's function of the same name at the same parameters. Names that end in ``_`` work in place.
+Each function takes float images [B, 3, H, W] in [0, 1] with one parameter per sample and returns a new tensor of the
+same shape. It agrees with torchvision's function of the same name at the same parameters, where there is one. Functions
+whose names end in ``_`` work in place.
 """
 
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
+from recipes_lib.config.views import CHANNELS
 from recipes_lib.randomness import normal
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""The codes of the four jitters in an ``order``; torchvision numbers them alike."""
+"""The codes of the four jitter operations in an ``order``; torchvision uses the same numbers."""
 NOTHING = -1
-"""The code that leaves a sample as it is."""
+"""The code of no operation: it leaves a sample unchanged."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-CHANNELS = {
-    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-}
-"""Mean and standard deviation of red, green and blue, by the data set that they were measured on (openai: CLIP's)."""
+IMAGENET_MEAN, IMAGENET_STD = CHANNELS["imagenet"]
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Times ``factor`` [B] (>= 0), clipped to [0, 1]."""
+    """Multiplies each image by its ``factor`` [B] (>= 0) and clips it to [0, 1]."""
     return _single(images, factor, BRIGHTNESS)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends with the image's mean grey: ``factor`` [B] 0 is flat grey, 1 the image itself."""
+    """Blends each image with its mean grey: ``factor`` [B] 0 gives flat grey, 1 the image itself."""
     return _single(images, factor, CONTRAST)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends with the greyscale image: ``factor`` [B] 0 is greyscale, 1 the image itself."""
+    """Blends each image with its greyscale version: ``factor`` [B] 0 gives greyscale, 1 the image itself."""
     return _single(images, factor, SATURATION)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue of HSV by ``shift`` [B] of the full circle, in [-0.5, 0.5]."""
+    """Rotates each image's HSV hue by ``shift`` [B], in full circles, in [-0.5, 0.5]."""
     return _single(images, shift, HUE)
 
 
@@ -53,19 +48,19 @@ def _single(images: Tensor, factor: Tensor, code: int) -> Tensor:
 
 
 def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue, each sample in an order of its own.
+    """Adjusts brightness, contrast, saturation and hue, in a separate order for each sample.
 
-    Shapes: ``images`` float [B, 3, H, W]; ``factors`` float [B, 4]: those of :func:`adjust_brightness`,
-    :func:`adjust_contrast`, :func:`adjust_saturation` and :func:`adjust_hue`; ``order`` int64 [B, n]: which of the four
-    (or ``NOTHING``) comes first, second, ...
+    Shapes: ``images`` float [B, 3, H, W]; ``factors`` float [B, 4]: the parameters of :func:`adjust_brightness`,
+    :func:`adjust_contrast`, :func:`adjust_saturation` and :func:`adjust_hue`; ``order`` int64 [B, n]: the code of the
+    first, second, ... operation (or ``NOTHING``) -> float [B, 3, H, W].
     """
     return color_jitter_(images.clone(), factors, order)
 
 
 def color_jitter_(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """:func:`color_jitter` in place. Batches whose samples turn their hue at the same place of the order are fastest."""
+    """:func:`color_jitter` in place; fastest if all samples have the hue at the same place in the order."""
     factors, order = factors.tolist(), order.tolist()
-    for codes in zip(*order, strict=True):
+    for codes in zip(*order, strict=True):  # the code of every sample at one place of the order
         turned = [i for i, code in enumerate(codes) if code == HUE]
         shifts = [factors[i][HUE] for i in turned]
         if len(turned) == len(codes):
@@ -83,7 +78,7 @@ def color_jitter_(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 
 def _blend_(images: Tensor, factors: list[float], codes: tuple[int, ...]) -> None:
-    """One of brightness, contrast and saturation for each sample; those with another code have factor 1.
+    """Adjusts brightness, contrast or saturation of each sample, in place; samples with another code have factor 1.
 
     All three are clip(factor * image + (1 - factor) * other), where other is black, the mean grey, or the grey image.
     """
@@ -106,37 +101,39 @@ def _blend_(images: Tensor, factors: list[float], codes: tuple[int, ...]) -> Non
 
 
 def _only(kind: int, values: Tensor, codes: tuple[int, ...]) -> Tensor:
-    """Zeroes, in place, the rows of ``values`` whose code is another."""
+    """Sets to 0, in place, the rows of ``values`` whose code is not ``kind``."""
     return values.mul_(_column([float(code == kind) for code in codes], values))
 
 
 def _column(values: list[float], images: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1] on the images' device, in their dtype."""
+    """Turns B numbers into a tensor [B, 1, 1, 1] on the images' device and in their dtype."""
     return torch.tensor(values, dtype=images.dtype, device=images.device).view(-1, 1, 1, 1)
 
 
 def luma(images: Tensor) -> Tensor:
-    """Grey of ITU-R BT.601: float [B, 3, H, W] -> [B, 1, H, W]."""
+    """The grey value of each pixel by ITU-R BT.601.  float [B, 3, H, W] -> [B, 1, H, W]"""
     red, green, blue = images.split(1, dim=1)
     return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
 def _turn_hue_(images: Tensor, shifts: list[float]) -> Tensor:
-    """HSV's hue by arithmetic alone: comparisons and ``where`` cost ten times as much on a CPU.
+    """Rotates the HSV hue by arithmetic alone, in place: comparisons and ``where`` cost ten times as much on a CPU.
 
-    Hue is a place on a hexagon of circumference 6, red at 0, green at 2, blue at -2. On each of its sides one channel is the largest, one the least,
-    and hue = sign(green - blue) * (largest - 2 least + green + blue - red) / chroma.
+    Hue is a position on a hexagon of circumference 6, with red at 0, green at 2 and blue at -2. On each side of the
+    hexagon one channel is the largest and one the least, and
+    hue = sign(green - blue) * (largest - 2 least + green + blue - red) / chroma, where chroma = largest - least.
     """
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.split(1, dim=1)  # [B, 1, H, W] each
     least = torch.minimum(red, green)
     torch.minimum(least, blue, out=least)
     chroma = torch.maximum(red, green)
     torch.maximum(chroma, blue, out=chroma).sub_(least)
     hue = (chroma - least).add_(green).add_(blue).sub_(red)
-    hue.div_(torch.add(images.new_tensor(1e-12), chroma, alpha=6))  # in circles; grey has chroma 0, and any hue
+    # in full circles; grey pixels have chroma 0 and no hue, and 1e-12 keeps the division finite
+    hue.div_(torch.add(images.new_tensor(1e-12), chroma, alpha=6))
     hue.copysign_(green - blue).add_(_column([1 + shift for shift in shifts], images)).frac_()  # 0 to 1, red at 0
 
-    # A channel lies above the least by the chroma times a tent: 1 within 1/6 of its own place, 0 from 2/6 on.
+    # A channel is the least plus chroma times a function of hue: 1 within 1/6 of the channel's own hue, 0 beyond 2/6.
     below, above = least - chroma, least.add_(chroma, alpha=2)
     torch.addcmul(below, (hue - 1 / 2).abs_().clamp_(1 / 6, 2 / 6), chroma, value=6, out=red)
     torch.addcmul(above, (hue - 1 / 3).abs_().clamp_(1 / 6, 2 / 6), chroma, value=-6, out=green)
@@ -145,38 +142,38 @@ def _turn_hue_(images: Tensor, shifts: list[float]) -> Tensor:
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """Three equal channels of grey."""
+    """The greyscale version of each image, with three equal channels."""
     return luma(images).expand_as(images)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Inverts the values of at least ``threshold`` [B], one of each image."""
+    """Inverts all values that are at least the image's ``threshold`` [B]."""
     return torch.where(images >= threshold.to(images).view(-1, 1, 1, 1), 1 - images, images)
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Spreads the 256 levels of each channel of each image so that they are about equally frequent."""
-    return TF.equalize(images)  # torchvision's takes a batch, and each of its channels alone
+    """Equalises the histogram of each channel of each image: its 256 levels become about equally frequent."""
+    return TF.equalize(images)  # torchvision's function takes a batch and treats each channel separately
 
 
 def invert(images: Tensor) -> Tensor:
-    """The negative: 1 - image."""
+    """The negative of each image, 1 - image."""
     return 1 - images
 
 
 def shuffle_channels(images: Tensor, order: Tensor) -> Tensor:
-    """Channel ``order[b, c]`` of image b becomes its channel c; ``order`` int64 [B, 3]."""
+    """Reorders the channels: channel ``order[b, c]`` of image b becomes its channel c; ``order`` int64 [B, 3]."""
     return images.gather(1, order.to(images.device)[:, :, None, None].expand_as(images))
 
 
 def add_noise(images: Tensor, keys: Tensor, purpose: str, std: float) -> Tensor:
-    """Adds normal noise of standard deviation ``std`` (of the range 0 to 1) to each value, clipped to [0, 1]."""
+    """Adds normal noise of standard deviation ``std`` to each value and clips it to [0, 1]; ``keys`` int64 [B]."""
     noise = normal(keys, purpose, images[0].numel()).to(images).view_as(images)
     return noise.mul_(std).add_(images).clamp_(0, 1)
 
 
 def normalize(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
-    """(image - mean) / std for each channel."""
+    """Normalises each channel: (image - mean) / std."""
     return normalize_(images.clone(), mean, std)
 
 
@@ -189,9 +186,9 @@ def normalize_(
 
 
 def standardize(images: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over all values of each image.
+    """Shifts and scales each image to mean 0 and standard deviation 1 over all its values.
 
-    A flat image has no deviation to divide by: the divisor is at least 1 / sqrt(values), as if one value differed by 1.
+    The divisor is at least 1 / sqrt(number of values), as if one value differed by 1: a flat image has deviation 0.
     """
     centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
     deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt_()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The look of a view: which operations on colours and pixels each sample meets, at which strength, and their doing.
+"""The look of a view: draws which operations change the pixels of each sample and how strongly, and applies them.
 
-The order of the operations is that of torchvision's usual pipeline: (turn,) jitter, greyscale, blur, solarise,
+The order of the operations is that of torchvision's usual pipeline: (rotate,) jitter, greyscale, blur, solarise,
 equalise, (invert, shuffle channels).
 """
 
@@ -18,31 +18,34 @@ from recipes_lib.views.blur import gaussian_blur
 
 @dataclass(frozen=True)
 class Look:
-    """What happens to the colours of each sample of one view; all on the CPU, where it decides what is computed."""
+    """The parameters of the pixel operations for each sample of one view.
+
+    All tensors are on the CPU, because they decide what is computed.
+    """
 
     order: Tensor
-    """int64 [B, 4]: the jitters in turn, as :func:`colour.color_jitter` takes them."""
+    """int64 [B, 4]: the order of the jitter operations, as :func:`colour.color_jitter` takes it."""
     factors: Tensor
-    """float [B, 4]: brightness, contrast, saturation, hue."""
+    """float [B, 4]: factors of brightness, contrast and saturation, and the shift of the hue."""
     grayscale: Tensor
-    """bool [B]."""
+    """bool [B]: whether the image becomes grey."""
     sigma: Tensor
-    """float [B]: the blur's deviation in pixels; 0: none."""
+    """float [B]: the blur's standard deviation in pixels; 0 means no blur."""
     solarize: Tensor
-    """bool [B]."""
+    """bool [B]: whether the image is solarised."""
     threshold: Tensor
-    """float [B]: the brightness that solarising inverts from."""
+    """float [B], in [0, 1]: the value from which on solarising inverts."""
     equalize: Tensor
-    """bool [B]."""
+    """bool [B]: whether the histogram is equalised."""
     invert: Tensor
-    """bool [B]."""
+    """bool [B]: whether the image is inverted."""
     channels: Tensor
     """int64 [B, 3]: the order of red, green and blue."""
     degrees: Tensor
-    """float [B]: turn, counter-clockwise."""
+    """float [B]: the rotation, counter-clockwise, in degrees."""
 
     def split(self, parts: list[Tensor]) -> list["Look"]:
-        """The looks of some samples after another, by their numbers."""
+        """Splits the look: one look for each of ``parts``, which are int64 tensors of sample numbers."""
         together, sizes = torch.cat(parts), [len(part) for part in parts]
         fields = {name: values[together].split(sizes) for name, values in vars(self).items()}
         return [Look(**dict(zip(fields, values, strict=True))) for values in zip(*fields.values(), strict=True)]
@@ -50,15 +53,19 @@ class Look:
 
 _EVENTS = 6
 LOOK_DRAWS = _EVENTS + 4 + 4 + 1 + 3 + 1
-"""Uniform draws that one look takes. Whether to equalise, and where to solarise, came later: draws of their own leave these
-as they were."""
+"""Uniform random numbers per look: 6 for which operations happen, 4 for the factors, 4 for the order, 1 for sigma, 3
+for the channels, 1 for the rotation. Equalising and the solarisation threshold were added later and draw their own, so
+that the numbers of older runs stay the same."""
 
 _NEUTRAL = torch.tensor([1.0, 1.0, 1.0, 0.0])
 _LEAST = torch.tensor([0.0, 0.0, 0.0, -0.5])
 
 
 def look_from(config: ViewsConfig, draws: Tensor, equalize: Tensor, threshold: Tensor) -> Look:
-    """The looks that uniform draws [B, ``LOOK_DRAWS``], [B, 1] and [B, 1] stand for."""
+    """Computes the looks from uniform random numbers in [0, 1).
+
+    Shapes: ``draws`` [B, ``LOOK_DRAWS``], ``equalize`` and ``threshold`` [B, 1].
+    """
     events, factors, order, sigma, channels, degrees = draws.split([_EVENTS, 4, 4, 1, 3, 1], dim=1)
     likely = [config.jitter, config.grayscale, config.blur, config.solarize, config.invert, config.shuffle_channels]
     jitter, grayscale, blur, solarize, invert, shuffle = (events < torch.tensor(likely)).unbind(dim=1)
@@ -81,7 +88,7 @@ def look_from(config: ViewsConfig, draws: Tensor, equalize: Tensor, threshold: T
 
 
 def develop_(images: Tensor, look: Look) -> Tensor:
-    """Gives float images [B, 3, H, W] in [0, 1] their looks, in place; only the samples concerned are computed."""
+    """Applies the looks to float images [B, 3, H, W] in [0, 1], in place; each operation runs on its samples only."""
     _change_(images, look.degrees != 0, lambda some, rows: geometry.rotate(some, look.degrees[rows]))
     colour.color_jitter_(images, look.factors, look.order)
     _change_(images, look.grayscale, lambda some, _: colour.grayscale(some))
@@ -95,7 +102,7 @@ def develop_(images: Tensor, look: Look) -> Tensor:
 
 
 def _change_(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Replaces the images where ``chosen`` bool [B] is set by ``change(those images, their numbers)``."""
+    """Replaces, in place, the images where ``chosen`` (bool [B]) is set by ``change(those images, their numbers)``."""
     rows = chosen.nonzero()[:, 0]
     if len(rows) == len(images):
         images.copy_(change(images, rows))

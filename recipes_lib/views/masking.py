@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which patches an anchor keeps: index tensors for a backbone that drops the others.
+"""Masks: draws the indices of the patches that an anchor view keeps; the backbone drops the others.
 
-A *random* mask keeps patches anywhere in the view. A *focal* mask keeps one block of the image; that is what a small
-crop already is, so focal views need no indices: see ``ViewsConfig.local_size``.
+A *random* mask keeps patches anywhere in the view. A *focal* mask keeps one block of the image. A small crop is the
+same as a focal mask, so focal views need no indices: see ``ViewsConfig.local_size``.
 
 Source: Assran et al., "Masked Siamese Networks for Label-Efficient Learning", ECCV 2022.
 """
@@ -14,14 +14,14 @@ from recipes_lib.randomness import uniform
 
 
 def keep_count(patches: int, ratio: float) -> int:
-    """How many of ``patches`` stay when the share ``ratio`` in [0, 1) is dropped; [CLS] is no patch.
+    """The number of ``patches`` that are kept if the share ``ratio`` in [0, 1) is dropped; [CLS] is not a patch.
 
-    Evaluated in floats and truncated, as the official code does: ``keep_count(100, 0.9)`` is 9.
+    It is computed in floats and truncated, as in the official code: ``keep_count(100, 0.9)`` is 9.
 
     >>> keep_count(196, 0.15), keep_count(196, 0.7)
     (166, 58)
 
-    Raises: ``ValueError`` where the ratio is out of range or no patch would stay.
+    Raises: ``ValueError`` if the ratio is out of range or no patch would be kept.
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"mask ratio {ratio} is not allowed: use a value in [0, 1)")
@@ -34,13 +34,14 @@ def keep_count(patches: int, ratio: float) -> int:
 def random_keep(
     patches: int, ratio: float, *, keys: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Indices of the patches kept, drawn without replacement, each with the same probability, in random order.
+    """Draws the indices of the kept patches without replacement, all with the same probability, in random order.
 
-    With ``keys`` int64 [B] (``randomness.sample_keys``): a mask for each image, int64 [B, keep], on the keys' device.
-    With ``generator``: one mask that the whole batch shares, int64 [keep], as the official code draws it.
+    With ``keys`` int64 [B] (``randomness.sample_keys``): one mask per image, int64 [B, keep], on the keys' device.
+    With ``generator``: one mask for the whole batch, int64 [keep], as in the official code.
     Indices count patches from 0 without [CLS]; a backbone that stores [CLS] first adds one.
 
-    Raises: ``ValueError`` unless exactly one of ``keys`` and ``generator`` is given, and as :func:`keep_count`.
+    Raises: ``ValueError`` unless exactly one of ``keys`` and ``generator`` is given, and for a ratio that
+    :func:`keep_count` refuses.
     """
     if (keys is None) == (generator is None):
         raise ValueError("give either keys (a mask for each image) or generator (one mask for the batch)")

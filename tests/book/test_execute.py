@@ -136,3 +136,17 @@ def test_a_figure_needs_words_and_a_small_size(alt, size, reason):
     else:
         with pytest.raises(execute.Refused, match=reason):
             execute.check_outputs(notebook)
+
+
+def test_what_the_page_folds_is_folded_in_jupyter_and_on_colab():
+    tags = {"plain": [], "input": ["hide-input"], "solution": ["solution", "hide-cell"]}
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(name, metadata={"tags": own}) for name, own in tags.items()]
+    )
+    execute.fold(notebook)
+    assert [{**cell.metadata, "tags": None} for cell in notebook.cells] == [
+        {"tags": None},
+        {"tags": None, "jupyter": {"source_hidden": True}, "cellView": "form"},
+        {"tags": None, "jupyter": {"source_hidden": True, "outputs_hidden": True}, "cellView": "form"},
+    ]
+    nbformat.validate(notebook)

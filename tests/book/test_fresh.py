@@ -70,6 +70,11 @@ def test_ids_are_unique(notebook):
     assert len(ids) == len(set(ids))
 
 
+def test_solutions_are_folded_wherever_the_notebook_is_opened(notebook):
+    solutions = [cell for cell in notebook.cells if "solution" in cell.metadata.get("tags", [])]
+    assert all(cell.metadata["jupyter"] == {"outputs_hidden": True, "source_hidden": True} for cell in solutions)
+
+
 def test_verdict_cells_are_compared(notebook):
     for cell in notebook.cells:
         records = [output for output in cell.get("outputs", []) if "recipes_claim" in output.get("metadata", {})]

@@ -5,6 +5,7 @@ import itertools
 import re
 from pathlib import Path
 
+import accessible
 import claims_ledger
 import pytest
 import yaml
@@ -78,6 +79,31 @@ def test_every_image_is_there(article, site, name):
 def test_every_table_has_a_head(article):
     headless = [str(table)[:200] for table in article.select("table") if not table.select("th")]
     assert not headless
+
+
+def test_toggles_are_named_by_what_they_hold(article):
+    for toggle in article.select("details.hide > summary"):
+        assert "aria-label" not in toggle.attrs  # it would hide the words
+        shown, hidden = (part.get_text() for part in toggle.select("p"))
+        kinds = (accessible.SETTING_UP, accessible.PLOTTING, accessible.CODE, accessible.OUTPUT, accessible.SOLUTION)
+        assert (shown, hidden) in [(f"Show the {kind}", f"Hide the {kind}") for kind in kinds]
+        assert (accessible.SOLUTION in shown) == bool(toggle.find_parent(class_="tag_solution"))
+
+
+def test_nothing_is_left_of_what_a_screen_reader_stumbles_on(page):
+    assert not page.select('[role="doc-biblioentry"], .citation-list[role], .search-button-field[aria-label]')
+    assert len(page.select('#pst-primary-sidebar[role="complementary"]')) == 1
+
+
+def test_the_index_of_terms_can_be_reached(site):
+    links = [link["href"] for link in read(site, "book/glossary").select("article a[href]")]
+    assert "../genindex.html" in links
+
+
+def test_every_paper_has_a_link(site):
+    entries = read(site, "book/references").select("div.citation")
+    assert entries
+    assert all(entry.select('a[href^="http"]') for entry in entries)
 
 
 def test_nothing_that_a_page_loads_comes_from_a_network(page):

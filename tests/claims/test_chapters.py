@@ -2,6 +2,8 @@
 """The claims of all chapters: each can hold and can fail, and what the chapter says beside them is sound."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -62,3 +64,12 @@ def test_a_chapter_rests_on_recipes_and_presets_that_there_are(name):
 def test_a_chapter_that_is_not_on_the_menu_is_named_with_the_nearest():
     with pytest.raises(ConfigError, match=r"There is no recipe 'msm'\. Did you mean 'msn'\?"):
         recipes.chapter("msm")
+
+
+def test_what_the_chapters_put_to_the_test_is_read_without_torch():
+    program = (
+        "import sys; from recipes_lib import claims, recipes\n"
+        "for name in recipes.MENU: recipes.chapter(name); claims.measured(name)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

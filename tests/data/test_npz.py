@@ -119,7 +119,7 @@ def test_sixteen_bits_are_read_as_from_image_files(save):
     deep = np.full((6, 8, 8, 3), 40_000, np.uint16)
     train, test = npz.read(save(x_train=deep))
     assert train.images.unique().tolist() == [156]
-    note = f"{save(x_train=deep)}: x_train has 16 bits a value; the values were divided by 256."
+    note = f"{save(x_train=deep)}: x_train has 16 bits per value; the values were divided by 256."
     assert train.notes == test.notes == (note,)
 
 

@@ -4,6 +4,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from recipes_lib.distributed import DDP, FSDP, LocalSGD, collectives, fsdp
 from recipes_lib.distributed.local import run_ranks
@@ -68,6 +69,8 @@ def train(sync: Strategy, *, make=adamw, accumulate: int = 1, clip: float = floa
     net = Net(seed=7 * rank)  # different on each rank: wrap must make them rank 0's
     optimizer = make(net)
     model = sync.wrap(net, optimizer)
+    trained, parts = sync.trained, list(net.modules())
+    waiting = {str(p.device) for p in net.parameters()}
     losses, norms = [], []
     for step in range(STEPS):
         for micro in range(accumulate):
@@ -75,14 +78,14 @@ def train(sync: Strategy, *, make=adamw, accumulate: int = 1, clip: float = floa
                 loss = model(batch(step, rank, micro))["loss"]
                 (loss / accumulate).backward()
             losses.append(loss.detach())
-        norms.append(fsdp.clip_grad_norm([p for p in net.parameters() if p.requires_grad], clip).clone())
+        norms.append(fsdp.clip_grad_norm([p for p in trained.parameters() if p.requires_grad], clip).clone())
         optimizer.step()
         optimizer.zero_grad()
         sync.after_step(step)
-        net.after_step()
-    shares = [type(p).__name__ for p in net.parameters()]
-    sizes = [p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in net.parameters()]
-    gathered = {name: value.clone() for name, value in fsdp.gather(net.state_dict()).items()}
+        trained.after_step()
+    shares = [type(p).__name__ for p in trained.parameters()]
+    sizes = [p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in trained.parameters()]
+    gathered = {name: value.clone() for name, value in fsdp.gather(trained.state_dict()).items()}
     sync.unwrap()
     state = {name: value.clone() for name, value in net.state_dict().items()}
     alone = net(batch(0, 0, 0))["loss"].detach() if rank == 0 else torch.zeros(())  # no rank waits for another
@@ -94,6 +97,8 @@ def train(sync: Strategy, *, make=adamw, accumulate: int = 1, clip: float = floa
         "alone": alone,
         "shares": shares,
         "elements": sum(sizes),
+        "same": list(net.modules()) == parts and not any(isinstance(part, FSDPModule) for part in parts),
+        "waiting": waiting,
         "class": type(net).__name__,
         "plain": all(type(p) is nn.Parameter for p in net.parameters()),
         "bytes": sync.traffic.bytes_sent,
@@ -163,6 +168,11 @@ def test_each_rank_keeps_half_of_all_but_scalars(results):
 
 
 @pytest.mark.distributed
+def test_meanwhile_the_methods_own_weights_take_no_memory(results):
+    assert [rank["adamw"]["fsdp"]["waiting"] for rank in results] == [{"meta"}] * 2
+
+
+@pytest.mark.distributed
 def test_rank_0_gathers_what_every_rank_ends_with(results):
     main, other = (rank["adamw"]["fsdp"] for rank in results)
     torch.testing.assert_close(main["gathered"], main["state"], rtol=0, atol=0)
@@ -174,6 +184,7 @@ def test_rank_0_gathers_what_every_rank_ends_with(results):
 def test_after_training_the_method_is_plain_and_rank_0_computes_alone(results):
     for rank in results:
         assert (rank["adamw"]["fsdp"]["class"], rank["adamw"]["fsdp"]["plain"]) == ("Net", True)
+        assert rank["adamw"]["fsdp"]["same"]
     alone = [results[0]["adamw"][name]["alone"] for name in ("ddp", "fsdp")]
     torch.testing.assert_close(*alone)
 

@@ -56,5 +56,5 @@ def test_scaling_a_feature_changes_nothing_and_a_tiny_temperature_does_not_overf
 
 @pytest.mark.parametrize("k", [0, 4])
 def test_more_neighbours_than_images_are_refused(k):
-    with pytest.raises(ValueError, match=f"k = {k} neighbours among 3"):
+    with pytest.raises(ValueError, match=f"k = {k}; it must be in 1 to 3"):
         weighted_knn(angles(0, 1, 2), torch.zeros(3, dtype=torch.long), angles(0), torch.tensor([0]), k=k)

@@ -128,7 +128,7 @@ def test_the_same_rows_give_the_same_score():
     [
         (FEATURES[:9], {}, FEATURES, {}, "9 training rows are too few"),
         (FEATURES, {}, FEATURES[:, :4], {}, r"not \[600, 8\] and \[600, 4\]"),
-        (FEATURES, {"a": FEATURES[:, 0]}, FEATURES, {}, r"one side alone: \['a'\]"),
+        (FEATURES, {"a": FEATURES[:, 0]}, FEATURES, {}, r"one lacks \['a'\]"),
         (FEATURES, {"a": FEATURES[:5, 0]}, FEATURES, {"a": FEATURES[:, 0]}, r"a has shape \[5\] for 600 rows"),
         (FEATURES, {"a": FEATURES}, FEATURES, {"a": FEATURES[:, :2]}, r"\[600, 8\] and \[600, 2\]"),
     ],

@@ -166,7 +166,7 @@ def test_the_worst_classes_are_of_those_that_have_images_and_large_ones_weigh_mo
 def test_what_does_not_fit_together_is_refused(eight):
     with pytest.raises(ValueError, match="7 images for 8 annotated"):
         error_ratios.count(Predictions(("net",), np.zeros((1, 7), np.int16)), eight)
-    with pytest.raises(ValueError, match="'metaclass'; these annotations tell: class"):
+    with pytest.raises(ValueError, match="'metaclass'; these annotations allow: class"):
         error_ratios.count(NET, eight, "metaclass")
     with pytest.raises(ValueError, match="7 images for 8 annotated"):
         error_ratios.split(Predictions(("net",), np.zeros((1, 7), np.int16)), eight)

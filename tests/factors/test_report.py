@@ -47,7 +47,7 @@ def test_the_report_has_the_shape_that_scripts_read_and_null_for_what_is_not_def
     assert found["ranking"]["multi"]["class"]["a"][0] == "dark"
     assert found["images"] == {"all": 4000, "left_out": {"prototype": 100}, "counted": {"class": 3900}}
     assert "100 of 4,000 images count for nothing: prototype." in found["notes"]
-    assert "No image has the factor rare (multi): its figures are null." in found["notes"]
+    assert "No image has the factor rare (multi): its metrics are null." in found["notes"]
 
 
 def test_a_models_figures_do_not_depend_on_the_others(known, answers):

@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import pickle
-import stat
 from pathlib import Path
 
-import PIL.Image
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from recipes_lib.errors import RunError
-from recipes_lib.models import interchange, vit
+from recipes_lib.models import exports, interchange, vit
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.mlp import MLP
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.wide_resnet import WideResNet
-from recipes_lib.views import colour
 
 
 def network(stem: str = "patch", width: int = 32, **options: bool) -> vit.VisionTransformer:
@@ -53,107 +50,10 @@ def pictures() -> torch.Tensor:
 )
 def test_an_exported_network_comes_back_bit_for_bit(tmp_path, make, layout):
     model = make()
-    interchange.export(model, tmp_path / "new" / "out", layout)
+    exports.write(model, tmp_path / "new" / "out", layout)
     again = interchange.load(tmp_path / "new" / "out").eval()
     assert type(again) is type(model)
     assert torch.equal(again(pictures()), model(pictures()))
-
-
-@pytest.mark.parametrize("make", [network, clips, lambda: ResNet("resnet18", stem="imagenet").eval()])
-def test_timm_builds_and_fills_an_exported_network_itself(tmp_path, make):
-    model = make()
-    interchange.export(model, tmp_path / "out", "timm")
-    theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
-    torch.testing.assert_close(theirs(pictures()), model(pictures()), rtol=0, atol=1e-5)
-    assert theirs.pretrained_cfg["mean"] == [0.485, 0.456, 0.406]
-
-
-@pytest.mark.parametrize("layout", ["timm", "hf"])
-def test_an_export_says_that_images_were_seen_as_open_clip_sees_them(tmp_path, layout):
-    interchange.export(network(), tmp_path / "out", layout, normalize="openai", resize="bicubic")
-    if layout == "timm":
-        said = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
-        assert (said["interpolation"], said["crop_pct"]) == ("bicubic", 1.0)
-        assert (said["mean"][0], said["std"][0]) == (0.48145466, 0.26862954)
-    else:
-        said = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
-        assert said["resample"] == PIL.Image.Resampling.BICUBIC
-        assert (said["image_mean"][0], said["image_std"][0]) == (0.48145466, 0.26862954)
-
-
-@pytest.mark.parametrize("normalize", ["image", "grey"])
-def test_timm_refuses_a_network_whose_preprocessing_it_has_no_word_for(tmp_path, normalize):
-    interchange.export(network(), tmp_path / "out", "timm", normalize=normalize)
-    with pytest.raises(RuntimeError, match=f"normalize={normalize}"):  # and computes no other features in silence
-        timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
-    assert torch.equal(interchange.load(tmp_path / "out").eval()(pictures()), network()(pictures()))
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["normalize"] == normalize
-
-
-@pytest.mark.parametrize(
-    ("make", "normalize", "reason"),
-    [
-        (network, "imagenet", None),
-        (network, "cifar10", None),
-        (network, "grey", "normalises each image by itself, as normalize=grey does"),
-        (lambda: network("conv"), "imagenet", "no VisionTransformer with stem 'conv'"),
-        (lambda: ResNet("resnet18", stem="imagenet"), "imagenet", None),
-        (lambda: ResNet("resnet18", stem="cifar"), "imagenet", "no ResNet with stem 'cifar'"),
-        (ConvNet, "imagenet", "no ConvNet"),
-    ],
-)
-def test_why_timm_cannot_use_a_network_is_known_before_it_is_tried(make, normalize, reason):
-    found = interchange.beyond_timm(make(), normalize)
-    assert found is None if reason is None else reason in found
-
-
-def test_the_channel_statistics_of_an_export_are_those_of_the_views(tmp_path):
-    assert interchange.CHANNELS == colour.CHANNELS
-    interchange.export(network(), tmp_path / "out", "timm", normalize="cifar10")
-    theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
-    assert tuple(theirs.pretrained_cfg["mean"]) == colour.CHANNELS["cifar10"][0]
-
-
-def test_an_export_holds_weights_and_facts_and_is_readable_by_others(tmp_path):
-    interchange.export(network(), tmp_path / "out", "timm")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
-    assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(network().state_dict())
-    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) & 0o755 == 0o755
-    assert [file.name for file in tmp_path.iterdir()] == ["out"]  # nothing is left aside
-
-
-def test_an_existing_folder_is_never_overwritten(tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(RunError, match=r"out exists and is not overwritten"):
-        interchange.export(network(), tmp_path / "out", "timm")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(interchange.os, "fsync", full)
-    with pytest.raises(RunError, match=r"out cannot be written .*No space left on device"):
-        interchange.export(network(), tmp_path / "out", "timm")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("make", "kind"),
-    [
-        (lambda: network("conv"), "VisionTransformer with stem 'conv'"),
-        (lambda: ResNet("resnet18", stem="cifar"), "ResNet"),
-        (lambda: WideResNet(depth=10, width=1), "WideResNet"),
-        (ConvNet, "ConvNet"),
-        (lambda: MLP(image_size=8, width=4), "MLP"),
-    ],
-)
-def test_what_vitmsn_has_no_place_for_is_refused_in_one_line(tmp_path, make, kind):
-    with pytest.raises(RunError, match=kind) as caught:
-        interchange.export(make(), tmp_path / "out", "hf")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
 
 
 # official checkpoints
@@ -175,18 +75,13 @@ def test_an_official_checkpoint_file_is_loaded_with_the_heads_of_its_width_and_d
     assert torch.equal(again(pictures()), model(pictures()))
 
 
-def test_the_official_huge_network_has_16_heads_of_80_dimensions():
-    assert interchange._heads(Path("huge.pth"), 1280, 32, None) == 16  # not 1280 / 64
-
-
-def test_an_official_network_of_unknown_heads_is_refused_unless_they_are_said(tmp_path):
-    file, model = official(tmp_path, 128, 2, 4)
-    with pytest.raises(RunError, match=r"width 128 and 2 blocks.*how many attention heads") as caught:
+def test_an_official_network_of_unknown_heads_is_refused(tmp_path):
+    file, _ = official(tmp_path, 128, 2, 4)
+    with pytest.raises(
+        RunError, match=r"width 128 and 2 blocks.*how many attention heads.*vit_huge 1280 x 32"
+    ) as caught:
         interchange.load(file)
     assert "\n" not in str(caught.value)
-    assert torch.equal(interchange.load(file, heads=4).eval()(pictures()), model(pictures()))
-    with pytest.raises(RunError, match="heads = 3 does not divide the width"):
-        interchange.load(file, heads=3)
 
 
 @pytest.mark.parametrize("encoder", [None, [1], {"patch_embed.proj.weight": 3}, {1: torch.zeros(2)}])
@@ -208,7 +103,7 @@ def test_an_official_checkpoint_of_another_grid_is_refused_with_its_size(tmp_pat
     state = network(width=64).state_dict() | {"pos_embed": torch.zeros(1, 13, 64)}
     torch.save({"target_encoder": state}, tmp_path / "msn.pth")
     with pytest.raises(RunError, match=r"12 patch positions.*no square grid"):
-        interchange.load(tmp_path / "msn.pth", heads=1)
+        interchange.load(tmp_path / "msn.pth")
 
 
 class Trap:
@@ -253,7 +148,7 @@ def test_a_folder_without_weights_is_refused_with_what_it_has(tmp_path):
 
 
 def test_damaged_files_other_configs_and_wrong_sizes_are_refused(tmp_path):
-    interchange.export(network(), tmp_path / "out", "timm")
+    exports.write(network(), tmp_path / "out", "timm")
     weights, config = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "config.json"
     whole, facts = weights.read_bytes(), json.loads(config.read_text())
     weights.write_bytes(whole[:-5])
@@ -283,7 +178,7 @@ def test_damaged_files_other_configs_and_wrong_sizes_are_refused(tmp_path):
     ],
 )
 def test_a_vitmsn_that_ours_cannot_be_is_refused_by_the_field(tmp_path, change, message):
-    interchange.export(network(), tmp_path / "out", "hf")
+    exports.write(network(), tmp_path / "out", "hf")
     config = tmp_path / "out" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     with pytest.raises(RunError, match=message):
@@ -294,7 +189,7 @@ def test_a_vitmsn_that_ours_cannot_be_is_refused_by_the_field(tmp_path, change, 
     "field", ["hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size"]
 )
 def test_a_vitmsn_without_a_field_is_refused_by_its_name(tmp_path, field):
-    interchange.export(network(), tmp_path / "out", "hf")
+    exports.write(network(), tmp_path / "out", "hf")
     config = tmp_path / "out" / "config.json"
     facts = json.loads(config.read_text())
     del facts[field]
@@ -306,7 +201,7 @@ def test_a_vitmsn_without_a_field_is_refused_by_its_name(tmp_path, field):
 
 @pytest.mark.parametrize("content", ["[1, 2]", "3", "null", '{"recipes_lib": []}', "{}"])
 def test_a_config_that_is_no_description_of_a_network_is_refused_in_one_line(tmp_path, content):
-    interchange.export(network(), tmp_path / "out", "timm")
+    exports.write(network(), tmp_path / "out", "timm")
     (tmp_path / "out" / "config.json").write_text(content)
     with pytest.raises(RunError, match="describes neither a ViTMSN nor") as caught:
         interchange.load(tmp_path / "out")
@@ -332,7 +227,7 @@ def test_a_config_that_is_no_description_of_a_network_is_refused_in_one_line(tmp
     ],
 )
 def test_a_fact_about_our_own_network_that_does_not_fit_is_refused_by_its_name(tmp_path, make, change, message):
-    interchange.export(make(), tmp_path / "out", "timm")
+    exports.write(make(), tmp_path / "out", "timm")
     config = tmp_path / "out" / "config.json"
     facts = json.loads(config.read_text())
     facts["recipes_lib"] |= change
@@ -343,10 +238,83 @@ def test_a_fact_about_our_own_network_that_does_not_fit_is_refused_by_its_name(t
 
 
 def test_missing_weights_of_an_export_are_named(tmp_path):
-    interchange.export(network(), tmp_path / "out", "timm")
+    exports.write(network(), tmp_path / "out", "timm")
     weights = tmp_path / "out" / "model.safetensors"
     state = load_file(weights)
     del state["cls_token"]
     save_file(state, weights)
     with pytest.raises(RunError, match=r"missing 1 \(cls_token\)"):
         interchange.load(tmp_path / "out")
+
+
+# folders and files of timm
+
+
+def of_timm(folder: Path, **changes: object) -> torch.nn.Module:
+    """A Vision Transformer of timm with a classifier, in a folder as timm's models come."""
+    torch.manual_seed(0)
+    how = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 2} | changes
+    theirs = timm.create_model("vit_base_patch16_224", num_classes=3, **how).eval()
+    folder.mkdir()
+    save_file(theirs.state_dict(), folder / "model.safetensors")
+    facts = {"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": how}
+    preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    (folder / "config.json").write_text(json.dumps(facts | {"pretrained_cfg": preprocessing}))
+    return theirs
+
+
+def test_a_folder_and_a_file_of_timms_own_give_timms_features_without_the_classifier(tmp_path):
+    theirs = of_timm(tmp_path / "vit")
+    with torch.no_grad():
+        wanted = theirs.forward_head(theirs.forward_features(pictures()), pre_logits=True)
+        for place in (tmp_path / "vit", tmp_path / "vit" / "model.safetensors"):
+            torch.testing.assert_close(interchange.load(place).eval()(pictures()), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_network_of_timm_that_computes_otherwise_is_refused(tmp_path):
+    of_timm(tmp_path / "vit", act_layer="quick_gelu")
+    with pytest.raises(RunError, match=r"gives other features than timm's network \(by \d+%\)") as caught:
+        interchange.load(tmp_path / "vit")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_networks_of_timm_and_files_of_other_networks_are_refused(tmp_path):
+    (tmp_path / "net").mkdir()
+    network = timm.create_model("resnet18", num_classes=0)
+    save_file(network.state_dict(), tmp_path / "net" / "model.safetensors")
+    (tmp_path / "net" / "config.json").write_text(
+        '{"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {}}'
+    )
+    with pytest.raises(RunError, match="holds a ResNet of timm: only Vision Transformers are read"):
+        interchange.load(tmp_path / "net")
+    with pytest.raises(RunError, match=r"no Vision Transformer under timm's keys: it has no patch_embed\.proj\.weight"):
+        interchange.load(tmp_path / "net" / "model.safetensors")
+    (tmp_path / "net" / "config.json").write_text('{"architecture": "no_such_network"}')
+    with pytest.raises(RunError, match=r"timm cannot read .*Unknown model"):
+        interchange.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("layout", ["timm", "hf"])
+@pytest.mark.parametrize(
+    ("normalize", "resize"), [("imagenet", "bilinear"), ("openai", "bicubic"), ("grey", "bilinear")]
+)
+def test_an_exports_preprocessing_comes_back_where_its_layout_has_a_word_for_it(tmp_path, layout, normalize, resize):
+    exports.write(network(), tmp_path / "out", layout, normalize=normalize, resize=resize)
+    silent = layout == "hf" and normalize == "grey"
+    assert interchange.preprocessing(tmp_path / "out") == ((None, None) if silent else (normalize, resize))
+
+
+def test_the_preprocessing_of_other_files_is_what_they_say_of_it(tmp_path):
+    of_timm(tmp_path / "vit")
+    assert interchange.preprocessing(tmp_path / "vit") == (None, "bicubic")  # a mean of 0.5 is none of ours
+    assert interchange.preprocessing(tmp_path / "vit" / "model.safetensors") == (None, None)
+    file, _ = official(tmp_path, 192, 12, 3)
+    assert interchange.preprocessing(file) == ("imagenet", "bilinear")
+
+
+def test_what_is_no_file_of_weights_is_refused_by_its_name(tmp_path):
+    with pytest.raises(RunError, match="nothing does not exist"):
+        interchange.layout_of(tmp_path / "nothing")
+    (tmp_path / "weights.onnx").touch()
+    with pytest.raises(RunError, match=r"weights\.onnx is neither a folder"):
+        interchange.layout_of(tmp_path / "weights.onnx")

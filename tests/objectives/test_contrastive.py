@@ -75,7 +75,7 @@ def test_only_the_loss_carries_a_graph_and_half_precision_is_raised():
     [
         ((4, 3), (4, 3), 0.0, "temperature = 0.0; it must be above 0"),
         ((4, 3), (3, 3), 0.1, r"got \[4, 3\], \[3, 3\]"),
-        ((1, 3), (1, 3), 0.1, "1 image has no other to be told from"),
+        ((1, 3), (1, 3), 0.1, "1 image has no negatives"),
     ],
 )
 def test_bad_input_is_named(first, second, temperature, message):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from recipes_lib.models import interchange, layouts, vit
+from recipes_lib.models import exports, interchange, layouts, vit
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[text]'")
 
@@ -51,7 +51,7 @@ def test_vitmsn_in_memory_and_from_its_own_files_gives_our_network_the_same_outp
 
 
 def test_our_export_gives_vitmsn_the_same_output_with_every_key_used(ours, images, tmp_path):
-    interchange.export(ours, tmp_path / "out", "hf")
+    exports.write(ours, tmp_path / "out", "hf")
     theirs, info = transformers.ViTMSNModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values()), info
     agree(ours, theirs.eval(), images)
@@ -59,7 +59,7 @@ def test_our_export_gives_vitmsn_the_same_output_with_every_key_used(ours, image
 
 
 def test_the_exported_preprocessing_is_read_by_transformers(ours, tmp_path):
-    interchange.export(ours, tmp_path / "out", "hf")
+    exports.write(ours, tmp_path / "out", "hf")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert list(processor.image_mean) == [0.485, 0.456, 0.406]
     assert dict(processor.size) == {"height": 32, "width": 32}

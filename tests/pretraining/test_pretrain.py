@@ -2,7 +2,6 @@
 """What a run folder gives back, and what a run does not wait for its end to find out."""
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from recipes_lib.recipes.clip import recipe as clip
 from recipes_lib.recipes.msn import recipe as msn
 from recipes_lib.recipes.pmsn import recipe as pmsn
 from recipes_lib.recipes.sieve import recipe as sieve
-from recipes_lib.training import checkpoint, log
+from recipes_lib.training import checkpoint
 
 TINY = override(
     msn.PRESETS["toy"],
@@ -160,16 +159,9 @@ def test_finetuning_after_training_and_by_evaluate_is_one_run_with_one_score(tmp
     assert runs.evaluate(msn.RECIPE, tmp_path / "run", ["finetune"])["scores"] == report["scores"]
 
 
-def test_a_run_that_is_stopped_while_it_is_fine_tuned_is_interrupted_and_goes_on(tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_while_it_is_fine_tuned_is_interrupted_and_goes_on(tmp_path, monkeypatch, after_step):
     config = override(TINY, {"eval.probes": ["finetune"], "eval.finetune_epochs": 2.0})
-    write = log.RunLog.step
-
-    def step_then_ask(self: log.RunLog, number: int, metrics: dict) -> None:
-        write(self, number, metrics)
-        if number == 1:  # of the two runs, fine-tuning alone has a second step
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(log.RunLog, "step", step_then_ask)
+    after_step(1, lambda: signal.raise_signal(signal.SIGTERM))  # of the two runs, fine-tuning alone has a second step
     with pytest.raises(Interrupted, match=rf"Fine-tuning was interrupted; .* recipes resume {tmp_path}/run$"):
         msn.RECIPE.run(override(config, {"eval.finetune_batch_size": 20}), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "state.json").read_text())["status"] == "interrupted"

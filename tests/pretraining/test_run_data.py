@@ -99,11 +99,10 @@ def test_columns_are_matched_by_the_names_of_the_classes(tree, tmp_path, capsys)
 
 
 def test_an_export_names_the_classes_that_were_learned_from(tree, tmp_path):
-    from recipes_lib.models import vit
-    from recipes_lib.models.interchange import export
+    from recipes_lib.models import exports, vit
 
     network = vit.VisionTransformer(vit.Shape(64, 1, 1), image_size=8, patch_size=4, stem="patch")
-    export(network, tmp_path / "out", "timm", classes=("above", "below"))
+    exports.write(network, tmp_path / "out", "timm", classes=("above", "below"))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["trained_on"] == ["above", "below"]
 
 

@@ -19,7 +19,7 @@ from recipes_lib.errors import RunError
 from recipes_lib.pretraining import engine, runs
 from recipes_lib.recipes.local_sgd import recipe as local_sgd
 from recipes_lib.recipes.pmsn import recipe as pmsn
-from recipes_lib.training import checkpoint, log
+from recipes_lib.training import checkpoint
 
 TINY = override(
     local_sgd.PRESETS["toy"],
@@ -159,15 +159,8 @@ def test_a_machine_without_git_or_without_our_metadata_says_less_and_loses_nothi
     assert found["versions"].keys() == {"python", "ssl-cookbook"}
 
 
-def test_a_folder_that_is_removed_while_its_run_trains_ends_the_run_with_a_line(tmp_path, monkeypatch):
-    write = log.RunLog.step
-
-    def step_then_remove(self: log.RunLog, number: int, metrics: dict) -> None:
-        write(self, number, metrics)
-        if number == 2:
-            shutil.rmtree(tmp_path / "run")
-
-    monkeypatch.setattr(log.RunLog, "step", step_then_remove)
+def test_a_folder_that_is_removed_while_its_run_trains_ends_the_run_with_a_line(tmp_path, after_step):
+    after_step(2, lambda: shutil.rmtree(tmp_path / "run"))
     with pytest.raises(RunError, match=r"run was removed or replaced while the run was at work"):
         local_sgd.RECIPE.run(TINY, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -4,68 +4,55 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from recipes_lib.config import OptimConfig, TrainConfig
+from recipes_lib.config import override
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError, Interrupted, RunError
+from recipes_lib.recipes.local_sgd import recipe as local_sgd
 from recipes_lib.training.folder import RunFolder, default_path
 
-
-@dataclass(frozen=True)
-class Config:
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=20))
+CONFIG = override(local_sgd.PRESETS["toy"], {"train.steps": 20, "optim.lr": 0.001})
 
 
 def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
-@pytest.fixture
-def run(tmp_path) -> Path:
-    """An unfinished run that nobody works at."""
-    path = tmp_path / "runs" / "msn"
-    with RunFolder.create_or_continue(path, "msn", Config()) as folder:
-        folder.set_state("interrupted", 7)
-    return path
-
-
 def test_a_new_folder_has_the_config_and_a_state(tmp_path):
-    with RunFolder.create_or_continue(tmp_path / "new", "msn", Config()) as folder:
+    with RunFolder.create_or_continue(tmp_path / "new", "msn", CONFIG) as folder:
         assert folder.state() == {"status": "running", "step": 0}
         assert folder.read_config()["recipe"] == "msn"
-        assert folder.read_config()["optim"]["lr_final"] == 1e-6
+        assert folder.read_config()["optim"]["lr"] == 0.001
         assert folder.checkpoints == tmp_path / "new" / "checkpoints"
     assert RunFolder.open(tmp_path / "new").config_text.startswith("recipe: msn\n")
 
 
 def test_an_empty_folder_can_be_taken(tmp_path):
-    with RunFolder.create_or_continue(tmp_path, "msn", Config()) as folder:
+    with RunFolder.create_or_continue(tmp_path, "msn", CONFIG) as folder:
         assert folder.state()["status"] == "running"
 
 
 def test_an_unfinished_run_of_the_same_config_goes_on(run):
-    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+    with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
         assert folder.state() == {"status": "interrupted", "step": 7}
 
 
 def test_a_run_killed_before_its_state_was_written_goes_on(run):
     (run / "state.json").unlink()
-    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+    with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
         assert folder.state() == {"status": "interrupted", "step": 0}
 
 
 def test_a_finished_run_is_refused_and_left_as_it_is(run):
-    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+    with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
         folder.write_report({"scores": {"knn": 0.5}})
         folder.set_state("done", 20)
     before = contents(run)
     with pytest.raises(RunError, match=r"runs/msn is finished: its 20 steps are done\. Choose another --out\."):
-        RunFolder.create_or_continue(run, "msn", Config())
+        RunFolder.create_or_continue(run, "msn", CONFIG)
     del before[".lock"]
     assert contents(run).items() >= before.items()
     assert RunFolder.open(run).read_report() == {"scores": {"knn": 0.5}}
@@ -74,9 +61,9 @@ def test_a_finished_run_is_refused_and_left_as_it_is(run):
 @pytest.mark.parametrize(
     ("recipe", "config", "difference"),
     [
-        ("msn", Config(optim=OptimConfig(lr=0.5)), r"optim\.lr was 0\.001 and is now 0\.5\."),
-        ("msn", Config(train=TrainConfig(steps=21, seed=3)), r"train\.steps was 20 and is now 21\."),
-        ("paws", Config(), r"recipe was msn and is now paws\."),
+        ("msn", override(CONFIG, {"optim.lr": 0.5}), r"optim\.lr was 0\.001 and is now 0\.5\."),
+        ("msn", override(CONFIG, {"train.steps": 21, "train.seed": 3}), r"train\.steps was 20 and is now 21\."),
+        ("paws", CONFIG, r"recipe was msn and is now paws\."),
     ],
 )
 def test_another_config_is_refused_with_the_first_field_that_differs(run, recipe, config, difference):
@@ -90,15 +77,15 @@ def test_another_config_is_refused_with_the_first_field_that_differs(run, recipe
 def test_a_field_that_an_older_version_did_not_have_counts_as_its_default(run):
     text = (run / "config.yaml").read_text().replace("  seed: 0\n", "")
     (run / "config.yaml").write_text(text)
-    with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+    with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
         assert folder.state()["step"] == 7
     assert (run / "config.yaml").read_text() == text
     with pytest.raises(RunError, match=r"train\.seed was 0 and is now 3"):
-        RunFolder.create_or_continue(run, "msn", Config(train=TrainConfig(steps=20, seed=3)))
+        RunFolder.create_or_continue(run, "msn", override(CONFIG, {"train.seed": 3}))
 
 
 def test_what_only_says_how_a_run_is_watched_may_change_and_is_kept(run):
-    RunFolder.create_or_continue(run, "msn", Config(train=TrainConfig(steps=20, timeout=60.0))).unlock()
+    RunFolder.create_or_continue(run, "msn", override(CONFIG, {"train.timeout": 60.0})).unlock()
     assert RunFolder.open(run).read_config()["train"]["timeout"] == 60.0
 
 
@@ -106,18 +93,18 @@ def test_a_field_that_is_no_longer_known_is_named(run):
     with (run / "config.yaml").open("a") as file:
         file.write("  kitchen: 1\n")
     with pytest.raises(RunError, match=r"config\.yaml: This config does not fit Config: .*kitchen"):
-        RunFolder.create_or_continue(run, "msn", Config())
+        RunFolder.create_or_continue(run, "msn", CONFIG)
 
 
 def test_other_files_are_never_written_among(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match="holds other files and is not a run folder"):
-        RunFolder.create_or_continue(tmp_path, "msn", Config())
+        RunFolder.create_or_continue(tmp_path, "msn", CONFIG)
     assert contents(tmp_path) == {"thesis.tex": b"mine"}
     with pytest.raises(RunError, match=r"thesis\.tex is a file\. Choose another --out"):
-        RunFolder.create_or_continue(tmp_path / "thesis.tex", "msn", Config())
+        RunFolder.create_or_continue(tmp_path / "thesis.tex", "msn", CONFIG)
     with pytest.raises(RunError, match="cannot be written: Not a directory"):
-        RunFolder.create_or_continue(tmp_path / "thesis.tex" / "below", "msn", Config())
+        RunFolder.create_or_continue(tmp_path / "thesis.tex" / "below", "msn", CONFIG)
 
 
 def test_open_refuses_what_is_no_run(tmp_path):
@@ -160,7 +147,7 @@ def test_a_state_that_was_edited_by_hand_is_one_line(run, text):
 )
 def test_a_run_that_ends_by_an_error_says_so(run, error, status):
     def work() -> None:
-        with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
             folder.set_state("running", 9)
             raise error
 
@@ -171,7 +158,7 @@ def test_a_run_that_ends_by_an_error_says_so(run, error, status):
 
 def test_ctrl_c_outside_the_training_loop_says_how_to_go_on(run):
     def work() -> None:
-        with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
             folder.set_state("running", 9)
             raise KeyboardInterrupt
 
@@ -184,7 +171,7 @@ def mistake(path: Path, error: Exception, trace: str = "") -> None:
     """A run that ends by ``error``, after it wrote the file ``trace``."""
 
     def work() -> None:
-        with RunFolder.create_or_continue(path, "msn", Config()):
+        with RunFolder.create_or_continue(path, "msn", CONFIG):
             if trace:
                 (path / trace).touch()
             raise error
@@ -225,8 +212,9 @@ HOLD = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_folder import Config, RunFolder
-folder = RunFolder.create_or_continue(Path({run!r}), "msn", Config())
+from recipes_lib.training.folder import RunFolder
+from test_folder import CONFIG
+folder = RunFolder.create_or_continue(Path({run!r}), "msn", CONFIG)
 child = os.fork()  # as a loader worker, which outlives its parent for a while
 if child == 0:
     os.read(0, 1)
@@ -241,12 +229,12 @@ def test_a_run_in_use_is_refused_until_its_process_is_gone(run):
     holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     worker = int(holder.stdout.readline())
     with pytest.raises(RunError, match=rf"runs/msn is in use by process {holder.pid} on \S+\. Wait for it, or choose"):
-        RunFolder.create_or_continue(run, "msn", Config())
+        RunFolder.create_or_continue(run, "msn", CONFIG)
     assert RunFolder.open(run).state()["step"] == 7  # reading is free
     holder.kill()
     holder.wait()
     os.kill(worker, 0)  # still there
-    RunFolder.create_or_continue(run, "msn", Config()).unlock()
+    RunFolder.create_or_continue(run, "msn", CONFIG).unlock()
     os.kill(worker, signal.SIGKILL)
     holder.stdin.close()
     holder.stdout.close()
@@ -280,11 +268,11 @@ def test_warnings_are_one_plain_line_on_stderr(run, capsys):
 
 
 def take_on_each_rank(path: str) -> dict:
-    folder = RunFolder.create_or_continue(Path(path), "msn", Config())
+    folder = RunFolder.create_or_continue(Path(path), "msn", CONFIG)
     folder.set_state("running", 11)
     folder.write_report({"a": 1})
     try:
-        RunFolder.create_or_continue(Path(path), "msn", replace(Config(), optim=OptimConfig(lr=0.5)))
+        RunFolder.create_or_continue(Path(path), "msn", override(CONFIG, {"optim.lr": 0.5}))
         refused = ""
     except RunError as error:
         refused = str(error)

@@ -6,32 +6,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
-from recipes_lib.config import OptimConfig, TrainConfig
+from recipes_lib.config import override
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError, RunError
+from recipes_lib.recipes.local_sgd import recipe as local_sgd
 from recipes_lib.training.folder import RunFolder
 
-
-@dataclass(frozen=True)
-class Config:
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=20))
-
-
-@pytest.fixture
-def run(tmp_path) -> Path:
-    """An unfinished run that nobody works at."""
-    path = tmp_path / "runs" / "msn"
-    with RunFolder.create_or_continue(path, "msn", Config()) as folder:
-        folder.set_state("interrupted", 7)
-    return path
+CONFIG = override(local_sgd.PRESETS["toy"], {"train.steps": 20, "optim.lr": 0.001})
 
 
 def test_a_run_with_a_report_and_no_state_is_finished(run):
@@ -40,7 +28,7 @@ def test_a_run_with_a_report_and_no_state_is_finished(run):
     (run / "state.json").unlink()
     assert RunFolder.open(run).state() == {"status": "done", "step": 20}
     with pytest.raises(RunError, match=r"is finished: its 20 steps are done"):
-        RunFolder.create_or_continue(run, "msn", Config())
+        RunFolder.create_or_continue(run, "msn", CONFIG)
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(run):
@@ -72,32 +60,32 @@ def test_links_under_a_runs_names_are_refused_and_not_followed(run, tmp_path, na
     (run / name).symlink_to(victim)
     before = victim.read_text()
     with pytest.raises(RunError, match=rf"{name} is a symbolic link, and a run writes a file there\. Remove it"):
-        RunFolder.create_or_continue(run, "msn", Config())
+        RunFolder.create_or_continue(run, "msn", CONFIG)
     assert victim.read_text() == before
 
 
 def test_pipes_and_missing_folders_under_a_runs_names_are_named(run):
     os.mkfifo(run / ".state.json.partial")
     with pytest.raises(RunError, match=r"partial is a named pipe"):
-        RunFolder.create_or_continue(run, "msn", Config())
+        RunFolder.create_or_continue(run, "msn", CONFIG)
     (run / ".state.json.partial").unlink()
     (run / "checkpoints").symlink_to(run / "elsewhere")
     with pytest.raises(RunError, match=r"checkpoints is a link to nothing"):
-        RunFolder.create_or_continue(run, "msn", Config())
+        RunFolder.create_or_continue(run, "msn", CONFIG)
     (run / "elsewhere").mkdir()  # another disk may hold them
-    RunFolder.create_or_continue(run, "msn", Config()).unlock()
+    RunFolder.create_or_continue(run, "msn", CONFIG).unlock()
 
 
 def test_a_run_whose_folder_is_removed_or_replaced_ends_with_a_line(run):
     def work(away: Callable[[], object]) -> None:
-        with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
             away()
             folder.set_state("running", 9)
 
     with pytest.raises(RunError, match=r"runs/msn was removed or replaced while the run was at work"):
         work(lambda: shutil.rmtree(run))
     assert not run.exists()
-    RunFolder.create_or_continue(run, "msn", Config()).unlock()
+    RunFolder.create_or_continue(run, "msn", CONFIG).unlock()
     with pytest.raises(RunError, match=r"was removed or replaced"):
         work(lambda: (run.rename(run.with_name("moved")), shutil.copytree(run.with_name("moved"), run)))
     assert RunFolder.open(run).state()["step"] == 0
@@ -107,7 +95,7 @@ def test_a_run_whose_folder_is_removed_or_replaced_ends_with_a_line(run):
 
 def test_warnings_are_kept_once_and_reported(run):
     for _ in range(2):
-        with RunFolder.create_or_continue(run, "msn", Config()) as folder:
+        with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
             folder.warn("the prior is steep")
             folder.warn("two lines\nof one")
     folder.warn("of a look at it")  # nobody holds it
@@ -120,11 +108,11 @@ def test_warnings_are_kept_once_and_reported(run):
 def test_what_is_not_a_number_is_refused_wherever_it_stands(run, value):
     field = {"betas": value} if isinstance(value, tuple) else {"lr": value}
     with pytest.raises(ConfigError, match=r"optim\.(lr|betas) = nan is not a number"):
-        RunFolder.create_or_continue(run, "msn", Config(optim=OptimConfig(**field)))
+        RunFolder.create_or_continue(run, "msn", replace(CONFIG, optim=replace(CONFIG.optim, **field)))
 
 
 def with_configs_of_their_own(path: str) -> str:
-    config = Config(train=TrainConfig(steps=20, seed=collectives.rank()))
+    config = override(CONFIG, {"train.seed": collectives.rank()})
     try:
         RunFolder.create_or_continue(Path(path), "msn", config)
     except RunError as error:
@@ -144,11 +132,11 @@ LEFT_ALONE = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_folder_faults import Config, RunFolder, collectives
+from test_folder_faults import CONFIG, RunFolder, collectives
 from recipes_lib.distributed import world
 world.start("cpu")
 try:
-    with RunFolder.create_or_continue(Path({run!r}), "msn", Config()) as folder:
+    with RunFolder.create_or_continue(Path({run!r}), "msn", CONFIG) as folder:
         folder.set_state("running", 9)
         if collectives.rank() == 1:
             os._exit(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Pantry: twelve kinds of kitchen objects, drawn by our own renderer, with the true cause of every pixel.
+"""The Pantry: a data set of twelve kinds of kitchen objects, drawn by our own renderer, with all true factors known.
 
 >>> from recipes_lib.data import pantry
 >>> factors = pantry.fix(pantry.sample_factors(4, seed=0, scenes="controlled"), label="mug", style="photo")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A web pool in small: pictures of the Pantry with alt-texts of known kinds, most of which the web has too.
+"""A small imitation of a web pool: pictures of the Pantry with alt-texts of known kinds, most of which the web has too.
 
 Source of the kinds: Mahmoud et al., "Sieve: Multimodal Dataset Pruning Using Image Captioning Models", CVPR 2024,
-arXiv 2310.02110, on what CLIPScore takes for right (text drawn into the image) and for wrong (unusual wording).
+arXiv 2310.02110, on pairs that CLIPScore overrates (text drawn into the image) and underrates (unusual wording).
 """
 
 import hashlib
@@ -23,31 +23,34 @@ from recipes_lib.errors import Faults
 from recipes_lib.randomness import sample_keys, step_key, uniform
 
 KINDS = ("caption", "unusual", "wrong_pair", "file_name", "boilerplate", "spurious_text")
-"""Kinds of alt-text. The first two are true of their image."""
+"""Kinds of alt-text. The first two describe their image truly."""
 ALIGNED = KINDS[:2]
+"""The kinds that describe their image truly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """How much of each kind a pool has; the shares of the kinds sum to 1. Shares are chances: a pool's counts vary."""
+    """The share of each kind of alt-text in a pool, which sum to 1; each is a probability, so the counts vary."""
 
     caption: float = 0.3
-    """True, in everyday words."""
+    """Share of true captions in everyday words."""
     unusual: float = 0.15
-    """True, with no word of a class: what a word-matcher takes for wrong."""
+    """Share of true captions without a class name, which a matcher of words takes for wrong."""
     wrong_pair: float = 0.25
-    """The caption of another image, whose classes are none of this one's."""
+    """Share of captions of another image, which has no class in common with this one."""
     file_name: float = 0.1
+    """Share of file names."""
     boilerplate: float = 0.1
+    """Share of phrases of web pages, such as "click to enlarge"."""
     spurious_text: float = 0.1
-    """A wrong caption whose class word is drawn into the image: what a reader of letters takes for right."""
+    """Share of wrong captions whose class name is drawn into the image, which a reader of letters takes for right."""
     stamped: float = 0.25
-    """Share of the *true* pairs that have their own class word drawn into the image, so that letters are worth reading."""
+    """Share of the *true* pairs with their own class name drawn into the image, so that reading letters is useful."""
     medium: float = 0.3
-    """Share of all texts, of whatever kind, with a phrase such as "a photo of"."""
+    """Share of all texts, of any kind, with a phrase such as "a photo of"."""
 
     def check(self, faults: Faults, group: str = "mix") -> None:
-        """Notes every fault in ``faults``; ``group`` is what stands before a field's name there."""
+        """Adds every fault to ``faults``; ``group`` is the prefix of the field names there."""
         for part in fields(self):
             share = getattr(self, part.name)
             faults.need(0 <= share <= 1, f"{group}.{part.name}", share, "in [0, 1]")
@@ -56,20 +59,20 @@ class Mix:
             faults.add(f"{group}: the shares of {', '.join(KINDS)} sum to {total:g}. Make them sum to 1.")
 
     def shares(self) -> tuple[float, ...]:
-        """The share of each of ``KINDS``."""
+        """The shares of the kinds, in the order of ``KINDS``."""
         return tuple(getattr(self, kind) for kind in KINDS)
 
 
 CLEAN = Mix(caption=1.0, unusual=0.0, wrong_pair=0.0, file_name=0.0, boilerplate=0.0, spurious_text=0.0, stamped=0.0,
             medium=0.0)  # fmt: skip
-"""Everyday captions and nothing else: what a captioner is trained on, and what retrieval is scored on."""
+"""Only everyday captions, for training a captioner and for scoring retrieval."""
 
 
 def pool(count: int, *, size: int, seed: int, mix: Mix, split: Split = "train") -> PairSet:
-    """The first ``count`` pairs of a pool: natural scenes, with the words that belong into the images drawn there.
+    """Makes the first ``count`` pairs of a pool: natural scenes, some with a word drawn into the image.
 
-    ``factors`` has, beside the true factors of the scenes, ``kind`` (a position in ``KINDS``) and ``stamped`` (1 where
-    a word was drawn). A uid comes from (seed, split, position): it stays when the mix changes. Pools of two seeds have
+    ``factors`` has the true factors of the scenes, ``kind`` (a position in ``KINDS``) and ``stamped`` (1 if a word was
+    drawn). A uid derives from (seed, split, position), so it does not depend on the mix. Pools of different seeds have
     no image in common.
 
     Raises: ``ConfigError`` for shares that are not allowed, ``ValueError`` for a count, size or split that is not.
@@ -88,12 +91,13 @@ def pool(count: int, *, size: int, seed: int, mix: Mix, split: Split = "train") 
 
 
 def alt_texts(factors: Factors, seed: int, mix: Mix, *, start: int = 0) -> tuple[list[str], Tensor, list[str]]:
-    """An alt-text per image, its kind, and the word to draw into the image.
+    """Makes an alt-text per image, its kind, and the word to draw into the image.
 
-    Everything comes from (seed, position): ``start`` is the position of the first image in the data set. Wrong captions
-    are those of other *natural* scenes, in unusual words as often as true ones are, so that no wording tells the kind.
+    Everything derives from (seed, position): ``start`` is the position of the first image in the data set. Wrong
+    captions are captions of other *natural* scenes. They are in unusual words as often as true captions, so the wording
+    does not reveal the kind.
 
-    Returns: texts; kinds int64 [N], positions in ``KINDS``; words, "" where none is drawn.
+    Returns: texts; kinds int64 [N], positions in ``KINDS``; words, "" for none.
     Raises: ``ConfigError`` for shares that are not allowed.
     """
     faults = Faults()
@@ -127,7 +131,7 @@ def alt_texts(factors: Factors, seed: int, mix: Mix, *, start: int = 0) -> tuple
 
 
 def _put(texts: list[str], chosen: Tensor, make: Callable[[Tensor], list[str]]) -> None:
-    """Writes what ``make`` gives for the chosen rows (bool [N]) into ``texts``; ``make`` takes their positions."""
+    """Replaces the ``chosen`` rows (bool [N]) of ``texts`` by the results of ``make``, which takes their positions."""
     at = chosen.nonzero()[:, 0]
     if len(at):
         for row, text in zip(at.tolist(), make(at), strict=True):
@@ -135,10 +139,10 @@ def _put(texts: list[str], chosen: Tensor, make: Callable[[Tensor], list[str]]) 
 
 
 def _strangers(factors: Factors, keys: Tensor, seed: int, start: int) -> Factors:
-    """For each image another scene, whose classes are none of the image's own.
+    """Chooses for each image another scene that has no class in common with it.
 
-    Scenes come in runs of twelve with each class once; an image takes one of the run at its own position in another data
-    set, so what it takes does not depend on how many images there are.
+    Scenes come in runs of twelve with each class once. An image gets a scene from the run at its own position in
+    another data set, so the choice does not depend on the number of images.
     """
     run = len(CLASSES)
     first = start // run * run
@@ -148,14 +152,14 @@ def _strangers(factors: Factors, keys: Tensor, seed: int, start: int) -> Factors
     candidates = (at // run * run)[:, None] + torch.arange(run)  # [N, 12]
     own, theirs = _classes(factors), _classes(others)
     shared = (own[:, None] & theirs[candidates]).any(2)  # [N, 12]
-    main = own.gather(1, others.label[candidates])  # the worse of the two: its caption would begin with what is seen
+    main = own.gather(1, others.label[candidates])  # a common main class is worse: a caption begins with it
     tie = uniform(keys, "pantry stranger", run)
     chosen = (shared.float() + main.float() + tie).argmin(1)
     return others.select(candidates.gather(1, chosen[:, None])[:, 0])
 
 
 def _classes(factors: Factors) -> Tensor:
-    """Which classes stand on the table: bool [N, 12]."""
+    """Whether each class is on the table of each image, as bool [N, 12]."""
     extra = torch.arange(2) < factors.objects[:, None] - 1  # [N, 2]
     labels = torch.cat([factors.label[:, None], torch.where(extra, factors.extra_label, factors.label[:, None])], 1)
     return torch.zeros(len(factors), len(CLASSES), dtype=torch.bool).scatter(1, labels, value=True)

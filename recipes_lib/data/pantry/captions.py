@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions that are true: phrases made of a picture's own factors.
+"""Makes true captions of pictures from their factors.
 
 >>> from recipes_lib.data import pantry
 >>> captions(pantry.sample_factors(2, seed=0), seed=0)
@@ -18,17 +18,17 @@ from recipes_lib.data.pantry.words import PLAIN, UNUSUAL, Lexicon, Wording, name
 from recipes_lib.randomness import sample_keys, uniform
 
 LONGEST = 14
-"""Words of the longest plain caption."""
+"""Number of words of the longest plain caption."""
 
 _DRAWS = 16
 
 
 def captions(factors: Factors, seed: int, *, wording: Wording = "plain", start: int = 0) -> list[str]:
-    """A caption per image, true of it: its object, colour, place and style, and some of the rest.
+    """Makes a true caption per image: its object, colour, place and style, and some of the other factors.
 
-    ``plain`` captions have 5 to ``LONGEST`` words and name the class; ``unusual`` ones hold no word of ``CLASSES``:
-    synonyms and periphrases stand in its place. A sketch shows no colours, so none are told of it. ``start`` is the
-    position of the first image in the data set: the words come from (seed, position) alone.
+    ``plain`` captions have 5 to ``LONGEST`` words and name the class; ``unusual`` captions contain no word of
+    ``CLASSES``, but synonyms and periphrases. A caption of a sketch names no colours, because a sketch shows none.
+    ``start`` is the position of the first image in the data set: the words derive from (seed, position) only.
 
     Raises: ``ValueError`` for an unknown wording.
     """
@@ -36,7 +36,7 @@ def captions(factors: Factors, seed: int, *, wording: Wording = "plain", start: 
 
 
 def describe(factors: Factors, keys: Tensor, wording: Wording) -> list[str]:
-    """As :func:`captions`, with the words of each image drawn from its own key: ``keys`` int64 [N]."""
+    """:func:`captions` with the words of each image drawn from a given key: ``keys`` int64 [N]."""
     if wording not in ("plain", "unusual"):
         raise ValueError(f"wording = {wording!r} is not known. Use plain or unusual.")
     lexicon, longest = (PLAIN, LONGEST) if wording == "plain" else (UNUSUAL, None)
@@ -45,7 +45,7 @@ def describe(factors: Factors, keys: Tensor, wording: Wording) -> list[str]:
 
 
 class _Scene(NamedTuple):
-    """What one picture shows, in the names of its factors."""
+    """The names of one picture's factors."""
 
     label: str
     material: str
@@ -73,10 +73,10 @@ def _scenes(factors: Factors) -> Iterator[_Scene]:
 
 
 def _caption(scene: _Scene, lexicon: Lexicon, draws: Iterator[float], longest: int | None) -> str:
-    """The phrase for a scene. Where it would be too long, what matters least is left out first."""
+    """The caption of a scene; if it would be too long, the least important words are left out first."""
 
     def pick(options: Sequence[str], share: float = 1.0) -> str:
-        """One of ``options`` in a share of captions; "" in the others, and where there is none."""
+        """One of ``options`` in the share ``share`` of captions, else ""; "" if there are no options."""
         draw = next(draws)
         return options[int(draw / share * len(options))] if options and draw < share else ""
 
@@ -112,11 +112,11 @@ def _caption(scene: _Scene, lexicon: Lexicon, draws: Iterator[float], longest: i
 
 
 def _thing(noun: str, adjectives: list[str]) -> str:
-    """A noun, or a periphrasis, with its adjectives."""
+    """A noun or a periphrasis, with its adjectives and article."""
     words = " ".join(adjectives)
     return noun.format(words) if "{}" in noun else f"a {words} {noun}"
 
 
 def _tidy(parts: list[str]) -> str:
-    """One blank between words, and "an" before a vowel."""
+    """Joins phrases with one blank between words, and writes "an" before a vowel."""
     return re.sub(r"\ba (?=[aeiou])", "an ", " ".join(" ".join(parts).split()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Pantry as a data set: pictures, classes and true factors, rendered once and then read from disk."""
+"""The Pantry as a data set: pictures, classes and true factors; it is rendered once and then read from disk."""
 
 import hashlib
 
@@ -11,20 +11,22 @@ from recipes_lib.data.pantry.scenes import Scenes, Split, sample_factors
 
 
 def dataset(count: int, *, size: int, seed: int, scenes: Scenes = "natural", split: Split = "train") -> ImageSet:
-    """The first ``count`` pictures of a split: images uint8 [count, 3, size, size], labels, and all factors.
+    """Makes the first ``count`` pictures of a split: images uint8 [count, 3, size, size], labels, and all factors.
 
-    A larger count begins with the pictures of a smaller one. ``split`` train and test are separate draws. Cached on
-    disk (``cache.folder()``). Raises: ``ValueError`` for a count, size or name that is not allowed.
+    A larger count begins with the pictures of a smaller one. The splits train and test are drawn separately. Pictures
+    are cached on disk (``cache.folder()``).
+
+    Raises: ``ValueError`` for a count, size or name that is not allowed.
     """
     factors = sample_factors(count, seed, scenes, split=split)
-    # the factors say what is drawn, the version how: so a change of the scenes asks for new pictures by itself
+    # the factors' digest changes with the scenes, VERSION with the renderer: both lead to new pictures
     arguments = {"factors": _digest(factors), "size": size, "version": VERSION}
     images = cached(lambda: {"images": render(factors, size)}, arguments)["images"]
     return ImageSet(images, factors.label, CLASSES, factors.to_dict())
 
 
 def _digest(factors: Factors) -> str:
-    """SHA-256 of every factor's values."""
+    """The SHA-256 of all factors' names and values."""
     digest = hashlib.sha256()
     for name, values in sorted(factors.to_dict().items()):
         digest.update(name.encode() + values.contiguous().numpy().tobytes())

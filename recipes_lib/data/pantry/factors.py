@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a picture of the Pantry is made of: its true factors, as a struct of arrays.
+"""The true factors of pictures of the Pantry, as a struct of arrays.
 
-An image is a function of its factors and of nothing else, so a caller asks a causal question by changing one field
-and rendering again: ``render(fix(factors, style="sketch"), 64)``.
+An image is a function of its factors only. So one asks a causal question by changing one field and rendering again:
+``render(fix(factors, style="sketch"), 64)``.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "style": STYLES,
     "extra_label": CLASSES,
 }
-"""Fields that hold the position of a name in a list."""
+"""The fields that hold the position of a name in a list, and that list."""
 
 _ANGLE, _SHARE = (-360.0, 360.0), (0.0, 1.0)
 RANGES: dict[str, tuple[float, float]] = {
@@ -63,62 +63,64 @@ RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Factors:
-    """The true factors of N images: a tensor a factor, [N] or [N, k]. Angles in degrees, colours sRGB in [0, 1]."""
+    """The true factors of N images: one tensor per factor, [N] or [N, k]. Angles in degrees, colours sRGB in [0, 1]."""
 
     label: Tensor
     """Class of the main object: int64 [N], a position in ``CLASSES``."""
     instance: Tensor
     """Shape parameters of the main object: [N, 4] in [0, 1]."""
     material: Tensor
-    """int64 [N], a position in ``MATERIALS``."""
+    """Material of the main object: int64 [N], a position in ``MATERIALS``."""
     colour: Tensor
-    """Of the body: [N, 3]."""
+    """Colour of the body: [N, 3]."""
     trim_colour: Tensor
-    """Of handle, lid, stem or leaves: [N, 3]."""
+    """Colour of handle, lid, stem or leaves: [N, 3]."""
     pattern: Tensor
-    """Painted on the body: int64 [N], a position in ``PATTERNS``."""
+    """Pattern painted on the body: int64 [N], a position in ``PATTERNS``."""
     pattern_colour: Tensor
-    """[N, 3]"""
+    """Colour of the pattern: [N, 3]."""
     azimuth: Tensor
-    """Turn of the main object about its upright axis: [N]."""
+    """Rotation of the main object about its upright axis: [N]."""
     elevation: Tensor
-    """How far the camera stands above the table, seen from the object: [N] in [0, 85]."""
+    """Angle of the camera above the table, seen from the object: [N] in [0, 85]."""
     roll: Tensor
-    """Turn of the picture about its centre: [N]."""
+    """Rotation of the picture about its centre: [N]."""
     position: Tensor
-    """Where the object's centre appears, right and up, in half image sides: [N, 2] in [-1, 1]. Moves the camera."""
+    """Position of the object's centre in the picture, right and up, in half image sides: [N, 2] in [-1, 1]. It moves
+    the camera."""
     size: Tensor
-    """About the half extent of the object, in half image sides: [N]."""
+    """About half the extent of the object, in half image sides: [N]."""
     background: Tensor
     """Kind of table and wall: int64 [N], a position in ``BACKGROUNDS``."""
     table_colour: Tensor
-    """[N, 3]"""
+    """Colour of the table: [N, 3]."""
     wall_colour: Tensor
-    """[N, 3]"""
+    """Colour of the wall: [N, 3]."""
     light_azimuth: Tensor
-    """Where the light stands, 0 at the right, 90 behind the camera: [N]."""
+    """Direction of the light, 0 at the right, 90 behind the camera: [N]."""
     light_elevation: Tensor
-    """How high the light stands: [N] in [15, 90]."""
+    """Angle of the light above the table: [N] in [15, 90]."""
     light_strength: Tensor
-    """1 is daylight: [N]."""
+    """Strength of the light, 1 is daylight: [N]."""
     light_colour: Tensor
-    """[N, 3]"""
+    """Colour of the light: [N, 3]."""
     occluder: Tensor
-    """1 where a blurred card stands before the scene: int64 [N]."""
+    """1 if a blurred card covers part of the scene, else 0: int64 [N]."""
     occluder_position: Tensor
     """Centre of the card, right and up, in half image sides: [N, 2]."""
     occluder_size: Tensor
-    """Half extent of the card, in half image sides: [N]."""
+    """Half the extent of the card, in half image sides: [N]."""
     occluder_colour: Tensor
-    """[N, 3]"""
+    """Colour of the card: [N, 3]."""
     objects: Tensor
-    """How many objects stand on the table, the main one included: int64 [N] in 1 to 3."""
+    """Number of objects on the table, with the main one: int64 [N] in 1 to 3."""
     extra_label: Tensor
-    """Classes of the second and third object: int64 [N, 2]; of no effect where ``objects`` is smaller."""
+    """Classes of the second and third object: int64 [N, 2]; without effect for objects beyond ``objects``."""
     extra_azimuth: Tensor
-    """Where those stand around the main object, 0 at its right, 90 behind it: [N, 2]. Turns them as well."""
+    """Directions of the second and third object from the main one, 0 at its right, 90 behind it: [N, 2]. They are also
+    rotated by this angle."""
     extra_hue: Tensor
-    """Hue of those, once around the colour circle: [N, 2] in [0, 1]."""
+    """Hues of the second and third object, once around the colour circle: [N, 2] in [0, 1]."""
     style: Tensor
     """Look of the whole picture: int64 [N], a position in ``STYLES``."""
 
@@ -126,21 +128,21 @@ class Factors:
         return len(self.label)
 
     def select(self, indices: Tensor) -> "Factors":
-        """The factors of some images, in the order of ``indices`` int64 [M]."""
+        """The factors of the images at ``indices`` (int64 [M]), in that order."""
         return Factors(**{name: value[indices] for name, value in self.to_dict().items()})
 
     def to_dict(self) -> dict[str, Tensor]:
-        """Field name to tensor."""
+        """The factors as a dict: field name -> tensor."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def check(self) -> None:
-        """Raises ``ValueError`` with a line for every field of a wrong length or with a value outside its range."""
+        """Raises ``ValueError`` with one line per field that has a wrong length or a value outside its range."""
         lines = []
         for name, value in self.to_dict().items():
             low, high = RANGES[name]
             if len(value) != len(self):
                 lines.append(f"factors.{name} has {len(value)} rows; label has {len(self)}. Give one row per image.")
-            elif not bool(((value >= low) & (value <= high)).all()):  # nan is caught too
+            elif not bool(((value >= low) & (value <= high)).all()):  # comparisons with NaN are False
                 bad = value[~((value >= low) & (value <= high))][0].item()
                 allowed = f" ({', '.join(NAMES[name])})" if name in NAMES else ""
                 lines.append(f"factors.{name} holds {bad:g}: use values from {low:g} to {high:g}{allowed}.")
@@ -149,9 +151,9 @@ class Factors:
 
 
 def index_of(field: str, name: str) -> int:
-    """Position of a class, material, pattern, background or style by its name.
+    """The position of a class, material, pattern, background or style by its name.
 
-    Raises: ``ValueError`` naming the nearest one that exists.
+    Raises: ``ValueError`` with the nearest name that exists.
     """
     if field not in NAMES:
         raise ValueError(f"factors.{field} = {name!r}: this factor takes numbers.")
@@ -161,10 +163,11 @@ def index_of(field: str, name: str) -> int:
 
 
 def fix(factors: Factors, **values: str | float | Sequence[float] | Tensor) -> Factors:
-    """``factors`` with fields set to one value for all images, or to one per row: ``fix(f, label="mug", roll=0)``.
+    """Sets fields of ``factors`` to one value for all images, or to one per image: ``fix(f, label="mug", roll=0)``.
 
-    A name stands for its position; a number or a row is repeated for every image. Raises: ``ValueError`` for an
-    unknown field or name, or a value out of range.
+    A name stands for its position; a number or a row is repeated for every image.
+
+    Raises: ``ValueError`` for an unknown field or name, or a value out of range.
     """
     return dataclasses.replace(factors, **{name: _like(factors, name, value) for name, value in values.items()})
 
@@ -172,10 +175,11 @@ def fix(factors: Factors, **values: str | float | Sequence[float] | Tensor) -> F
 def correlate(
     factors: Factors, field: str, cause: str, table: Sequence, *, share: float = 1.0, seed: int = 0, start: int = 0
 ) -> Factors:
-    """``factors`` with ``field`` tied to another one: a share of the images gets ``table[value of cause]``.
+    """Ties ``field`` to another field ``cause``: in the share ``share`` of the images it becomes ``table[cause]``.
 
-    ``cause`` is a field of names (``label``, ``background``, ...) or a count; ``table`` has a name, number or row for
-    each of its values; ``start`` is the position of the first image in the data set, for the draw of who is tied.
+    ``cause`` is a field of names (``label``, ``background``, ...) or a count. ``table`` has a name, number or row for
+    each of its values. ``start`` is the position of the first image in the data set, from which it is drawn whether an
+    image is tied.
     """
     _known(cause)
     values = getattr(factors, cause)
@@ -200,7 +204,7 @@ def _known(field: str) -> None:
 
 
 def _like(factors: Factors, field: str, value: str | float | Sequence[float] | Tensor) -> Tensor:
-    """``value`` as a tensor of the field's type, one row per image, checked."""
+    """Converts ``value`` to a tensor of the field's type with one row per image, and checks its range."""
     _known(field)
     old = getattr(factors, field)
     if isinstance(value, str):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Table and wall of a picture, and the shadows that objects throw on the table."""
+"""Renders the table and wall of a picture, and the shadows that objects cast on the table."""
 
 import torch
 from torch import Tensor
@@ -11,29 +11,29 @@ from recipes_lib.data.pantry.surfaces import Colour
 from recipes_lib.data.pantry.things import Stage, Things
 
 _WALL = 2.3  # distance of the wall behind the main object
-_SOFT = 0.16  # width of the lamp per unit of distance: how blurred shadows are
-_STEPS = 9
-_MARGIN = 0.3  # how near, in its sizes, an object takes sky from the table
+_SOFT = 0.16  # width of the lamp per unit of distance, which blurs shadows
+_STEPS = 9  # steps of a ray from the table to the lamp
+_MARGIN = 0.3  # distance, in sizes of an object, up to which it shades the table from the sky
 
 
 def _view(stage: Stage, images: Tensor) -> tuple[Points, Points, Tensor, Tensor]:
-    """Eye [n, 1], rays, and the distances to the table and to the wall: [n, size * size] each."""
+    """The camera's position [n, 1], the rays, and their distances to the table and the wall: [n, size * size] each."""
     ray = stage.ray.rows(images)
     eye = Points(*(value[:, None] for value in stage.camera.eye.rows(images)))
-    down = -eye.y / ray.y.clamp_max(-1e-3)  # rays that do not go down meet the table far behind the wall
+    down = -eye.y / ray.y.clamp_max(-1e-3)  # for rays that do not go down, a point far behind the wall
     back = (-_WALL - eye.z) / ray.z.clamp_max(-1e-3)
     return eye, ray, down, back
 
 
 def cast_shadows(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor]:
-    """How much of the lamp's, and of the sky's, light objects of one class leave to the table.
+    """The shares of the lamp's and of the sky's light that still reach the table past objects of one class.
 
-    Shapes: [objects, size * size] in [0, 1], once for each of the two.
+    Shapes: -> two of [objects, size * size] in [0, 1].
     """
     area = stage.size * stage.size
     eye, ray, down, back = _view(stage, batch.image)
-    table = (down < back).view(-1).nonzero()[:, 0]
-    owner = split(table, area)[0]
+    table = (down < back).view(-1).nonzero()[:, 0]  # pixels that show the table
+    owner = split(table, area)[0]  # the row of ``batch`` of each of them
     eye = batch.points(stage.camera.eye.rows(batch.image)).rows(owner)
     ray = batch.directions(ray.take(table), owner)
     scale = (1 / batch.size).index_select(0, owner)
@@ -58,9 +58,10 @@ def cast_shadows(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor
 def backdrop(
     stage: Stage, rows: Tensor, kind: str, colours: tuple[Tensor, Tensor], shade: tuple[Tensor, Tensor]
 ) -> Colour:
-    """Tables and walls of the images at ``rows``, which are of one kind: three [rows, size * size], linear light.
+    """Renders tables and walls of the images at ``rows``, all of one kind: three of [rows, size * size], linear light.
 
-    ``colours`` of table and wall are sRGB [rows, 3]; ``shade`` are the maps of ``cast_shadows`` at these rows.
+    ``colours`` are those of table and wall, sRGB [rows, 3]; ``shade`` holds the results of ``cast_shadows`` for these
+    rows.
     """
     eye, ray, down, back = _view(stage, rows)
     lamp, sky = shade
@@ -69,9 +70,9 @@ def backdrop(
     tone, cloth = surfaces.table(kind, spot.x, spot.z, width)
     high = eye.y + ray.y * back
     wall_tone = surfaces.wall(kind, eye.x + ray.x * back, high, back * pixel)
-    is_table = (0.5 - high / (back * pixel)).clamp(0, 1)  # a pixel on the line between them shows both
+    is_table = (0.5 - high / (back * pixel)).clamp(0, 1)  # a pixel on the line between table and wall shows both
     light = Points(*(value.index_select(0, rows)[:, None] for value in stage.light))
-    corner = (0.6 + 0.5 * high).clamp(0.6, 1)  # less sky reaches the foot of the wall
+    corner = (0.6 + 0.5 * high).clamp(0.6, 1)  # less light of the sky reaches the foot of the wall
     planes = []
     for channel in range(3):
         table_colour, wall_colour = (value[:, channel, None] for value in colours)

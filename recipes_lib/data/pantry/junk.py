@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alt-texts that say nothing of their image: file names and boilerplate, and the phrases that only name the medium."""
+"""Makes alt-texts without information about the image: file names, boilerplate, and phrases that name the medium."""
 
 from collections.abc import Iterator
 
@@ -54,17 +54,17 @@ MEDIA = (
 
 
 def file_name(draws: Iterator[float]) -> str:
-    """A name as cameras, phones and shops give them."""
+    """A random file name such as cameras, phones and shops use."""
     return _filled(FILE_NAMES, draws)
 
 
 def boilerplate(draws: Iterator[float]) -> str:
-    """A phrase that stands beside a thousand images."""
+    """A random phrase that web pages use for any image."""
     return _filled(BOILERPLATE, draws)
 
 
 def with_medium(text: str, draws: Iterator[float]) -> str:
-    """``text`` with a phrase that names the medium, before or after it."""
+    """``text`` with a phrase before or after it that names the medium, such as "a photo of"."""
     return MEDIA[int(next(draws) * len(MEDIA))].format(text)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words drawn into pictures, as on a shop's banner or a meme."""
+"""Draws words into pictures, as on a shop's banner or a meme."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from recipes_lib.randomness import uniform
 
-_SMALLEST, _LARGEST = 6, 400  # font sizes in pixels; below 6 no letter can be read
-_TALLEST = 0.28  # of the picture's height: more would hide the object
+_SMALLEST, _LARGEST = 6, 400  # font sizes in pixels; below 6 letters cannot be read
+_TALLEST = 0.28  # share of the picture's height: a larger band would hide the object
 
 
 def stamp(images: Tensor, words: Sequence[str], keys: Tensor) -> Tensor:
-    """The pictures with a word on a band at their top or bottom, as large as fits the width; "" leaves one as it is.
+    """Draws a word per picture on a band at its top or bottom, as large as fits the width; "" changes nothing.
 
-    Which edge, and whether the band is light or dark, is drawn from the picture's key, so neither tells the class, and a
-    picture that another CPU renders with one bit of difference still gets the same band. The font is Pillow's own. At 32
-    pixels words of up to six letters can be read.
+    The picture's key decides about the edge and whether the band is light or dark. So neither reveals the class, and a
+    picture that another CPU renders with one bit of difference still gets the same band. The font is Pillow's own. In a
+    picture of 32 pixels, words of up to six letters can be read.
 
     Shapes: ``images`` uint8 [N, 3, H, W], ``keys`` int64 [N] (:func:`recipes_lib.randomness.sample_keys`) -> uint8
     [N, 3, H, W], a copy.
-    Raises: ``ValueError`` where there is not one word and one key per image.
+    Raises: ``ValueError`` if there is not one word and one key per image.
     """
     if not len(words) == len(keys) == len(images):
         raise ValueError(
@@ -31,7 +31,7 @@ def stamp(images: Tensor, words: Sequence[str], keys: Tensor) -> Tensor:
         )
     height, width = images.shape[2:]
     stamped = images.clone()
-    band = cache(_band)  # of this call: the same few words come again and again
+    band = cache(_band)  # a cache for this call, because a few words occur again and again
     draws = (uniform(keys, "pantry lettering", 2) < 0.5).tolist()
     for row, (word, (dark, top)) in enumerate(zip(words, draws, strict=True)):
         if word:
@@ -43,7 +43,7 @@ def stamp(images: Tensor, words: Sequence[str], keys: Tensor) -> Tensor:
 
 
 def _band(word: str, height: int, width: int) -> Tensor:
-    """White letters on black over the whole width: uint8 [rows, width]."""
+    """A band of white letters on black over the whole width, as uint8 [rows, width]."""
     size = _SMALLEST
     while size < _LARGEST and _fits(word, size + 1, width, _TALLEST * height):
         size += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last step of a picture: a card before the lens, the film, and the style."""
+"""The last step of rendering: the occluding card, the conversion to pixel values, and the style."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from recipes_lib.data.pantry.surfaces import Colour
 
 
 def develop(canvas: Colour, factors: Factors, size: int) -> Tensor:
-    """Three planes [images, size * size] of linear light become uint8 [images, 3, size, size]."""
+    """Converts three planes of linear light, [images, size * size] each, to pictures uint8 [images, 3, size, size]."""
     light = torch.stack([plane.view(-1, size, size) for plane in canvas], 1)
     _cover(light, factors)
     steps = (2 * torch.arange(size, device=light.device, dtype=torch.float32) + 1) / size - 1
@@ -25,7 +25,7 @@ def develop(canvas: Colour, factors: Factors, size: int) -> Tensor:
 
 
 def _cover(light: Tensor, factors: Factors) -> None:
-    """Paints a tilted card, out of focus, over the images that have an occluder; in place."""
+    """Paints a tilted, blurred card over the images with an occluder, in place; ``light`` [images, 3, size, size]."""
     rows = (factors.occluder == 1).nonzero()[:, 0]
     if not len(rows):
         return
@@ -42,7 +42,7 @@ def _cover(light: Tensor, factors: Factors) -> None:
 
 
 def _styled(film: Tensor, style: str) -> Tensor:
-    """Pictures [n, 3, size, size] in [0, 1] in another look."""
+    """The pictures [n, 3, size, size] in [0, 1] in the style poster, sketch or dusk."""
     match style:
         case "poster":
             bright = film.amax(1, keepdim=True).clamp_min(1e-3)

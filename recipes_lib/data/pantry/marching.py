@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rays: where the camera looks, what they hit, and how squarely.
+"""Rays of the camera: their directions, the points where they hit surfaces, and the surface normals there.
 
-Everything is held as separate contiguous x, y and z, one float a ray, which is the fastest form for plain torch on a
-CPU. Angles become sines in float64 once an image; a ray sees only exactly rounded arithmetic (see ``shapes``).
+x, y and z are separate contiguous tensors with one float per ray, which is the fastest form for plain torch on a CPU.
+Sines and cosines are computed in float64, once per image; the arithmetic per ray is exactly rounded (see ``shapes``).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 CAMERA_DISTANCE = 5.0
-"""From the object's centre, and the focal length in half image sides, so that there 1 unit is half the image."""
+"""Distance of the camera from the object's centre, and also the focal length in half image sides: so at the object's
+distance 1 unit is half the image."""
 
 
 class Points(NamedTuple):
@@ -23,75 +24,82 @@ class Points(NamedTuple):
     z: Tensor
 
     def along(self, direction: "Points", distance: Tensor) -> "Points":
-        """Where one gets from here after ``distance`` in ``direction``."""
+        """The points at ``distance`` from these in ``direction``."""
         return Points(*((distance * d).add_(p) for p, d in zip(self, direction, strict=True)))
 
     def dot(self, other: "Points") -> Tensor:
-        """Scalar product."""
+        """The scalar product with ``other``."""
         return self.x * other.x + self.y * other.y + self.z * other.z
 
     def unit(self) -> "Points":
-        """Scaled to length 1."""
+        """The directions scaled to length 1."""
         scale = 1 / self.dot(self).sqrt()
         return Points(self.x * scale, self.y * scale, self.z * scale)
 
     def turned(self, cosine: Tensor, sine: Tensor) -> "Points":
-        """Seen from a frame that is turned about the y axis."""
+        """The coordinates in a frame that is rotated about the y axis."""
         return Points(cosine * self.x - sine * self.z, self.y, sine * self.x + cosine * self.z)
 
     def rows(self, indices: Tensor) -> "Points":
-        """Some of the rows of [n, ...]."""
+        """The rows of [n, ...] at ``indices``."""
         return Points(*(value.index_select(0, indices) for value in self))
 
     def take(self, indices: Tensor) -> "Points":
-        """Some of them, flattened."""
+        """The points at ``indices`` of the flattened tensors."""
         return Points(*(value.reshape(-1).index_select(0, indices) for value in self))
 
 
 def less(a: Tensor, b: Tensor | float) -> Tensor:
-    """1.0 where ``a < b``, else 0.0. Products with it are many times faster than ``torch.where`` on a CPU."""
+    """1.0 where ``a < b``, else 0.0; products with it are many times faster than ``torch.where`` on a CPU."""
     return torch.lt(a, b, out=torch.empty_like(a))
 
 
 def split(places: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Row and column of places in rows of ``width``: int64. Floats divide ten times faster, and below 2^53 exactly."""
+    """The rows and columns (int64) of flat positions in rows of ``width``.
+
+    It divides in float64, which is ten times faster than in int64, and exact below 2^53.
+    """
     row = (places.double() / width).long()
     return row, places - row * width
 
 
 def cos_sin(degrees: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine as float32, computed in float64 so that the batch's shape cannot move their last bit."""
+    """The cosine and sine as float32, computed in float64 so that the batch's shape cannot change their last bit."""
     radians = torch.deg2rad(degrees.double())
     return radians.cos().float(), radians.sin().float()
 
 
 class Camera(NamedTuple):
-    """Where pictures are taken from, and which way is up: a row per image (or, after ``take``, a ray)."""
+    """The position and orientation of the camera, one row per image (or, after ``take``, per ray)."""
 
     eye: Points
+    """Position of the camera."""
     position: tuple[Tensor, Tensor]
+    """Position of the object's centre in the picture, right and up, in half image sides."""
     roll: tuple[Tensor, Tensor]
-    """Cosine and sine, as is ``elevation``."""
+    """Cosine and sine of the roll."""
     elevation: tuple[Tensor, Tensor]
+    """Cosine and sine of the elevation."""
 
     @classmethod
     def of(cls, elevation: Tensor, roll: Tensor, position: Tensor, target: Tensor) -> "Camera":
-        """From angles in degrees, and the height that the camera looks at: [B], ``position`` [B, 2]."""
+        """The camera with these angles in degrees, looking at the height ``target``: [B] each, ``position`` [B, 2]."""
         cosine, sine = cos_sin(elevation)
         eye = Points(torch.zeros_like(cosine), target + CAMERA_DISTANCE * sine, CAMERA_DISTANCE * cosine)
         return cls(eye, (position[:, 0], position[:, 1]), cos_sin(roll), (cosine, sine))
 
     def take(self, rows: Tensor) -> "Camera":
-        """Some of them: ``rows`` int64 [n]."""
+        """The cameras at ``rows`` (int64 [n])."""
         position, roll, elevation = (
             tuple(value.index_select(0, rows) for value in pair) for pair in (self.position, self.roll, self.elevation)
         )
         return Camera(self.eye.take(rows), position, roll, elevation)
 
     def rays(self, across: Tensor, upward: Tensor, rows: Tensor | None = None) -> Points:
-        """Unit directions through places of the picture, in half sides right and up of its middle.
+        """The unit directions of rays through positions in the picture, given in half sides right and up of its centre.
 
-        With ``rows`` int64 [n] a ray each, [n]; without it every place for every image, [B, places].
+        With ``rows`` int64 [n] there is one ray for each row, [n]; without it one for every position and image,
+        [B, positions].
         """
 
         def each(value: Tensor) -> Tensor:
@@ -106,7 +114,7 @@ class Camera(NamedTuple):
 
 
 def places(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Centres of a picture's pixels, right and up of its middle in half sides: two [size * size], top row first."""
+    """The pixels' centres, right and up of the picture's centre, in half sides: two of [size * size], top row first."""
     steps = (2 * torch.arange(size, device=device, dtype=torch.float32) + 1) / size - 1
     return steps.repeat(size), -steps.repeat_interleave(size)
 
@@ -114,9 +122,9 @@ def places(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def box_span(
     origin: Points, direction: Points, bounds: tuple[float, float, float, float, float], margin: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Distances at which a ray enters and leaves a box: it misses where the second is below the first.
+    """The distances at which a ray enters and leaves a box; the ray misses if the second is below the first.
 
-    ``bounds`` are those of ``shapes.BOUNDS``, widened sideways and upwards by ``margin``.
+    ``bounds`` is an entry of ``shapes.BOUNDS``; the box is enlarged by ``margin`` on all sides.
     """
     left, right, deep, low, high = bounds
     near = far = None
@@ -125,7 +133,7 @@ def box_span(
         (origin.y, direction.y, low - margin, high + margin),
         (origin.z, direction.z, -deep - margin, deep + margin),
     ):
-        inverse = d.reciprocal()  # infinite for a ray parallel to this side, and right then too
+        inverse = d.reciprocal()  # infinite for a ray parallel to this side, which gives the right result too
         one, two = (start - o) * inverse, (end - o) * inverse
         near = one.minimum(two) if near is None else near.maximum(one.minimum(two))
         far = one.maximum(two) if far is None else far.minimum(one.maximum(two))
@@ -136,18 +144,18 @@ Distance = Callable[[Points, tuple[Tensor, ...]], Tensor]
 
 
 HIT = 0.3
-"""Clearance, in widths of the ray, from which a ray counts as having hit."""
+"""The clearance, in widths of the ray, at or below which a ray counts as a hit."""
 
 
 class Passage(NamedTuple):
-    """How rays fared; all [rays]."""
+    """The result of following rays; all [rays]."""
 
     distance: Tensor
-    """Along the ray, to where it came closest to the surface."""
+    """Distance along the ray to the point where it comes closest to the surface."""
     clearance: Tensor
-    """Room left there, in widths of the ray: below ``HIT`` a hit, above 1 a miss, between them partly covered."""
+    """Distance to the surface there, in widths of the ray: below ``HIT`` a hit, above 1 a miss, else partly covered."""
     start: Tensor
-    """Up to this distance the whole width of the ray is free."""
+    """Distance along the ray up to which its whole width is free."""
 
 
 def march(
@@ -159,10 +167,10 @@ def march(
     width: float,
     steps: int,
 ) -> Passage:
-    """Follows each ray by the distance that is surely free, and tells how closely it passed the surface.
+    """Follows each ray in steps of the distance to the surface (sphere tracing), and returns how close it came.
 
-    ``span`` holds the distances from which and up to which a ray is followed. ``width`` is its radius per unit of
-    length: half a pixel's diagonal for a picture, the lamp's for a soft shadow.
+    ``span`` holds the distances between which a ray is followed. ``width`` is the ray's radius per unit of length: half
+    a pixel's diagonal for a picture, the lamp's radius for a soft shadow.
     """
     near, far = span
     best_t, best, start = near.clone(), torch.full_like(near, 2.0), near.clone()
@@ -174,7 +182,7 @@ def march(
         least_t = least_t + less(clearance, least) * (t - least_t)
         least = clearance.minimum(least)
         t = t + gap
-        if step % 3 and step < steps:  # finished rays leave at every third step: oftener costs more than it saves
+        if step % 3 and step < steps:  # finished rays are removed at every third step: more often costs more time
             continue
         if active is None:
             best_t, best, start = least_t, least, free
@@ -195,7 +203,7 @@ def march(
 
 
 def normals(surface: Distance, instance: tuple[Tensor, ...], points: Points, here: Tensor) -> Points:
-    """Unit normals at ``points``, where the distance is ``here``: how it changes along each axis."""
+    """The unit normals at ``points``, by finite differences of the distance, which is ``here`` at the points."""
     step = 2e-3
     x, y, z = points
     slope = Points(
@@ -203,5 +211,5 @@ def normals(surface: Distance, instance: tuple[Tensor, ...], points: Points, her
         surface(Points(x, y + step, z), instance) - here,
         surface(Points(x, y, z + step), instance) - here,
     )
-    length = slope.dot(slope).sqrt().clamp_min(1e-9)  # in a fold no direction may lead away
+    length = slope.dot(slope).sqrt().clamp_min(1e-9)  # in a fold of the surface the slope may be 0
     return Points(slope.x / length, slope.y / length, slope.z / length)

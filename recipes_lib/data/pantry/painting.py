@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects over their background: which rays hit, where more rays are needed, and what light they bring back."""
+"""Renders objects: which rays hit them, where an edge needs more rays, and the light along each ray."""
 
 from functools import cache
 
@@ -23,12 +23,12 @@ from recipes_lib.data.pantry.surfaces import Colour
 from recipes_lib.data.pantry.things import Stage, Things
 
 _STEPS, _FINE_STEPS = 24, 12
-_JUMP = 3.0  # widths of a pixel by which neighbours may differ in depth before an edge is presumed between them
+_JUMP = 3.0  # difference in depth of neighbouring pixels, in widths of a pixel, from which an edge is assumed
 
 
 @cache
 def surface_of(name: str) -> Distance:
-    """Distance to an object of a class: to its body or its trim, whichever is nearer."""
+    """The distance function of a class's objects: the distance to the body or the trim, whichever is nearer."""
     shape = shapes.SHAPES[name]
 
     def surface(points: Points, instance: tuple[Tensor, ...]) -> Tensor:
@@ -39,9 +39,10 @@ def surface_of(name: str) -> Distance:
 
 
 def paint(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Colour]:
-    """What objects of one class add to their pictures: how much of each pixel they cover, and the light they send.
+    """Renders objects of one class: the share of each pixel that they cover, and their light.
 
-    Shapes: [objects, size * size], once and for each colour; the light is already weighted with the cover.
+    Shapes: -> share [objects, size * size], and for each colour light [objects, size * size], already multiplied by the
+    share.
     """
     side = stage.size
     owner, pixel, ray, passage = _followed(stage, batch, name)
@@ -65,7 +66,10 @@ def paint(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Colour]:
 
 
 def _followed(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor, Points, Passage]:
-    """Rays through the middles of pixels that touch an object: their rows of ``batch``, pixels, and how they fared."""
+    """Follows a ray through each pixel's centre; for those that touch an object returns row, pixel, ray and result.
+
+    The row is that of the object in ``batch``.
+    """
     area = stage.size * stage.size
     eye = batch.points(stage.camera.eye.rows(batch.image))
     ray = batch.directions(stage.ray.rows(batch.image))
@@ -83,7 +87,7 @@ def _followed(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor, P
 
 
 def _edges(owner: Tensor, pixel: Tensor, passage: Passage, count: int, side: int) -> Tensor:
-    """Which pixels an edge may run through: partly covered, or with a neighbour much nearer or farther."""
+    """Whether an edge may cross each pixel: it is partly covered, or a neighbour is much nearer or farther."""
     hit = passage.clearance <= HIT
     depth = torch.full((count, side + 2, side + 2), 1e3, device=hit.device)
     row, column = (place + 1 for place in split(pixel, side))
@@ -100,7 +104,7 @@ def _edges(owner: Tensor, pixel: Tensor, passage: Passage, count: int, side: int
 def _finer(
     stage: Stage, batch: Things, name: str, owner: Tensor, pixel: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor, Points, Tensor, Tensor]:
-    """Four rays for each of some pixels: rows, pixels, directions, distances, and the share of a pixel each fills."""
+    """Follows four rays through each given pixel; returns rows, pixels, directions, distances and shares of a pixel."""
     side = stage.size
     owner, pixel, start = owner.repeat(4), pixel.repeat(4), start.repeat(4)
     quarter = torch.arange(4, device=owner.device).repeat_interleave(len(owner) // 4)
@@ -109,9 +113,9 @@ def _finer(
     upward = 1 - (2 * row + 0.5 + quarter // 2).float() / side
     ray = batch.directions(stage.camera.rays(across, upward, batch.image.index_select(0, owner)), owner)
     eye = batch.points(stage.camera.eye.rows(batch.image)).rows(owner)
-    span = start, start + 4  # farther than any object is deep
+    span = start, start + 4  # 4 is more than the depth of any object
     passage = march(surface_of(name), batch.shapes(owner), eye, ray, span, 1 / (side * CAMERA_DISTANCE), _FINE_STEPS)
-    # half covered where the surface passes half a ray's width away
+    # the share falls from 1 at clearance HIT to 0 at clearance 1
     share = 0.25 * ((1 - passage.clearance) / (1 - HIT)).clamp(0, 1)
     seen = (share > 0).nonzero()[:, 0]
     owner, pixel, distance, share = (v.index_select(0, seen) for v in (owner, pixel, passage.distance, share))
@@ -119,17 +123,17 @@ def _finer(
 
 
 def _lit(stage: Stage, batch: Things, name: str, owner: Tensor, ray: Points, distance: Tensor) -> tuple[Colour, Tensor]:
-    """Colour and opacity of objects where rays meet them; ``owner`` is each ray's row of ``batch``."""
+    """The colour and opacity of objects at the points that rays hit; ``owner`` is each ray's row of ``batch``."""
     image = batch.image.index_select(0, owner)
     instance = batch.shapes(owner)
     spot = batch.points(stage.camera.eye.rows(batch.image)).rows(owner).along(ray, distance)
     surface = surface_of(name)
     body, trim = shapes.SHAPES[name](*spot, instance)
     normal = normals(surface, instance, spot, body.minimum(trim))
-    # ambient occlusion: how much of the space along the normal is free
+    # ambient occlusion: the share of the space along the normal that is free
     reach = 0.25
     free = surface(spot.along(normal, torch.full_like(body, reach)), instance) / reach
-    open_ = (0.3 + 0.7 * free.clamp(0, 1)) * (0.7 + 1.5 * spot.y).clamp(0.5, 1)  # the table takes sky from the foot
+    open_ = (0.3 + 0.7 * free.clamp(0, 1)) * (0.7 + 1.5 * spot.y).clamp(0.5, 1)  # the table shades an object's foot
     width = distance * (2 / (stage.size * CAMERA_DISTANCE))
     painted = surfaces.pattern_share(batch.pattern, owner, spot, shapes.ALONG.get(name, "y"), width)
     is_trim = less(trim, body)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From factors to pictures: shadows and objects, then tables and walls, then all of it from the far to the near.
+"""Renders factors to pictures: shadows and objects, then tables and walls, then all layers from far to near.
 
-The work is split into batches of equal kind (one class, one background), so that a batch runs one formula. Of an
-object's rays only those through its box are followed. A pixel has one ray, and four more where the object's edge runs
-through it; everything is in linear light until ``looks.develop``.
+The work is split into batches of one kind (one class or one background), so that a batch uses one formula. Only rays
+through an object's bounding box are followed. A pixel has one ray, and four more if an object's edge crosses it. Light
+is linear until ``looks.develop``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,21 +16,23 @@ from recipes_lib.data.pantry.factors import BACKGROUNDS, CLASSES, RANGES, Factor
 from recipes_lib.data.pantry.things import Stage, things_of
 
 VERSION = 3
-"""Rises when an image of the same factors changes: pictures cached by another version are rendered again."""
+"""The renderer's version. Raise it if the image of the same factors changes: cached pictures are then made again."""
 
 SMALLEST = 8
 _BATCH = (
     2**18
-)  # pixels of one batch: with fewer, calls cost more than a better cached batch saves (benchmarks/pantry.py)
-_PAGE = 2**21  # pixels of the pictures in work together: two hundred megabytes
+)  # pixels per batch: with fewer, the overhead of calls outweighs the better use of the cache (benchmarks/pantry.py)
+_PAGE = 2**21  # pixels of the pictures that are rendered together: two hundred megabytes
 
 
 @torch.no_grad()
 def render(factors: Factors, size: int, chunk: int | None = None) -> Tensor:
-    """The pictures of ``factors``: uint8 [N, 3, size, size] on their device.
+    """Renders the pictures of ``factors``: uint8 [N, 3, size, size] on their device.
 
-    ``chunk`` is how many pictures' rays are followed at once (none: as many as were fastest); it changes the time,
-    never the picture. Raises: ``ValueError`` for factors out of range, a size below 8 or a chunk below 1.
+    ``chunk`` is the number of pictures whose rays are followed at once (None: as many as were fastest); it changes the
+    time, never the picture.
+
+    Raises: ``ValueError`` for factors out of range, a size below 8 or a chunk below 1.
     """
     if size < SMALLEST:
         raise ValueError(f"size = {size} is not allowed: use a side of at least {SMALLEST} pixels.")
@@ -49,7 +51,7 @@ def _page(factors: Factors, size: int, chunk: int) -> Tensor:
     stage, things = Stage.of(factors, size), things_of(factors)
     everything = torch.arange(len(things.image), device=factors.size.device)
     batches = list(_batches(things.label, everything, CLASSES, chunk))
-    # all objects of a class together, whichever images and layers they are in: a small batch takes almost as long
+    # all objects of a class together, from all images and layers: a small batch takes almost as long as a large one
     shade = [torch.empty(len(everything), size * size, device=factors.size.device) for _ in range(2)]
     paint = [torch.empty_like(shade[0]) for _ in range(4)]
     for rows, name in batches:
@@ -71,7 +73,7 @@ def _page(factors: Factors, size: int, chunk: int) -> Tensor:
 
 
 def _backdrop(factors: Factors, stage: Stage, light: list[Tensor], chunk: int) -> list[Tensor]:
-    """Tables and walls of all images, lit as ``light`` says: three [images, size * size]."""
+    """Renders tables and walls of all images under ``light`` (lamp and sky): three of [images, size * size]."""
     canvas = [torch.empty_like(light[0]) for _ in range(3)]
     everyone = torch.arange(len(factors), device=factors.size.device)
     for rows, kind in _batches(factors.background, everyone, BACKGROUNDS, chunk):
@@ -86,7 +88,7 @@ def _keep(wholes: list[Tensor], rows: Tensor, parts: Sequence[Tensor]) -> None:
 
 
 def _batches(kinds: Tensor, rows: Tensor, names: tuple[str, ...], chunk: int) -> Iterator[tuple[Tensor, str]]:
-    """``rows`` in batches of up to ``chunk`` whose ``kinds`` are equal, with the kind's name."""
+    """Yields ``rows`` in batches of up to ``chunk`` rows of equal kind, with the kind's name."""
     for position, name in enumerate(names):
         for batch in rows[kinds[rows] == position].split(chunk):
             if len(batch):

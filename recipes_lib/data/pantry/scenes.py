@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pictures there are: distributions of the factors, for *natural* and for *controlled* scenes.
+"""Draws the factors of pictures, for *natural* and for *controlled* scenes.
 
-Natural scenes are ordered as photographs are: each class has its usual materials, colours, patterns, places and
-poses, with variation, and one large object near the centre. So class is what two views of an image share most.
-Controlled scenes break every such tie: each factor is drawn on its own, over a wide range.
+Natural scenes are like photographs: each class has its usual materials, colours, patterns, places and poses, with
+variation, and there is one large object near the centre. So the class is what two views of an image share most. In
+controlled scenes factors are independent: each is drawn separately, over a wide range.
 """
 
 from dataclasses import dataclass
@@ -26,24 +26,26 @@ from recipes_lib.randomness import sample_keys, uniform
 Scenes = Literal["natural", "controlled"]
 Split = Literal["train", "test"]
 
-# Colours are sRGB in hex; one drawn from a palette is then varied a little.
+# Colours are sRGB in hex; a colour drawn from a palette is then varied a little.
 _STEEL, _DARK, _IVORY, _BROWN = "c9ced6", "35363b", "f1eadb", "5b3a22"
 
 
 @dataclass(frozen=True)
 class Habits:
-    """What is usual for one class in a natural scene; each tuple is drawn from with equal chances."""
+    """The usual factors of one class in a natural scene; all entries of a tuple are equally likely."""
 
     materials: tuple[str, ...]
     colours: tuple[str, ...]
+    """Colours of the body."""
     trims: tuple[str, ...]
-    """Colours of handle, lid, stem; none: the body's own colour."""
+    """Colours of handle, lid or stem; an empty tuple means the body's colour."""
     patterns: tuple[str, ...]
     places: tuple[str, ...]
+    """Kinds of background."""
     elevation: tuple[float, float]
-    """Degrees the camera stands above the table, from and to."""
+    """Range of the camera's elevation above the table, in degrees."""
     size: tuple[float, float]
-    """Half extents in half image sides, from and to."""
+    """Range of half the object's extent, in half image sides."""
 
 
 NATURAL: dict[str, Habits] = {
@@ -84,16 +86,18 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "marble": (("e9e7e4", "cfcac6", "55585c"), ("c9d0d6", "e9dfd0", "8f9aa5")),
     "boards": (("c2a27a", "7b5a3c", "b7b0a3"), ("dfe3dc", "7f9a94", "b88a5a")),
 }
-"""Usual colours of table and wall, for every kind of background in a natural scene."""
+"""The usual colours of table and wall for every kind of background in a natural scene."""
 
 
 def sample_factors(
     count: int, seed: int, scenes: Scenes = "natural", *, split: Split = "train", start: int = 0
 ) -> Factors:
-    """The factors of images ``start`` to ``start + count`` of a data set: of (seed, split, index) alone.
+    """Draws the factors of images ``start`` to ``start + count - 1`` of a data set, from (seed, split, index) only.
 
-    Classes are balanced: every run of twelve images has each class once, in random order. The two splits are
-    separate draws, of individual objects too. Raises: ``ValueError`` for a count or name that is not allowed.
+    Classes are balanced: every run of twelve images has each class once, in random order. The two splits are drawn
+    separately and also have different individual objects.
+
+    Raises: ``ValueError`` for a count or name that is not allowed.
     """
     if count < 1 or start < 0:
         raise ValueError(f"count = {count}, start = {start} is not allowed: use a count of at least 1, a start >= 0.")
@@ -106,44 +110,44 @@ def sample_factors(
 
 
 class _Draw:
-    """Named draws for a range of images."""
+    """Random draws for a range of images, each with a name for its purpose."""
 
     def __init__(self, seed: int, split: str, indices: Tensor) -> None:
         self.indices, self.split, self.seed = indices, split, seed
         self.keys = sample_keys(seed, 0, indices)
 
     def unit(self, purpose: str, count: int) -> Tensor:
-        """Uniform in [0, 1): [N, count]."""
+        """Uniform numbers in [0, 1): [N, count]."""
         return uniform(self.keys, f"pantry {self.split} {purpose}", count)
 
     def between(self, purpose: str, low: float | Tensor, high: float | Tensor) -> Tensor:
-        """Uniform between two bounds (numbers, or one per image): [N]."""
+        """Uniform numbers between two bounds (numbers, or one per image): [N]."""
         return low + (high - low) * self.unit(purpose, 1)[:, 0]
 
     def bell(self, purpose: str, spread: float, count: int) -> Tensor:
-        """Mean of two uniforms, within ``spread`` of 0: [N, count]. No far outliers, unlike a normal."""
+        """Numbers in [-spread, spread], triangularly distributed, so without a normal's outliers: [N, count]."""
         return (self.unit(purpose, 2 * count).view(-1, 2, count).sum(1) - 1) * spread
 
     def choice(self, purpose: str, sizes: int | Tensor) -> Tensor:
-        """A position below ``sizes`` (one number, or one per image): int64 [N]."""
+        """Uniform positions below ``sizes`` (one number, or one per image): int64 [N]."""
         return (self.unit(purpose, 1)[:, 0] * sizes).long()
 
     def labels(self) -> Tensor:
-        """Balanced classes: a random order of the twelve for every run of twelve images."""
+        """Balanced classes, int64 [N]: every run of twelve images has the twelve classes in a random order."""
         runs = self.indices // len(CLASSES)
         keys = sample_keys(self.seed, 0, runs)
         order = uniform(keys, f"pantry {self.split} label", len(CLASSES)).argsort(1)
         return order.gather(1, (self.indices % len(CLASSES))[:, None])[:, 0]
 
     def from_lists(self, purpose: str, row: Tensor, lists: list[tuple], spread: float = 0.0) -> Tensor:
-        """An entry of ``lists[row]`` for each image: positions int64 [N], or colours [N, 3] varied by ``spread``."""
+        """A random entry of ``lists[row]`` per image: positions int64 [N], or colours [N, 3] varied by ``spread``."""
         sizes = torch.tensor([len(entries) for entries in lists])
         width = int(sizes.max())
         padded = torch.tensor([[*entries, *[entries[0]] * (width - len(entries))] for entries in lists])
         chosen = padded[row, self.choice(purpose, sizes[row])]
         if not spread:
             return chosen
-        # one draw moves all channels (lightness), three more each its own (hue)
+        # one draw shifts all channels (lightness), three more draws shift one channel each (hue)
         shift = 0.7 * self.bell(purpose + " lightness", spread, 1) + 0.7 * self.bell(purpose + " hue", spread, 3)
         return (chosen + shift).clamp(0.02, 1)
 
@@ -231,36 +235,36 @@ def _controlled(draw: _Draw) -> Factors:
 
 
 def _shared(draw: _Draw, largest: float) -> dict[str, Tensor]:
-    """Occluders and further objects, which neither kind of scene ties to a class."""
+    """Draws the factors of occluders and further objects, which depend on the class in neither kind of scene."""
     turn = draw.unit("extra azimuth", 2)
     return {
         "occluder_size": draw.between("occluder size", 0.5 * largest, largest),
         "occluder_colour": _vivid(draw.unit("occluder colour", 3)),
         "extra_label": (draw.unit("extra label", 2) * len(CLASSES)).long(),
-        # one to the right and one to the left of the main object, beside or behind it
+        # one object to the right and one to the left of the main object, beside or behind it
         "extra_azimuth": torch.stack([70 * turn[:, 0] - 10, 120 + 70 * turn[:, 1]], 1),
         "extra_hue": draw.unit("extra hue", 2),
     }
 
 
 def _vivid(draws: Tensor) -> Tensor:
-    """Colours of all hues, from pale to strong: [N, 3] (hue, strength, lightness) -> [N, 3] sRGB."""
+    """Colours of all hues, from pale to strong.  [N, 3] (hue, strength, lightness) -> [N, 3] sRGB"""
     strength = 0.85 * draws[:, 1:2]
     return hue_colour(draws[:, 0]) * strength + (1 - strength) * (0.25 + 0.7 * draws[:, 2:])
 
 
 def _mild(draws: Tensor) -> Tensor:
-    """Colours of all hues, neither very strong nor very dark: as ``_vivid``."""
+    """Colours of all hues, neither very strong nor very dark.  [N, 3], as for ``_vivid`` -> [N, 3] sRGB"""
     return 0.15 + 0.8 * _vivid(draws * draws.new_tensor([1.0, 0.8, 1.0]))
 
 
 def _contrasting(colour: Tensor, draws: Tensor) -> Tensor:
-    """A pattern's colour that stands out from ``colour``: near white on dark, dark on light, tinted."""
+    """A tinted colour that contrasts with ``colour``: near white on dark, dark on light.  [N, 3], [N, 3] -> [N, 3]"""
     light = colour.mean(1, keepdim=True) < 0.55
     return torch.where(light, 0.78 + 0.22 * draws, 0.12 + 0.4 * draws)
 
 
 def _warmth(share: Tensor) -> Tensor:
-    """Light from cool daylight (0) to a warm lamp (1): [N] -> [N, 3]."""
+    """The colour of light from cool daylight (0) to a warm lamp (1).  [N] -> [N, 3]"""
     cool, warm = torch.tensor([0.94, 0.98, 1.0]), torch.tensor([1.0, 0.92, 0.78])
     return cool + (warm - cool) * share[:, None]

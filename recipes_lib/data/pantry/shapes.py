@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Twelve kitchen objects as signed distances: each function says how far a point is from the object's surface.
+"""Twelve kitchen objects as signed distance functions, which return how far a point is from the object's surface.
 
-An object stands on the plane y = 0 around the y axis and is about 2 units across. ``x, y, z`` are float tensors of
-one shape (a point a ray); ``s`` are the instance's four shape parameters in [0, 1], each of that shape too. Every
-function returns two distances, to the body and to the trim (handle, lid, stem), which may be of another colour; the
-object is the union of both. Some distances are lower bounds, as sphere tracing wants.
+An object stands on the plane y = 0 around the y axis and is about 2 units wide. ``x, y, z`` are float tensors of one
+shape (one point per ray); ``s`` holds the instance's four shape parameters in [0, 1], each of that shape too. Every
+function returns two distances, to the body and to the trim (handle, lid, stem), which may have another colour; the
+object is the union of both. Some distances are lower bounds, which suffice for sphere tracing.
 
-Only +, -, *, /, sqrt, abs, min and max are used: they are rounded alike in vectorised and in scalar code, so that an
-image does not depend by a bit on what it is rendered beside.
+Only +, -, *, /, sqrt, abs, min and max are used. They are rounded in the same way in vectorised and in scalar code, so
+that no bit of an image depends on the images that it is rendered with.
 
 Source: Hart, "Sphere tracing", The Visual Computer 1996 (the method and its primitives).
 """
@@ -30,7 +30,7 @@ def _length(x: Tensor, y: Tensor) -> Tensor:
 def _disc(
     r: Tensor, y: Tensor, radius: Tensor | float, low: Tensor | float, high: Tensor | float, edge: float
 ) -> Tensor:
-    """Distance to an upright cylinder between heights ``low`` and ``high`` with rounded edges."""
+    """The distance to an upright cylinder between heights ``low`` and ``high`` with rounded edges."""
     middle, half = (high + low) / 2, (high - low) / 2
     out_r, out_y = r - (radius - edge), (y - middle).abs_().sub_(half - edge)
     inside = out_r.maximum(out_y).clamp_max_(0)
@@ -42,7 +42,7 @@ def _sphere(r: Tensor, y: Tensor, radius: Tensor | float, height: Tensor | float
 
 
 def _rod(x: Tensor, y: Tensor, z: Tensor, start: tuple, end: tuple, radius: float, taper: float = 0.0) -> Tensor:
-    """Distance to a capsule from ``start`` to ``end``; its radius shrinks by ``taper`` on the way."""
+    """The distance to a capsule from ``start`` to ``end``, whose radius shrinks by ``taper`` on the way."""
     spans = [e - b for b, e in zip(start, end, strict=True)]
     offsets = [p - b for p, b in zip((x, y, z), start, strict=True)]
     bent = [(p, span) for p, span in zip(offsets, spans, strict=True) if isinstance(span, Tensor) or span]
@@ -58,18 +58,18 @@ def _rod(x: Tensor, y: Tensor, z: Tensor, start: tuple, end: tuple, radius: floa
 
 
 def _ring(u: Tensor, v: Tensor, w: Tensor, radius: Tensor | float, thickness: float) -> Tensor:
-    """Distance to a torus that lies in the u-v plane."""
+    """The distance to a torus that lies in the u-v plane."""
     return _length(_length(u, v).sub_(radius), w).sub_(thickness)
 
 
 def _join(p: Tensor, q: Tensor, width: float) -> Tensor:
-    """Union whose seam is filled over ``width``."""
+    """The distance to the union of two objects, with the seam between them filled over ``width``."""
     fill = (width - (p - q).abs_()).clamp_min_(0)
     return p.minimum(q).sub_(fill.mul_(fill).mul_(0.25 / width))
 
 
 def mug(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A mug, straight or tapered, and its handle."""
+    """The distances to a mug, straight or tapered, and to its handle."""
     a, b, c, d = s
     r = _length(x, z)
     height = 1.15 + 0.45 * b
@@ -81,7 +81,7 @@ def mug(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def bowl(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A bowl, and its foot."""
+    """The distances to a bowl and to its foot."""
     a, b, _, d = s
     r = _length(x, z)
     radius, height = 0.84 + 0.2 * a, 0.55 + 0.25 * b
@@ -90,7 +90,7 @@ def bowl(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def plate(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A plate, and its rim."""
+    """The distances to a plate and to its rim."""
     a, b, c, _ = s
     r = _length(x, z)
     radius, flat = 0.9 + 0.12 * a, 0.52 + 0.14 * b
@@ -102,7 +102,7 @@ def plate(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def bottle(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A bottle, and its cap."""
+    """The distances to a bottle and to its cap."""
     a, b, c, d = s
     r = _length(x, z)
     shoulder = 1.1 + 0.3 * b
@@ -112,7 +112,7 @@ def bottle(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def jar(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A jar, and its lid."""
+    """The distances to a jar and to its lid."""
     a, b, c, d = s
     r = _length(x, z)
     height = 1.0 + 0.35 * b
@@ -124,13 +124,13 @@ def jar(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def pot(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A pot with its lid, and knob and handles."""
+    """The distances to a pot with its lid, and to its knob and handles."""
     a, b, c, d = s
     r = _length(x, z)
     radius, height = 0.66 + 0.1 * a, 0.62 + 0.3 * b
     body = _disc(r, y, radius, 0.0, height, 0.07)
     dome = 1.2 - 0.3 * c
-    drop = (dome * dome - radius * radius).sqrt()  # the lid: a cap of a large sphere, as wide as the pot
+    drop = (dome * dome - radius * radius).sqrt()  # the lid is a cap of a large sphere, as wide as the pot
     lid = _sphere(r, y, dome, height - drop).maximum(height - 0.05 - y)
     knob = _sphere(r, y, 0.09 + 0.03 * d, height + dome - drop + 0.08)
     grip = _ring((x.abs() - radius) * 0.9, z, (y - height + 0.18), 0.17, 0.05)
@@ -138,7 +138,7 @@ def pot(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def pan(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A pan, and its long handle."""
+    """The distances to a pan and to its long handle."""
     a, b, c, d = s
     r = _length(x + 0.4, z)
     height = 0.2 + 0.14 * b
@@ -150,7 +150,7 @@ def pan(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def kettle(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A kettle with its spout, and knob and handle."""
+    """The distances to a kettle with its spout, and to its knob and handle."""
     a, b, c, d = s
     r = _length(x, z)
     radius = 0.62 + 0.08 * a
@@ -166,7 +166,7 @@ def kettle(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def goblet(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """The cup of a goblet, and stem and foot."""
+    """The distances to the cup of a goblet, and to its stem and foot."""
     a, b, c, d = s
     r = _length(x, z)
     radius = 0.42 + 0.12 * a
@@ -181,7 +181,7 @@ def goblet(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def spoon(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A spoon, and the tip that half of them have."""
+    """The distances to a spoon and to its tip, which half of the spoons have."""
     a, b, c, d = s
     long, wide = 0.36 + 0.08 * a, 0.24 + 0.07 * b
     u, v, w = (x + 0.62) / long, (y - 0.2) / 0.18, z / wide
@@ -193,7 +193,7 @@ def spoon(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def apple(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """An apple, and its stem."""
+    """The distances to an apple and to its stem."""
     a, b, c, d = s
     r = _length(x, z)
     up = y - 0.66
@@ -205,7 +205,7 @@ def apple(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
 
 
 def carrot(x: Tensor, y: Tensor, z: Tensor, s: Shape) -> Distances:
-    """A carrot, and its leaves."""
+    """The distances to a carrot and to its leaves."""
     a, b, c, d = s
     thick = 0.2 + 0.09 * a
     share = ((x + 0.6) / 1.55).clamp(0, 1)
@@ -234,7 +234,7 @@ SHAPES: dict[str, Callable[[Tensor, Tensor, Tensor, Shape], Distances]] = {
     "apple": apple,
     "carrot": carrot,
 }
-"""The classes, in label order."""
+"""The classes and their distance functions, in the order of the labels."""
 
 BOUNDS: dict[str, tuple[float, float, float, float, float]] = {
     "mug": (-0.78, 1.2, 0.78, 0.0, 1.62),
@@ -250,7 +250,7 @@ BOUNDS: dict[str, tuple[float, float, float, float, float]] = {
     "apple": (-1.02, 1.02, 1.02, 0.0, 1.5),
     "carrot": (-1.28, 1.02, 0.5, 0.0, 0.62),
 }
-"""Box around every instance of a class: x from, x to, |z| up to, y from, y to (a test holds the shapes to it)."""
+"""Bounding box of all instances of a class: least x, largest x, largest |z|, least y, largest y. A test checks it."""
 
 ALONG: dict[str, str] = {"plate": "r", "pan": "r", "bowl": "r", "spoon": "x", "carrot": "x"}
-"""What a pattern follows: the distance from the axis, the length, or (all others) the height."""
+"""The coordinate along which a pattern repeats: the distance r from the axis, x, or (for other classes) the height."""

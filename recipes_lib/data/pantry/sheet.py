@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many pictures on one sheet."""
+"""Puts many pictures on one sheet."""
 
 from torch import Tensor
 
 
 def contact_sheet(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """Pictures side by side on white, row by row: uint8 [N, 3, H, W] -> uint8 [3, height, width].
+    """Places pictures side by side on white, row by row, ``gap`` pixels apart.
 
-    ``gap`` pixels of white stand between them. Raises: ``ValueError`` where ``columns`` is below 1.
+    Shapes: uint8 [N, 3, H, W] -> uint8 [3, height, width].
+    Raises: ``ValueError`` if ``columns`` is below 1.
     """
     if columns < 1:
         raise ValueError(f"columns = {columns} is not allowed: use at least 1.")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surfaces look like: painted patterns, tables and walls, and how materials answer light.
+"""The appearance of surfaces: painted patterns, tables and walls, and the reflection of light by materials.
 
-Colours here are linear light, as lists of three tensors (red, green, blue) of one value per point. Edges of patterns
-are as soft as a pixel is wide, so that they do not flicker at small sizes. Arithmetic is exactly rounded: ``shapes``.
+Colours here are linear light, as lists of three tensors (red, green, blue) with one value per point. Edges of patterns
+are blurred over the width of a pixel, so that they do not flicker at small sizes. Arithmetic is exactly rounded, see
+``shapes``.
 """
 
 import torch
@@ -15,27 +16,27 @@ Colour = list[Tensor]
 
 
 def fraction(x: Tensor) -> Tensor:
-    """Part after the point, in [0, 1)."""
+    """The fractional part, in [0, 1)."""
     return x - x.floor()
 
 
 def _wave(x: Tensor) -> Tensor:
-    """Triangle wave of period 1: 0 at whole numbers, 1 between them."""
+    """A triangle wave of period 1: 0 at whole numbers, 1 halfway between them."""
     return 1 - (2 * fraction(x) - 1).abs()
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """[0, 1] to [0, 1] with flat ends."""
+    """A smooth step that maps [0, 1] to [0, 1] with slope 0 at both ends."""
     return x * x * (3 - 2 * x)
 
 
 def _edge(x: Tensor, width: Tensor | float) -> Tensor:
-    """Soft step: 0 well below 0, 1 well above, half at 0."""
+    """A linear step from 0 to 1 over ``width``, with 1/2 at 0."""
     return (x / width + 0.5).clamp(0, 1)
 
 
 def _turn(x: Tensor, z: Tensor) -> Tensor:
-    """Angle about the y axis in turns, [-0.5, 0.5]; a polynomial within 0.0001 of the arc tangent."""
+    """The angle about the y axis in full turns, in [-0.5, 0.5], by a polynomial within 0.0001 of the arc tangent."""
     flat, steep = x.abs().minimum(z.abs()), x.abs().maximum(z.abs()).clamp_min(1e-9)
     m = flat / steep
     q = m * m
@@ -46,10 +47,10 @@ def _turn(x: Tensor, z: Tensor) -> Tensor:
 
 
 def pattern_share(kind: Tensor, owner: Tensor, points: Points, along: str, width: Tensor) -> Tensor:
-    """How much of the pattern's colour a point of the body has: [points] in [0, 1].
+    """The share of the pattern's colour at points of the body: [points] in [0, 1].
 
-    ``kind`` int64 [objects] in ``PATTERNS``, ``owner`` each point's row there, ``along`` of ``shapes.ALONG``,
-    ``width`` of a pixel at the point.
+    ``kind``: int64 [objects], positions in ``PATTERNS``; ``owner``: each point's object, a row of ``kind``; ``along``:
+    an entry of ``shapes.ALONG``; ``width``: the width of a pixel at the point.
     """
     x, y, z = points
     match along:
@@ -72,7 +73,7 @@ def pattern_share(kind: Tensor, owner: Tensor, points: Points, along: str, width
             case "checks":
                 inside = _edge(4 * band * stripe, 2 * soft)
             case "dots":
-                shift = 0.5 * (rows.floor() - 2 * (rows / 2).floor())  # every other row by half a dot
+                shift = 0.5 * (rows.floor() - 2 * (rows / 2).floor())  # shifts every other row by half a period
                 u, v = fraction(rows) - 0.5, fraction(columns + shift) - 0.5
                 inside = _edge(0.3 - (u * u + v * v).sqrt(), soft)
         share = share + inside * (kind == pattern).float().index_select(0, owner)
@@ -80,7 +81,7 @@ def pattern_share(kind: Tensor, owner: Tensor, points: Points, along: str, width
 
 
 def table(kind: str, x: Tensor, z: Tensor, width: Tensor) -> tuple[Tensor, Tensor | float]:
-    """Tone of the table at a point, as a factor on its colour, and how much of it is paler cloth: [points] each."""
+    """The tone of the table at points, a factor of its colour, and the share of paler cloth: [points] each."""
     match kind:
         case "wood":
             plank = (z * 1.4).floor()
@@ -106,7 +107,7 @@ def table(kind: str, x: Tensor, z: Tensor, width: Tensor) -> tuple[Tensor, Tenso
 
 
 def wall(kind: str, x: Tensor, y: Tensor, width: Tensor) -> Tensor:
-    """Tone of the wall at a point, as a factor on its colour: [points]."""
+    """The tone of the wall at points, a factor of its colour: [points]."""
     match kind:
         case "tiles":
             row = (y * 1.6).floor()
@@ -122,13 +123,13 @@ def wall(kind: str, x: Tensor, y: Tensor, width: Tensor) -> Tensor:
             return 0.94 + 0.06 * (0.4 * y).clamp(0, 1)
 
 
-# what each material is: strength of the highlight, its tightness (0 wide, 1 tight), share of mirror, share of glass
+# per material: strength of the highlight, its tightness (0 wide, 1 tight), share of mirror, share of glass
 _TRAITS = {"matte": (0.03, 0.0, 0.0, 0.0), "glossy": (0.55, 1.0, 0.06, 0.0), "metal": (1.1, 0.7, 0.8, 0.0),
            "glass": (1.0, 1.0, 0.12, 1.0)}  # fmt: skip
 
 
 def traits(material: Tensor) -> tuple[Tensor, ...]:
-    """Highlight, tightness, mirror and glass of each material: int64 [n] -> four [n]."""
+    """Highlight, tightness, mirror and glass of each material.  int64 [n] -> four of [n]"""
     table_ = material.new_tensor([_TRAITS[name] for name in MATERIALS], dtype=None).float()
     return table_[material].unbind(-1)
 
@@ -142,11 +143,13 @@ def shade(
     open_: Tensor,
     material: tuple[Tensor, ...],
 ) -> tuple[Colour, Tensor]:
-    """Light that a surface sends to the eye, and how opaque it is there.
+    """The light that a surface sends to the camera, and its opacity there; all tensors are [points].
 
-    ``view`` points away from the eye, ``light`` towards the lamp (its strength is in ``light_colour``), both unit;
-    ``open_`` is how little the surroundings shade the point, in [0, 1]. All [points]. Source: Blinn's halfway
-    vector; the surroundings are a sky of one gradient.
+    ``view`` points away from the camera and ``light`` towards the lamp, both of length 1; ``light_colour`` contains the
+    lamp's strength. ``open_`` in [0, 1] is 1 if nothing around shades the point. The surroundings are a sky with a
+    gradient.
+
+    Source: Blinn's halfway vector.
     """
     highlight, tightness, mirror, glass = material
     lit = normal.dot(light).clamp_min(0) * (0.35 + 0.65 * open_)
@@ -165,7 +168,7 @@ def shade(
     colour = []
     for channel, lamp in zip(albedo, light_colour, strict=True):
         painted = channel * (lamp * lit * 0.95 + sky)
-        # a metal tints what it mirrors, a glaze does not: share of white rises with the rim
+        # a metal tints its reflection, a glaze does not: the share of white rises towards the rim
         polished = room * (channel + (1 - channel) * rim * 0.5)
         colour.append(painted + (polished - painted) * (mirror + (1 - mirror) * 0.3 * rim * mirror) + shine * lamp)
     opacity = 1 - glass * (0.62 - 0.55 * rim - shine.clamp(0, 0.5))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What some pictures show: their stage (camera and lamp, a row per image) and their objects (a row per object)."""
+"""The contents of pictures: their stage (camera and lamp, one row per image) and objects (one row per object)."""
 
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from recipes_lib.data.pantry.factors import CLASSES, MATERIALS, Factors
 from recipes_lib.data.pantry.marching import Camera, Points, cos_sin, places
 from recipes_lib.data.pantry.shapes import BOUNDS
 
-_EXTRA_SIZE, _EXTRA_AWAY = 0.62, 1.35  # of further objects: share of the main one's size, distance in its sizes
+_EXTRA_SIZE, _EXTRA_AWAY = 0.62, 1.35  # size and distance of further objects, in sizes of the main object
 
 
 class Stage(NamedTuple):
-    """Camera and lamp of some pictures, and the side of those in pixels."""
+    """The camera and lamp of N pictures, and the pictures' side in pixels."""
 
     camera: Camera
     light: Points
@@ -23,12 +23,13 @@ class Stage(NamedTuple):
     lamp: tuple[Tensor, ...]
     """Strength of the lamp in each colour: three [N]."""
     ray: Points
-    """Unit directions through the middles of the pixels: [N, size * size]."""
+    """Unit directions through the centres of the pixels: [N, size * size]."""
     size: int
+    """Side of the pictures in pixels."""
 
     @classmethod
     def of(cls, factors: Factors, size: int) -> "Stage":
-        """The camera looks a little below the middle of the main object."""
+        """The stage of ``factors``; the camera looks at a point a little below the centre of the main object."""
         heights = torch.tensor([BOUNDS[name][4] for name in CLASSES], device=factors.size.device)
         target = 0.46 * factors.size * heights[factors.label]
         (cosine, sine), (cos_up, sin_up) = cos_sin(factors.light_azimuth), cos_sin(factors.light_elevation)
@@ -44,18 +45,18 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Things:
-    """Objects, each with the position of its image; the fields that ``Factors`` has too mean the same."""
+    """M objects, with the image of each; fields that also exist in ``Factors`` have the same meaning."""
 
     image: Tensor
-    """int64 [M], the row of ``Factors`` that it belongs to."""
+    """int64 [M]: the object's image, a row of ``Factors``."""
     layer: Tensor
     """int64 [M]: 0 for the farthest object of its image, which is painted first."""
     label: Tensor
     size: Tensor
     x: Tensor
-    """Place on the table, to the right: [M]."""
+    """Position on the table, to the right: [M]."""
     z: Tensor
-    """Place on the table, towards the camera: [M]."""
+    """Position on the table, towards the camera: [M]."""
     azimuth: Tensor
     instance: Tensor
     material: Tensor
@@ -65,35 +66,36 @@ class Things:
     pattern_colour: Tensor
 
     def take(self, rows: Tensor) -> "Things":
-        """Some of the objects: ``rows`` int64 [m]."""
+        """The objects at ``rows`` (int64 [m])."""
         return Things(**{name: value[rows] for name, value in vars(self).items()})
 
     def points(self, points: Points, rows: Tensor | None = None) -> Points:
-        """Points of the picture's space in the objects' own, whose unit is their size.
+        """Converts points from the picture's space to the objects' own coordinates, whose unit is the object's size.
 
-        With ``rows`` int64 [n], the objects that n points belong to; without it [M, ...], a row an object.
+        With ``rows`` int64 [n], the objects of n points, the points are [n]; without it they are [M, ...], one row per
+        object.
         """
         scale, x, z = _each(points.y, rows, 1 / self.size, self.x, self.z)
         return self.directions(Points((points.x - x) * scale, points.y * scale, (points.z - z) * scale), rows)
 
     def directions(self, directions: Points, rows: Tensor | None = None) -> Points:
-        """Directions of the picture's space in the objects' own; ``rows`` as for ``points``."""
+        """Converts directions from the picture's space to the objects' own coordinates; ``rows`` as for ``points``."""
         return directions.turned(*_each(directions.y, rows, *cos_sin(self.azimuth)))
 
     def shapes(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """The shape parameters of the objects at ``rows`` int64 [n]: four contiguous [n]."""
+        """The shape parameters of the objects at ``rows`` (int64 [n]): four contiguous tensors [n]."""
         return self.instance.mT.contiguous().index_select(1, rows).unbind(0)
 
 
 def _each(like: Tensor, rows: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
-    """Values of [M], gathered by ``rows`` or shaped to go with ``like`` [M, ...]."""
+    """Values [M], gathered by ``rows``, or reshaped so that they broadcast with ``like`` [M, ...]."""
     if rows is not None:
         return tuple(value.index_select(0, rows) for value in values)
     return tuple(value.view(-1, *[1] * (like.ndim - 1)) for value in values)
 
 
 def things_of(factors: Factors) -> Things:
-    """All objects of some images, the main ones first."""
+    """All objects of the images, the main ones first."""
     zero = torch.zeros_like(factors.size)
     cosine, sine = cos_sin(factors.extra_azimuth)
     away = _EXTRA_AWAY * factors.size[:, None]
@@ -116,7 +118,7 @@ def _main(factors: Factors) -> dict[str, Tensor]:
 
 
 def _extra(factors: Factors, slot: int) -> dict[str, Tensor]:
-    """A further object: a glazed, plain one of average shape."""
+    """The fields of further objects, which are glossy, without a pattern and of average shape."""
     colour = 0.35 + 0.45 * hue_colour(factors.extra_hue[:, slot])
     return {
         "label": factors.extra_label[:, slot],
@@ -132,6 +134,6 @@ def _extra(factors: Factors, slot: int) -> dict[str, Tensor]:
 
 
 def hue_colour(hue: Tensor) -> Tensor:
-    """Pure colour of a hue, once around the circle: [...] in [0, 1] -> [..., 3]."""
+    """The pure colour of a hue, once around the colour circle.  [...] in [0, 1] -> [..., 3]"""
     turn = hue[..., None] + torch.tensor([0.0, 2 / 3, 1 / 3], device=hue.device)
     return ((6 * (turn - turn.floor()) - 3).abs() - 1).clamp(0, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words for what a picture of the Pantry shows: everyday ones, and true but unusual ones."""
+"""The words of captions for the Pantry's factors: everyday words, and true but unusual ones."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from torch import Tensor
 Wording = Literal["plain", "unusual"]
 Words = dict[str, tuple[str, ...]]
 
-# Swatches of each colour name, sRGB in hex. Several a name, since names cover regions of unequal shape.
+# Examples of each colour name, sRGB in hex: several per name, because names cover regions of different shapes.
 _SWATCHES: dict[str, tuple[str, ...]] = {
     "red": ("c62f2f", "a8323a", "7a1f2b", "d4483f"),
     "orange": ("ea7a1f", "d9743f", "f0913c"),
@@ -31,25 +31,26 @@ COLOURS = tuple(_SWATCHES)
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Words of one kind for every factor; each tuple is drawn from with equal chances.
+    """Words of one kind for every factor; all entries of a tuple are equally likely.
 
-    A noun with ``{}`` is a periphrasis: what it is like goes there. Every other phrase has its article.
+    A noun with ``{}`` is a periphrasis, and ``{}`` is the place of its adjectives. Other nouns get an article.
     """
 
     nouns: Words
     colours: Words
     finishes: Words
-    """Materials said before the colour."""
+    """Materials that are named before the colour."""
     stuffs: Words
-    """Materials said after it."""
+    """Materials that are named after the colour."""
     patterns: Words
     grounds: Words
-    """What the object stands or lies on; ``{}`` is the place of its colour."""
+    """The surface under the object, with article; ``{}`` is the place of its colour."""
     looks: Words
-    """Styles said before the object."""
+    """Styles that are named before the object."""
     times: Words
-    """Styles said at the end."""
+    """Styles that are named at the end."""
     beside: tuple[str, ...]
+    """Phrases in front of further objects."""
 
 
 PLAIN = Lexicon(
@@ -67,7 +68,7 @@ PLAIN = Lexicon(
     beside=("beside", "next to"),
 )  # fmt: skip
 
-# No word of PLAIN.nouns may stand in these, also not inside a longer word ("saucepan", "spot").
+# No word of PLAIN.nouns may occur here, not even inside a longer word ("saucepan", "spot").
 UNUSUAL = Lexicon(
     nouns={
         "mug": ("tankard", "stout handled cup", "something {} to drink cocoa from"),
@@ -103,7 +104,7 @@ UNUSUAL = Lexicon(
 
 
 def name_colours(colours: Tensor) -> list[str]:
-    """The everyday name of each colour: sRGB [N, 3] in [0, 1] -> N of ``COLOURS``, the nearest swatch's in Oklab.
+    """The everyday name of each colour: that of the nearest example in Oklab.  sRGB [N, 3] in [0, 1] -> N names
 
     Source: Ottosson, "A perceptual color space for image processing", 2020 (Oklab's two matrices).
     """
@@ -114,7 +115,7 @@ def name_colours(colours: Tensor) -> list[str]:
 
 
 def _oklab(colours: Tensor) -> Tensor:
-    """sRGB [N, 3] -> Oklab [N, 3], in which distances are about as large as they look."""
+    """Converts sRGB to Oklab, in which distances correspond to perceived differences.  [N, 3] -> [N, 3]"""
     linear = torch.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     cones = linear @ torch.tensor(
         [

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chapter's diagram: MSN in one picture, drawn from one image."""
 
+from typing import Literal
+
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
@@ -18,8 +20,10 @@ def draw(ax: Axes, image: ArrayLike, *, patches: int = 4) -> Axes:
     whole = np.asarray(image)
     nodes = {
         "image": Image(0, 0.5, whole, "an image"),
-        "target view": Image(1, 0, crop(whole, 1, mirrored=True), "target view"),
-        "anchor view": Image(1, 1, drop(crop(whole, 0, mirrored=False), patches), "anchor view,\npatches dropped"),
+        "target view": Image(1, 0, crop(whole, "left", mirrored=True), "target view"),
+        "anchor view": Image(
+            1, 1, drop(crop(whole, "right", mirrored=False), patches), "anchor view,\npatches dropped"
+        ),
         "target encoder": Box(2, 0, "target\nencoder"),
         "anchor encoder": Box(2, 1, "anchor\nencoder"),
         "prototypes": Box(3, 0.5, "shared\nprototypes"),
@@ -43,17 +47,17 @@ def draw(ax: Axes, image: ArrayLike, *, patches: int = 4) -> Axes:
     return diagrams.draw(ax, nodes, arrows)
 
 
-def crop(image: NDArray, corner: int, *, mirrored: bool) -> NDArray:
-    """Three quarters of an image [3, side, side] from its upper left (0) or lower right (1) corner, in the same number of pixels."""
-    side = image.shape[-1]
-    start = corner * side // 4
-    rows = start + np.arange(side) * 3 // 4  # nearest pixel: every third stands twice
-    cut = image[:, rows][:, :, rows]
+def crop(image: NDArray, side: Literal["left", "right"], *, mirrored: bool) -> NDArray:
+    """The upper three quarters of an image [3, side, side], at its left or right, in as many pixels as the whole."""
+    size = image.shape[-1]
+    rows = np.arange(size) * 3 // 4  # the nearest pixel: every third stands twice
+    columns = rows + (size // 4 if side == "right" else 0)
+    cut = image[:, rows][:, :, columns]
     return cut[:, :, ::-1] if mirrored else cut
 
 
 def drop(image: NDArray, patches: int) -> NDArray:
     """An image [3, side, side] with half of the patches of each row white, chosen at random."""
     side = image.shape[-1] // patches
-    dropped = np.random.default_rng(4).permuted(np.tile([True, False], (patches, patches // 2)), axis=1)
+    dropped = np.random.default_rng(5).permuted(np.tile([True, False], (patches, patches // 2)), axis=1)
     return np.where(dropped.repeat(side, 0).repeat(side, 1), 255, image)

@@ -9,7 +9,6 @@ import torch
 from recipes_lib.models import vit
 from recipes_lib.views import masking
 
-
 REPEATS = 7
 """Timed passes of each kind."""
 

@@ -235,11 +235,10 @@ def test_a_finished_report_is_refused(files, capsys):
 # configs
 
 
-def test_every_config_survives_yaml():
+def test_a_config_with_files_survives_yaml():
     full = override(imagenet_x.PRESETS["report"], {"predictions": ["a.csv", "b.npz"], "annotations": "x"})
     assert full.predictions == (Path("a.csv"), Path("b.npz"))
-    for config in (full, *imagenet_x.PRESETS.values()):
-        assert from_dict(imagenet_x.Config, to_dict(config)) == config
+    assert from_dict(imagenet_x.Config, to_dict(full)) == full
 
 
 def test_the_flags_are_literally_those_of_the_readme():
@@ -248,11 +247,6 @@ def test_the_flags_are_literally_those_of_the_readme():
     assert (config.predictions, config.annotations) == ((Path("A.csv"), Path("B.npz")), Path("F"))
     config = flags.parse(imagenet_x.PRESETS["score"], ["--model", "timm:x", "--data.root", "R"], prog="p", about="")
     assert (config.model, config.data.root) == ("timm:x", Path("R"))
-
-
-@pytest.mark.parametrize("preset", ["toy", "simmer"])
-def test_presets_that_need_nothing_are_valid(preset):
-    imagenet_x.PRESETS[preset].validate()
 
 
 @pytest.mark.parametrize(

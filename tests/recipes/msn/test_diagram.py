@@ -19,11 +19,12 @@ def test_it_shows_the_image_both_views_and_where_the_gradient_stops():
 
 
 def test_a_crop_is_a_part_of_the_image_in_the_same_number_of_pixels():
-    cut = diagram.crop(IMAGE, 1, mirrored=False)
+    cut = diagram.crop(IMAGE, "right", mirrored=False)
     assert cut.shape == IMAGE.shape
-    assert (cut[:, -1, -1] == IMAGE[:, -1, -1]).all()
-    assert (cut[:, 0, 0] == IMAGE[:, 4, 4]).all()
-    assert (diagram.crop(IMAGE, 1, mirrored=True) == cut[:, :, ::-1]).all()
+    assert (cut[:, 0, 0] == IMAGE[:, 0, 4]).all()
+    assert (cut[:, -1, -1] == IMAGE[:, 11, -1]).all()
+    assert (diagram.crop(IMAGE, "right", mirrored=True) == cut[:, :, ::-1]).all()
+    assert (diagram.crop(IMAGE, "left", mirrored=False)[:, 0, 0] == IMAGE[:, 0, 0]).all()
 
 
 def test_half_of_the_patches_are_dropped_in_every_row():

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("pyarrow")
 
 from recipes_lib.cli import verbs
-from recipes_lib.config import from_dict, override, to_dict
+from recipes_lib.config import override
 from recipes_lib.data.pools import selection, shards, uids
 from recipes_lib.errors import ConfigError, DataError, RunError
 from recipes_lib.pretraining import engine, runs
@@ -100,12 +100,6 @@ def test_a_finished_run_is_refused_and_left_alone(tiny_sieve, whole):
 
 
 # configs
-
-
-@pytest.mark.parametrize("preset", sieve.PRESETS)
-def test_every_preset_is_valid_and_survives_yaml(preset):
-    sieve.PRESETS[preset].validate()
-    assert from_dict(sieve.Config, to_dict(sieve.PRESETS[preset])) == sieve.PRESETS[preset]
 
 
 def test_the_paper_scale_has_the_published_codes_values():
