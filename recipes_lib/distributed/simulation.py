@@ -7,7 +7,7 @@ so a notebook can sweep over periods and workers. Nothing is said about time: on
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -190,44 +190,3 @@ class Workers:
             slow_step(anchor, slow, means, float(group["lr"]), self.sync.momentum, self.sync.lr)
             for weight, now in zip(group["params"], anchor, strict=True):
                 weight.copy_(now.expand_as(weight))
-
-
-@dataclass
-class Simulated:
-    """What a simulated run left."""
-
-    weights: dict[str, Tensor]
-    """The workers' mean."""
-    bytes_sent: float
-    """By each worker, by the ring formula."""
-    losses: list[float] = field(default_factory=list)
-    """Mean over workers, of each step."""
-    drift: list[float] = field(default_factory=list)
-    """Consensus distance after each step."""
-
-
-def simulate(
-    model: nn.Module,
-    loss: Loss,
-    batches: Iterable[tuple[Tensor, ...]],
-    *,
-    workers: int,
-    sync: SyncConfig,
-    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
-    lr: Callable[[int], float] | None = None,
-    watch: Callable[[int, Workers], None] | None = None,
-) -> Simulated:
-    """A whole run of :class:`Workers`, one step a batch (tensors [workers, batch, ...]); ``model`` stays as it was.
-
-    ``lr(step)`` is the step's learning rate; ``watch(step, workers)`` is called after each step. A last, incomplete round
-    is averaged.
-    """
-    group = Workers(model, loss, workers=workers, sync=sync, optimizer=optimizer)
-    losses, drift = [], []
-    for step, batch in enumerate(batches):
-        losses.append(group.step(batch, None if lr is None else lr(step)).mean().item())
-        drift.append(group.drift())
-        if watch is not None:
-            watch(step, group)
-    group.finish()
-    return Simulated(group.mean(), group.traffic.bytes_sent, losses, drift)
