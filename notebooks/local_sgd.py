@@ -20,7 +20,7 @@
 # Papers: {cite:t}`ortiz2021local`, {cite:t}`wang2020slowmo`. Implementation: `recipes_lib/distributed/sync.py` and `slowmo.py`, which every
 # recipe takes as `--sync.name`. The classifier that is trained here is `recipes_lib/recipes/local_sgd/`.
 #
-# **You need first:** some PyTorch, and stochastic gradient descent (SGD) with momentum. No other chapter is needed.
+# You need first: some PyTorch, and stochastic gradient descent (SGD) with momentum. No other chapter is needed.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -617,11 +617,10 @@ notebook.settings({"toy": toy, **paper}, fields)
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1: predict, then run (10 min, easy).** All workers see the *same* images. What does the period cost? You are right if the printed line agrees.
-#
-# **Solution 1**
+# **1. Predict, then run** (10 min, easy). All workers see the *same* images. What does the period cost? You are right if the printed line agrees.
 
 # %% tags=["solution", "hide-cell"]
+# Solution 1
 same = torch.tensor([2.0, 2.0]).double(), torch.tensor([1.0, 1.0]).double()
 periods = [SyncConfig(name="local_sgd", period=period) for period in (1, 3, 12)]
 ends = [by_library(sync, 12, *same)[-1] for sync in periods]
@@ -629,23 +628,21 @@ assert max(ends) - min(ends) < 1e-12
 print("nothing: they never drift apart")
 
 # %% [markdown]
-# **Exercise 2: bytes (10 min, easy).** A ring all-reduce of N bytes among K workers sends 2 (K - 1) / K N from each. ResNet-50 has 25.6 million weights of four bytes. How
+# **2. Bytes** (10 min, easy). A ring all-reduce of N bytes among K workers sends 2 (K - 1) / K N from each. ResNet-50 has 25.6 million weights of four bytes. How
 # much does each of 32 workers send in an epoch of 156 steps, synchronously and with period 12? Compute it by hand first.
-#
-# **Solution 2**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 2
 from recipes_lib.distributed.sync import ring_bytes
 
 for period in (1, 12):
     print(f"period {period}: {156 / period * ring_bytes(4 * 25.6e6, 32) / 1e9:.1f} GB")
 
 # %% [markdown]
-# **Exercise 3: slow momentum without momentum (10 min, medium).** With which $\alpha$ and $\beta$ is SlowMo plain averaging? Show it on the valleys.
-#
-# **Solution 3**
+# **3. Slow momentum without momentum** (10 min, medium). With which $\alpha$ and $\beta$ is SlowMo plain averaging? Show it on the valleys.
 
 # %% tags=["solution", "hide-cell"]
+# Solution 3
 plain = SyncConfig(name="local_sgd", period=2)
 slow = SyncConfig(name="slowmo", period=2, momentum=0.0, lr=1.0)
 ours, theirs = (by_library(sync, 4, steep, bottom) for sync in (plain, slow))
@@ -653,12 +650,11 @@ torch.testing.assert_close(ours, theirs)
 print("beta 0 and alpha 1")
 
 # %% [markdown]
-# **Exercise 4: find the bug (15 min, medium).** Somebody divides by the learning rate of *this* step in {eq}`slowmo`, and the schedule is a cosine that ends at 0. What
+# **4. Find the bug** (15 min, medium). Somebody divides by the learning rate of *this* step in {eq}`slowmo`, and the schedule is a cosine that ends at 0. What
 # happens in the last round, and what does the library do?
-#
-# **Solution 4**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 4
 from recipes_lib.distributed.slowmo import slow_step
 
 x0, u, mean = [torch.tensor([1.0])], [torch.tensor([2.0])], [torch.tensor([0.9])]
@@ -668,7 +664,7 @@ print("it would be 0 / 0; at a learning rate of 0 the library averages plainly")
 print("and leaves the slow momentum as it is")
 
 # %% [markdown]
-# **Exercise 5: a small research question (two hours, hard).** Post-local SGD begins with synchronous steps. With 192 steps and period 16, how many of them must be synchronous
+# **5. A small research question** (two hours, hard). Post-local SGD begins with synchronous steps. With 192 steps and period 16, how many of them must be synchronous
 # to lose nothing? Choose by a validation split (`--data.holdout 0.2` keeps whole scans apart), and count the bytes. You are on the right way if you can say what share of
 # the bytes buys what share of the accuracy.
 

@@ -19,7 +19,7 @@
 #
 # Paper: {cite:t}`assran2022msn`. Implementation: `recipes_lib/recipes/msn/`; this page, the command line and a cluster run the same code.
 #
-# **You need first:** some PyTorch. This is the book's first chapter. {doc}`/book/pantry` shows where its pictures come from, and the
+# You need first: some PyTorch. This is the book's first chapter. {doc}`/book/pantry` shows where its pictures come from, and the
 # {doc}`/book/glossary` explains the words {term}`view`, {term}`patch` and {term}`prototype`.
 
 # %% tags=["hide-input"]
@@ -742,35 +742,32 @@ notebook.settings(columns, fields)
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1: predict, then run (5 min, easy).** The anchors are stored *view-major*. What happens to the loss above if you repeat the targets
+# **1. Predict, then run** (5 min, easy). The anchors are stored *view-major*. What happens to the loss above if you repeat the targets
 # with `repeat_interleave` instead of `repeat`? Will an error tell you? You are right if your prediction matches the printed line.
-#
-# **Solution 1**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 1
 wrong = -(balanced.repeat_interleave(2, 0) * p.log()).sum() / len(p)
 print(f"view-major {match:.4f}, interleaved {wrong:.4f}")
 print("no error, another number: anchors learn the target of another image")
 assert not torch.isclose(match, wrong)
 
 # %% [markdown]
-# **Exercise 2: by head (5 min, easy).** A ViT-B/4 at 224 pixels has 3,136 patches. How many tokens does an anchor have when 70 % of the patches are dropped?
+# **2. By head** (5 min, easy). A ViT-B/4 at 224 pixels has 3,136 patches. How many tokens does an anchor have when 70 % of the patches are dropped?
 # You are right if the library says the same.
-#
-# **Solution 2**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 2
 from recipes_lib.views.masking import keep_count
 
 print(keep_count(3136, 0.7) + 1, "tokens: the kept patches, and [CLS], which stays")
 assert keep_count(3136, 0.7) == 940
 
 # %% [markdown]
-# **Exercise 3: find the bug (15 min, medium).** Somebody sharpens *after* Sinkhorn. Show with three prototypes that their masses are no longer balanced.
-#
-# **Solution 3**
+# **3. Find the bug** (15 min, medium). Somebody sharpens *after* Sinkhorn. Show with three prototypes that their masses are no longer balanced.
 
 # %% tags=["solution", "hide-cell"]
+# Solution 3
 crowd = torch.tensor([[7, 2, 1], [6, 3, 1], [5, 2.5, 2.5], [8, 1, 1]]).double() / 10
 in_order = sinkhorn(sharpen_eq2(crowd), 50).sum(dim=0)
 reversed_order = sharpen_eq2(sinkhorn(crowd, 50)).sum(dim=0)
@@ -779,12 +776,11 @@ print("masses, balanced first: ", reversed_order.round(decimals=2).tolist())
 assert (in_order - 4 / 3).abs().max() < (reversed_order - 4 / 3).abs().max()
 
 # %% [markdown]
-# **Exercise 4: which tensors get a gradient? (15 min, medium).** Show that no gradient passes through the targets, and that the prototypes get theirs
+# **4. Which tensors get a gradient?** (15 min, medium). Show that no gradient passes through the targets, and that the prototypes get theirs
 # through the anchors alone.
-#
-# **Solution 4**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 4
 leaves = {"anchors": z, "targets": z_target, "prototypes": q}
 leaves = {name: x.detach().clone().requires_grad_() for name, x in leaves.items()}
 msn_loss(*leaves.values(), temperature=tau, sharpen_temperature=T)["loss"].backward()
@@ -792,7 +788,7 @@ print({name: leaf.grad is not None for name, leaf in leaves.items()})
 assert leaves["targets"].grad is None
 
 # %% [markdown]
-# **Exercise 5: a small research question (an hour, hard).** Scenes of the Pantry can be *controlled* (`--data.scenes controlled`): then colour, place and
+# **5. A small research question** (an hour, hard). Scenes of the Pantry can be *controlled* (`--data.scenes controlled`): then colour, place and
 # light say nothing about the class. Which views would you take away, and which would you add, so that MSN finds the class there? You are on
 # the right way if `nmi_label` in the report rises above `nmi_tint`.
 

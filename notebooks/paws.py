@@ -19,7 +19,7 @@
 #
 # Paper: {cite:t}`assran2021paws`. Implementation: `recipes_lib/recipes/paws/`; this page, the command line and a cluster run the same code.
 #
-# **You need first:** {doc}`msn`. Its learned prototypes play the part that labelled pictures play here.
+# You need first: {doc}`msn`. Its learned prototypes play the part that labelled pictures play here.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -629,12 +629,11 @@ notebook.settings(columns, fields)
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1: predict, then run (10 min, easy).** Give class 0 three supports out of four. Which class is predicted for a view that resembles all four equally?
+# **1. Predict, then run** (10 min, easy). Give class 0 three supports out of four. Which class is predicted for a view that resembles all four equally?
 # You are right if your guess has the printed probabilities.
-#
-# **Solution 1**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 1
 from recipes_lib.objectives.snn import soft_nearest_neighbours
 
 same = torch.ones(4, 2, dtype=torch.float64)
@@ -646,13 +645,12 @@ print("class 0 wins by its number alone; this is why the support is balanced")
 assert found[0, 0] > 0.7
 
 # %% [markdown]
-# **Exercise 2: stationary, but unstable (20 min, hard).** If all embeddings are the same and the support is balanced, the gradient is exactly zero. Why do we still
+# **2. Stationary, but unstable** (20 min, hard). If all embeddings are the same and the support is balanced, the gradient is exactly zero. Why do we still
 # call that point unstable? You are right if a tiny push leaves a gradient behind.
-#
-# **Solution 2**
 
 
 # %% tags=["solution", "hide-cell"]
+# Solution 2
 def gradient(views: torch.Tensor, supports: torch.Tensor) -> float:
     leaf = views.clone().requires_grad_()
     large = leaf[:4].detach()
@@ -669,12 +667,11 @@ print(f"collapsed: {collapsed:.1e} | pushed: {pushed:.1e}")
 assert collapsed < 1e-12 < pushed
 
 # %% [markdown]
-# **Exercise 3: find the bug (15 min, medium).** Somebody averages the two large views' predictions first and sharpens the mean, for the small views. Show
+# **3. Find the bug** (15 min, medium). Somebody averages the two large views' predictions first and sharpens the mean, for the small views. Show
 # that this is another target. Which of the two targets is more decided?
-#
-# **Solution 3**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 3
 undecided = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
 after = sharpen(undecided).mean(dim=0)
 before = sharpen(undecided.mean(dim=0, keepdim=True))[0]
@@ -683,7 +680,7 @@ print("averaged, then sharpened:", before.round(decimals=3).tolist())
 assert before.max() > after.max()
 
 # %% [markdown]
-# **Exercise 4: a small research question (an hour, hard).** Choose the labelled pictures on purpose instead of by chance: those that an untrained or a
+# **4. A small research question** (an hour, hard). Choose the labelled pictures on purpose instead of by chance: those that an untrained or a
 # pretrained network finds most typical. `--data.labelled` takes a file of names. Data in `.npz` files have no names, so write a folder of images, or use
 # `paws.hide_labels` as a pattern. You are on the right way if the spread over seeds shrinks.
 

@@ -20,7 +20,7 @@
 #
 # Paper: {cite:t}`assran2023prior`. Its authors released no code. Implementation: `recipes_lib/recipes/pmsn/`, which is {doc}`msn` with one term changed.
 #
-# **You need first:** {doc}`msn`. Three other methods occur here too: {term}`SimCLR`, {term}`VICReg` and {term}`SwAV`. The chapter says what it needs of them.
+# You need first: {doc}`msn`. Three other methods occur here too: {term}`SimCLR`, {term}`VICReg` and {term}`SwAV`. The chapter says what it needs of them.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -589,12 +589,11 @@ notebook.settings(columns, fields)
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1: predict, then run (10 min, easy).** Prototypes are exchangeable before training. Does the loss change when the prototypes are permuted? And
+# **1. Predict, then run** (10 min, easy). Prototypes are exchangeable before training. Does the loss change when the prototypes are permuted? And
 # when prior and prototypes are permuted together? You are right if you predicted which of the two differences is 0.
-#
-# **Solution 1**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 1
 law, shuffle = priors.power_law(4, 1.0), torch.tensor([2, 0, 3, 1])
 before = divergence(mean_p, law)
 alone = divergence(mean_p[shuffle], law)
@@ -604,12 +603,11 @@ print(f"both:             {together - before:+.4f}")
 torch.testing.assert_close(together, before)
 
 # %% [markdown]
-# **Exercise 2: two directions (15 min, medium).** Which of the two divergences has the steeper gradient at a prototype that nobody chooses any more? Derive it, then let
+# **2. Two directions** (15 min, medium). Which of the two divergences has the steeper gradient at a prototype that nobody chooses any more? Derive it, then let
 # autograd check you.
-#
-# **Solution 2**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 2
 empty = torch.tensor([[0.5, 0.3, 0.1999, 0.0001]], dtype=torch.float64)
 slopes = {}
 for direction in ("forward", "reverse"):
@@ -621,17 +619,16 @@ print("the reverse one keeps every prototype alive by force")
 assert slopes["reverse"] > 10 * slopes["forward"]
 
 # %% [markdown]
-# **Exercise 3: find the bug (10 min, easy).** Somebody writes the term as `F.kl_div(mean_p.log(), prior)`, with `reduction="sum"`. Which direction is that?
-#
-# **Solution 3**
+# **3. Find the bug** (10 min, easy). Somebody writes the term as `F.kl_div(mean_p.log(), prior)`, with `reduction="sum"`. Which direction is that?
 
 # %% tags=["solution", "hide-cell"]
+# Solution 3
 written = torch.nn.functional.kl_div(mean_p.log(), prior, reduction="sum")
 torch.testing.assert_close(written, divergence(prior, mean_p))
 print("the reverse one: kl_div(log q, p) is KL(p || q)")
 
 # %% [markdown]
-# **Exercise 4: a small research question (an hour, hard).** Sort the mean assignment before the divergence. The prior then says *how unequal* the shares are, but not
+# **4. A small research question** (an hour, hard). Sort the mean assignment before the divergence. The prior then says *how unequal* the shares are, but not
 # *which* prototype gets which share. Does training become steadier? You are on the right way if `exp_mean_entropy` is the same and the scores
 # differ less between seeds.
 
