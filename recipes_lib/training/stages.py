@@ -7,7 +7,7 @@ that are there. What all stages share is here:
 
 - :func:`start` joins the processes of the run;
 - :func:`keep` makes sure that the run folder stays once a part is in it;
-- :class:`Progress` writes a JSON line for each part into ``metrics.jsonl`` and shows how far the stage is;
+- :class:`Stage` writes a JSON line for each part into ``metrics.jsonl`` and shows how far the stage is;
 - :func:`finished` tells whether a stage with a folder of its own, such as the training of a captioner, is done;
 - :func:`tell_how_to_go_on` is what an interrupted user reads.
 """
@@ -22,8 +22,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from recipes_lib import durable, terminal
 from recipes_lib.distributed import collectives, world
@@ -51,8 +50,8 @@ def keep(run: RunFolder) -> None:
     durable.append(run.path / "metrics.jsonl").close()
 
 
-class Progress:
-    """How far a stage is: JSON lines in ``metrics.jsonl``; a bar on a terminal, elsewhere one line at the end.
+class Stage:
+    """A stage at work: JSON lines in ``metrics.jsonl``; a bar on a terminal, elsewhere one line at the end.
 
     ``name`` and ``total`` parts, which are called ``unit``: "net plain: 120 steps, 3 s, loss 0.41". Nothing is written or
     shown on ranks above 0, and no line is shown of a stage that had nothing left to do.
@@ -63,7 +62,7 @@ class Progress:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._more = 0, ""
         self._console = terminal.aside(quiet=not collectives.is_main())
-        self._bar = Bar(
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

@@ -58,11 +58,15 @@ TOUCHES: dict[str, tuple[str, ...]] = {
     "blur": ("pattern", "texture", "style"),
 }
 """The factors that an augmentation varies."""
-Progress = Callable[[int, dict[str, float]], None]
+AfterStep = Callable[[int, dict[str, float]], None]
 
 
 def with_labels(
-    images: ImageSet, views: ViewsConfig, seed: int, steps: int = STEPS, progress: Progress = lambda step, metrics: None
+    images: ImageSet,
+    views: ViewsConfig,
+    seed: int,
+    steps: int = STEPS,
+    progress: AfterStep = lambda step, metrics: None,
 ) -> nn.Module:
     """A classifier [B, 3, 32, 32] -> [B, classes] trained with labels. Nets of one seed start alike, in the same order.
 
@@ -103,7 +107,7 @@ def with_captions(
     views: ViewsConfig,
     seed: int,
     steps: int = CLIP_STEPS,
-    progress: Progress = lambda step, metrics: None,
+    progress: AfterStep = lambda step, metrics: None,
 ) -> clip.CLIP:
     """The book's toy CLIP, trained with a true caption of each picture; otherwise as :func:`with_labels`."""
     towers = untrained_clip(views, seed, steps)

@@ -94,7 +94,7 @@ def _learn_once(name: str, teach: Callable, train: ImageSet, seed: int, steps: i
         return
     stages.keep(run)
     views = pantry_nets.AUGMENTATIONS[name.removeprefix("clip-")]
-    with stages.Progress(run, f"net {name}", steps, "steps") as stage:
+    with stages.Stage(run, f"net {name}", steps, "steps") as stage:
 
         def progress(step: int, metrics: dict[str, float]) -> None:
             stage.note({"net": name, "step": step, **metrics})

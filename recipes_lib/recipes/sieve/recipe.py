@@ -196,7 +196,7 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
     run.set_state("running", 0)
     collectives.from_main(lambda: _note_shards(run, paths))
     with (
-        stages.Progress(run, "scoring", len(paths[place.rank :: place.size]), "shards") as stage,
+        stages.Stage(run, "scoring", len(paths[place.rank :: place.size]), "shards") as stage,
         loop.stop_on_signal() as stopped,
         stages.tell_how_to_go_on("Scoring was stopped; complete shards are kept.", f"recipes resume {run.path}"),
         _damage_met_by_one_process(),
@@ -258,11 +258,11 @@ def _note_shards(run: folder.RunFolder, paths: list[Path]) -> None:
     durable.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _noting(stage: stages.Progress, paths: list[Path], size: int) -> Callable[[pair_scores.Progress], None]:
+def _noting(stage: stages.Stage, paths: list[Path], size: int) -> Callable[[pair_scores.ShardsScored], None]:
     """Shows progress, and notes a line for each shard that rank 0 of ``size`` ranks scores."""
     told, pairs = 0, 0
 
-    def progress(done: pair_scores.Progress) -> None:
+    def progress(done: pair_scores.ShardsScored) -> None:
         nonlocal told, pairs
         stage.show(done.shards_done, f"{done.pairs:,} pairs scored")
         if done.shards_done == told:
