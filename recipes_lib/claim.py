@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A paper's claim as a check that can fail, the rule that decides it, and the chapter that makes it. No torch here.
+"""Claims of papers as checks that can fail, the rule that decides them, and the chapters that make them. No torch here.
 
-A claim compares two metrics, seed by seed: ours, and that of a control arm. It holds where the mean difference reaches
-a margin that was fixed before the run, and no seed points the other way. A claim that something costs
-nothing holds where the mean shortfall stays within the margin, and that of no seed reaches twice as much. There are no
-p-values here: three to five runs do not carry one.
+A claim compares two metrics, seed by seed: ours, and that of a control arm. It holds if the mean difference reaches a
+margin that was fixed before the run and no seed has a difference in the other direction. A claim that ours is no worse
+holds if the mean shortfall is within the margin and the shortfall of every seed is below twice the margin. There are no
+p-values, because three to five runs are too few for them.
 """
 
 import dataclasses
@@ -19,20 +19,20 @@ HOLDS = "holds"
 DOES_NOT_HOLD = "does not hold"
 NOT_TESTABLE = "not testable"
 READINGS = ("full text", "abstract", "second hand", "read off a figure")
-"""How a paper's number reached this book, the most reliable way first."""
-FEWEST_SEEDS = 3  # of a chapter; of two, both point the claimed way by chance once in four times
-MOST_SEEDS = 5  # with more, "no seed points the other way" asks too much of a true effect
+"""How a paper's number was read, the most reliable way first."""
+FEWEST_SEEDS = 3  # per chapter; two seeds both point the claimed way by chance in 1 of 4 cases
+MOST_SEEDS = 5  # with more seeds, even a true effect often has one seed that points the other way
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Where a metric stands: the arm that was run, and the dotted path in its report.json."""
+    """The place of a metric: the arm that was run, and the dotted path in its ``report.json``."""
 
     arm: str
     path: str
 
     def read(self, report: Mapping[str, Any]) -> float:
-        """The metric in ``report``. Raises: ``ValueError`` naming the part of the path that is missing."""
+        """The metric's value in ``report``. Raises: ``ValueError`` naming the part of the path that is missing."""
 
         def step(place: Any, key: str) -> Any:
             if not isinstance(place, Mapping) or key not in place:
@@ -47,39 +47,40 @@ class Claim:
     """One statement of a paper, with everything that decides it, fixed before the run."""
 
     id: str
-    """Chapter and short name: ``msn.collapse``."""
+    """Chapter and short name, such as ``msn.collapse``."""
     statement: str
     """One sentence that can be false."""
     metric: str
-    """What the two numbers are, in the reader's words."""
+    """The quantity that is compared, in plain words."""
     better: Literal["higher", "lower"]
-    """In which direction ``ours`` has to differ from ``control``."""
+    """The direction in which ``ours`` has to differ from ``control``."""
     margin: float
-    """Least mean difference, in the metric's unit, above 0; at most half of the effect seen in a pilot."""
+    """Smallest mean difference, in the metric's unit, above 0; at most half of the effect seen in a pilot."""
     ours: Metric | None
+    """The metric of the claimed method; ``None`` for a claim that is not testable at this scale."""
     control: Metric | None
-    """Both absent where the claim is not testable at this scale."""
+    """The metric of the control; ``None`` for a claim that is not testable at this scale."""
     control_arm: str
-    """What the control is, in the reader's words."""
+    """The control, in plain words."""
     paper: Mapping[str, Any]
-    """``value`` and ``control`` (what the paper reports for both arms, or None where no number of this kind was read),
-    ``where`` (table or section, model and data), and ``read``: how it was read (:data:`READINGS`)."""
+    """``value`` and ``control`` (the paper's numbers for both arms, ``None`` if no such number was read), ``where``
+    (table or section, model and data) and ``read`` (how the number was read, one of :data:`READINGS`)."""
     full_scale: str
     """The command that runs ours at the paper's scale."""
     full_scale_control: str = ""
-    """The command that runs the control; empty where the command of ours gives both metrics."""
+    """The command that runs the control; empty if the command of ours gives both metrics."""
     control_tuning: str = ""
-    """What was searched for ours and for the control, with how many runs, on which seeds and which split of the data."""
+    """What was tuned for ours and for the control, with how many runs, on which seeds and which split of the data."""
     setting: str = "at toy scale"
-    """Where the verdict was reached, in the words that follow "holds"."""
+    """Where the verdict was reached, in words that follow "holds"."""
     unit: str = "seed"
-    """What the paired metrics are counted by: a seed, or a disjoint third of the images."""
+    """The unit of pairing: a seed, or a disjoint third of the images."""
     no_worse: bool = False
-    """Ours need not be better: the margin is what its mean may fall short of the control's."""
+    """True: ours need not be better. Its mean may be worse than the control's by at most the margin."""
     not_testable: str = ""
-    """Why no run at this scale can decide it; empty for a claim that is checked."""
+    """The reason why no run at this scale can decide the claim; empty for a claim that is checked."""
     version: int = 1
-    """Goes up when the statement, the margin or an arm changes."""
+    """Version number, which goes up when the statement, the margin or an arm changes."""
 
     def __post_init__(self) -> None:
         if self.paper.get("value") is not None and self.paper.get("read") not in READINGS:
@@ -99,7 +100,7 @@ class Claim:
 
     @property
     def sign(self) -> int:
-        """1 where ours has to be higher than the control's, -1 where lower."""
+        """1 if ours has to be higher than the control, -1 if it has to be lower."""
         return 1 if self.better == "higher" else -1
 
     @property
@@ -109,14 +110,14 @@ class Claim:
 
     @property
     def rule(self) -> str:
-        """What is compared, which direction counts for the claim, and the margin."""
+        """The rule of this claim in words: the metric, the direction that counts for the claim, and the margin."""
         if self.no_worse:
             return f"{self.metric}; holds where ours falls short by at most {self.margin:g} on average"
         return f"{self.metric}; counts for the claim when {self.better}, by at least {self.margin:g} on average"
 
 
 class Facts(TypedDict, total=False):
-    """What every claim has beside its two metrics: fields of :class:`Claim`, by name."""
+    """The fields of :class:`Claim` that :func:`higher`, :func:`lower` and :func:`no_worse` take by name."""
 
     metric: str
     control_arm: str
@@ -134,7 +135,7 @@ def higher(
 ) -> Claim:
     """The claim that ours is higher than the control by a margin. ``ours`` and ``control``: (arm, path in its report).
 
-    What several claims of a chapter share is said once: ``accuracy = functools.partial(higher, metric="accuracy", ...)``.
+    Claims of a chapter can share fields: ``accuracy = functools.partial(higher, metric="accuracy", ...)``.
     """
     return Claim(
         id=id, statement=statement, better="higher", margin=by, ours=Metric(*ours), control=Metric(*control), **facts
@@ -160,48 +161,49 @@ def no_worse(
     by: float,
     **facts: Unpack[Facts],
 ) -> Claim:
-    """The claim that ours falls short of the control by no more than a margin, where ``better`` says which is good."""
+    """The claim that ours is worse than the control by at most a margin; ``better`` says which direction is better."""
     claim = higher if better == "higher" else lower
     return dataclasses.replace(claim(id, statement, ours=ours, control=control, by=by, **facts), no_worse=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A run of a recipe, of the chapter's own or of any other."""
+    """A run of a recipe: the chapter's own recipe or any other."""
 
     recipe: str
     preset: str = "toy"
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the preset that differ, by dotted name: ``{"optim.lr": 1e-3}``. The seed is set for each run."""
+    """Fields of the preset to replace, by dotted name: ``{"optim.lr": 1e-3}``. The seed is set for each run."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a chapter measures otherwise than by a run of a recipe: a function of the seed that returns a report."""
+    """A function of the seed that returns a report, for what a chapter measures without a run of a recipe."""
 
     function: str
-    """``"module:function"``: named and not imported, so that a chapter's claims need no torch."""
+    """The function as ``"module:function"``. It is named and not imported, so that a chapter's claims need no torch."""
     fingerprint: "str | Arm | None" = None
-    """What tells whether its numerics moved: the ``"module:function"`` that takes its fingerprint, or the arm whose
-    fingerprint stands for it; ``None`` where its report is checked by other tests."""
+    """The source of a fingerprint, which shows whether the numerics changed: a function as ``"module:function"``, or an
+    arm whose fingerprint is used; ``None`` if other tests check the report."""
     needs_data: bool = False
-    """It is of data that may not be shipped: it runs where ``RECIPES_DATA`` is set, and only aggregates are stored."""
+    """Whether it needs data that may not be shipped. It then runs only if ``RECIPES_DATA`` is set, and only aggregates
+    are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
-    """What a chapter puts to the test: the arms that are run, the seeds, and the claims about them."""
+    """The claims of a chapter, and the arms and seeds that are run to check them."""
 
     name: str
     arms: Mapping[str, Arm] = field(default_factory=dict)
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
-    """Arms that measure in place of running a recipe."""
+    """Arms that call a function instead of running a recipe."""
     claims: tuple[Claim, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     shown: tuple[str, ...] = ()
-    """Arms of no claim, which the chapter shows."""
+    """Names of arms that the chapter shows, although no claim uses them."""
     headline: tuple[str, ...]
-    """Ids of the three to five claims that the chapter is about."""
+    """Ids of the three to five most important claims."""
 
     def __post_init__(self) -> None:
         if faults := [*self._faults_of_arms(), *self._faults_of_claims()]:
@@ -209,17 +211,17 @@ class Chapter:
 
     @property
     def every_arm(self) -> tuple[str, ...]:
-        """The names of the arms and, after them, of the measurements."""
+        """The names of all arms, followed by those of all measurements."""
         return (*self.arms, *self.measurements)
 
     @property
     def needs_data(self) -> frozenset[str]:
-        """The measurements of data that may not be shipped."""
+        """The names of the measurements that need data that may not be shipped."""
         return frozenset(name for name, measurement in self.measurements.items() if measurement.needs_data)
 
     @property
     def others(self) -> tuple[Claim, ...]:
-        """The claims that are no headline, in their order."""
+        """The claims that are not in ``headline``, in their order."""
         return tuple(claim for claim in self.claims if claim.id not in self.headline)
 
     @property
@@ -228,7 +230,7 @@ class Chapter:
         return tuple(self[identity] for identity in self.headline)
 
     def __getitem__(self, identity: str) -> Claim:
-        """The claim of this id. Raises: ``KeyError`` where there is none."""
+        """The claim with this id. Raises: ``KeyError`` if there is none."""
         return {claim.id: claim for claim in self.claims}[identity]
 
     def _faults_of_arms(self) -> list[str]:
@@ -268,22 +270,23 @@ class Chapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A claim with its metrics, and what the rule says about them."""
+    """A claim with its metrics, and the outcome of the rule."""
 
     claim: Claim
     ours: tuple[float, ...]
     control: tuple[float, ...]
     seeds: tuple[int, ...]
     seconds: float
-    """Wall-clock of the runs that gave the metrics."""
+    """Wall-clock seconds of the runs that gave the metrics."""
     outcome: str
+    """One of ``HOLDS``, ``DOES_NOT_HOLD`` and ``NOT_TESTABLE``."""
     beyond: int
-    """Seeds whose difference reaches the margin; where ours need only be no worse, those whose shortfall stays within."""
+    """Number of seeds whose difference reaches the margin; for ``no_worse``, whose shortfall is within the margin."""
     arms: tuple[str, str] = field(default=("ours", "control"))
 
     @property
     def line(self) -> str:
-        """The stable line: no trained float in it, so a notebook's check can compare it."""
+        """The verdict in one line without any trained number, so that a notebook's check can compare it."""
         if self.claim.not_testable:
             return f"claim {self.claim.id}: {self.words} ({self.claim.not_testable})"
         where = "within" if self.claim.no_worse else "beyond"
@@ -292,19 +295,19 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The outcome with the setting that it was reached in: ``holds at toy scale``."""
+        """The outcome and its setting, such as ``holds at toy scale``."""
         return f"{self.outcome} {self.claim.setting}"
 
     @property
     def in_margins(self) -> tuple[float, ...]:
-        """The difference from the control for each seed, in margins; above 0 where it speaks for the claim."""
+        """The difference from the control for each seed, in units of the margin; above 0 if it supports the claim."""
         return tuple(
             self.claim.sign * (a - b) / self.claim.margin for a, b in zip(self.ours, self.control, strict=True)
         )
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the ledger is built from; lies in the metadata of the output that shows the line."""
+        """The data for the ledger, which a notebook stores in the metadata of the output with the verdict's line."""
         shared = ("id", "version", "statement", "metric", "better", "margin", "control_arm", "control_tuning")
         commands = ("full_scale", "full_scale_control", "setting", "unit")
         return {
@@ -324,10 +327,10 @@ class Verdict:
 def verdict(
     claim: Claim, ours: Sequence[float], control: Sequence[float], *, seeds: Sequence[int] = (), seconds: float = 0.0
 ) -> Verdict:
-    """What the rule says of ``ours`` against ``control``, paired by seed. ``seeds`` defaults to 0, 1, 2, ...
+    """Applies the rule to ``ours`` and ``control``, which are paired by seed. ``seeds`` defaults to 0, 1, 2, ...
 
-    Holds where mean(difference) >= margin and every difference has the claimed sign; a difference of 0 has none. Where
-    ours need only be no worse: where mean(difference) >= -margin, and every difference is above -2 margin.
+    A claim holds if mean(difference) >= margin and every difference has the claimed sign (0 does not). A ``no_worse``
+    claim holds if mean(difference) >= -margin and every difference is above -2 margin.
 
     Raises: ``ValueError`` for unpaired, missing, too many or non-finite metrics.
     """
@@ -357,7 +360,7 @@ def verdict(
 
 
 def decide(claim: Claim, reports: Mapping[str, Mapping[str, Mapping[str, Any]]], seconds: float = 0.0) -> Verdict:
-    """The verdict from the reports of every arm and seed: ``reports[arm][seed]`` is a report.json's content."""
+    """The verdict from the reports of all arms and seeds: ``reports[arm][seed]`` is a ``report.json``'s content."""
     if claim.not_testable:
         return verdict(claim, (), ())
     both = [reports.get(metric.arm, {}) for metric in (claim.ours, claim.control)]
@@ -372,5 +375,5 @@ def decide(claim: Claim, reports: Mapping[str, Mapping[str, Mapping[str, Any]]],
 
 
 def swapped(claim: Claim) -> Claim:
-    """The claim with its two sides exchanged: a check that something is better and holds must not hold for this one."""
+    """The claim with ours and control exchanged. If a claim that ours is better holds, its exchange must not hold."""
     return dataclasses.replace(claim, ours=claim.control, control=claim.ours)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machinery of claims: run all arms and seeds (``verify``), store them, and show the verdicts. No torch here.
+"""Runs all arms and seeds of a chapter's claims (``verify``), stores metrics and shows verdicts. No torch here.
 
-What is put to the test stands in each chapter's ``recipes/NAME/claims.py``; :func:`recipes_lib.recipes.chapter` reads it.
+The claims themselves are in each chapter's ``recipes/NAME/claims.py``; :func:`recipes_lib.recipes.chapter` reads them.
 """
 
 from recipes_lib.claims.reports import measured, stored

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``recipes cook NAME``: the longer run that a chapter shows as *one cooked earlier*, stored small in ``data/cooked``.
+"""``recipes cook NAME``: makes the longer run that a chapter shows as *one cooked earlier*, in ``data/cooked``.
 
-The folder is a run folder without checkpoints: ``config.yaml``, ``model.safetensors`` (half precision),
-``report.json``, ``metrics.jsonl`` (thinned), and ``fingerprint.json``, by which a test sees when it has gone stale. A recipe
-that analyses has neither weights nor metrics.
+The stored folder is a small run folder without checkpoints: ``config.yaml``, ``model.safetensors`` (half precision),
+``report.json``, ``metrics.jsonl`` (every k-th line), and ``fingerprint.json``, with which a test detects that the run
+is out of date. A recipe that trains no backbone has neither weights nor metrics.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ CURVE_POINTS = 300
 
 
 def cook(name: str, runs: Path = Path("runs")) -> Path:
-    """Runs preset ``simmer`` of recipe ``name`` and stores the result; returns where it lies.
+    """Runs preset ``simmer`` of recipe ``name``, stores the result, and returns the folder it is stored in.
 
-    A run that was interrupted goes on; a finished one of the same config and the same numerics is not repeated.
+    An interrupted run is resumed; a finished run of the same config and the same numerics is not repeated.
 
-    Raises: what the recipe's ``run`` raises; ``RunError`` where there is no checkout to store into.
+    Raises: the errors of the recipe's ``run``; ``RunError`` if there is no checkout to store into.
     """
     destination = storage() / "cooked" / name
     recipe = recipes.named(name)
@@ -46,7 +46,7 @@ def cook(name: str, runs: Path = Path("runs")) -> Path:
 
 
 def storage() -> Path:
-    """The checkout's ``data`` folder. Raises: ``RunError`` where the library was installed without one."""
+    """The checkout's ``data`` folder. Raises: ``RunError`` if the library was installed without a checkout."""
     place = embedded.path("")
     if not (place.parent / "pyproject.toml").is_file():
         raise RunError(
@@ -56,13 +56,13 @@ def storage() -> Path:
 
 
 def digest(text: str, mark: Fingerprint | None) -> str:
-    """Eight letters that change with the config or the numerics, so that neither reuses the other's run folder."""
+    """Eight hex digits that change with the config or the numerics, so that another run gets another folder."""
     exact = json.dumps(mark, sort_keys=True)
     return hashlib.sha256(f"{text}\n{exact}".encode()).hexdigest()[:8]
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The report of a run folder that is done, or None."""
+    """The report of a finished run folder, or ``None`` if the run is not finished."""
     if not (folder / "state.json").is_file():
         return None
     run = RunFolder.open(folder)
@@ -70,14 +70,14 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def store(folder: Path, destination: Path, mark: Fingerprint) -> None:
-    """Writes the small form of the run in ``folder`` to ``destination``, all or nothing.
+    """Writes the small form of the run in ``folder`` to ``destination``, completely or not at all.
 
-    Raises: ``RunError`` where the weights are too large for a repository even at half precision.
+    Raises: ``RunError`` if the weights are larger than ``MOST_BYTES`` even at half precision.
     """
     aside = destination.with_name(f".{destination.name}-partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    if (folder / "model.safetensors").is_file():  # a recipe that analyses has neither weights nor a curve
+    if (folder / "model.safetensors").is_file():  # a recipe that trains no backbone has neither weights nor metrics
         size = _store_weights(folder, aside)
         if size > MOST_BYTES:
             shutil.rmtree(aside)
@@ -97,7 +97,7 @@ def store(folder: Path, destination: Path, mark: Fingerprint) -> None:
 
 
 def _store_weights(folder: Path, aside: Path) -> int:
-    """Writes the run's weights in half precision; returns their bytes."""
+    """Writes the run's weights in half precision; returns the size of the file in bytes."""
     weights = checkpoint.read_weights(folder / "model.safetensors")
     half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     checkpoint.write_weights(aside / "model.safetensors", half)
@@ -105,7 +105,7 @@ def _store_weights(folder: Path, aside: Path) -> int:
 
 
 def thinned(text: str, points: int = CURVE_POINTS) -> str:
-    """At most about ``points`` lines of a run's metrics, evenly spaced, the last one among them."""
+    """At most ``points`` lines of a run's metrics, evenly spaced and including the last line."""
     lines = text.splitlines(keepends=True)
     stride = max(1, -(-len(lines) // points))
     return "".join(lines[::-1][::stride][::-1])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Are stored metrics still what this code would give? Three training steps and one probe tell within seconds.
+"""Fingerprints: checks within seconds whether stored metrics are still what this code would give.
 
-A text hash of the library would cry wolf at every comment. A fingerprint is behaviour: the losses of the first three
-steps and a probe's accuracy after them. Where they moved, so did the numerics, and all must be run again.
+A fingerprint is the losses of the first three training steps and a probe's accuracy after them. If these have changed,
+the numerics have changed, and all runs must be repeated. A hash of the source text would change with every comment.
 """
 
 import importlib
@@ -21,13 +21,15 @@ from recipes_lib.pretraining.recipe import Job
 
 STEPS = 3
 TOLERANCE = 1e-3
-"""Largest relative difference of a loss. Between the processor that stored them and another, under the same torch, losses
-of these three steps differed by up to 1e-4 in float32, where AdamW's first steps follow the sign of gradients however small they are, by up
-to 3.5e-4 for the CLIPs of ImageNet-X and by up to 8e-4 with 8-bit layers, where a last bit decides on an integer."""
+"""Largest allowed relative difference of a loss. Between two processors with the same torch, losses of these three
+steps differed by up to 1e-4 in float32, because AdamW's first steps follow the sign of even the smallest gradients; by
+up to 3.5e-4 for the CLIP models of ImageNet-X; and by up to 8e-4 with 8-bit layers, where a last bit decides on an
+integer."""
 ABSOLUTE = 3e-4
-"""Differences below this do not count: PAWS's losses with five labels are tenths to hundredths, and differed by 2.5e-4."""
+"""Largest allowed absolute difference of a loss, for small losses: PAWS's with five labels are 0.01 to 0.1, and
+differed by 2.5e-4 between the processors."""
 PROBE_TOLERANCE = 0.03
-"""Largest difference of the probe's accuracy; between the two processors it was up to .026 of 500 images."""
+"""Largest allowed difference of a probe's accuracy; on 500 images it was up to 0.026 between the two processors."""
 _SHORT = {
     "train.steps": STEPS,
     "train.checkpoint_every": STEPS,
@@ -37,12 +39,12 @@ _SHORT = {
 }
 
 Fingerprint = Mapping[str, float | Sequence[float]]
-"""Quantities by name: a series such as ``losses`` as a list, what is judged once, such as an accuracy, as a number.
-That of a training arm is ``{"losses": [a, b, c], "knn": accuracy}``."""
+"""Quantities by name: a list for a series such as ``losses``, a number for a single value such as an accuracy.
+The fingerprint of a training arm is ``{"losses": [a, b, c], "knn": accuracy}``."""
 
 
 def fingerprint(arm: Arm) -> Fingerprint:
-    """Runs ``arm`` for three steps in a folder of its own and probes the result; a job says itself what is short."""
+    """Trains ``arm`` for three steps in a temporary folder and probes the result; a job has its own ``fingerprint``."""
     recipe = recipes.named(arm.recipe)
     if isinstance(recipe, Job):
         return recipe.fingerprint(override(recipe.presets[arm.preset], arm.changes))
@@ -51,14 +53,14 @@ def fingerprint(arm: Arm) -> Fingerprint:
     with tempfile.TemporaryDirectory() as place:
         try:
             result = recipe.run(config, Path(place) / "run")
-        except Interrupted:  # its advice names a folder that is gone
+        except Interrupted:  # the original error advises to resume in the temporary folder, which is gone
             raise Interrupted("Stopped while a fingerprint was taken. Nothing was changed: start again.") from None
         lines = (result.folder / "metrics.jsonl").read_text().splitlines()
         return {"losses": [json.loads(line)["loss"] for line in lines], "knn": result.report["scores"]["knn"]["method"]}
 
 
 def takers(chapter: Chapter) -> dict[str, Callable[[], Fingerprint]]:
-    """What takes the fingerprint of each arm and measurement that has one, by its name; nothing is run yet."""
+    """Functions that compute the fingerprints of the arms and measurements, by name. None of them is called here."""
 
     def taker(of: str | Arm) -> Callable[[], Fingerprint]:
         return (lambda: fingerprint(of)) if isinstance(of, Arm) else function(of)
@@ -68,16 +70,16 @@ def takers(chapter: Chapter) -> dict[str, Callable[[], Fingerprint]]:
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function that ``"module:function"`` names."""
+    """Imports the function that ``"module:function"`` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def compare(stored: Fingerprint, fresh: Fingerprint) -> list[str]:
-    """A line for each quantity of ``fresh`` that differs from ``stored``; empty where what was stored still stands.
+    """One line per quantity of ``fresh`` that differs from ``stored``; empty if the stored fingerprint is still valid.
 
     The values of a series (losses, error ratios, variances) may differ by ``TOLERANCE`` of their size, or by
-    ``ABSOLUTE``; a single number (an accuracy, a score) by ``PROBE_TOLERANCE``.
+    ``ABSOLUTE``; a single number (an accuracy, a score) may differ by ``PROBE_TOLERANCE``.
     """
     lines = [f"{name} is stored and was not made" for name in stored if name not in fresh]
     lines += [f"{name} was made and is not stored" for name in fresh if name not in stored]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdicts that the reports in ``data/claims/NAME.json`` allow."""
+"""Computes verdicts from the reports stored in ``data/claims/NAME.json``."""
 
 import json
 
@@ -10,9 +10,9 @@ from recipes_lib.errors import RunError
 
 
 def stored(name: str) -> dict[str, Verdict]:
-    """The verdicts of chapter ``name``'s claims, by id, from what ``recipes verify`` stored.
+    """The verdicts of all claims of chapter ``name``, by id, from the metrics that ``recipes verify`` stored.
 
-    Raises: ``RunError`` where nothing was verified yet, or not all that the claims compare.
+    Raises: ``RunError`` if nothing was verified yet, or metrics of an arm are missing.
     """
     found, lacking = measured(name)
     if lacking:
@@ -21,9 +21,9 @@ def stored(name: str) -> dict[str, Verdict]:
 
 
 def measured(name: str) -> tuple[dict[str, Verdict], list[str]]:
-    """The verdicts that the stored metrics allow, by id, and a sentence for each claim that lacks an arm's metrics.
+    """The verdicts of all claims whose metrics are stored, by id, and one sentence per claim whose metrics are missing.
 
-    Raises: ``RunError`` where nothing was verified yet.
+    Raises: ``RunError`` if nothing was verified yet.
     """
     path = embedded.path("") / "claims" / f"{name}.json"
     if not path.is_file():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a notebook shows verdicts: a figure of all, the stable lines with their records, the numbers, and the paper's."""
+"""Shows verdicts in a notebook: a figure of all claims, a line per claim, tables of metrics, the paper's numbers."""
 
 import html
 import math
@@ -13,10 +13,12 @@ Rows = Sequence[Sequence[str]]
 
 
 def verdicts(name: str) -> None:
-    """Puts the verdicts of chapter ``name`` into a notebook's output: a figure, a line for each claim, all numbers.
+    """Displays the verdicts of chapter ``name`` in a notebook: a figure, a line per claim, and tables of all metrics.
 
-    A line holds no trained number, so that a notebook's check can compare it; its record, from which the ledger is made,
-    lies in the metadata of its output. Raises: ``RunError`` where not all was verified yet.
+    The lines contain no trained number, so that a notebook's check can compare them. The record of each claim, from
+    which the ledger is made, is stored in the metadata of the line's output.
+
+    Raises: ``RunError`` if metrics are missing.
     """
     found = list(stored(name).values())
     _draw(found)
@@ -28,9 +30,9 @@ def verdicts(name: str) -> None:
 
 
 def against_paper(name: str) -> None:
-    """Puts the paper's numbers beside ours into a notebook's output: a row for each claim whose paper has one.
+    """Displays a table of the paper's numbers beside ours: a row per claim for which the paper has a number.
 
-    Raises: ``ValueError`` where none has; ``RunError`` where not all was verified yet.
+    Raises: ``ValueError`` if there is no such claim; ``RunError`` if metrics are missing.
     """
     head = ["claim", "the paper: its arm | control", "where", "how read", "here: ours | control", "verdict"]
     rows = [
@@ -53,7 +55,7 @@ def against_paper(name: str) -> None:
 
 
 def tables(found: Sequence[Verdict]) -> dict[str, str]:
-    """The metrics behind the verdicts, arms as rows and seeds as columns: as text, and as tables behind one toggle."""
+    """Tables of all verdicts' metrics, arms as rows and seeds as columns: as text, and as HTML behind one toggle."""
     texts, pages = [], []
     for verdict in found:
         caption = f"{verdict.claim.id}: {verdict.claim.rule}"
@@ -66,7 +68,7 @@ def tables(found: Sequence[Verdict]) -> dict[str, str]:
 
 
 def metrics_of(shown: Verdict) -> tuple[list[str], list[list[str]]]:
-    """The table of a verdict as text: its head, and a row each for ours, the control and their difference."""
+    """The table of a verdict as text: its head, and one row each for ours, the control and their difference."""
     head = ["arm", *(f"{shown.claim.unit} {seed}" for seed in shown.seeds), "mean"]
     difference = [a - b for a, b in zip(shown.ours, shown.control, strict=True)]
     control = f"control: {shown.claim.control_arm}"
@@ -77,8 +79,8 @@ def metrics_of(shown: Verdict) -> tuple[list[str], list[list[str]]]:
 
 
 def _draw(found: Sequence[Verdict]) -> None:
-    """Shows one figure: a row for each claim."""
-    import matplotlib.pyplot as plt  # takes a second, which the command line does without
+    """Shows a figure with one row per claim."""
+    import matplotlib.pyplot as plt  # the import takes a second, which the command line should not
 
     from recipes_lib import plots
 
@@ -107,7 +109,7 @@ def _number(value: float) -> str:
 
 
 def _pair(ours: object = None, control: object = None) -> str:
-    """``67.2 | 66.4``; one number where the other is absent."""
+    """Formats two numbers as ``67.2 | 66.4``, or one number if the other is ``None``."""
     return " | ".join(str(number) for number in (ours, control) if number is not None) or "not run"
 
 
@@ -117,7 +119,7 @@ def _aligned(rows: Rows) -> str:
 
 
 def _table(caption: str, head: Sequence[str], rows: Rows) -> str:
-    """A table in HTML; where the screen is narrow its cells stand below one another, each with its column's name."""
+    """A table in HTML. On a narrow screen its cells are stacked, each with the name of its column."""
     lines = ["".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)]
     for first, *rest in rows:
         cells = zip(head[1:], rest, strict=True)
@@ -129,6 +131,6 @@ def _table(caption: str, head: Sequence[str], rows: Rows) -> str:
 
 
 def _display(data: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
-    from IPython.display import display  # comes with any notebook; the command line does without it
+    from IPython.display import display  # notebooks always have IPython; the command line does not need it
 
     display(data, raw=True, metadata=metadata)

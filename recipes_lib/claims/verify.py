@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``recipes verify NAME``: every arm and seed of a chapter's claims, each in a process of its own.
+"""``recipes verify NAME``: runs every arm and seed of a chapter's claims, each in its own process.
 
-Finished runs are kept and reused while config and numerics stay as they are, so a stopped verification goes on. The
-metrics are stored in ``data/claims/NAME.json``; verdicts and ledger are made from there. ``--arm`` runs the named arms
-alone; the stored metrics of the others stay, provided that their fingerprints are still what the code gives.
+Finished runs are reused as long as config and numerics do not change, so a stopped verification can be continued. The
+metrics are stored in ``data/claims/NAME.json``, from which verdicts and ledger are made. ``--arm`` runs only the named
+arms; the stored metrics of the others stay if their fingerprints still match the code.
 """
 
 import json
@@ -25,12 +25,12 @@ from recipes_lib.config import override, to_yaml
 from recipes_lib.errors import ConfigError, Interrupted, RunError, nearest
 
 Progress = Callable[[int, int, str], None]
-"""Called with (runs done, runs in all, what was just done)."""
+"""Called with the number of finished runs, the number of all runs, and a text about what was just done."""
 
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One arm with one seed, and the folder that its report goes to."""
+    """One arm with one seed, and the folder for its report."""
 
     arm: str
     seed: int
@@ -45,12 +45,13 @@ def verify(
     runs: Path = Path("runs"),
     progress: Progress = lambda *_: None,
 ) -> Path:
-    """Runs what is missing of ``arms`` (default: all), ``jobs`` at a time, and stores the metrics; returns the file.
+    """Makes the missing runs of ``arms`` (default: all), ``jobs`` at a time; stores the metrics and returns their file.
 
-    Raises: ``ConfigError`` for an arm that the chapter does not have, ``Interrupted`` after Ctrl-C (finished runs stay),
-    ``RunError`` naming the log of a run that failed, or the arms left out whose stored metrics the code no longer gives.
+    Raises: ``ConfigError`` for an arm that the chapter does not have; ``Interrupted`` after Ctrl-C (finished runs
+    stay); ``RunError`` naming the log of a run that failed, or the arms left out whose stored metrics no longer match
+    the code.
     """
-    storage()  # without a checkout all the runs would be for nothing
+    storage()  # raises without a checkout: the metrics of all runs could not be stored
     chapter = recipes.chapter(name)
     every = chapter.every_arm
     for arm in arms:
@@ -68,7 +69,7 @@ def verify(
 
 
 def _refuse_stale(name: str, left_out: Sequence[str], marks: dict[str, Fingerprint]) -> None:
-    """Raises ``RunError`` where metrics that are to be kept are missing, or are not what the code gives any more."""
+    """Raises ``RunError`` if stored metrics of the arms left out are missing, or no longer match the code."""
     if not left_out:
         return
     before = _stored(name)
@@ -85,15 +86,15 @@ def _refuse_stale(name: str, left_out: Sequence[str], marks: dict[str, Fingerpri
 
 
 def _stored(name: str) -> dict[str, Any]:
-    """What was stored before, or nothing."""
+    """The stored metrics, fingerprints and versions of chapter ``name``; all empty if nothing was stored before."""
     path = storage() / "claims" / f"{name}.json"
     return json.loads(path.read_text()) if path.is_file() else {"figures": {}, "fingerprints": {}, "versions": {}}
 
 
 def plan(name: str, marks: dict[str, Fingerprint], place: Path) -> list[SeedRun]:
-    """Every arm and seed of recipe ``name``, arms in turn so that all seeds of one are there early.
+    """All runs of chapter ``name``, sorted by arm, so that all seeds of an arm are finished early.
 
-    Arms on data that may not be shipped are left out where ``RECIPES_DATA`` is not set.
+    Arms that need data that may not be shipped are left out if ``RECIPES_DATA`` is not set.
     """
     chapter = recipes.chapter(name)
     absent = () if os.environ.get("RECIPES_DATA") else chapter.needs_data
@@ -110,17 +111,17 @@ def plan(name: str, marks: dict[str, Fingerprint], place: Path) -> list[SeedRun]
 
 
 def arm_config(arm: Arm, seed: int) -> Any:
-    """The checked config of one arm and seed. Raises: ``ConfigError`` where the recipe does not allow it."""
+    """The validated config of one arm and seed. Raises: ``ConfigError`` if the recipe does not allow it."""
     config = override(recipes.named(arm.recipe).presets[arm.preset], {**arm.changes, "train.seed": seed})
     config.validate()
     return config
 
 
 def report_of(run: SeedRun) -> dict[str, Any] | None:
-    """The report of a run that is finished, or None."""
+    """The report of a finished run, or ``None`` if the run is not finished."""
     if (run.folder / "config.yaml").is_file():
         return finished(run.folder)
-    path = run.folder / "report.json"  # a measurement: nothing but its report, written at once
+    path = run.folder / "report.json"  # the folder of a measurement has only this file, which is written at the end
     return json.loads(path.read_text()) if path.is_file() else None
 
 
@@ -139,20 +140,20 @@ def _run_all(name: str, todo: list[SeedRun], jobs: int, progress: Progress) -> N
         except (KeyboardInterrupt, Interrupted):
             raise Interrupted(f"Stopped with {done} of {len(todo)} runs done. Go on: recipes verify {name}") from None
         finally:
-            halt.set()  # the runs in flight end by themselves: Ctrl-C reached them too; no other one starts
+            halt.set()  # no other run starts; the current runs end by themselves, since Ctrl-C reaches them too
 
 
 def _run_one(name: str, run: SeedRun, halt: threading.Event) -> bool:
-    """Runs one arm and seed to its end in a process of its own; False where ``halt`` was set before."""
+    """Runs one arm and seed in its own process; returns False, without a run, if ``halt`` was set before."""
     if halt.is_set():
         return False
     log = run.folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two runs side by side on two cores, and bit-stable
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two runs at once on two cores, and bit-equal results
     with log.open("w") as written:
         ended = subprocess.run(_command(name, run), stdout=written, stderr=subprocess.STDOUT, env=environment)
     if ended.returncode != 0:
-        halt.set()  # here, not where the error is met: by then this thread would have begun another run
+        halt.set()  # here, since this thread would start another run before the main thread sees the error
     if ended.returncode == Interrupted.exit_code:
         raise Interrupted(f"arm {run.arm}, seed {run.seed}")
     if ended.returncode != 0:
@@ -162,7 +163,7 @@ def _run_one(name: str, run: SeedRun, halt: threading.Event) -> bool:
 
 
 def _command(name: str, run: SeedRun) -> list[str]:
-    """What runs one arm and seed: this file, as a program."""
+    """The command that runs one arm and seed: this file as a program."""
     return [sys.executable, "-m", "recipes_lib.claims.verify", name, run.arm, str(run.seed), str(run.folder)]
 
 
@@ -170,7 +171,7 @@ def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_o
     chapter = recipes.chapter(name)
     path = storage() / "claims" / f"{name}.json"
     before = _stored(name)["figures"]
-    # what was not asked for, and what needs data that is not here, stays as it was measured before
+    # arms that were not asked for, or whose data is not here, keep their stored metrics
     absent = {*left_out, *chapter.needs_data} - {run.arm for run in todo}
     reports: dict[str, dict[str, Any]] = {arm: before[arm] for arm in before if arm in absent}
     versions: dict[str, str] = _stored(name)["versions"] if left_out else {}
@@ -187,7 +188,7 @@ def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_o
 
 
 def _worker(name: str, arm: str, seed: int, folder: Path) -> int:
-    """One arm and seed, in its own process; returns the exit code."""
+    """Runs one arm and seed in this process, which :func:`_run_one` started; returns the exit code."""
     import time
 
     chapter = recipes.chapter(name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``recipes`` command: it parses and prints, nothing else.
+"""The ``recipes`` command: parses arguments and prints results.
 
-``list``, ``show`` and every ``--help`` but that of ``run NAME`` answer without importing torch. Results go to
-stdout, everything else to stderr. Exit codes: 0 done, 2 the user's mistake, 3 interrupted and resumable, 141 the reader
-of a pipe has gone, 1 a fault of ours (with its traceback).
+``list``, ``show`` and every ``--help`` except that of ``run NAME`` answer without importing torch. Results go to
+stdout, everything else to stderr. Exit codes: 0 done; 2 a mistake of the user; 3 interrupted, can be resumed; 141 the
+reader of a pipe has closed it; 1 a fault of this library, with its traceback.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from recipes_lib.errors import (
 from recipes_lib.launch.hardware import GPUS
 
 READER_LEFT = 128 + signal.SIGPIPE
-"""Exit code where the reader of a pipe has gone, as other tools have it: 141."""
+"""Exit code if the reader of a pipe has closed it: 128 + 13 = 141, as in other tools."""
 NARROWEST = 40
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = _parse(list(sys.argv[1:] if argv is None else argv))
             arguments.act(arguments)
         finally:
-            display.flush()  # also after the help, which leaves by SystemExit
+            display.flush()  # also after the help, which exits by SystemExit
     except UserError as error:
         _complain(str(error), alone=isinstance(error, DamagedImage | LaunchError))
         return error.exit_code
@@ -64,21 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _widen_the_terminal() -> None:
-    """Help is laid out for at least ``NARROWEST`` columns: in one column its layout takes minutes."""
+    """Makes the help at least ``NARROWEST`` columns wide, because its layout in one column takes minutes."""
     asked = os.environ.get("COLUMNS", "")
     if asked.isdecimal() and int(asked) < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
 
 
 def _heed_the_scheduler() -> None:
-    """A cluster's ways to stop a job act as Ctrl-C does; while it trains, the loop answers them."""
+    """Makes the signals with which a cluster stops a job act like Ctrl-C. The training loop handles them itself."""
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             signal.signal(number, signal.default_int_handler)
 
 
 def _complain(text: str, *, alone: bool = False) -> None:
-    """A line per fault on stderr. All processes of a run meet most errors; where one meets it ``alone``, that one tells."""
+    """Prints one line per fault on stderr.
+
+    Most errors occur in all processes of a run, and only rank 0 prints them. An error that may occur in one process
+    alone (``alone``) is printed by that process.
+    """
     rank = display.rank()
     if rank == "0" or alone:
         who = "recipes" if rank == "0" else f"recipes (process {rank})"
@@ -87,7 +91,7 @@ def _complain(text: str, *, alone: bool = False) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours: one line, no usage in front."""
+    """An argument parser whose errors are one line of ours, without the usage text in front."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. See: {self.prog} --help")
@@ -106,11 +110,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         argv = ["--help"]
     if not argv[0].startswith("-") and argv[0] not in commands.choices:
         raise ConfigError(f"There is no command {argv[0]!r}. {nearest(argv[0], commands.choices)}")
-    if argv[0] == "run":  # its flags are the config's fields; those are parsed where the preset is known
+    if argv[0] == "run":  # its flags are fields of the config, which are parsed later, when the preset is known
         arguments, flags = parser.parse_known_args(argv[:2])
         arguments.flags = [*flags, *argv[2:]]
         return arguments
-    if argv[0] in ("plan", "import"):  # likewise, beside flags of its own
+    if argv[0] in ("plan", "import"):  # the same, but these commands also have their own flags
         arguments, arguments.flags = parser.parse_known_args(argv)
         return arguments
     return parser.parse_args(argv)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the command line shows things: the menu, a recipe's card, a table of scores."""
+"""Output of the command line: the menu, a recipe's card, tables of scores, JSON."""
 
 import contextlib
 import json
@@ -21,23 +21,23 @@ COLUMNS = ("method", "random_init", "raw_pixels", "supervised", "cooked")
 
 
 def rank() -> str:
-    """This process's number among those of its run as its launcher says it, torchrun or Slurm; "0" for a single one."""
+    """The rank of this process as a string, from torchrun's or Slurm's environment; "0" without a launcher."""
     return os.environ.get("RANK") or (os.environ.get("SLURM_STEP_ID") and os.environ.get("SLURM_PROCID")) or "0"
 
 
 class _Results(Console):
-    """A console that leaves a reader's departure to :func:`recipes_lib.cli.main`; rich's own exits with code 1."""
+    """A console that leaves a closed pipe to :func:`recipes_lib.cli.main`; rich's own would exit with code 1."""
 
     def on_broken_pipe(self) -> None:
         raise
 
 
 def show(content: RenderableType) -> None:
-    """Prints a result to stdout; in all processes of a run but the first, nothing.
+    """Prints a result to stdout in rank 0; other ranks print nothing.
 
-    Text is shown as it is: a path with brackets in it is no mark-up.
+    Text is shown as it is: brackets, for instance in a path, are not read as mark-up.
 
-    Raises: ``OutputClosed`` where stdout is closed or full; ``BrokenPipeError`` where its reader has gone.
+    Raises: ``OutputClosed`` if stdout is closed or its disk is full; ``BrokenPipeError`` if its reader closed the pipe.
     """
     if rank() == "0":
         with _output_errors():
@@ -45,21 +45,21 @@ def show(content: RenderableType) -> None:
 
 
 def as_json(content: Any) -> None:
-    """Prints ``content`` as JSON, and nothing else. Raises: as :func:`show`."""
+    """Prints ``content`` as JSON in rank 0. Raises: as :func:`show`."""
     if rank() == "0":
         with _output_errors():
             sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def flush() -> None:
-    """Writes out what stdout still holds, so that a full disk is met here. Raises: as :func:`show`."""
+    """Flushes stdout, so that an error such as a full disk is raised here. Raises: as :func:`show`."""
     if sys.stdout is not None:
         with _output_errors():
             sys.stdout.flush()
 
 
 def give_up_output() -> None:
-    """Sends what stdout still holds nowhere: at the interpreter's end it would be an error once more."""
+    """Discards the rest of stdout, which would otherwise raise the same error again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -77,13 +77,13 @@ def _output_errors() -> Iterator[None]:
 
 
 def entry_facts(entry: Entry) -> dict[str, Any]:
-    """A menu entry as ``--json`` gives it."""
+    """A menu entry as plain values, for ``list --json``."""
     names = ("name", "title", "paper", "idea", "chapter")
     return {**{name: getattr(entry, name) for name in names}, "presets": list(entry.presets)}
 
 
 def card_facts(entry: Entry) -> dict[str, Any]:
-    """A recipe's card as ``show --json`` gives it."""
+    """A recipe's card as plain values, for ``show --json``."""
     facts = [
         {
             "id": claim.id,
@@ -104,7 +104,7 @@ def card_facts(entry: Entry) -> dict[str, Any]:
 
 
 def commands(entry: Entry) -> list[str]:
-    """What to type next; the last is the first headline's test at full scale."""
+    """Commands to type next; the last one runs the first headline claim at full scale."""
     name, small = entry.name, entry.presets[0]
     return [
         f"recipes run {name} --preset {small}",
@@ -115,7 +115,7 @@ def commands(entry: Entry) -> list[str]:
 
 
 def menu(entries: Mapping[str, Entry]) -> Group:
-    """The menu: for each recipe its name and title, and below them its presets, each whole, so that it can be typed."""
+    """The menu: the name and title of each recipe, and below them its presets, whose names are never broken."""
     width = max(map(len, entries), default=0) + 2
     lines = []
     for entry in entries.values():
@@ -125,7 +125,7 @@ def menu(entries: Mapping[str, Entry]) -> Group:
 
 
 def _rows(names: Sequence[str], indent: int) -> Iterator[list[str]]:
-    """``names`` in rows that fit the terminal beside ``indent``; a name longer than that has a row of its own."""
+    """Splits ``names`` into rows that fit the terminal after ``indent``; a longer name gets its own row."""
     room, row = shutil.get_terminal_size().columns - indent, []
     for name in names:
         if row and len(" ".join([*row, name])) > room:
@@ -136,7 +136,7 @@ def _rows(names: Sequence[str], indent: int) -> Iterator[list[str]]:
 
 
 def card(entry: Entry) -> Group:
-    """A recipe's card."""
+    """The card of a recipe: paper, idea, presets, chapter, claims and commands."""
     lines = [
         Text(f"{entry.title} ({entry.name})", "bold"),
         Text(entry.paper),
@@ -151,12 +151,12 @@ def card(entry: Entry) -> Group:
 
 
 def scores(found: Mapping[str, Mapping[str, float]]) -> Table:
-    """Scores as a table: a probe a row, the method beside its baselines."""
+    """A table of scores with one row per probe, and the method beside its baselines."""
     return _table("probe", found)
 
 
 def beside_cooked(report: Mapping[str, Any]) -> str:
-    """What stands in the column ``cooked`` of a run's scores, and why the other one is no measure of the method."""
+    """Two lines that explain the columns ``method`` and ``cooked`` of a run's scores."""
     return (
         f"method: {report['steps']:,} steps from random weights, enough to see the loss fall and too few to judge the "
         f"method by.\ncooked: the same recipe after {report['cooked']['steps']:,} steps, stored with the book, on the same images."
@@ -164,7 +164,7 @@ def beside_cooked(report: Mapping[str, Any]) -> str:
 
 
 def factors(found: Mapping[str, Mapping[str, float]]) -> Table:
-    """How readable each true factor is (arm -> factor -> score) as a table: a factor a row."""
+    """A table of the scores of the probe ``factors`` (arm -> factor -> score), with one row per factor."""
     names = dict.fromkeys(name for scores in found.values() for name in scores)
     return _table("factor", {name: {arm: found[arm][name] for arm in found if name in found[arm]} for name in names})
 

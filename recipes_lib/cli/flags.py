@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The typed command line of ``recipes run``: ``tyro`` reads the config's fields, mistakes become one line each."""
+"""The typed flags of ``recipes run``: ``tyro`` reads the config's fields, and every mistake becomes one error line."""
 
 import contextlib
 import dataclasses
@@ -15,9 +15,9 @@ from recipes_lib.errors import ConfigError, nearest
 
 
 def split(flags: list[str]) -> tuple[dict[str, str], list[str]]:
-    """``--preset`` and ``--out`` with their values, and the flags that are fields of the config.
+    """Splits ``flags`` into the values of ``--preset`` and ``--out``, and the flags that are fields of the config.
 
-    Raises: ``ConfigError`` where one of the two has no value.
+    Raises: ``ConfigError`` if one of the two has no value.
     """
     own: dict[str, str] = {}
     rest: list[str] = []
@@ -35,7 +35,10 @@ def split(flags: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def preset_of(command: str, name: str, asked: str | None, presets: tuple[str, ...]) -> str:
-    """The preset that was asked of ``recipes COMMAND NAME``. Raises: ``ConfigError`` with the nearest one, or all of them."""
+    """The preset asked for by ``recipes COMMAND NAME``.
+
+    Raises: ``ConfigError`` with the most similar preset, or with all presets if none was given.
+    """
     if asked is None:
         say = f"recipes {command} {name} --preset {presets[0]}"
         raise ConfigError(f"--preset is missing. {nearest('', presets)} Try: {say}")
@@ -45,25 +48,25 @@ def preset_of(command: str, name: str, asked: str | None, presets: tuple[str, ..
 
 
 def parse(default: Any, flags: list[str], *, prog: str, about: str) -> Any:
-    """``default`` with the fields that ``flags`` names replaced; prints the help and leaves where they ask for it.
+    """A copy of ``default`` with the fields that ``flags`` names replaced; ``--help`` prints the help and exits.
 
-    Raises: ``ConfigError`` with a line for each field that does not exist, or for a value of the wrong type.
+    Raises: ``ConfigError`` with one line per field that does not exist, or for a value of the wrong type.
     """
     _refuse_unknown(fields_of(type(default)), flags)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            # every flag takes a value, switches too: one rule, and `--train.tensorboard True` reads like the YAML
+            # every flag takes a value, also a Boolean one, so that `--train.tensorboard True` reads like the YAML
             config = (tyro.conf.FlagConversionOff,)
             return tyro.cli(type(default), default=default, args=flags, prog=prog, description=about, config=config)
     except SystemExit as left:
         if not left.code:
-            raise  # the help was asked for
+            raise  # the exit after --help
     raise ConfigError(f"{_unboxed(said.getvalue())} See: {prog} --help")
 
 
 def fields_of(kind: type, prefix: str = "") -> list[str]:
-    """The dotted names of a config's fields, groups opened: ``data.name``, ``data.root``, ..."""
+    """The dotted names of all fields of a config's groups: ``data.name``, ``data.root``, ..."""
     found: list[str] = []
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -89,17 +92,17 @@ def _refuse_unknown(known: list[str], flags: list[str]) -> None:
 
 
 def _unboxed(text: str) -> str:
-    """The message in a box that tyro drew: the first part of its body, joined to one line."""
+    """The message in the box that tyro drew, joined to one line."""
     words: list[str] = []
-    for line in Text.from_ansi(text).plain.splitlines()[1:]:  # above stands a title; a plain box has a rule below it
+    for line in Text.from_ansi(text).plain.splitlines()[1:]:  # the first line is a title, with a rule below it
         body = line.strip(" │|")
         if body.strip("─-╰╯"):
             words.append(body)
         elif words:
-            break  # below the rule stand the field's help and a hint
+            break  # below the next rule are the field's help and a hint
     return " ".join(words).rstrip(".").replace("Unrecognized options:", "These values belong to no field:") + "."
 
 
 def out_of(own: dict[str, str]) -> Path | None:
-    """The run folder that was asked for; None: the recipe's default."""
+    """The run folder given by ``--out``; ``None`` means the recipe's default."""
     return Path(own["out"]) if "out" in own else None

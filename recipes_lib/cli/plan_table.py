@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan as the command line shows it: figures in readable units, what they assume, what to beware of."""
+"""Shows a plan on the command line: costs in readable units, assumptions and warnings."""
 
 from rich.console import Group
 from rich.table import Table
@@ -9,7 +9,7 @@ from recipes_lib.launch.hardware import GPUS
 from recipes_lib.launch.plan import Plan
 
 PARTS = ("part", "all", "trained")
-"""Heads of the table of parameters."""
+"""Column heads of the table of parameters."""
 
 _NUMBERS = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 _MEMORY = {
@@ -24,7 +24,7 @@ _MEMORY = {
 
 
 def units(value: float, unit: str = "") -> str:
-    """Three or four digits and a decimal prefix.
+    """Formats ``value`` with at most three digits and a decimal prefix.
 
     >>> units(427_616_513), units(80e9, "B"), units(0.25)
     ('428 M', '80.0 GB', '0.25')
@@ -37,7 +37,7 @@ def units(value: float, unit: str = "") -> str:
 
 
 def duration(hours: float) -> str:
-    """Hours in the unit that suits.
+    """Formats a time in hours, in a unit that suits its size.
 
     >>> duration(0.0001), duration(0.002), duration(0.5), duration(12.3), duration(100)
     ('less than a second', '7.2 s', '30 min', '12.3 h', '4.2 days')
@@ -54,12 +54,12 @@ Rows = list[tuple[str, ...]]
 
 
 def title(plan: Plan) -> str:
-    """What was planned, in a line."""
+    """One line with the planned recipe, preset and GPUs."""
     return f"{plan.recipe}, preset {plan.preset}, on {plan.world} {GPUS[plan.gpu].title}"
 
 
 def sections(plan: Plan) -> dict[str, Rows]:
-    """The plan as rows of text: three columns (part, all, trained) for the parameters, else a name and what it is."""
+    """The plan as rows of text: three columns (part, all, trained) for the parameters, else a name and its value."""
     parts = [(name, f"{part.parameters:,}", f"{part.trained:,}") for name, part in plan.parts.items()]
     run = {
         "images per step": f"{plan.batch_size:,} ({plan.micro_batch:,} per GPU at once)",
@@ -85,12 +85,12 @@ def sections(plan: Plan) -> dict[str, Rows]:
 
 
 def show(plan: Plan) -> Group:
-    """The whole of it for a terminal."""
+    """The whole plan, ready to print in a terminal."""
     found = sections(plan)
     lines = [Text(title(plan), "bold")]
     for name, rows in found.items():
         lines.append(Text(f"\n{name}", "bold"))
-        if name == "assumptions":  # sentences, which a table would cut
+        if name == "assumptions":  # these are sentences, which a table would cut
             lines += [Text(f"  {what}: {said}") for what, said in rows]
         else:
             lines.append(_table(rows))

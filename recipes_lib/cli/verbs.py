@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each command does. Modules that import torch are imported where a command needs them."""
+"""One function per command. Modules that import torch are imported inside the functions that need them."""
 
 import argparse
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from recipes_lib.errors import ConfigError, nearest
 from recipes_lib.recipes import MENU, Entry
 
 if TYPE_CHECKING:
-    from recipes_lib.engine.pretrain import Result
+    from recipes_lib.pretraining.engine import Result
 
 Act = Callable[[argparse.Namespace], None]
 
 
 def list_menu(arguments: argparse.Namespace) -> None:
-    """``recipes list``"""
+    """``recipes list``: prints the menu."""
     if arguments.json:
         display.as_json([display.entry_facts(entry) for entry in MENU.values()])
     else:
@@ -25,7 +25,7 @@ def list_menu(arguments: argparse.Namespace) -> None:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """``recipes show NAME``"""
+    """``recipes show NAME``: prints a recipe's card."""
     entry = _entry(arguments.name)
     if arguments.json:
         display.as_json(display.card_facts(entry))
@@ -34,7 +34,7 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """``recipes plan NAME --preset P``"""
+    """``recipes plan NAME --preset P``: prints what a run would cost."""
     from recipes_lib.cli import flags, plan_table
 
     entry = _entry(arguments.name)
@@ -63,8 +63,8 @@ def plan(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """``recipes run NAME --preset P``"""
-    from recipes_lib.cli import flags  # tyro takes a tenth of a second that list and show can do without
+    """``recipes run NAME --preset P``: trains, scores and prints the scores."""
+    from recipes_lib.cli import flags  # importing tyro takes 0.1 s, which list and show do not need
 
     entry = _entry(arguments.name)
     own, rest = flags.split(arguments.flags)
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def resume(arguments: argparse.Namespace) -> None:
-    """``recipes resume DIR``"""
+    """``recipes resume DIR``: continues an interrupted run and prints its scores."""
     from recipes_lib.pretraining import runs
 
     _finish(
@@ -93,7 +93,7 @@ def resume(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """``recipes evaluate DIR --probe knn linear lowshot``"""
+    """``recipes evaluate DIR --probe knn linear lowshot``: scores a run's weights and prints the scores."""
     from recipes_lib.pretraining import runs
 
     found = runs.evaluate(
@@ -106,7 +106,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """``recipes export DIR --format timm|hf``"""
+    """``recipes export DIR --format timm|hf``: writes a run's backbone and prints the new folder."""
     from recipes_lib.pretraining import runs
 
     out = arguments.out or arguments.folder / f"export-{arguments.format}"
@@ -115,7 +115,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def import_weights(arguments: argparse.Namespace) -> None:
-    """``recipes import FILE --format msn|timm|hf --out DIR``"""
+    """``recipes import FILE --format msn|timm|hf --out DIR``: makes a run folder from weights that others trained."""
     from recipes_lib.cli import flags
     from recipes_lib.recipes.msn import imported
 
@@ -126,7 +126,7 @@ def import_weights(arguments: argparse.Namespace) -> None:
 
 
 def cook(arguments: argparse.Namespace) -> None:
-    """``recipes cook NAME``"""
+    """``recipes cook NAME``: makes and stores the run that a chapter shows as cooked earlier."""
     entry = _entry(arguments.name)
     from recipes_lib.claims import cook as kitchen
 
@@ -134,7 +134,7 @@ def cook(arguments: argparse.Namespace) -> None:
 
 
 def verify(arguments: argparse.Namespace) -> None:
-    """``recipes verify NAME``"""
+    """``recipes verify NAME``: runs a chapter's arms, stores their metrics and prints the verdicts."""
     entry = _entry(arguments.name)
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs = {arguments.jobs} is not allowed: use a value of at least 1.")

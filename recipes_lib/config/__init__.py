@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config groups that every recipe shares, and how a config becomes a file and comes back.
+"""The config groups that all recipes share, and the functions that write a config to a file and read it back.
 
 A recipe's ``Config`` is a frozen dataclass with one field per group (``data``, ``views``, ``model``, ``loss``,
 ``optim``, ``sync``, ``train``, ``eval``) and a ``validate()`` that collects all faults before it raises. Defaults are
-the full-scale values; presets change what they need with ``dataclasses.replace``. Nothing here imports torch.
+the full-scale values; presets change some of them with ``dataclasses.replace``. Nothing here imports torch.
 """
 
 from recipes_lib.config.data import MOST_WORKERS, DataConfig

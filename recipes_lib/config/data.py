@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config group ``data``: which images, from where."""
+"""The config group ``data``: which images a run uses, and where they come from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,46 +8,51 @@ from typing import Literal
 from recipes_lib.errors import Faults
 
 MOST_WORKERS = 256
-"""Loading processes of a rank: more than a machine has cores for would fill its memory before the first batch."""
+"""Largest number of loading processes per rank; thousands would fill the memory before the first batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, from where."""
+    """Which images the run uses, and where they come from."""
 
     name: Literal["digits", "pantry", "npz", "cifar10", "stl10", "imagenet", "inat18", "places365"] = "imagenet"
-    """``digits`` and ``pantry`` need nothing else; the others are read from ``root``."""
+    """Name of the data set. ``digits`` and ``pantry`` come with the library; all others are read from ``root``."""
     root: Path | None = None
-    """Folder of the data set as torchvision lays it out, or the ``.npz`` file. ``imagenet`` is any folder of images:
-    ``train/CLASS`` and ``val/CLASS``; images in ``train`` itself or in ``train/unlabeled`` have no label; without a
-    probe ``val`` may be missing, and images may lie in the folder itself."""
+    """Folder of the data set in torchvision's layout, or the ``.npz`` file.
+    ``imagenet`` stands for any folder of images with ``train/CLASS`` and ``val/CLASS``.
+    Images directly in ``train`` or in ``train/unlabeled`` have no label.
+    If no probe is asked for, ``val`` may be missing and the images may lie in the folder itself."""
     on_damage: Literal["stop", "skip"] = "stop"
-    """What to do about an image that cannot be read: stop with its name, or leave it out and say how many were."""
+    """What happens if an image cannot be read. stop: the run ends with the image's name; skip: such images are left out
+    and counted."""
     changed: Literal["refuse", "accept"] = "refuse"
-    """What to do where the images are no longer those that the run began with: stop, or go on with what is there now."""
+    """What a resumed run does if its images have changed since it began. refuse: stop; accept: continue with the images
+    that are there now."""
     image_size: int = 224
-    """Side in pixels at which images are drawn, or evaluated."""
+    """Side in pixels at which images are drawn or evaluated, at least 8."""
     train_size: int = 6000
-    """Images drawn for training; ``digits`` and ``pantry`` only."""
+    """Number of training images to draw; ``digits`` and ``pantry`` only."""
     test_size: int = 1000
-    """Images drawn for testing; ``digits`` and ``pantry`` only."""
+    """Number of test images to draw; ``digits`` and ``pantry`` only."""
     scenes: Literal["natural", "controlled"] = "natural"
-    """``pantry`` only. natural: each class has its usual materials, colours and places; controlled: no such ties."""
+    """``pantry`` only. natural: each class has its usual materials, colours and places; controlled: these are drawn
+    independently of the class."""
     labelled: Path | None = None
-    """Text file that names the labelled images, a name a line (of images in memory: their numbers, from 0), for low-shot
-    evaluation; none: splits are drawn."""
+    """Text file that lists the labelled images of the low-shot probe, one name per line; for images in memory, their
+    numbers from 0. None: labelled images are drawn at random."""
     tail: float = 0.0
-    """Exponent of a power law of the classes' sizes in training: class r keeps r ** -tail of the first's; 0: all of them."""
+    """Exponent of a power law for the sizes of the training classes, at least 0: class r, counted from 1, keeps
+    r ** -tail times as many images as class 1. 0: all images stay."""
     classes_per_batch: int | None = None
-    """Every batch has images of this many random classes, equally many of each; none: images come in random order."""
+    """Number of random classes in each batch, with equally many images of each. None: images come in random order."""
     holdout: float = 0.0
-    """Share of the training images kept apart and scored in place of the test set: for choosing hyper-parameters. With
-    ``digits``, images of one scan stay together."""
+    """Share of the training images, in [0, 1), that is held out and scored instead of the test set, for choosing
+    hyper-parameters. With ``digits``, images of one scan stay together."""
     workers: int = 0
-    """Processes that load batches, per rank, at most 256; 0 loads in the training process."""
+    """Number of processes per rank that load batches, at most 256. 0: the training process loads them itself."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         if self.name in ("digits", "pantry"):
             need = f"data.name {self.name} draws its own images"
             if self.root is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config group ``eval``: probes on frozen features, and what they are compared with."""
+"""The config group ``eval``: the probes that score a trained network, and the baselines it is compared with."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,43 +7,46 @@ from typing import Literal, get_args
 from recipes_lib.errors import Faults
 
 ClassProbe = Literal["knn", "linear", "lowshot", "snn", "factors", "finetune"]
-"""A way to ask features of labelled images what they tell. factors needs images whose true factors are known (``pantry``,
-``digits``); finetune trains on, the others read."""
+"""A probe that scores a network with labelled images. ``factors`` needs images whose true factors are known
+(``pantry``, ``digits``); ``finetune`` trains the network further, while all others use frozen features."""
 
 CLASS_PROBES: tuple[str, ...] = get_args(ClassProbe)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Probes on frozen features, and what they are compared with."""
+    """The probes that score the trained network, and the baselines it is compared with."""
 
     probes: tuple[ClassProbe, ...] = ("knn", "linear", "lowshot")
-    """factors needs images whose true factors are known (``pantry``, ``digits``); finetune trains on, the others read."""
+    """The probes to score with. ``factors`` needs images whose true factors are known (``pantry``, ``digits``).
+    ``finetune`` trains the network further; all others use frozen features."""
     baselines: Literal["all", "none"] = "none"
-    """all: score random-init features, raw pixels and a supervised network of the same budget too."""
+    """all: also score an untrained network, raw pixels, and a supervised network trained for as many steps."""
     cooked: bool = False
-    """With ``baselines`` all: also probe the network that ``recipes cook`` stored of this recipe, on the same images."""
+    """With ``baselines`` all: also score the network that ``recipes cook`` stored for this recipe."""
     neighbours: int = 20
-    """Neighbours of the weighted k-NN classifier."""
+    """Number of neighbours of the weighted k-NN classifier, at least 1."""
     neighbour_temperature: float = 0.07
-    """Temperature of the neighbours' votes."""
+    """Temperature of the neighbours' votes, above 0."""
     labels_per_class: int = 5
-    """Labelled images per class of the low-shot probe."""
+    """Number of labelled images per class that the low-shot probe uses, at least 1."""
     lowshot_splits: int = 3
-    """Random choices of the labelled images; the score is their mean."""
+    """Number of random choices of the labelled images, at least 1; the score is the mean over them."""
     lowshot_penalty: float = 0.0025
-    """L2 penalty of the low-shot logistic regression, as the MSN paper's code counts it (0.075 for 1 % labels)."""
+    """L2 penalty of the low-shot logistic regression, above 0, in the unit of the MSN paper's code, which uses 0.075
+    for 1 % of the labels."""
     finetune_objective: Literal["cross_entropy", "suncet"] = "cross_entropy"
-    """cross_entropy: a linear layer on top; suncet: embeddings find their own class, and their neighbours classify."""
+    """cross_entropy: trains a linear classifier on top of the network; suncet: trains embeddings to lie close to others
+    of their class, and classifies by nearest neighbours."""
     finetune_epochs: float = 50.0
-    """Passes of fine-tuning over the labelled images."""
+    """Number of fine-tuning passes over the labelled images; may be fractional."""
     finetune_lr: float = 0.02
-    """Learning rate of fine-tuning at its first step; a cosine takes it to 0, with suncet to a tenth."""
+    """Learning rate of the first fine-tuning step. A cosine lowers it to 0, or to a tenth with suncet."""
     finetune_batch_size: int = 1024
-    """Images per step of fine-tuning, summed over processes; all labelled images where there are fewer."""
+    """Images per fine-tuning step, summed over processes, at least 2; all labelled images if there are fewer."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         faults.need(self.neighbours >= 1, "eval.neighbours", self.neighbours, "of at least 1")
         temperature = self.neighbour_temperature
         faults.need(temperature > 0, "eval.neighbour_temperature", temperature, "above 0", "DINO's protocol uses 0.07.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config groups ``optim``, ``sync`` and ``train``: optimiser, agreement of processes, length of a run."""
+"""The config groups ``optim``, ``sync`` and ``train``: optimiser, synchronisation of processes, length of the run."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,45 +10,49 @@ from recipes_lib.errors import Faults
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimiser and its schedules; the counter of a schedule is the optimiser step."""
+    """The optimiser and its schedules. Schedules count optimiser steps."""
 
     name: Literal["adamw", "adamw8bit", "lars", "sgd", "stable_adamw"] = "adamw"
-    """adamw8bit: bitsandbytes' AdamW, whose running means take 8 bits (needs the extra ``lowbit``). sgd has Nesterov momentum
-    0.9; fine-tuning uses it. stable_adamw takes smaller steps where gradients outgrow their running mean square."""
+    """Name of the optimiser. adamw8bit is bitsandbytes' AdamW, with 8-bit running means (needs the extra ``lowbit``).
+    sgd has Nesterov momentum 0.9; fine-tuning always uses it.
+    stable_adamw takes smaller steps for a tensor whose gradient outgrows its running mean square."""
     lr: float = 1e-3
-    """Peak learning rate, absolute: it is not scaled with the batch."""
+    """Peak learning rate. It is used as given and not scaled with the batch size."""
     lr_start: float = 2e-4
-    """Learning rate before the first step of the warm-up."""
+    """Learning rate at the start of the warm-up, in [0, ``lr``]."""
     lr_final: float = 1e-6
-    """Learning rate that the cosine ends in, after ``stretch`` times the run."""
+    """Learning rate at the end of the cosine, which lies at ``stretch`` times the run's steps; in [0, ``lr``]."""
     lr_drops: tuple[float, ...] = ()
-    """Epochs after which the learning rate is a tenth of what it was, in place of the cosine; empty: the cosine."""
+    """Epochs after which the learning rate is divided by 10, instead of a cosine. Empty: the cosine is used."""
     warmup_epochs: float = 15.0
     """Epochs of linear warm-up; may be fractional."""
     warmup_steps: int | None = None
-    """Steps of linear warm-up; where it is given, ``warmup_epochs`` is not used."""
+    """Steps of linear warm-up; if given, ``warmup_epochs`` is not used."""
     weight_decay: float = 0.04
-    """Decoupled weight decay at the start; weights only, neither biases nor norms nor prototypes."""
+    """Decoupled weight decay at the start. It applies to weights only, not to biases, norms or prototypes."""
     weight_decay_final: float = 0.4
-    """Weight decay that its cosine ends in, after ``stretch`` times the run."""
+    """Weight decay at the end of its cosine, which lies at ``stretch`` times the run's steps."""
     stretch: float = 1.25
-    """The cosines are laid out over this many times the run, so they stop before their end."""
+    """The cosines are planned for this many times the run's steps, at least 1, so the run stops before they end."""
     first_count: Literal[0, 1] = 1
-    """What the schedules count the first step as: 1 in MSN's code, 0 in PAWS's."""
+    """Number that the schedules give to the first step: 1 in MSN's code, 0 in PAWS's."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square; ``adamw``, ``adamw8bit`` and ``stable_adamw`` only."""
+    """Decay of the running means of the gradient and of its square, each in [0, 1); ``adamw``, ``adamw8bit`` and
+    ``stable_adamw`` only."""
     eps: float = 1e-8
-    """Added to the root of the mean square; ``adamw``, ``adamw8bit`` and ``stable_adamw`` only."""
+    """Added to the root of the running mean square, so that no step divides by 0; ``adamw``, ``adamw8bit`` and
+    ``stable_adamw`` only."""
     clip_decay: bool = True
-    """``stable_adamw`` only. Where a tensor's step is shortened its weight decay is too; if not, the decay keeps the
+    """``stable_adamw`` only. True: if a tensor's step is shortened, so is its weight decay. False: the decay keeps the
     scheduled learning rate, as in the code of the method's authors."""
     lr_in_momentum: bool = False
-    """``lars`` only. The learning rate enters the momentum, as in PAWS; else it multiplies the momentum."""
+    """``lars`` only. True: the learning rate multiplies each update before it enters the momentum, as in PAWS.
+    False: the learning rate multiplies the momentum."""
     clip: float | None = 3.0
-    """Largest norm of the encoder's gradient; none: no clipping."""
+    """Largest norm of the gradient of the clipped parameters (in MSN the encoder's); None: no clipping."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         faults.need(self.lr > 0, "optim.lr", self.lr, "above 0")
         faults.need(0 <= self.lr_start <= self.lr, "optim.lr_start", self.lr_start, f"in [0, optim.lr = {self.lr}]")
         faults.need(0 <= self.lr_final <= self.lr, "optim.lr_final", self.lr_final, f"in [0, optim.lr = {self.lr}]")
@@ -75,24 +79,27 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncConfig:
-    """How the processes of one run agree on the weights: :mod:`recipes_lib.distributed.sync`."""
+    """How the processes of a run keep their weights equal; see :mod:`recipes_lib.distributed.sync`."""
 
     name: Literal["ddp", "fsdp", "local_sgd", "post_local_sgd", "slowmo"] = "ddp"
-    """ddp: gradients are averaged at every step. fsdp: likewise, each rank keeping a share of the weights. local_sgd: weights
-    are, every ``period`` steps. post_local_sgd: so from step ``start`` on, ddp before. slowmo: that, with a slow momentum."""
+    """ddp: gradients are averaged at every step. fsdp: the same, but each rank stores only a shard of the weights.
+    local_sgd: weights, not gradients, are averaged, every ``period`` steps.
+    post_local_sgd: ddp before step ``start``, local_sgd from then on. slowmo: post_local_sgd with a slow momentum."""
     period: int = 48
-    """Steps from one averaging of the weights to the next; not used by ``ddp`` and ``fsdp``."""
+    """Number of steps between two averagings of the weights; not used by ``ddp`` and ``fsdp``."""
     start: int = 0
-    """Steps in which gradients are still averaged; ``post_local_sgd`` and ``slowmo`` only."""
+    """Number of first steps in which gradients are averaged as in ddp; ``post_local_sgd`` and ``slowmo`` only."""
     momentum: float = 0.5
-    """Slow momentum, in [0, 1); ``slowmo`` only. 0, at ``lr`` 1, is plain averaging."""
+    """Slow momentum, in [0, 1); ``slowmo`` only. With 0, and ``lr`` 1, slowmo averages weights as local_sgd does."""
     lr: float = 1.0
-    """Slow learning rate, a factor of the step that the workers' mean took; ``slowmo`` only."""
+    """Slow learning rate: factor, above 0, on the change of the workers' mean since the last averaging;
+    ``slowmo`` only."""
     buffers: Literal["maintain", "reset", "average"] = "maintain"
-    """What becomes of the optimiser's running means when weights are averaged; ``average`` sends them too."""
+    """What happens to the optimiser's running means when weights are averaged. maintain: each rank keeps its own;
+    reset: they restart from 0; average: they are averaged as well, which sends more bytes."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         faults.need(self.period >= 1, "sync.period", self.period, "of at least 1", "1 averages at every step.")
         later = self.name in ("post_local_sgd", "slowmo")
         allowed = "of at least 0" if later else f"of 0 with sync.name {self.name}"
@@ -103,37 +110,40 @@ class SyncConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how many at once, and what is kept."""
+    """The length of a run, its batch size, its device and its checkpoints."""
 
     epochs: float | None = 800.0
-    """Passes over the training images; give this or ``steps``."""
+    """Number of passes over the training images, may be fractional; give this or ``steps``."""
     steps: int | None = None
-    """Optimiser steps; where it is given, ``epochs`` is not used."""
+    """Number of optimiser steps; if given, ``epochs`` is not used."""
     batch_size: int = 1024
-    """Images per optimiser step, summed over processes and accumulated micro-batches."""
+    """Images per optimiser step, summed over processes and accumulated micro-batches; at least 2."""
     accumulate: int = 1
-    """Micro-batches per optimiser step; batch statistics (batch norm, Sinkhorn) are those of a micro-batch."""
+    """Number of micro-batches per optimiser step; it must divide ``batch_size``.
+    Batch statistics (batch norm, Sinkhorn) are computed over one micro-batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products under autocast; losses stay in float32."""
+    """fp32: everything in float32. bf16: matrix products in bfloat16 under autocast; losses stay in float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU where there is one."""
+    """auto: a GPU if the machine has one, otherwise the CPU."""
     threads: int | None = None
-    """CPU threads of torch; none: torch's own choice. One is bit-stable, and on a busy machine faster."""
+    """Number of CPU threads of torch, 1 to 1024; None: torch's own choice.
+    1 gives bit-equal results, and is faster on a busy machine."""
     memory_limit: float | None = None
-    """GB that a run may ask for, checked before it starts; none: what the device has."""
+    """Largest memory in GB that a run may need, checked before it starts; None: the memory of the device."""
     seed: int = 0
+    """Seed of the initial weights, the order of the images and the augmentations."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints; the last step is always kept."""
+    """Number of steps between checkpoints; the last step always gets one."""
     keep_checkpoints: int = 2
-    """How many checkpoints stay on disk; two, so that a damaged one has another before it."""
+    """Number of newest checkpoints that stay on disk. With two, an older one is left if the newest is damaged."""
     timeout: float = 1800.0
-    """Seconds in which a process that trains with others must get on; where one does not, all end, naming it, and the run
-    can be resumed. Longer than the slowest step."""
+    """Seconds that a process of a distributed run may make no progress; after that it is named and all processes end.
+    The run can then be resumed. Choose more seconds than the slowest step takes."""
     tensorboard: bool = False
-    """Write TensorBoard events beside ``metrics.jsonl`` (needs the extra ``track``)."""
+    """Also write TensorBoard events, beside ``metrics.jsonl`` (needs the extra ``track``)."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         if self.steps is None:
             some = self.epochs is not None and 0 < self.epochs < float("inf")
             faults.need(some, "train.epochs", self.epochs, "above 0, or give train.steps")
@@ -159,7 +169,7 @@ class TrainConfig:
         faults.need(1 <= self.timeout <= 10**7, "train.timeout", self.timeout, "from 1 to 10,000,000 seconds")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the whole run. Raises: ``ValueError`` where neither steps nor epochs are given."""
+        """The number of optimiser steps of the run. Raises: ``ValueError`` if neither steps nor epochs are given."""
         if self.steps is not None:
             return self.steps
         if self.epochs is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A config as a tree of groups: how it becomes plain values and YAML, comes back checked, and is changed by dotted fields."""
+"""Converts configs (trees of groups) to plain values and YAML and back, and replaces fields by dotted name."""
 
 import dataclasses
 from pathlib import Path
@@ -30,13 +30,18 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[C], values: dict[str, Any]) -> C:
-    """The config that :func:`to_dict` wrote, checked field by field.
+    """Builds a config of class ``kind`` from the values that :func:`to_dict` gave, and checks every field.
 
     Raises: ``ConfigError`` naming a field that is unknown, missing or of the wrong type.
     """
     try:
         config = dacite.from_dict(kind, values, dacite.Config(cast=[tuple, Path], strict=True))
-    except (dacite.DaciteError, TypeError, ValueError, RecursionError) as error:  # what its casts raise, it lets pass
+    except (
+        dacite.DaciteError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # dacite does not wrap what its casts raise
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ConfigError(f"This config does not fit {kind.__name__}: {reason}.") from None
     refuse_unordered(config)
@@ -44,7 +49,10 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
 
 
 def refuse_unordered(config: Any) -> None:
-    """Raises ``ConfigError`` naming a field that is not a number (nan), which no comparison finds and no run resumes."""
+    """Raises ``ConfigError`` naming every field that is nan.
+
+    Range checks such as ``x < 0`` let nan pass, and a run could not be resumed because nan differs from itself.
+    """
     faults = Faults()
 
     def look(value: Any, name: str) -> None:
@@ -63,9 +71,9 @@ def refuse_unordered(config: Any) -> None:
 
 
 def override(config: C, changes: dict[str, Any]) -> C:
-    """``config`` with dotted fields replaced: ``override(config, {"loss.temperature": 0.2})``.
+    """A copy of ``config`` with dotted fields replaced: ``override(config, {"loss.temperature": 0.2})``.
 
-    Raises: ``ConfigError`` naming a field that does not exist, with the nearest one that does.
+    Raises: ``ConfigError`` naming a field that does not exist, with the most similar name that does.
     """
     values = to_dict(config)
     for dotted, value in changes.items():
@@ -86,7 +94,7 @@ def to_yaml(recipe: str, config: Any) -> str:
 
 
 def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups as one level.
+    """Flattens nested groups to one level with dotted keys.
 
     >>> dotted({"optim": {"lr": 1}})
     {'optim.lr': 1}

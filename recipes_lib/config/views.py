@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``views`` group of a recipe's config. This module imports no torch."""
+"""The config group ``views``: how views are cut from an image and augmented. This module imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,64 +13,67 @@ CHANNELS = {
     "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
 }
-"""Mean and standard deviation of red, green and blue, by the data set that they were measured on (openai: CLIP's)."""
+"""Mean and standard deviation of the red, green and blue channels per data set (openai: CLIP's training images)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
-    """The views of an image and how they are altered. Defaults: the MSN paper's ImageNet recipe."""
+    """The views of an image and their augmentation. Defaults: the MSN paper's ImageNet recipe."""
 
     image_size: int = 224
-    """Side of a global view, in pixels."""
+    """Side of a global view, in pixels, at least 8."""
     global_views: int = 1
-    """Global views of the anchor; the target's view is one more."""
+    """Number of global anchor views. The target's view comes in addition."""
     global_scale: tuple[float, float] = (0.3, 1.0)
-    """Range of a global crop's share of the image's area."""
+    """Smallest and largest area of a global crop, as a share of the image's area."""
     local_size: int = 96
-    """Side of a local (focal) view, in pixels."""
+    """Side of a local (focal) view, in pixels, at least 8."""
     local_views: int = 10
-    """Local views of the anchor. Such a small crop is the focal mask: it hides all but one block of the image."""
+    """Number of local anchor views. Such a small crop is MSN's focal mask: it hides all but one block of the image."""
     local_scale: tuple[float, float] = (0.05, 0.3)
-    """Range of a local crop's share of the image's area."""
+    """Smallest and largest area of a local crop, as a share of the image's area."""
     flip: float = 0.5
-    """Probability of mirroring left and right."""
+    """Probability of mirroring a view left to right."""
     jitter: float = 0.8
-    """Probability of the four colour jitters, which come in random order."""
+    """Probability of colour jitter: changes of brightness, contrast, saturation and hue, in random order."""
     brightness: float = 0.4
-    """Factor drawn from 1 - this to 1 + this, as are the next two."""
+    """Strength of the brightness jitter, at least 0: the factor is drawn between 1 - strength and 1 + strength."""
     contrast: float = 0.4
+    """Strength of the contrast jitter, at least 0: the factor is drawn between 1 - strength and 1 + strength."""
     saturation: float = 0.4
+    """Strength of the saturation jitter, at least 0: the factor is drawn between 1 - strength and 1 + strength."""
     hue: float = 0.1
-    """Turn of the hue, drawn from - this to + this, in full circles; at most 0.5."""
+    """Largest rotation of the hue in either direction, in full circles, in [0, 0.5]."""
     grayscale: float = 0.2
-    """Probability of losing all colour."""
+    """Probability of turning a view grey."""
     blur: float = 0.5
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Range of the blur's standard deviation, in pixels of the view."""
+    """Smallest and largest standard deviation of the blur, in pixels of the view."""
     solarize: float = 0.0
-    """Probability of inverting the bright values."""
+    """Probability of solarizing a view, which inverts all values above a threshold."""
     solarize_threshold: tuple[float, float] = (0.5, 0.5)
-    """Range of the brightness, from 0 to 1, that values are inverted from; each view draws its own."""
+    """Smallest and largest threshold of solarizing, from 0 (black) to 1; each view draws its own."""
     equalize: float = 0.0
-    """Probability of spreading each channel's levels evenly over 0 to 255."""
+    """Probability of equalizing the histogram of each channel, which spreads its values evenly over 0 to 255."""
     rotate: float = 0.0
-    """Largest turn to either side, in degrees; 0: none."""
+    """Largest rotation in either direction, in degrees, in [0, 180]; 0: no rotation."""
     invert: float = 0.0
-    """Probability of a negative."""
+    """Probability of inverting all values of a view, as in a photographic negative."""
     shuffle_channels: float = 0.0
-    """Probability of a random order of red, green and blue."""
+    """Probability of putting the red, green and blue channels in random order."""
     noise: float = 0.0
-    """Standard deviation of the noise added to each value, of a range 0 to 1; 0: none."""
+    """Standard deviation of the noise added to each value, where values range from 0 to 1; 0: no noise."""
     normalize: Normalize = "imagenet"
-    """imagenet, openai, cifar10: by the mean and deviation of each channel of ImageNet, of CLIP's images or of CIFAR-10;
-    image: each image to mean 0 and deviation 1; grey: the same after its colours are dropped, at evaluation too."""
+    """How values are normalised. imagenet, openai, cifar10: by the mean and standard deviation of each channel over
+    ImageNet, CLIP's training images or CIFAR-10. image: each image to mean 0 and standard deviation 1.
+    grey: the same after the image is turned grey, at evaluation too."""
     resize: Resize = "bilinear"
-    """bilinear: at evaluation with the usual margin of 256 to 224 pixels, which is cut off; bicubic: without a margin, as
-    open_clip does. Both with antialiasing."""
+    """bilinear: evaluation resizes with a margin (256 for 224 pixels), then crops the centre. bicubic: no margin, as in
+    open_clip. Both are antialiased."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         for name in ("image_size", "local_size"):
             faults.need(getattr(self, name) >= 8, f"views.{name}", getattr(self, name), "of at least 8")
         faults.need(self.global_views >= 0, "views.global_views", self.global_views, "of at least 0")
@@ -92,7 +95,7 @@ class ViewsConfig:
         faults.need(0 < low <= high, "views.blur_sigma", (low, high), "pair with 0 < first <= second")
 
     def check_anchors(self, faults: Faults) -> None:
-        """Notes in ``faults`` that no view is left to compare with the target's."""
+        """Adds a fault to ``faults`` if there is no anchor view to compare with the target's."""
         if self.global_views == self.local_views == 0:
             faults.add(
                 "views.global_views = 0 and views.local_views = 0 leave the anchor no view: set one of them to at least 1."

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of every recipe that pretrains a backbone: data, training, probes, report, resume and export."""
+"""The engine of all recipes that pretrain a backbone: it loads data, trains, scores, reports, resumes and exports."""

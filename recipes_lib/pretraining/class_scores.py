@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good a classifier is that was trained with labels: its own accuracy, and all recipes' probes of its features."""
+"""Scores a classifier that was trained with labels: by its own accuracy, and by probes on its features."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,16 +21,16 @@ from recipes_lib.views.multicrop import eval_view
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEval(EvalConfig):
-    """The classifier's own accuracy, and the probes of all recipes on its features."""
+    """The accuracy of the trained classifier, and the probes on its features that all recipes have."""
 
     probes: tuple[Literal["accuracy", ClassProbe], ...] = ("accuracy",)
-    """accuracy: the share of test images whose class the head finds."""
+    """The probes to score with. accuracy: the share of test images that the trained classifier gets right."""
 
 
 def load(config: Any, warn: Callable[[str], None]) -> Splits:
-    """The images to learn from and to be scored on, all with labels.
+    """Loads the training and test images, all of which have labels.
 
-    Raises: ``DataError`` where a label is absent that is needed, or is beyond ``config.model.classes``.
+    Raises: ``DataError`` if labels are missing that the probes need, or there are more than ``config.model.classes``.
     """
     splits = load_images(config.data, scoring.DATA_SEED, warn=warn)
     splits = replace(splits, train=splits.labelled_train)
@@ -46,7 +46,10 @@ def load(config: Any, warn: Callable[[str], None]) -> Splits:
 
 
 def score(scored: Scored) -> Scores:
-    """``accuracy`` of the trained classifier, beside the untrained one's; the rest is as in :func:`scoring.score`."""
+    """Scores by ``accuracy`` the trained classifier, and the untrained one if baselines are asked for.
+
+    All other probes are those of :func:`scoring.score`.
+    """
     others = tuple(name for name in scored.probes if name != "accuracy")
     found = {}
     if "accuracy" in scored.probes:
@@ -61,11 +64,11 @@ def score(scored: Scored) -> Scores:
 
 @torch.no_grad()
 def accuracy(method: nn.Module, config: Any, images: Images) -> float:
-    """The share of ``images`` whose class the method finds by ``classify``, without augmentation."""
+    """The share of ``images``, in [0, 1], that ``method.classify`` assigns to their class; no augmentation."""
     method.eval()
     device = next(method.parameters()).device
     side, look = config.data.image_size, config.views
     chunks = read_chunks(images, side, 256, config.data.workers, look.resize)
     views = (eval_view(chunk.to(device), side, look.normalize, look.resize) for chunk in chunks)
-    found = torch.cat([method.classify(view).argmax(dim=1).cpu() for view in views])
+    found = torch.cat([method.classify(view).argmax(dim=1).cpu() for view in views])  # [N]
     return found.eq(images.labels).double().mean().item()

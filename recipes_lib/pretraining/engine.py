@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every recipe that pretrains a backbone does around its method: data, training, probes, report.
+"""The steps around a method that all pretraining recipes share: load data, train, score, report.
 
-What the engine asks of a recipe is written in :mod:`recipes_lib.pretraining.recipe`. :func:`assemble` reads the config
-once; :mod:`recipes_lib.pretraining.runs` opens a run folder again.
+:mod:`recipes_lib.pretraining.recipe` defines what the engine asks of a recipe. :func:`assemble` is the one place that
+reads the config; :mod:`recipes_lib.pretraining.runs` resumes, evaluates and exports an existing run folder.
 """
 
 import contextlib
@@ -38,25 +38,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run."""
+    """The folder and the report of a finished run."""
 
     folder: Path
     report: dict[str, Any]
-    """What ``report.json`` holds: scores, diagnostics, seconds, steps, versions, seed, git."""
+    """The contents of ``report.json``: scores, diagnostics, seconds, steps, versions, seed, git commit."""
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """A config, read once: the images of a run, and all that the training loop takes."""
+    """All that a run needs, built from its config: the images, the method, and the training loop's arguments."""
 
     splits: Splits
     method: "Method"
     training: loop.Training
-    """With the same method, of which the loop knows what trains only."""
+    """Arguments of the training loop. They hold the same method, of which the loop uses only what training needs."""
 
 
 def build(recipe: "Recipe", config: Any, steps: int) -> "Method":
-    """The method as every run of this config and seed starts; the global random state stays as it was."""
+    """Builds the method with the initial weights that ``train.seed`` draws; the global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.step_key(config.train.seed, 0, "initial weights"))
         method = recipe.method(config, steps)
@@ -66,19 +66,19 @@ def build(recipe: "Recipe", config: Any, steps: int) -> "Method":
 
 
 def load_data(recipe: "Recipe", config: Any, run: folder.RunFolder) -> Splits:
-    """The images of a run, with the labels that the recipe may see."""
+    """Loads the images of a run and hides the labels that the recipe may not see."""
     return recipe.hide_labels(config, recipe.load(config, run.warn))
 
 
 def assemble(recipe: "Recipe", config: Any, run: folder.RunFolder, place: world.World) -> Assembled:
-    """The images, the method on its device, its batches, optimiser, schedule and strategy. All ranks call it.
+    """Loads the images and builds the method on its device, batches, optimiser, schedule and strategy, on every rank.
 
-    Raises: ``DataError`` where images or labels are missing; ``RunError`` where the images of a run that goes on are others
-    than it began with; ``ConfigError`` where the numbers of the config do not fit the images.
+    Raises: ``DataError`` if images or labels are missing; ``RunError`` if the images of a resumed run are not those it
+    began with; ``ConfigError`` if the numbers of the config do not fit the images.
     """
     splits = load_data(recipe, config, run)
     _refuse_other_data(splits, config, run)
-    require_labels(config, splits, config.eval.probes)  # now, not after hours of training
+    require_labels(config, splits, config.eval.probes)  # fails now, not after hours of training
     batches = StepBatches(
         splits.train,
         seed=config.train.seed,
@@ -101,11 +101,11 @@ def assemble(recipe: "Recipe", config: Any, run: folder.RunFolder, place: world.
 
 
 def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
-    """Trains the recipe's method into the run folder ``out`` (default ``runs/NAME-DATE``), scores it, and reports.
+    """Trains the recipe's method in the run folder ``out`` (default ``runs/NAME-DATE``), scores it and reports.
 
-    A run that was interrupted goes on where it stopped. Under torchrun all ranks train, rank 0 writes.
+    An interrupted run continues from its newest checkpoint. Under torchrun all ranks train, and rank 0 writes.
 
-    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
+    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``; their text is whole lines.
     """
     config.validate()
     if config.train.threads:
@@ -113,9 +113,9 @@ def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
     place = world.start(config.train.device, timeout=config.train.timeout)
     optim.check(config.optim, config.sync, place.device)
     limits.refuse_too_large(config, lambda: build(recipe, config, steps=1), world_size=place.size, device=place.device)
-    cooked = _cooked(recipe, config)  # now, not after the training
+    cooked = _cooked(recipe, config)  # fails now, not after hours of training
     out = collectives.broadcast_object(out or folder.default_path(recipe.name))
-    # that other images are accepted is said for one start, and not kept for those to come
+    # `changed = accept` counts for this start only, so the stored config refuses changed images again
     kept = replace(config, data=replace(config.data, changed="refuse"))
     with folder.RunFolder.create_or_continue(out, recipe.name, kept) as run:
         began = time.perf_counter()
@@ -141,7 +141,7 @@ def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)
 
-        collectives.from_main(conclude)  # the other ranks wait, and hear of its errors
+        collectives.from_main(conclude)  # the other ranks wait, and raise an error if rank 0 does
         run.set_state("done", training.steps)
         return Result(run.path, run.read_report())
 
@@ -156,7 +156,7 @@ def score(
     with_baselines: bool,
     cooked: Cooked | None = None,
 ) -> Scores:
-    """The recipe's scores by the probes ``names``, but for fine-tuning, in which all ranks take part."""
+    """The recipe's scores by the probes ``names``, except fine-tuning, in which all ranks have to take part."""
     device = next(method.parameters()).device
 
     def untrained() -> "Method":
@@ -176,7 +176,7 @@ def score(
 
 
 def require_labels(config: Any, splits: Splits, names: Sequence[str]) -> None:
-    """Raises ``DataError`` where labels are missing that the class probes among ``names`` need."""
+    """Raises ``DataError`` if labels are missing that the class probes among ``names`` need."""
     asked = tuple(name for name in names if name in CLASS_PROBES)
     if asked:
         probes.require_labels(splits, replace(config.eval, probes=asked), config.data.labelled)
@@ -185,7 +185,7 @@ def require_labels(config: Any, splits: Splits, names: Sequence[str]) -> None:
 def finetuned_score(
     config: Any, method: "Method", splits: Splits, names: Sequence[str], run: Path, place: world.World, go_on: str
 ) -> dict[str, dict[str, float]]:
-    """The score of fine-tuning where it is among the probes ``names``; all ranks train."""
+    """The score of fine-tuning if it is among the probes ``names``, else an empty dict; all ranks train."""
     if "finetune" not in names:
         return {}
     layer = method.embedder if config.eval.finetune_objective == "suncet" else method.finetune_layer
@@ -194,9 +194,9 @@ def finetuned_score(
 
 
 def _cooked(recipe: "Recipe", config: Any) -> Cooked | None:
-    """Config and network of what ``recipes cook`` stored of this recipe, where ``config`` asks for it beside its scores.
+    """The network that ``recipes cook`` stored for this recipe, with its config; ``None`` if it is not asked for.
 
-    Raises: ``ConfigError`` for a recipe with scores of its own, ``DataError`` where nothing is stored.
+    Raises: ``ConfigError`` for a recipe that does not score by probes alone; ``DataError`` if no network is stored.
     """
     if not (config.eval.cooked and config.eval.baselines == "all" and config.eval.probes):
         return None
@@ -209,9 +209,9 @@ def _cooked(recipe: "Recipe", config: Any) -> Cooked | None:
 
 
 def reopen(recipe: "Recipe", path: Path) -> tuple[Any, "Method"]:
-    """The config and the trained method of a run folder: its final weights, or those of its newest checkpoint.
+    """The config and the trained method of a run folder, with its final weights or those of its newest checkpoint.
 
-    Raises: ``RunError`` where it is no run folder, one of another recipe, or holds no weights yet.
+    Raises: ``RunError`` if ``path`` is no run folder, belongs to another recipe, or holds no weights yet.
     """
     run = folder.RunFolder.open(path)
     config = read_config(recipe, run)
@@ -222,14 +222,14 @@ def reopen(recipe: "Recipe", path: Path) -> tuple[Any, "Method"]:
         weights = saved.model
     else:
         raise RunError(f"{path} holds no weights yet. Train it first: recipes resume {path}")
-    # what a network is built from beside its weights may be gone since
+    # built from the config alone: other files that the first start read may be gone by now
     method = build(recipe, config, steps=1)
     interchange.fill(method, weights, f"the weights in {path}")
     return config, method.to(world.start(config.train.device).device)
 
 
 def read_config(recipe: "Recipe | Job", run: folder.RunFolder) -> Any:
-    """The config of a run. Raises: ``RunError`` naming the file and the field that does not fit, or the other recipe."""
+    """The config of a run. Raises: ``RunError`` naming the file and the field that does not fit, or a wrong recipe."""
     values = run.read_config()
     file = run.path / "config.yaml"
     if (found := values.pop("recipe")) != recipe.name:
@@ -244,9 +244,11 @@ def read_config(recipe: "Recipe | Job", run: folder.RunFolder) -> Any:
 
 
 def _refuse_other_data(splits: Splits, config: Any, run: folder.RunFolder) -> None:
-    """Notes in the run's folder which images it learns from. All ranks call it.
+    """Writes into the run folder which images the run learns from, and compares them with those of earlier starts.
 
-    Raises: ``RunError`` on every rank where a run that goes on would learn from others, or where the ranks' differ.
+    All ranks call it.
+
+    Raises: ``RunError`` on every rank if a resumed run has other images than before, or if the ranks' images differ.
     """
     now = identity.record(splits) | {"on_damage": config.data.on_damage}
     first, *others = collectives.gather_objects(now)
@@ -257,7 +259,7 @@ def _refuse_other_data(splits: Splits, config: Any, run: folder.RunFolder) -> No
     def keep() -> None:
         before = run.read_data()
         told = identity.changes(before, now) if before else ""
-        # to leave damaged images out from now on is such a change, and was asked for
+        # another `on_damage` also changes the images, and the user asked for it
         asked = config.data.changed == "accept" or (before and before.get("on_damage") != config.data.on_damage)
         if told and not asked:
             raise RunError(
@@ -273,16 +275,16 @@ def _refuse_other_data(splits: Splits, config: Any, run: folder.RunFolder) -> No
 
 
 def provenance() -> dict[str, Any]:
-    """What a report says of its origin: versions of what computed it, and the commit where this is a checkout."""
+    """The origin of a report: versions of Python and of the libraries, and the git commit if this is a checkout."""
     versions = {"python": platform.python_version(), "ssl-cookbook": __version__}
     for name in ("torch", "torchvision", "timm"):
-        with contextlib.suppress(PackageNotFoundError):  # on the path, and never installed
+        with contextlib.suppress(PackageNotFoundError):  # a package on the path that was never installed
             versions[name] = version(name)
     root = Path(__file__).parents[2]
     commit = None
-    if (root / ".git").exists():  # installed into somebody's environment, it may lie in a repository that is not ours
+    if (root / ".git").exists():  # an installed package may lie inside somebody else's repository
         command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git here, or one that hangs
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # git is missing, or it hangs
             asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
             commit = asked.stdout.strip() or None
     return {"versions": versions, "git": commit}

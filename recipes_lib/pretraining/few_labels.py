@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What recipes do that learn from a few labels and many images: choose the images that keep theirs, draw supports.
+"""Data of recipes that learn from few labels and many images: which images keep their label, and the supports.
 
-A recipe takes :class:`FewLabels` as its ``data`` group and has functions ``hide_labels`` and ``support``, which
-the engine calls.
+A recipe takes :class:`FewLabels` as its ``data`` group, and gives the engine functions ``hide_labels`` and ``support``.
 """
 
 from dataclasses import dataclass, replace
@@ -22,30 +21,31 @@ from recipes_lib.views.multicrop import MultiCrop, ViewsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class FewLabels(DataConfig):
-    """Which images, which of them keep their labels, and the support drawn from these.
+    """Which images the run uses, which of them keep their labels, and the support that is drawn from these.
 
-    Labels come from one of ``labels_per_class``, ``label_share`` and ``labelled`` (a file of names); where none is
-    given, every label there is counts. All images are trained on, the labelled ones too. Numbers count over all
-    processes.
+    One of ``labels_per_class``, ``label_share`` and ``labelled`` (a file of names) chooses the images that keep their
+    label. If none is given, all labels are kept. The method trains on all images, labelled or not.
+    All numbers are summed over processes.
     """
 
     labels_per_class: int | None = None
-    """So many random images of each class keep their label."""
+    """Number of random images per class that keep their label, at least 1."""
     label_share: float | None = None
-    """This share of each class keeps its label, in (0, 1]; at least one image of each."""
+    """Share of each class's images that keep their label, in (0, 1]; at least one image per class keeps it."""
     label_seed: int | None = 0
-    """Draws which images these are; none: ``train.seed`` does."""
+    """Seed that draws the images that keep their label; None: ``train.seed`` is used."""
     support_classes: int | None = 960
-    """Classes in a support; none: all of them. Keep it near the paper's 960 of 1,000 on however few processes."""
+    """Number of classes in a support; None: all. The paper uses 960 of 1,000; stay near that share of the classes,
+    however few processes there are."""
     support_images: int = 7
-    """Images of each of its classes."""
+    """Number of images per class in a support, at least 1."""
     support_views: int = 1
-    """Views of each support image."""
+    """Number of views of each support image, at least 1."""
     replacement: bool = False
-    """Let a support have the same image more than once, each time as another view, where a class has too few."""
+    """True: if a class has too few labelled images, a support may repeat an image, each time as another view."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         chosen = [name for name in ("labels_per_class", "label_share", "labelled") if getattr(self, name) is not None]
         if len(chosen) > 1:
@@ -61,15 +61,15 @@ class FewLabels(DataConfig):
 
 
 def hide_labels(data: FewLabels, images: Splits, seed: int) -> Splits:
-    """The same images, of which in training only those that ``data`` chooses have a label.
+    """The same images, but only those training images that ``data`` chooses keep their label.
 
-    ``seed`` chooses them where ``data.label_seed`` is none.
+    ``seed`` draws them if ``data.label_seed`` is ``None``.
 
-    Raises: ``DataError`` in one line where labels are absent or too few, or the file of names does not fit.
+    Raises: ``DataError`` in one line if labels are missing or too few, or the file of names does not fit.
     """
     train = images.train
     if train.labels is None:
-        return images  # the support has the word for it
+        return images  # the support raises the error for this case
     seed = seed if data.label_seed is None else data.label_seed
     if data.labels_per_class is not None:
         chosen = splits.few_per_class(train.labels, data.labels_per_class, seed, "data.labels_per_class")
@@ -86,7 +86,7 @@ def hide_labels(data: FewLabels, images: Splits, seed: int) -> Splits:
 
 
 def support_crop(data: FewLabels, views: ViewsConfig, seed: int) -> MultiCrop:
-    """Cuts the ``support_views`` large views of a support's images, by draws that no other view shares."""
+    """The crop that cuts ``support_views`` global views of each support image, with random numbers of its own."""
     alone = replace(views, global_views=data.support_views - 1, local_views=0)
     return MultiCrop(alone, randomness.step_key(seed, 0, "support views"))
 
@@ -94,7 +94,7 @@ def support_crop(data: FewLabels, views: ViewsConfig, seed: int) -> MultiCrop:
 def support(
     data: FewLabels, views: ViewsConfig, train: ImageSet | ImageFiles, *, seed: int, rank: int, world_size: int
 ) -> SupportBatches:
-    """The supports of a run. Raises: ``DataError`` where the labelled images are too few, or the numbers do not fit."""
+    """The supports of a run. Raises: ``DataError`` if labelled images are too few, or the numbers do not fit."""
     return SupportBatches(
         train,
         seed=seed,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of images and texts for a recipe: the Pantry with captions or with a web's alt-texts, or shards from disk."""
+"""Image-text pairs for a recipe: the Pantry with captions or with alt-texts as on the web, or shards from disk."""
 
 import os
 from collections.abc import Callable
@@ -21,26 +21,28 @@ from recipes_lib.distributed import collectives
 from recipes_lib.errors import DamagedImage, DataError, Faults
 
 VOCABULARY_SEED = 1234
-"""Draws the texts that the Pantry's vocabulary is learned from; they are nobody's training or test texts."""
+"""Seed of the texts that the Pantry's vocabulary is learned from; no run trains or tests on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairData(DataConfig):
-    """Which pairs of images and texts, from where."""
+    """Which image-text pairs the run uses, and where they come from."""
 
     name: Literal["pantry", "shards"] = "shards"
-    """``pantry`` needs nothing else; ``shards`` are tar files in webdataset's layout, under ``root``."""
+    """Name of the data. ``pantry`` comes with the library. ``shards``: tar files of webdataset's layout in ``root``."""
     texts: Literal["captions", "web"] = "captions"
-    """``pantry`` only. captions: all true; web: alt-texts of every kind, about half of which say nothing of their image."""
+    """``pantry`` only. captions: every text is true of its image; web: alt-texts of all kinds, about half of which do
+    not describe their image."""
     draw: int = 0
-    """``pantry`` only. Which pictures and texts are drawn; another number gives others."""
+    """``pantry`` only. Seed of the pictures and texts, at least 0."""
     subset: Path | None = None
-    """DataComp's uid file (``.npy``) of the pairs to train on; none: all of them. ``recipes run sieve`` writes one."""
+    """File of uids (``.npy``, DataComp's format) of the pairs to train on; None: all pairs.
+    ``recipes run sieve`` writes such a file."""
     test_root: Path | None = None
-    """``shards`` only. Shards that are held out, for retrieval."""
+    """``shards`` only. Folder of held-out shards, for retrieval."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(self.draw >= 0, "data.draw", self.draw, "of at least 0")
         if self.name == "pantry" and self.test_root is not None:
@@ -53,42 +55,46 @@ class PairData(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PairViews(ViewsConfig):
-    """One view of each image, hardly altered: its text must stay true of it. :data:`OPEN_CLIP` is open_clip's."""
+    """One view per image with little augmentation, so that its text stays true. :data:`OPEN_CLIP` is open_clip's."""
 
     global_views: int = 0
-    """No view but the one that is compared with the text, which ViewsConfig calls the target's."""
+    """Always 0: the only view of an image is the one that is compared with its text."""
     global_scale: tuple[float, float] = (0.9, 1.0)
-    """Range of the crop's share of the image's area."""
+    """Smallest and largest area of the crop, as a share of the image's area."""
     local_views: int = 0
+    """Always 0: see ``global_views``."""
     flip: float = 0.0
-    """Probability of mirroring left and right; texts may speak of sides, and letters have one."""
+    """Probability of mirroring left to right. It makes texts wrong that say left or right, and reverses letters."""
     jitter: float = 0.0
+    """Probability of colour jitter. It makes texts wrong that name colours."""
     grayscale: float = 0.0
+    """Probability of turning a view grey. It makes texts wrong that name colours."""
     blur: float = 0.0
+    """Probability of a Gaussian blur."""
     patch_dropout: float = 0.0
-    """Share of an image's patches that a Vision Transformer leaves out in training, in [0, 1); others are drawn each time."""
+    """Share of patches that a Vision Transformer drops in training, in [0, 1); they are drawn anew each time."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(0 <= self.patch_dropout < 1, "views.patch_dropout", self.patch_dropout, "in [0, 1)")
 
     def check_anchors(self, faults: Faults) -> None:
-        """Notes in ``faults`` a second view, for which there is no text."""
+        """Adds a fault to ``faults`` if the config asks for a second view, for which there is no text."""
         for name in ("global_views", "local_views"):
             faults.need(getattr(self, name) == 0, f"views.{name}", getattr(self, name), "of 0: a text has one image")
 
 
 OPEN_CLIP = PairViews(normalize="openai", resize="bicubic")
-"""The view that open_clip trains and evaluates with where no option is given: what the full-scale presets use."""
+"""The view of open_clip's default options, in training and evaluation; the full-scale presets use it."""
 
 
 def load(data: PairData, warn: Callable[[str], None]) -> Splits:
-    """The pairs to train on and those to be scored on; the latter have true captions where they are the Pantry's.
+    """Loads the training pairs and the test pairs. The Pantry's test pairs always have true captions.
 
-    Without a ``test_root``, shards have nothing to be scored on, and both are the same.
+    Shards without a ``test_root`` have no test pairs; the training pairs take their place.
 
-    Raises: ``DataError`` in one line where the data is missing, damaged or of the wrong kind.
+    Raises: ``DataError`` in one line if the data is missing, damaged or of the wrong kind.
     """
     if data.name == "pantry":
         mix = alt_text.Mix() if data.texts == "web" else alt_text.CLEAN
@@ -117,12 +123,12 @@ def _read(root: Path, data: PairData, warn: Callable[[str], None]) -> ShardPairs
 
 
 def _require_readable(test: ShardPairs, data: PairData, warn: Callable[[str], None]) -> None:
-    """Decodes what is scored after training. Raises: ``DataError`` about the first image that cannot be decoded."""
+    """Decodes all test images. Raises: ``DataError`` about the first image that cannot be decoded."""
     found = test.check(_threads(data))
     for index in found.faults:
         try:
             test.open(index)
-        except DamagedImage as error:  # which each rank would print: but here all of them have met it
+        except DamagedImage as error:  # every rank prints a DamagedImage, but here all ranks find the same one
             raise DataError(str(error)) from None
     for remark, number in sorted(found.remarks.items()):
         warn(f"{number:,} pairs under {data.test_root}: {remark}.")
@@ -133,7 +139,7 @@ def _threads(data: PairData) -> int:
 
 
 def _kept(train: PairSet | ShardPairs, subset: Path, warn: Callable[[str], None]) -> PairSet | ShardPairs:
-    """The pairs that the uid file names. Raises: ``DataError`` where that is none of them."""
+    """The pairs that the uid file names. Raises: ``DataError`` if it names none of them."""
     wanted = uids.verify_subset(subset)
     if isinstance(train, ShardPairs):
         kept = train.subset(wanted)
@@ -149,7 +155,7 @@ def _kept(train: PairSet | ShardPairs, subset: Path, warn: Callable[[str], None]
 
 
 def vocabulary_texts() -> list[str]:
-    """Texts of every kind and wording that the Pantry knows."""
+    """Texts of all kinds and wordings of the Pantry, from which a vocabulary is learned."""
     factors = pantry.sample_factors(3000, VOCABULARY_SEED)
     texts, _, _ = alt_text.alt_texts(factors, VOCABULARY_SEED, alt_text.Mix())
     plain, unusual = (captions.captions(factors, VOCABULARY_SEED, wording=way) for way in ("plain", "unusual"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good two towers are: zero-shot classification, retrieval, and all recipes' probes of the image tower."""
+"""Scores an image tower and a text tower: zero-shot classification, retrieval, and probes of the image tower."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,18 +25,22 @@ PANTRY_TEMPLATES = ("a {}", "a photo of a {}", "a {} on a table")
 
 @dataclass(frozen=True, kw_only=True)
 class PairEval(EvalConfig):
-    """Zero-shot classification and retrieval, and the probes of all recipes."""
+    """Zero-shot classification, retrieval, and the probes that all recipes have."""
 
     probes: tuple[Literal["zero_shot", "retrieval", ClassProbe], ...] = (
         "zero_shot",
         "retrieval",
     )
-    """zero_shot: the class whose sentences are nearest; retrieval: tr1, tr5 (texts of an image), ir1, ir5 (images of a text)."""
+    """The probes to score with. zero_shot: each image gets the class whose sentences are nearest.
+    retrieval: recall at 1 and 5, of the text for an image (tr1, tr5) and of the image for a text (ir1, ir5)."""
     imagenet: Path | None = None
-    """ImageNet's folder, for ``zero_shot`` of a model trained on shards; its class names are open_clip's."""
+    """Folder of ImageNet, for ``zero_shot`` of a model trained on shards. Class names are open_clip's."""
 
     def check_shards(self, faults: Faults, *, held_out: bool) -> None:
-        """Notes in ``faults`` the probes that have nothing to be scored on: shards have no classes, nor a test set unless ``held_out``."""
+        """Adds to ``faults`` the probes that shards cannot serve.
+
+        Shards have no classes, and have test pairs only with ``held_out``.
+        """
         for probe in self.probes:
             if probe == "retrieval" and not held_out:
                 faults.add("eval.probes retrieval needs pairs held out: add --data.test-root FOLDER, or leave it out.")
@@ -47,10 +51,11 @@ class PairEval(EvalConfig):
 
 
 def score(scored: Scored) -> Scores:
-    """Scores of the trained method by probe, and where baselines are asked for also of the method untrained.
+    """Scores of the trained method by probe; if baselines are asked for, also of the untrained method.
 
-    ``zero_shot`` is an accuracy, ``tr1`` and ``tr5`` (``ir1``, ``ir5``) are the shares of images (texts) of the test
-    pairs among whose 1 or 5 nearest texts (images) is a right one. The rest is as in :func:`scoring.score`.
+    ``zero_shot`` is an accuracy in [0, 1]. ``tr1`` and ``tr5`` (``ir1`` and ``ir5``) are the shares of the test images
+    (texts) that have a matching text (image) among their 1 or 5 nearest. All other probes are those of
+    :func:`scoring.score`.
     """
     config, splits, names = scored.config, scored.splits, scored.probes
     others = tuple(name for name in names if name not in ("zero_shot", "retrieval"))
@@ -74,7 +79,7 @@ def score(scored: Scored) -> Scores:
 
 
 def classify(towers: nn.Module, config: Any, splits: Splits) -> float:
-    """Zero-shot accuracy on the test images' classes, or on ImageNet's where the config names its folder."""
+    """Zero-shot accuracy in [0, 1] on the classes of the test images, or on ImageNet if the config names its folder."""
     if config.eval.imagenet is not None:
         images, prompts = _imagenet(config.eval.imagenet)
     else:
@@ -86,7 +91,7 @@ def classify(towers: nn.Module, config: Any, splits: Splits) -> float:
 
 @torch.no_grad()
 def embed_images(towers: nn.Module, config: Any, images: Images) -> Tensor:
-    """Points on the sphere, float32 [N, dim], on the CPU."""
+    """Embeddings of images, each of norm 1: float32 [N, dim], on the CPU."""
     how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "workers": config.data.workers}
     how["resize"] = config.views.resize
     return extract(towers.backbone, images, embed=towers.embed, **how).embedding
@@ -94,14 +99,14 @@ def embed_images(towers: nn.Module, config: Any, images: Images) -> Tensor:
 
 @torch.no_grad()
 def embed_texts(towers: nn.Module, texts: Sequence[str], chunk: int = 512) -> Tensor:
-    """Points on the sphere, float32 [N, dim], on the CPU."""
+    """Embeddings of texts, each of norm 1: float32 [N, dim], on the CPU. ``chunk`` texts are encoded at once."""
     device = next(towers.parameters()).device
     parts = [texts[first : first + chunk] for first in range(0, len(texts), chunk)]
     return torch.cat([towers.embed_tokens(towers.encode_texts(part).to(device)).cpu() for part in parts])
 
 
 def require_imagenet(root: Path) -> None:
-    """Raises: ``DataError`` where ``root`` has no validation images."""
+    """Raises ``DataError`` if ``root`` has no validation images."""
     if not (root / "val").is_dir():
         raise DataError(
             f"eval.imagenet = {root} has no folder val. Give the folder that holds ImageNet's train and val."

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract between a recipe and what runs it: what every recipe has, and what it may leave as it is.
+"""The contract between a recipe and the engine: the fields that every recipe has, and those with a default.
 
-A chapter's ``recipes/NAME/recipe.py`` ends in ``RECIPE``. It is a :class:`Recipe` where the chapter trains a backbone:
-the engine (:mod:`recipes_lib.pretraining.engine`) loads data, trains the :class:`Method`, scores it and reports. It is
-a :class:`Job` where the chapter does something else, such as scoring a pool of image-text pairs. A recipe that extends another
-is ``dataclasses.replace(clip.RECIPE, name=..., presets=...)``.
+A chapter's ``recipes/NAME/recipe.py`` ends in ``RECIPE``. It is a :class:`Recipe` if the chapter trains a backbone: the
+engine (:mod:`recipes_lib.pretraining.engine`) loads data, trains the :class:`Method`, scores it and reports. It is a
+:class:`Job` if the chapter does something else, such as scoring a pool of image-text pairs. A recipe that extends
+another is ``dataclasses.replace(clip.RECIPE, name=..., presets=...)``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,31 +33,34 @@ C = TypeVar("C")
 """A recipe's ``Config``: a frozen dataclass with the groups that all recipes share, and ``validate()``."""
 
 Warn = Callable[[str], None]
-"""Tells the user a line, and keeps it in the run's ``warnings.txt``."""
+"""Shows the user one line, and appends it to the run's ``warnings.txt``."""
 
 
 class Method(nn.Module):
-    """A method as the engine trains and scores it.
+    """A module that the engine can train and score.
 
     A subclass sets ``backbone`` (a property is fine: MSN's is the target's), cuts ``views``, and computes its loss in
-    ``forward``. Parts that a method does not have are ``None``, never absent.
+    ``forward``. Optional parts that a method does not have stay ``None``.
     """
 
     backbone: nn.Module
-    """What is evaluated and exported: images [batch, 3, side, side] -> features [batch, ``num_features``]."""
+    """The evaluated and exported network: images [batch, 3, side, side] -> features [batch, ``num_features``]."""
     crop_one: Crop
-    """Cuts the views of one image file in a loader's worker."""
+    """Cuts the views of one image file in a loader's worker process."""
     embed: Callable[[Tensor], Tensor] | None = None
-    """Where the head's output is what classifies: features [batch, ``num_features``] -> embeddings [batch, dim]."""
+    """Maps features [batch, ``num_features``] to embeddings [batch, dim], if probes compare embeddings too."""
     encode_texts: Callable[[Sequence[str]], Tensor] | None = None
-    """Where texts are learned from: texts -> tokens, int64 [n, context]."""
+    """Maps texts to tokens, int64 [n, context], if the method learns from texts."""
     finetune_layer: nn.Module | None = None
     """The part of the head that fine-tuning with cross-entropy keeps on top of the backbone."""
     embedder: nn.Module | None = None
-    """The whole head, as a module, where fine-tuning with SuNCEt trains the embeddings themselves."""
+    """The whole head as a module, for fine-tuning with SuNCEt, which trains the embeddings."""
 
     def views(self, batch: Batch, step: int) -> dict[str, Any]:
-        """What ``forward`` takes: tensors (or ``None``) by name. Draws come from ``(seed, epoch, index)`` or ``(seed, step)``."""
+        """The input of ``forward``: tensors (or ``None``) by name.
+
+        All random numbers derive from ``(seed, epoch, index)`` or ``(seed, step)``.
+        """
         raise NotImplementedError
 
     def forward(self, views: dict[str, Any]) -> dict[str, Tensor]:
@@ -65,104 +68,107 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser updates: groups with ``params`` and ``decays``. Default: weights decay; biases and norms do not."""
+        """The optimiser's groups, with ``params`` and ``decays``. Default: weights decay; biases and norms do not."""
         return groups.decay_groups(self)
 
     def clipped_parameters(self) -> list[nn.Parameter]:
-        """The parameters whose gradient's norm is clipped. Default: all of them."""
+        """The parameters whose gradient norm is clipped. Default: all parameters."""
         return list(self.parameters())
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """What follows an optimiser step, such as the update of a teacher. Default: nothing."""
+        """Runs after each optimiser step, for instance to update a teacher. Default: does nothing."""
 
 
 class Support(Protocol):
-    """Makes the labelled images that come with each step of a recipe that learns from a few labels."""
+    """Makes the supports of a recipe that learns from few labels: the labelled images that come with each step."""
 
     def __call__(self, config: Any, train: Images, /, *, rank: int, world_size: int) -> SupportBatches:
-        """Raises: ``DataError`` where the labelled images are too few."""
+        """The supports of one rank. Raises: ``DataError`` if there are too few labelled images."""
         ...
 
 
 Fit = Callable[[loop.Training, RunFolder], Traffic]
-"""Trains, and returns what the processes sent each other: :func:`recipes_lib.training.loop.fit`."""
+"""Trains the method and returns how many bytes the ranks sent; the default is :func:`recipes_lib.training.loop.fit`."""
 
 
 def load_images(config: Any, warn: Warn) -> Splits:
-    """The images that ``config.data`` names. Raises: ``DataError`` where they are missing or damaged."""
+    """Loads the images that ``config.data`` names. Raises: ``DataError`` if they are missing or damaged."""
     return load_splits(config.data, DATA_SEED, warn=warn)
 
 
 def keep_all_labels(config: Any, splits: Splits) -> Splits:
-    """The images as they are."""
+    """The images with all their labels: the default of ``hide_labels``."""
     return splits
 
 
 def no_diagnostics(method: Method, features: tuple[Features, Features] | None, splits: Splits) -> dict[str, float]:
-    """Nothing: the scores say it all."""
+    """An empty dict: the default for methods without diagnostics of their own."""
     return {}
 
 
 def no_cautions(config: Any) -> Sequence[str]:
-    """Nothing: what the config's ``validate`` lets pass is meant as it is."""
+    """No lines: the default for recipes without cautions."""
     return ()
 
 
 def no_simulated_workers(config: Any) -> int:
-    """0: each process is one worker."""
+    """Returns 0, the default: each process is one worker."""
     return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[C]):
-    """What the engine asks of a recipe that trains a backbone; the first four have no default."""
+    """A recipe that trains a backbone, as the engine needs it; the first four fields have no default."""
 
     name: str
     """Name of the recipe's folder, chapter and tests."""
     config: type[C]
+    """Class of the recipe's config."""
     presets: Mapping[str, C]
-    """Smallest first; the paper's runs last."""
+    """Configs by name: the smallest first, the paper's runs last."""
     method: Callable[[C, int], Method]
-    """Builds the method from a config and the number of all steps, which schedules inside the method need."""
+    """Builds the method from a config and the total number of steps, which schedules inside the method need."""
     load: Callable[[C, Warn], Splits] = load_images
-    """The images (or pairs) to train on, and those to be scored on."""
+    """Loads the training images (or pairs) and the test images."""
     hide_labels: Callable[[C, Splits], Splits] = keep_all_labels
-    """The same images, of which only those that training may see as labelled have a label."""
+    """Returns the same images, but only those have labels whose labels training may see."""
     support: Support | None = None
-    """The labelled images that come with each step; ``None`` where none do."""
+    """Makes the labelled images that come with each step; ``None`` if the method uses none."""
     needs_labels: bool = False
-    """Whether diagnostics need features of the labelled training images, also where no probe is asked for."""
+    """Whether diagnostics need features of the labelled training images even if no probe is asked for."""
     fit: Fit = loop.fit
+    """Trains the method."""
     score: Callable[[Scored], Scores] = scoring.score
-    """Scores of a trained method, by probe and arm."""
+    """Scores a trained method, by probe and arm."""
     probes: tuple[str, ...] = CLASS_PROBES
-    """The probes that there are: the one list that the command line, the config and ``score`` go by."""
+    """Names of all probes that ``score`` knows; the command line and the config allow only these."""
     diagnostics: Callable[[Any, tuple[Features, Features] | None, Splits], dict[str, float]] = no_diagnostics
-    """What to report of a trained method beside scores, from its features of training and test images."""
+    """Numbers to report beside the scores, from the method and its features of training and test images."""
     cautions: Callable[[C], Sequence[str]] = no_cautions
-    """Lines that a run opens with: what is allowed and yet may not be meant."""
+    """Lines shown at the start of a run, about settings that are allowed but perhaps not intended."""
     simulated_workers: Callable[[C], int] = no_simulated_workers
-    """How many workers one process simulates; 0 where each process is one."""
+    """The number of workers that one process simulates; 0 if each process is one worker."""
 
     def run(self, config: C, out: Path | None = None) -> Result:
         """Trains, evaluates and reports; ``out`` is the run folder (default ``runs/NAME-DATE``).
 
-        Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
+        Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, with text of whole lines.
         """
         return engine.pretrain(self, config, out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[C]):
-    """A recipe that trains no backbone: it scores, selects or analyses."""
+    """A recipe that trains no backbone, but scores, selects or analyses."""
 
     name: str
     """Name of the job's folder, chapter and tests."""
     config: type[C]
+    """Class of the job's config."""
     presets: Mapping[str, C]
-    """Smallest first; the paper's runs last."""
+    """Configs by name: the smallest first, the paper's runs last."""
     run: Callable[[C, Path | None], Result]
     """Does the work in the run folder (default ``runs/NAME-DATE``) and reports."""
     fingerprint: Callable[[C], dict[str, Any]]
-    """Quantities of a run of seconds that tell whether the numerics moved, by name."""
+    """Quantities by name, computed within seconds; they change if the numerics of the job change."""

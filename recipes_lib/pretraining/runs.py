@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run folder opened again: its trained method, further training, scores and export.
+"""Works on an existing run folder: resumes its training, scores its weights, or exports its backbone.
 
-The recipe is an argument, so that nothing here has to know which recipes there are; ``recipes.of_run(folder)`` finds it.
+The recipe is an argument, so this module does not depend on the recipes; ``recipes.of_run(folder)`` finds the recipe.
 """
 
 from collections.abc import Sequence
@@ -35,31 +35,31 @@ def resume(
     on_damage: OnDamage | None = None,
     changed: Literal["refuse", "accept"] | None = None,
 ) -> Result:
-    """Goes on with an interrupted run, under the config in its folder.
+    """Continues an interrupted run with the config in its folder.
 
-    ``on_damage`` and ``changed``: what to do from now on about damaged images, and now about other images than the run
-    began with; where they are not given, what the run's config says.
+    ``on_damage`` replaces the config's value from now on, and ``changed`` for this start only. ``None`` keeps the
+    config's value.
 
-    Raises: ``RunError`` where it is no run folder, the run is finished, or its images are others and not accepted.
+    Raises: ``RunError`` if ``path`` is no run folder, the run is finished, or its images changed and this is refused.
     """
     config = engine.read_config(recipe, folder.RunFolder.open(path))
     return recipe.run(_with_data(config, on_damage=on_damage, changed=changed), path)
 
 
 def _with_data(config: Any, **fields: str | None) -> Any:
-    """``config`` with those ``fields`` of its group ``data`` replaced that are given."""
+    """``config`` with those ``fields`` of its group ``data`` replaced that are not ``None``."""
     return override(config, {f"data.{name}": value for name, value in fields.items() if value is not None})
 
 
 def evaluate(
     recipe: "Recipe", path: Path, names: Sequence[str] | None = None, *, on_damage: OnDamage | None = None
 ) -> dict[str, Any]:
-    """Scores of a run folder's weights, by its config's own probes where no ``names`` are given; see :func:`engine.score`.
+    """Scores the weights of a run folder by the probes ``names``, or by those of its config; see :func:`engine.score`.
 
-    Nothing is written, but by the probe ``finetune``: it trains in the sub-folder ``finetune``, or goes on there, or
-    reads what it found before. ``on_damage``: what to do about damaged images, where it is not what the run's config says.
+    Only the probe ``finetune`` writes anything: it trains in the sub-folder ``finetune``, continues an interrupted
+    fine-tuning there, or reads an earlier result. ``on_damage`` replaces the config's value if it is given.
 
-    Raises: ``DataError`` naming classes of the images that the run did not learn; as :func:`engine.reopen`.
+    Raises: ``DataError`` naming classes of the images that the run did not learn; also as :func:`engine.reopen`.
     """
     config, method = engine.reopen(recipe, path)
     config = _with_data(config, on_damage=on_damage)
@@ -78,7 +78,7 @@ def evaluate(
 
 
 def _as_learned(splits: Splits, run: folder.RunFolder) -> Splits:
-    """The images with their classes numbered as the run learned them; tells the user where they are not all the same."""
+    """The images with their classes numbered as in training; warns the user if the images are not those of training."""
     if not (before := run.read_data()):
         return splits
     now = identity.record(splits)
@@ -89,7 +89,7 @@ def _as_learned(splits: Splits, run: folder.RunFolder) -> Splits:
 
 
 def _allow(recipe: "Recipe", config: Any, names: tuple[str, ...]) -> None:
-    """Raises ``ConfigError`` naming a probe that this recipe has not, or that its data cannot serve."""
+    """Raises ``ConfigError`` naming a probe that this recipe does not have, or that its data cannot serve."""
     for name in names:
         if name not in recipe.probes:
             raise ConfigError(f"There is no probe {name!r} for this recipe. {nearest(name, recipe.probes)}")
@@ -97,12 +97,12 @@ def _allow(recipe: "Recipe", config: Any, names: tuple[str, ...]) -> None:
 
 
 def export(recipe: "Recipe", path: Path, layout: Literal["timm", "hf"], out: Path) -> Path:
-    """Writes the run's backbone into the new folder ``out``, as ``timm`` or ``transformers`` load it.
+    """Writes the run's backbone into the new folder ``out``, in the layout that ``timm`` or ``transformers`` loads.
 
-    Where one of these cannot use the network as it was trained, a warning says so; our own
-    :func:`recipes_lib.models.interchange.load` reads the folder in any case.
+    A warning says so if that library cannot use the network as it was trained;
+    :func:`recipes_lib.models.interchange.load` always reads the folder.
 
-    Raises: ``RunError`` where the folder exists, or the backbone has no such layout.
+    Raises: ``RunError`` if the folder exists, or the backbone has no such layout.
     """
     config, method = engine.reopen(recipe, path)
     run, views = folder.RunFolder.open(path), config.views

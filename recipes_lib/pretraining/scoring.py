@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good a pretrained backbone is: probes on its features, beside raw pixels, random weights and a supervised network."""
+"""Scores a pretrained backbone by probes, beside raw pixels, random weights and a supervised network."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from recipes_lib.pretraining.recipe import Method
 
 DATA_SEED = 0
-"""Which images are drawn and held out does not change with ``train.seed``: runs of several seeds share a test set."""
+"""Seed of the images that are drawn and held out; it is not ``train.seed``, so runs of all seeds share a test set."""
 
 
 Scores = dict[str, Any]
-"""``scores`` (probe -> arm -> score), ``spread`` (arm -> probe -> standard deviation over low-shot splits) and ``diagnostics``."""
+"""A dict with ``scores`` (probe -> arm -> score), ``spread`` (arm -> probe -> standard deviation over low-shot splits)
+and ``diagnostics`` (name -> number). An arm is one of the networks compared, such as ``method`` or ``random_init``."""
 
 
 @dataclass(frozen=True)
 class Cooked:
-    """Another trained network of the same recipe, with its own config: what ``recipes cook`` stored."""
+    """The network that ``recipes cook`` stored for the same recipe, with its own config."""
 
     config: Any
     method: "Method"
@@ -36,27 +37,29 @@ class Cooked:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What is scored: a trained method, the images, and what it is compared with."""
+    """The input of scoring: a trained method, the images, and the networks that it is compared with."""
 
     config: Any
     method: "Method"
     splits: Splits
     probes: tuple[str, ...]
-    """Fine-tuning is never among them, since all ranks take part in it."""
+    """Names of the probes. Fine-tuning is never among them, because all ranks have to take part in it."""
     untrained: Callable[[], "Method"] | None = None
-    """Builds the method as it was before training, anew at each call, since the supervised baseline trains what it is given;
-    ``None``: no baselines are asked for."""
+    """Builds a new untrained method at each call, because the supervised baseline trains the one it gets.
+    ``None``: no baselines are scored."""
     cooked: Cooked | None = None
-    """A network that is probed on the same images."""
+    """A stored network that is scored on the same images; ``None``: there is none."""
     needs_labels: bool = False
-    """Whether diagnostics need features of the labelled training images, also where no probe does."""
+    """Whether diagnostics need features of the labelled training images even if no probe does."""
     diagnostics: Callable[["Method", tuple[Features, Features] | None, Splits], dict[str, float]]
+    """Numbers to report beside the scores; see ``Recipe.diagnostics``."""
 
 
 def score(scored: Scored) -> Scores:
-    """Probe scores of the trained method; with ``untrained``, also of random weights, pixels and a supervised network.
+    """Scores the trained method; with ``untrained``, also random weights, raw pixels and a supervised network.
 
-    The report also has ``factors`` (arm -> factor -> score) where they are among the probes, and ``cooked``.
+    The result also has ``factors`` (arm -> factor -> score) if that probe is asked for, and ``cooked`` (the steps that
+    the stored network was trained for) if there is one.
     """
     config, splits, names = scored.config, scored.splits, scored.probes
     needs_labels = bool(names) or scored.needs_labels
@@ -101,7 +104,7 @@ def score(scored: Scored) -> Scores:
 
 
 def _how(config: Any) -> dict[str, Any]:
-    """How a network of this config is shown images when its features are extracted."""
+    """Arguments of feature extraction for a network with this config: image size, normalisation, resizing, workers."""
     views = config.views
     how = {"image_size": config.data.image_size, "normalize": views.normalize, "resize": views.resize}
     return how | {"workers": config.data.workers}
@@ -110,7 +113,7 @@ def _how(config: Any) -> dict[str, Any]:
 def _baseline_arms(
     config: Any, untrained: Callable[[], "Method"], splits: Splits, features_of: Callable
 ) -> dict[str, tuple[Features, Features]]:
-    """Features of the untrained backbone, and of an equal one that is trained with labels for as many steps."""
+    """Features of an untrained backbone, and of the same backbone trained with labels for as many steps."""
     arms = {"random_init": features_of(untrained().backbone)}
     supervised = untrained().backbone.requires_grad_(True)
     device = next(supervised.parameters()).device

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP: all that belongs to this chapter alone. Chapter: ``notebooks/clip.py``."""
+"""CLIP: the code that only this chapter uses. Chapter: ``notebooks/clip.py``."""

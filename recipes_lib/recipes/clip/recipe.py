@@ -4,12 +4,12 @@
 Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever, "Learning Transferable
 Visual Models From Natural Language Supervision", ICML 2021, arXiv 2103.00020. Chapter: ``notebooks/clip.py``.
 
-1. One network turns images into points on a sphere, another does so with texts; both learn from scratch.
-2. In a batch of N pairs, each image has one right text and N - 1 wrong ones; a softmax over their cosines must choose it.
-3. The same the other way round, from texts to images. The softmax's temperature is learned.
-4. Afterwards a classifier is a list of sentences: the class whose sentence is nearest to the image ("zero-shot").
+1. An image tower and a text tower map images and texts to embeddings of norm 1; both learn from scratch.
+2. In a batch of N pairs, each image has 1 right text and N - 1 wrong ones; a softmax over the cosines must choose it.
+3. In the same way, each text must choose its image. The temperature of the softmax is learned.
+4. After training, a list of sentences is a classifier: an image gets the class of the nearest sentence ("zero-shot").
 
-The full-scale presets are those of DataComp's filtering track: data is what is compared there, and all else is fixed.
+The full-scale presets are those of DataComp's filtering track, which compares data and fixes everything else.
 """
 
 from collections.abc import Sequence
@@ -41,25 +41,28 @@ from recipes_lib.views.multicrop import MultiCrop
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(backbones.BackboneConfig):
-    """The two towers; the defaults are DataComp's ViT-B/32."""
+    """The image tower and the text tower; the defaults are DataComp's ViT-B/32."""
 
     arch: backbones.Arch = "vit_base"
     stem: backbones.Stem = "patch"
     patch_size: int = 32
     pre_norm: bool = True
     tokenizer: Literal["clip", "pantry"] = "clip"
-    """clip: OpenAI's 49,408 pieces of words; pantry: at most 1,024, learned from the Pantry's own texts."""
+    """clip: OpenAI's vocabulary of 49,408 pieces of words; pantry: at most 1,024 pieces, learned from the Pantry's
+    texts."""
     context: int = 77
-    """Tokens of a text, start and end included; longer texts are cut."""
+    """Number of tokens per text, start and end included, at least 3; longer texts are cut."""
     text_width: int = 512
+    """Width of the text tower; a multiple of ``text_heads``."""
     text_layers: int = 12
+    """Number of blocks of the text tower, at least 1."""
     text_heads: int = 8
-    """Attention heads; they divide ``text_width``."""
+    """Number of attention heads of the text tower; it must divide ``text_width``."""
     dim: int = 512
-    """Dimension of the sphere that images and texts share."""
+    """Dimension of the embeddings of images and texts, at least 2."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(self.context >= 3, "model.context", self.context, "of at least 3: start, end and one between")
         for name in ("text_width", "text_layers", "text_heads"):
@@ -71,7 +74,7 @@ class ModelConfig(backbones.BackboneConfig):
 
     @property
     def has_blocks(self) -> bool:
-        """True: the text tower is a transformer, whatever the image tower is."""
+        """Always true: the text tower is a transformer, whatever the image tower is."""
         return True
 
 
@@ -80,7 +83,7 @@ class LossConfig:
     """The objective."""
 
     objective: Literal["clip", "siglip"] = "clip"
-    """clip: a softmax over the texts of the batch; siglip: a yes or no to each pair of image and text."""
+    """clip: a softmax over all texts (images) of the batch; siglip: a binary classification of each image-text pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,7 @@ class Config:
 
 
 def tokenizer_of(model: ModelConfig) -> tokenizer.Tokenizer:
-    """The map from texts to tokens; the Pantry's is learned anew within a second, and is the same each time."""
+    """The tokenizer that ``model`` names. The Pantry's is learned anew within a second, and is the same each time."""
     return _tokenizer(model.tokenizer, model.context)
 
 
@@ -137,12 +140,12 @@ def tokenizer_of(model: ModelConfig) -> tokenizer.Tokenizer:
 def _tokenizer(name: str, context: int) -> tokenizer.Tokenizer:
     if name == "clip":
         return tokenizer.clip_vocabulary(context)
-    with torch.device("cpu"):  # its texts are needed, also where a network is built without storage for its weights
+    with torch.device("cpu"):  # a caller may build the network on the meta device, but the texts need real tensors
         return tokenizer.train(image_text_data.vocabulary_texts(), 1024, context)
 
 
 class CLIP(Method):
-    """Image tower, text tower and the temperature between them; ``forward`` is one evaluation of the loss."""
+    """The image tower, the text tower and the learned temperature; ``forward`` computes the loss."""
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__()
@@ -170,23 +173,27 @@ class CLIP(Method):
 
     @property
     def crop_one(self) -> Crop:
-        """Cuts the view of one image file in a loader's worker."""
+        """Cuts the view of one image file in a loader's worker process."""
         return self._crop.crop_one
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Tokens of texts, int64 [n, context]."""
+        """The tokens of texts, int64 [n, context]."""
         return self._tokenizer.encode(texts)
 
     def embed(self, features: Tensor) -> Tensor:
-        """Points on the sphere for features of the image tower: [n, D] -> [n, dim], of norm 1, float32."""
+        """Embeddings of norm 1 from features of the image tower: [n, D] -> [n, dim], float32."""
         return F.normalize(self.image_projection(features).float(), dim=-1)
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Points on the sphere for texts: int64 [n, context] -> [n, dim], of norm 1, float32."""
+        """Embeddings of norm 1 from tokens of texts: int64 [n, context] -> [n, dim], float32."""
         return F.normalize(self.text(tokens).float(), dim=-1)
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
-        """The view of each image, float32 [batch, 3, side, side], the patches it keeps, and the tokens of its text."""
+        """Cuts one view of each image; adds the tokens of its text, and with ``patch_dropout`` the patches it keeps.
+
+        Shapes: ``images`` float32 [batch, 3, side, side], ``tokens`` int64 [batch, context], ``keep`` int64
+        [batch, kept].
+        """
         views = {"images": self._crop(batch)[0], "tokens": batch.tokens}
         if dropped := self.config.views.patch_dropout:
             keys = randomness.sample_keys(self.config.train.seed, batch.epoch, batch.indices)
@@ -194,8 +201,8 @@ class CLIP(Method):
         return views
 
     def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of one micro-batch and its parts; the shapes are those of :meth:`views`."""
-        kept = (views["keep"],) if "keep" in views else ()  # a convnet takes images alone
+        """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
+        kept = (views["keep"],) if "keep" in views else ()  # a convnet takes only images
         images, texts = self.embed(self.backbone(views["images"], *kept)), self.embed_tokens(views["tokens"])
         if self.config.loss.objective == "siglip":
             return image_text.siglip_loss(images, texts, self.log_scale, self.bias)
@@ -203,24 +210,24 @@ class CLIP(Method):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Keeps the temperature within bounds."""
+        """Keeps the logarithm of the scale (1 / temperature) in [0, ``image_text.MAX_LOG_SCALE``]."""
         self.log_scale.clamp_(0, image_text.MAX_LOG_SCALE)
 
 
 def load(config: Config, warn: Warn) -> Splits:
-    """The pairs to train on, and those to be scored on."""
+    """Loads the training pairs and the test pairs."""
     if config.eval.imagenet is not None:
-        image_text_scores.require_imagenet(config.eval.imagenet)  # now, not after hours of training
+        image_text_scores.require_imagenet(config.eval.imagenet)  # fails now, not after hours of training
     return image_text_data.load(config.data, warn)
 
 
 @torch.no_grad()
 def diagnostics(method: CLIP, features: tuple[Features, Features] | None, images: Splits) -> dict[str, float]:
-    """The learned scale, the inverse of the temperature."""
+    """Reports the learned scale, which is 1 / temperature."""
     return {"scale": float(method.log_scale.exp())}
 
 
-# The Pantry at 32 pixels, with true captions. Half a minute of one core.
+# The Pantry at 32 pixels with true captions, in half a minute of one CPU core.
 _TOY = Config(
     data=PairData(name="pantry", image_size=32, train_size=3000, test_size=500),
     views=PairViews(image_size=32, global_scale=(0.6, 1.0), normalize="imagenet", resize="bilinear"),
@@ -243,7 +250,7 @@ _TOY = Config(
 
 
 def _datacomp(steps: int, batch_size: int, **model: Any) -> Config:
-    """A scale of DataComp's filtering track: as many samples seen as the pool has pairs, whatever the subset's size."""
+    """A scale of DataComp's filtering track: training sees as many samples as the pool has pairs, for every subset."""
     base = Config(model=ModelConfig(**model))
     return replace(base, train=replace(base.train, steps=steps, batch_size=batch_size))
 
@@ -252,13 +259,13 @@ _LARGE = {"arch": "vit_large", "patch_size": 14, "text_width": 768, "text_heads"
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # More pictures and steps: what `recipes cook clip` stores.
+    # The toy run with more images and steps; `recipes cook clip` stores the result.
     "simmer": replace(
         _TOY,
         data=replace(_TOY.data, train_size=12000, test_size=1000),
         train=replace(_TOY.train, steps=1500, checkpoint_every=500),
     ),
-    # Shards of your own images and texts at 64 pixels, about an hour of a laptop.
+    # Shards of your own images and texts at 64 pixels, in about an hour on a laptop.
     "laptop": Config(
         data=PairData(image_size=64),
         views=PairViews(image_size=64, global_scale=(0.6, 1.0), normalize="imagenet", resize="bilinear"),
@@ -268,7 +275,8 @@ PRESETS: dict[str, Config] = {
         optim=replace(_TOY.optim, lr=1e-3, warmup_steps=200),
         train=TrainConfig(epochs=None, steps=6000, batch_size=256, checkpoint_every=500),
     ),
-    # DataComp's scales; the number of GPUs is free, the batch is not.
+    # DataComp's scales. The number of GPUs is free, the batch size is fixed: 3,125 x 4,096 = 12.8 million samples,
+    # 31,250 x 4,096 = 128 million, 156,250 x 8,192 = 1.28 billion and 142,045 x 90,112 = 12.8 billion.
     "datacomp_small": _datacomp(3125, 4096),
     "datacomp_medium": _datacomp(31_250, 4096),
     "datacomp_large": _datacomp(156_250, 8192, patch_size=16),

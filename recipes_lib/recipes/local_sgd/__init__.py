@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local SGD and SlowMo: all that belongs to this chapter alone. Chapter: ``notebooks/local_sgd.py``."""
+"""Local SGD and SlowMo: the code that only this chapter uses. Chapter: ``notebooks/local_sgd.py``."""

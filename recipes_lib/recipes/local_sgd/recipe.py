@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local SGD: workers that step alone and average their weights every so often, and the slow momentum that may mend it.
+"""Local SGD: workers take steps alone and average their weights at intervals; SlowMo adds a slow momentum.
 
 Ortiz, Frankle, Rabbat, Morcos, Ballas, "Trade-offs of Local SGD at Scale: An Empirical Study", 2021, arXiv 2110.08133;
 Wang, Tantia, Ballas, Rabbat, "SlowMo: Improving Communication-Efficient Distributed SGD with Slow Momentum", ICLR 2020,
 arXiv 1910.00643. Chapter: ``notebooks/local_sgd.py``.
 
-1. Training in parallel averages the workers' gradients at every step: the network carries the whole model each time.
-2. Local SGD lets each worker take H steps alone, then averages the weights: H times fewer bytes.
-3. Meanwhile the workers drift apart; their mean is no longer what synchronous steps would have reached.
-4. Post-local SGD begins synchronously; SlowMo takes what the mean did in a round as a gradient for one more momentum.
+1. Data-parallel training averages the workers' gradients at every step, so each step sends as many numbers as the model
+   has weights.
+2. In local SGD each worker takes H steps alone; then the weights are averaged. This sends H times fewer bytes.
+3. Between two averagings the workers drift apart, so their mean is not the model that synchronous steps would reach.
+4. Post-local SGD begins with synchronous steps. SlowMo treats the change of the mean in a round of H steps as a
+   gradient, and applies a momentum step with it.
 
-How workers agree is ``sync``, which every recipe has. What is trained here is a plain classifier, as in the study. With
-``sync.workers`` one process holds several workers, and takes the steps of as many processes under torchrun.
+The group ``sync``, which every recipe has, chooses the strategy. This recipe trains a plain classifier, as the study
+does. With ``sync.workers``, one process simulates several workers and takes the same steps as as many processes would.
 """
 
 import copy
@@ -42,36 +44,41 @@ from recipes_lib.views.multicrop import MultiCrop
 
 @dataclass(frozen=True, kw_only=True)
 class OneView(ViewsConfig):
-    """The one view of each image that the classifier learns from. Defaults: crop and mirror, as usual for ImageNet."""
+    """The one view of each image that the classifier learns from. Defaults: crop and mirroring, usual for ImageNet."""
 
     global_views: int = 0
-    """No view but the one that is classified, which ViewsConfig calls the target's."""
+    """Always 0: the only view of an image is the one that is classified."""
     global_scale: tuple[float, float] = (0.08, 1.0)
-    """Range of the crop's share of the image's area."""
+    """Smallest and largest area of the crop, as a share of the image's area."""
     local_views: int = 0
+    """Always 0: see ``global_views``."""
     jitter: float = 0.0
+    """Probability of colour jitter: changes of brightness, contrast, saturation and hue, in random order."""
     grayscale: float = 0.0
+    """Probability of turning a view grey."""
     blur: float = 0.0
+    """Probability of a Gaussian blur."""
 
     def check_anchors(self, faults: Faults) -> None:
-        """Notes in ``faults`` a second view, which nothing would look at."""
+        """Adds a fault to ``faults`` if the config asks for a second view, which the classifier would not use."""
         for name in ("global_views", "local_views"):
             faults.need(getattr(self, name) == 0, f"views.{name}", getattr(self, name), "of 0: one view is classified")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(backbones.BackboneConfig):
-    """The classifier. Batch norms have each worker's own statistics: shared ones would be sent at every step."""
+    """The classifier. Each worker's batch norms use its own statistics; shared ones would be sent at every step."""
 
     arch: Literal["mlp", backbones.Arch] = "resnet50"
-    """mlp: two hidden layers on the brightness of the pixels, for small images; it and the vits can be simulated."""
+    """Architecture. mlp: two hidden layers on the brightness of the pixels, for small images.
+    Only mlp and the vits work with simulated workers (``sync.workers``)."""
     width: int = 64
-    """Units of a hidden layer; ``mlp`` only."""
+    """Number of units of each hidden layer, at least 1; ``mlp`` only."""
     classes: int = 1000
-    """Classes that the head tells apart."""
+    """Number of classes, at least 2."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(self.width >= 1, "model.width", self.width, "of at least 1")
         faults.need(self.classes >= 2, "model.classes", self.classes, "of at least 2")
@@ -79,20 +86,20 @@ class ModelConfig(backbones.BackboneConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement(SyncConfig):
-    """How the workers agree, and whether they are processes or simulated in one."""
+    """How the workers keep their weights equal, and whether workers are processes or simulated in one process."""
 
     workers: int = 0
-    """0: each process that torchrun starts is a worker. k of at least 1: this one process simulates k workers."""
+    """Number of workers that one process simulates. 0: no simulation; each process that torchrun starts is a worker."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(self.workers >= 0, "sync.workers", self.workers, "of at least 0", "0 leaves it to torchrun.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Local SGD's config; the defaults are ResNet-50 on ImageNet in synchronous steps."""
+    """Local SGD's config; the defaults are ResNet-50 on ImageNet with synchronous steps."""
 
     data: DataConfig = field(default_factory=DataConfig)
     views: OneView = field(default_factory=OneView)
@@ -100,7 +107,7 @@ class Config:
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             name="sgd",
-            lr=3.2,  # 0.1 for 256 images, scaled with the batch
+            lr=3.2,  # 0.1 per 256 images: 0.1 x 8,192 / 256
             lr_start=0.1,
             lr_final=0.0,
             lr_drops=(30.0, 60.0, 80.0),
@@ -133,7 +140,7 @@ class Config:
         faults.raise_any()
 
     def _check_simulated(self, faults: Faults) -> None:
-        """Notes in ``faults`` what workers stacked in one process cannot do."""
+        """Adds to ``faults`` every setting that simulated workers cannot use."""
         count, size, model = self.sync.workers, self.train.batch_size, self.model
         plain = model.arch == "mlp" or (model.arch.startswith("vit") and model.stem == "patch")
         known = self.sync.name in ("ddp", "local_sgd", "post_local_sgd", "slowmo")
@@ -151,7 +158,7 @@ class Config:
 
 
 class Classifier(Method):
-    """A backbone and a linear head, under cross-entropy."""
+    """A backbone and a linear head, trained with cross-entropy."""
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__()
@@ -166,29 +173,29 @@ class Classifier(Method):
 
     @property
     def crop_one(self) -> Crop:
-        """Cuts the view of one image file in a loader's worker."""
+        """Cuts the view of one image file in a loader's worker process."""
         return self._crop.crop_one
 
     def views(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The view of each image, float32 [batch, 3, side, side], and its class, int64 [batch]."""
+        """Cuts one view of each image, float32 [batch, 3, side, side]; ``labels`` are the classes, int64 [batch]."""
         return {"images": self._crop(batch)[0], "labels": batch.labels}
 
     def classify(self, images: Tensor) -> Tensor:
-        """[batch, 3, side, side] -> logits [batch, classes]"""
+        """The logits of images: [batch, 3, side, side] -> [batch, classes]."""
         return self.head(self.backbone(images))
 
     def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of one micro-batch, and the share that is right; the shapes are those of :meth:`views`."""
+        """The loss of one micro-batch, and its accuracy in [0, 1]. ``views`` is the output of :meth:`views`."""
         logits, labels = self.classify(views["images"]), views["labels"]
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         return {"loss": F.cross_entropy(logits.float(), labels), "accuracy": right}
 
 
 def fit(given: loop.Training, folder: RunFolder) -> Traffic:
-    """Trains by processes or by simulated workers, as ``sync.workers`` says.
+    """Trains with one worker per process, or with ``sync.workers`` simulated workers.
 
-    Raises: ``ConfigError`` for simulated workers in one of several processes, and for one image per process where a batch
-    norm of its own has no statistics of it; else as :func:`loop.fit`.
+    Raises: ``ConfigError`` for simulated workers in a run of several processes, and for a batch of one image per
+    process with batch norms, which cannot compute statistics from it; else as :func:`loop.fit`.
     """
     workers, world = given.sync.workers, given.world
     if not workers:
@@ -216,7 +223,7 @@ def _need_statistics(method: Classifier, train: TrainConfig, world: World) -> No
         ) from None
 
 
-# Digits at 8 pixels, four simulated workers of 16 images each. A few seconds of one core.
+# Digits at 8 pixels with four simulated workers of 16 images each (4 x 16 = 64), in a few seconds of one CPU core.
 _TOY = Config(
     data=DataConfig(name="digits", image_size=8),
     views=OneView(image_size=8, global_scale=(1.0, 1.0), flip=0.0, normalize="grey"),
@@ -236,24 +243,25 @@ _TOY = Config(
 )
 
 
-# ImageNet as the SlowMo paper trains it (read in its text): ResNet-50, batches of 8,192 images, 90 epochs, 5 of them
-# warm-up, a tenth of the learning rate after 30, 60 and 80, Nesterov momentum that is zeroed when weights are averaged, period
-# 12 for local SGD, slow learning rate 1. Peak rate, weight decay and no decay of biases and norms are usual for this task and
-# were not read there. Its 32 nodes had 8 GPUs each; the commands of the chapter start 32 workers. The tables of
-# Ortiz et al. could not be read.
+# ImageNet as in the SlowMo paper (from its text): ResNet-50, batches of 8,192 images, 90 epochs of which 5 are warm-up,
+# the learning rate divided by 10 after 30, 60 and 80 epochs, Nesterov momentum that is set to zero when weights are
+# averaged, period 12 for local SGD, slow learning rate 1. The paper's text does not give the peak learning rate, the
+# weight decay, or whether biases and norms decay: here these are the usual values for the task. The paper used 32 nodes
+# with 8 GPUs each; the chapter's commands start 32 workers. We could not read the tables of Ortiz et al.
 _AVERAGED = Agreement(name="local_sgd", period=12, buffers="reset")
 _PAPER = {
     "resnet50_imagenet": Config(),
     "resnet50_imagenet_local": Config(sync=_AVERAGED),
-    # Synchronous for a third of the run: our choice.
+    # Synchronous for a third of the run, which is our choice: 90 epochs are about 90 x 156 = 14,040 steps, 14,040 / 3 =
+    # 4,680.
     "resnet50_imagenet_post_local": Config(sync=replace(_AVERAGED, name="post_local_sgd", start=4680)),
-    # The paper tunes the slow momentum in each case and names 0.4 to 0.8 as usual; the middle is our choice.
+    # The paper tunes the slow momentum in each case and calls 0.4 to 0.8 usual; the middle of this range is our choice.
     "resnet50_imagenet_slowmo": Config(sync=replace(_AVERAGED, name="slowmo", momentum=0.6)),
 }
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # Larger digits and a wider network, eight workers with slow momentum: what `recipes cook local_sgd` stores.
+    # Larger digits, a wider network and eight workers with slow momentum; `recipes cook local_sgd` stores the result.
     "simmer": replace(
         _TOY,
         data=replace(_TOY.data, image_size=16, train_size=12000),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop of :mod:`recipes_lib.training.loop` for workers that one process simulates.
+"""A training loop like :mod:`recipes_lib.training.loop` for workers that one process simulates.
 
-Worker k of K takes the part of each batch that rank k of K processes would take, so the run's weights are theirs, up to
-rounding. A checkpoint holds the workers' mean as ``model.safetensors``, and every worker's weights, with what SlowMo carries
-on, as ``workers.safetensors``: a run that was stopped inside a round goes on bit for bit.
+Worker k of K takes the part of each batch that rank k of K processes would take, so both runs reach the same weights up
+to rounding. A checkpoint holds the workers' mean in ``model.safetensors``, and every worker's weights and SlowMo's
+state in ``workers.safetensors``, so a run that was stopped within a round continues bit for bit.
 """
 
 import math
@@ -25,12 +25,13 @@ _FILE = "workers.safetensors"
 
 
 def fit(given: loop.Training, folder: RunFolder, workers: int) -> SimulatedTraffic:
-    """As :func:`loop.fit`, with simulated ``workers`` among which each batch is divided; the method becomes their mean.
+    """Trains like :func:`loop.fit`, but divides each batch among simulated ``workers``; the method ends as their mean.
 
-    The method's ``after_step`` is not called: one that moves weights by another rule than the optimiser's cannot be
-    simulated. Each line of ``metrics.jsonl`` has the workers' mean metrics, and their ``drift`` from their mean.
+    The method's ``after_step`` is not called, so a method that moves weights by another rule than the optimiser's
+    cannot be simulated. Each line of ``metrics.jsonl`` has the workers' mean metrics, and their ``drift`` from their
+    mean.
 
-    Raises: ``Diverged`` and ``Interrupted`` as there; ``ValueError`` for a batch norm in training mode.
+    Raises: ``Diverged`` and ``Interrupted`` as :func:`loop.fit`; ``ValueError`` for a batch norm in training mode.
     """
     method, steps, train, schedule = given.method, given.steps, given.settings, given.schedule
     method.train()
@@ -97,7 +98,7 @@ def _save(folder: RunFolder, step: int, keep: int, method: nn.Module, group: Wor
 
 
 def _restore(folder: RunFolder, group: Workers) -> int:
-    """Gives the workers their state of the newest whole checkpoint; the step to go on from, 0 without one."""
+    """Loads the newest complete checkpoint into the workers; returns the step to continue from, 0 if there is none."""
     step = shares.newest(folder)
     if step is None:
         return 0

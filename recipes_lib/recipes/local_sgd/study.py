@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the local SGD chapter measures: accuracy and bytes by period, length, workers and strategy, each fairly tuned.
+"""Measures accuracy and bytes by period, length, number of workers and strategy, each tuned with the same budget.
 
-Every arm may try ten settings, two runs each, and takes the one that is best on scans that are kept from training: plain
-arms ten learning rates, SlowMo five of them by two slow momenta. Four new runs at that setting are then scored on the
-test images, once. Runs are simulated (:mod:`recipes_lib.distributed.simulation`), many at a time: a loss
-that is multiplied by c moves SGD, with or without momentum and slow momentum, as a learning rate c times as large.
+Every arm tries ten settings with two runs each, and takes the best one on held-out scans. Plain arms try ten learning
+rates; SlowMo tries five of them with each of two slow momenta. Four new runs with the chosen setting are then scored on
+the test images, once. Runs are simulated (:mod:`recipes_lib.distributed.simulation`), many at a time. They can share
+one optimiser because multiplying a loss by c has the same effect on SGD, with or without momentum and slow momentum, as
+multiplying the learning rate by c.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,21 +31,21 @@ from recipes_lib.views.multicrop import eval_view
 
 TOY = local_sgd.PRESETS["toy"]
 PERIODS = (1, 4, 16, 48)
-"""Steps from one averaging to the next; 1 is synchronous SGD, to the last digit but rounding."""
+"""Numbers of steps between two averagings; 1 is synchronous SGD, up to rounding."""
 RATES = tuple(0.05 * 1.6**place for place in range(-2, 8))
-"""Learning rates of a plain arm, 0.02 to 1.3; SlowMo has every other one, to 0.84. Of 0.05 to 0.52, which were tried before,
-arms that forget their momentum chose the last at times, and SlowMo the first."""
+"""Learning rates of a plain arm, 0.02 to 1.3; SlowMo tries every second one, up to 0.84. An earlier range, 0.05 to
+0.52, was too narrow: arms that reset their momentum sometimes chose its largest rate, and SlowMo its smallest."""
 MOMENTA = (0.3, 0.6)
-"""Slow momenta. Both helped in one regime or another of the pilot."""
+"""Slow momenta that SlowMo tries. In the pilot, each of them helped in some regime."""
 TUNING, FINAL = 2, 4
-"""Runs a setting in tuning, and of the chosen one."""
+"""Number of runs per setting in tuning, and number of runs with the chosen setting."""
 WRONG = 0.3
-"""Share of random labels in the scene ``noisy``."""
+"""Share of training labels that are random in the scene ``noisy``."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Views, float32 [N, 3, 8, 8], and classes, int64 [N]."""
+    """Views of images, float32 [N, 3, 8, 8], and their classes, int64 [N]."""
 
     images: Tensor
     labels: Tensor
@@ -56,7 +57,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is learned from, chosen by, and scored on."""
+    """A data set: images to train on, to choose settings by (validation), and to score on (test)."""
 
     train: Split
     validation: Split
@@ -65,31 +66,37 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to train, whatever the learning rate."""
+    """One way to train; the learning rate and SlowMo's momentum are tuned."""
 
     path: str
-    """Where its metrics stand in the report."""
+    """Dotted place of its metrics in the report."""
     scene: str
+    """Name of the data set, for :func:`scene`."""
     steps: int
     sync: SyncConfig
     workers: int = 4
     batch_size: int = 64
-    """Of all workers together."""
+    """Images per step, summed over workers."""
 
     def settings(self) -> list[tuple[SyncConfig, tuple[float, ...]]]:
-        """What may be tried: ten settings, by strategy."""
+        """The ten settings that tuning tries: pairs of a strategy and its learning rates."""
         if self.sync.name != "slowmo":
             return [(self.sync, RATES)]
         return [(replace(self.sync, momentum=momentum), RATES[::2]) for momentum in MOMENTA]
 
 
 def arms() -> Iterator[Arm]:
-    """All of them. The scene ``noisy`` is where SlowMo gained most in a pilot.
+    """All arms of the study. The scene ``noisy`` is the setting of a pilot in which SlowMo gained most.
 
-    The pilot (seeds 100 and 101, validation split, six settings for each arm; accuracy of synchronous, local, best SlowMo):
-    192 steps, period 16, 4 workers .926 .900 .901; 192, 48, 4 .926 .891 .889 (both on inks, not scans, that are new);
-    384, 48, 8 workers of 8 images .925 .875 .877; 384, 12, 16 of 4 .925 .875 .883; 96, 12, 8 of 8 .863 .775 .786; and
-    192, 16, 8 of 8 with 30 % of the labels random .879 .785 .797: frozen as ``noisy``.
+    The pilot had seeds 100 and 101, the validation split and six settings per arm. Accuracies of synchronous SGD, local
+    SGD and the best SlowMo, by number of steps, period, and workers x images per worker:
+
+    - 192 steps, period 16, 4 x 16: 0.926 0.900 0.901 (validation: new inks of the same scans)
+    - 192 steps, period 48, 4 x 16: 0.926 0.891 0.889 (validation: new inks of the same scans)
+    - 384 steps, period 48, 8 x 8: 0.925 0.875 0.877
+    - 384 steps, period 12, 16 x 4: 0.925 0.875 0.883
+    - 96 steps, period 12, 8 x 8: 0.863 0.775 0.786
+    - 192 steps, period 16, 8 x 8, 30 % of the labels random: 0.879 0.785 0.797, which became ``noisy``
     """
     for steps in (48, 192):
         for period in PERIODS:
@@ -120,12 +127,13 @@ def _slowmo(period: int) -> SyncConfig:
 
 @cache
 def scene(name: str) -> Scene:
-    """``drawn``: the toy's digits, in random inks; ``noisy``: some classes wrong in training; ``scans``: the bare scans.
+    """The data set ``name``: ``drawn``, the toy's digits in random inks; ``noisy``, the same with some random labels in
+    training; ``scans``, the scans without inks.
 
-    A fifth of the scans are kept for validation, in all the inks that they are drawn in.
+    A fifth of the scans is held out for validation, with all images drawn from them.
     """
     if name == "scans":
-        from sklearn.datasets import load_digits  # a second of importing, which --help does without
+        from sklearn.datasets import load_digits  # the import takes a second, which --help should not
 
         bunch = load_digits()
         order = randomness.permutation(0, 0, len(bunch.target))  # as in recipes_lib.data.digits
@@ -151,7 +159,7 @@ def scene(name: str) -> Scene:
 
 
 class Runs(nn.Module):
-    """Several classifiers, one for each seed, as one model: [runs, batch, 3, 8, 8] -> logits [runs, batch, 10]."""
+    """Several classifiers, one per seed, as one model: [runs, batch, 3, 8, 8] -> logits [runs, batch, 10]."""
 
     def __init__(self, config: local_sgd.Config, seeds: Sequence[int]) -> None:
         super().__init__()
@@ -165,12 +173,12 @@ class Runs(nn.Module):
         self._one = lambda weights, x: functional_call(classify, weights, (x,))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits of every run on images of its own."""
+        """The logits of every run on its own images: [runs, batch, 3, 8, 8] -> [runs, batch, 10]."""
         return vmap(self._one)(dict(zip(self.names, self.weights, strict=True)), images)
 
 
 class _Logits(nn.Module):
-    """A classifier's logits as a module's forward, with the classifier's own names of weights."""
+    """A module whose ``forward`` gives a classifier's logits and whose weights have the classifier's names."""
 
     def __init__(self, method: local_sgd.Classifier) -> None:
         super().__init__()
@@ -181,9 +189,10 @@ class _Logits(nn.Module):
 
 
 def train(arm: Arm, sync: SyncConfig, split: Split, trials: Sequence[tuple[float, int]]) -> tuple[Any, float]:
-    """Trains a run for each (learning rate, seed) of ``trials`` at once, as the toy would with ``train.seed`` and ``optim.lr``.
+    """Trains one run per (learning rate, seed) of ``trials``, all at once, as the toy would with these values.
 
-    Returns a function that gives their accuracies on a split, float [runs], and the bytes that each worker sent.
+    Returns a function that computes the runs' accuracies on a split, float64 [runs], and the bytes that each worker
+    sent in one run.
     """
     config = replace(TOY, train=replace(TOY.train, steps=arm.steps, batch_size=arm.batch_size))
     runs = Runs(config, [seed for _, seed in trials])
@@ -193,7 +202,7 @@ def train(arm: Arm, sync: SyncConfig, split: Split, trials: Sequence[tuple[float
 
     def loss(logits: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
         errors = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return (rates * errors.view(labels.shape).mean(dim=1)).sum()  # the runs have no weight in common
+        return (rates * errors.view(labels.shape).mean(dim=1)).sum()  # a sum: the runs have no weight in common
 
     @cache
     def orders(epoch: int) -> Tensor:  # [runs, images]
@@ -224,7 +233,7 @@ def train(arm: Arm, sync: SyncConfig, split: Split, trials: Sequence[tuple[float
 
 
 def tune(arm: Arm, seed: int) -> tuple[SyncConfig, float, float]:
-    """The strategy and the learning rate that are best on the validation split, and the accuracy there."""
+    """The strategy and the learning rate with the best accuracy on the validation split, and this accuracy."""
     place, best = scene(arm.scene), None
     for sync, rates in arm.settings():
         trials = [(rate, 100 * seed + run) for rate in rates for run in range(TUNING)]
@@ -236,12 +245,16 @@ def tune(arm: Arm, seed: int) -> tuple[SyncConfig, float, float]:
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """All metrics of one seed: ``accuracy``, ``chosen`` and ``bytes`` by arm, and what is computed from them."""
+    """All metrics of one seed: ``accuracy``, ``chosen`` and ``bytes`` by arm, and two metrics computed from them.
+
+    ``gap``: accuracy of synchronous SGD minus that of local SGD, by steps and period. ``times_period``: bytes times
+    period, by period.
+    """
     torch.set_num_threads(1)
     report: dict[str, Any] = {"accuracy": {}, "chosen": {}, "bytes": {}}
     for arm in arms():
         sync, rate, reached = tune(arm, seed)
-        trials = [(rate, 100 * seed + 50 + run) for run in range(FINAL)]  # other seeds than tuning saw
+        trials = [(rate, 100 * seed + 50 + run) for run in range(FINAL)]  # seeds that tuning did not use
         place = scene(arm.scene)
         accuracies, sent = train(arm, sync, place.train, trials)
         chosen = {"lr": rate, "validation": reached} | ({"momentum": sync.momentum} if sync.name == "slowmo" else {})
@@ -264,8 +277,9 @@ def _put(report: dict[str, Any], path: str, value: Any) -> None:
 
 
 def fingerprint() -> dict[str, Any]:
-    """Accuracies that move with the numerics, after eight steps: of local SGD, SlowMo and local SGD that forgets its momentum
-    at a learning rate of 0.1, and of local SGD at 0.2.
+    """Accuracies after eight steps, which change if the numerics change.
+
+    They are those of local SGD, SlowMo and local SGD with reset momentum at learning rate 0.1, and of local SGD at 0.2.
     """
     found = []
     for sync in (_local(4), replace(_slowmo(4), momentum=MOMENTA[0]), replace(_local(4), buffers="reset")):

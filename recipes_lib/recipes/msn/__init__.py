@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked Siamese Networks: all that belongs to this chapter alone. Chapter: ``notebooks/msn.py``."""
+"""Masked Siamese Networks: the code that only this chapter uses. Chapter: ``notebooks/msn.py``."""

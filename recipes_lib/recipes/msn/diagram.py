@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chapter's diagram: MSN in one picture, drawn from one image."""
+"""The chapter's diagram: MSN from one image to the loss."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from recipes_lib.diagrams import Arrow, Box, Image, Shares
 
 
 def draw(ax: Axes, image: ArrayLike, *, patches: int = 4) -> Axes:
-    """MSN from one image to the loss; the anchor view has half of its ``patches`` x ``patches`` patches dropped.
+    """Draws MSN from one image to the loss; half of the anchor view's ``patches`` x ``patches`` patches are dropped.
 
     Shapes: ``image`` [3, side, side], uint8; ``side`` is a multiple of ``patches``, which is even.
     The views are crops that show the idea, not the recipe's augmentations.
@@ -48,16 +48,16 @@ def draw(ax: Axes, image: ArrayLike, *, patches: int = 4) -> Axes:
 
 
 def crop(image: NDArray, side: Literal["left", "right"], *, mirrored: bool) -> NDArray:
-    """The upper three quarters of an image [3, side, side], at its left or right, in as many pixels as the whole."""
+    """The upper left or right crop of an image, 3/4 as wide and high, enlarged: [3, side, side] -> [3, side, side]."""
     size = image.shape[-1]
-    rows = np.arange(size) * 3 // 4  # the nearest pixel: every third stands twice
+    rows = np.arange(size) * 3 // 4  # nearest neighbour: every third row is used twice
     columns = rows + (size // 4 if side == "right" else 0)
     cut = image[:, rows][:, :, columns]
     return cut[:, :, ::-1] if mirrored else cut
 
 
 def drop(image: NDArray, patches: int) -> NDArray:
-    """An image [3, side, side] with half of the patches of each row white, chosen at random."""
+    """The image [3, side, side] with a random half of the patches in each row painted white."""
     side = image.shape[-1] // patches
     dropped = np.random.default_rng(5).permuted(np.tile([True, False], (patches, patches // 2)), axis=1)
     return np.where(dropped.repeat(side, 0).repeat(side, 1), 255, image)

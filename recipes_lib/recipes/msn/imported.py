@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that others trained, as a run folder of this recipe: ``recipes import``.
+"""Turns weights that others trained into a run folder of this recipe: ``recipes import``.
 
-Official MSN checkpoints, folders and files of timm, and ViTMSN folders of Hugging Face become what ``recipes evaluate`` and
-``recipes export`` work on. The architecture is read from the file; the data to evaluate on is the user's to name.
+It reads official MSN checkpoints, timm's folders and files, and ViTMSN folders of Hugging Face. ``recipes evaluate``
+and ``recipes export`` work on the result. The architecture is read from the file; the user names the evaluation data.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ _PAPER = PRESETS["vits16_imagenet"]
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What a folder or file holds, and the config of a run that has it."""
+    """The weights in a folder or file, and the config of a run with this architecture."""
 
     source: Path
     layout: Layout
     backbone: VisionTransformer
     head: State = field(default_factory=dict)
-    """Of the projection head; empty where the file has none."""
+    """State of the projection head; empty if the file has none."""
     prototypes: Tensor | None = None
-    """[count, dim]"""
+    """Prototypes [count, dim]; ``None`` if the file has none."""
     config: Config
-    """The paper's, with the architecture and the preprocessing that were found."""
+    """The paper's config, with the architecture and the preprocessing that the file has."""
     assumed: tuple[str, ...] = ()
-    """Fields of ``views`` that the file does not tell."""
+    """Names of the fields of ``views`` that the file does not give, so that the paper's values are used."""
 
 
 def read(source: Path, layout: Layout) -> Weights:
-    """The weights in ``source``, which must have the ``layout``.
+    """Reads the weights in ``source``, which must have the given ``layout``.
 
-    Raises: ``RunError`` where it has another, cannot be read, or holds no Vision Transformer that this recipe has a name for.
+    Raises: ``RunError`` if it has another layout, cannot be read, or its architecture is no ``model.arch`` of MSN.
     """
     found = interchange.layout_of(source)
     if found != layout:
@@ -73,11 +73,12 @@ def read(source: Path, layout: Layout) -> Weights:
 
 
 def write(weights: Weights, config: Config, out: Path | None = None) -> Result:
-    """A finished run of ``config`` that holds the weights; ``out`` is its folder (default ``runs/msn-DATE``).
+    """Writes the weights as a finished run of ``config`` into the folder ``out`` (default ``runs/msn-DATE``).
 
-    Anchor and target both have the backbone. What the file lacks is initialised as at the start of a run, and a warning says so.
+    Anchor and target both get the backbone. Parts that the file lacks are initialised as at the start of a run, and a
+    warning names them.
 
-    Raises: ``ConfigError`` for a config that a run would refuse; ``RunError`` where ``out`` exists or the weights do not fit.
+    Raises: ``ConfigError`` if the config is not valid; ``RunError`` if ``out`` exists or the weights do not fit.
     """
     config.validate()
     out = out or folder.default_path(RECIPE.name)
@@ -108,7 +109,7 @@ def write(weights: Weights, config: Config, out: Path | None = None) -> Result:
 
 
 def _config_of(source: Path, backbone: VisionTransformer, head: State, prototypes: Tensor | None) -> Config:
-    """The paper's config with the architecture of what was found. Raises: ``RunError`` where no architecture is that."""
+    """The paper's config with the architecture of ``backbone``. Raises: ``RunError`` if it is no ``model.arch``."""
     shape = Shape(backbone.embed_dim, len(backbone.blocks), backbone.blocks[0].attn.num_heads)
     arch = next((name for name, known in ARCHS.items() if known == shape), None)
     if arch is None:

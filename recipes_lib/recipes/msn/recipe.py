@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked Siamese Networks: an image with patches missing must choose the same prototypes as a view with none missing.
+"""Masked Siamese Networks: a view with patches missing must get the same prototypes as a view with all patches.
 
 Assran, Caron, Misra, Bojanowski, Bordes, Vincent, Joulin, Rabbat, Ballas, "Masked Siamese Networks for
 Label-Efficient Learning", ECCV 2022, arXiv 2204.07141. Chapter: ``notebooks/msn.py``.
 
-1. Cut several views of an image; the *target* view keeps all its patches, the *anchor* views lose some (random mask)
-   or are small crops (focal mask). Dropped patches are not replaced: the anchor's encoder is cheaper by their share.
-2. Both sides are softly assigned to the same learnable prototypes.
+1. Several views of an image are cut. The *target* view keeps all its patches; the *anchor* views lose some (random
+   mask) or are small crops (focal mask). Dropped patches are not replaced, so the anchor's encoder has less to compute.
+2. The embeddings of all views are softly assigned to the same learnable prototypes.
 3. The target's assignment is sharpened, balanced (Sinkhorn) and passes no gradient; the anchors must predict it.
 4. The mean assignment of all anchors is pushed towards uniform (ME-MAX), so that no prototype takes all images.
-5. The target encoder is an exponential moving average (EMA) of the anchor encoder; it is what is evaluated.
+5. The target encoder is an exponential moving average (EMA) of the anchor encoder; the target is evaluated.
 """
 
 import copy
@@ -39,28 +39,28 @@ class MSNViews(ViewsConfig):
     """Multi-crop views, and the random mask of the anchor's global views."""
 
     mask_ratio: float = 0.15
-    """Share of a global anchor view's patches that is dropped, in [0, 1); the target and the small views keep all."""
+    """Share of a global anchor view's patches that is dropped, in [0, 1). The target and the local views keep all."""
     mask_per_image: bool = True
-    """A mask of its own for each image, as in the paper; False: one mask per step, as in the official code."""
+    """True: each image has its own mask, as in the paper. False: one mask per step, as in the official code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(vit.ViTConfig):
-    """The encoder: a Vision Transformer, a projection head, prototypes, and the moving average that is the target."""
+    """The Vision Transformer, its projection head, the prototypes, and the momentum of the target encoder."""
 
     hidden: int = 2048
-    """Width of the projection head's two hidden layers."""
+    """Width of the projection head's two hidden layers, at least 2."""
     dim: int = 256
-    """Dimension of embeddings and prototypes."""
+    """Dimension of embeddings and prototypes, at least 2."""
     prototypes: int = 1024
-    """How many prototypes there are."""
+    """Number of prototypes, at least 2."""
     ema: float = 0.996
-    """Momentum of the target encoder at the first step."""
+    """Momentum of the target encoder at the first step, in [0, 1]; with 1 the target never moves."""
     ema_final: float = 1.0
-    """Momentum that ``ema`` rises to linearly; it would be reached after ``optim.stretch`` times the run."""
+    """Momentum at the end of a linear schedule that starts at ``ema`` and lasts ``optim.stretch`` times the run."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         layers.refuse_equal_features(faults, self)
         for name in ("hidden", "dim", "prototypes"):
@@ -71,21 +71,22 @@ class ModelConfig(vit.ViTConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The objective; symbols as in the paper."""
+    """Temperatures and weights of the loss. Greek letters and T are the paper's symbols."""
 
     temperature: float = 0.1
-    """tau, of both assignments."""
+    """Temperature tau of the anchors' and the targets' assignments, above 0."""
     sharpen_temperature: float = 0.25
-    """T in (0, 1]: the target's assignment is raised to the power 1/T and normalised again; 1 leaves it as it is."""
+    """Sharpening temperature T, in (0, 1]: the target's assignment is raised to the power 1/T and normalised again.
+    1: no sharpening."""
     sinkhorn_iterations: int = 3
-    """Rounds of balancing the targets over the prototypes; 0: none."""
+    """Number of Sinkhorn iterations, which balance the targets over the prototypes; 0: no balancing."""
     me_max_weight: float = 1.0
-    """lambda, of the mean-entropy maximisation."""
+    """Weight lambda of the mean-entropy maximisation, at least 0."""
     entropy_weight: float = 0.0
-    """mu, of the mean entropy of the anchors' assignments; the official runs log it with weight 0."""
+    """Weight mu of the mean entropy of the anchors' assignments, at least 0; the official runs log it with weight 0."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         faults.need(self.temperature > 0, "loss.temperature", self.temperature, "above 0", "The paper uses 0.1.")
         sharpen = self.sharpen_temperature
         faults.need(0 < sharpen <= 1, "loss.sharpen_temperature", sharpen, "in (0, 1]", "The paper uses 0.25.")
@@ -116,7 +117,7 @@ class Config:
         faults.raise_any()
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of the groups, and of what they are together, in ``faults``."""
+        """Adds to ``faults`` every fault of the groups, and of values of two groups that do not fit together."""
         for group in (self.data, self.views, self.model, self.loss, self.optim, self.sync, self.train, self.eval):
             group.check(faults)
         sides = [self.views.image_size] + [self.views.local_size] * (self.views.local_views > 0)
@@ -142,12 +143,15 @@ class Encoder(nn.Module):
         self.head = heads.ProjectionHead(self.backbone.num_features, config.model.hidden, config.model.dim)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Embeddings of views of one size: [batch, 3, side, side], patches kept int64 [batch, kept] -> [batch, dim]."""
+        """Embeddings of views of one size: [batch, 3, side, side] -> [batch, dim].
+
+        ``keep``: numbers of the patches that are not dropped, int64 [batch, kept]; ``None``: all patches.
+        """
         return self.head(self.backbone(images, keep))
 
 
 class MSN(Method):
-    """Anchor encoder, target encoder and prototypes; ``forward`` is one evaluation of the paper's loss."""
+    """Anchor encoder, target encoder and prototypes; ``forward`` computes the paper's loss."""
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__()
@@ -159,16 +163,20 @@ class MSN(Method):
 
     @property
     def backbone(self) -> vit.VisionTransformer:
-        """What is evaluated: the target's backbone."""
+        """The target's backbone, which is evaluated and exported."""
         return self.target.backbone
 
     @property
     def crop_one(self) -> Crop:
-        """Cuts the views of one image file in a loader's worker."""
+        """Cuts the views of one image file in a loader's worker process."""
         return self._crop.crop_one
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
-        """Cuts and masks the views of a batch; every draw comes from ``(seed, epoch, index)`` or ``(seed, step)``."""
+        """Cuts the views of a batch and draws their masks, from ``(seed, epoch, index)`` or ``(seed, step)``.
+
+        Shapes, for V views: ``target`` [batch, 3, side, side]; ``global`` and ``local`` [V * batch, 3, side, side],
+        view-major, or ``None``; ``keep`` int64 [V * batch, kept] for the global views, or ``None``.
+        """
         target, *anchors = self._crop(batch)
         ways = self.config.views
         wide, narrow = anchors[: ways.global_views], anchors[ways.global_views :]
@@ -189,22 +197,22 @@ class MSN(Method):
         return shared.expand(len(batch.indices), -1)
 
     def forward(self, views: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        """The loss of one micro-batch and its parts; the shapes are those of :meth:`views`."""
+        """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
         return self.objective(*self.embeddings(views))
 
     def embeddings(self, views: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """Embeddings of the anchor views [V * batch, dim], view-major, and of the target view [batch, dim]."""
-        anchors = []  # view-major; a head call per resolution, so batch statistics are those of one resolution
+        anchors = []  # one encoder call per resolution, so that batch statistics are over views of one resolution
         if views["global"] is not None:
             anchors.append(self.anchor(views["global"], views["keep"]))
         if views["local"] is not None:
             anchors.append(self.anchor(views["local"]))
         with torch.no_grad():  # the paper's stop-gradient
-            targets = self.target(views["target"])
+            targets = self.target(views["target"])  # [batch, dim]
         return torch.cat(anchors), targets
 
     def objective(self, anchors: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The loss of anchors [V * batch, dim], view-major, and targets [batch, dim], and its parts."""
+        """The loss and its parts, from embeddings of anchors [V * batch, dim], view-major, and targets [batch, dim]."""
         loss = self.config.loss
         return prototypes.msn_loss(
             anchors,
@@ -218,19 +226,19 @@ class MSN(Method):
         )
 
     def param_groups(self) -> list[dict]:
-        """Weights with decay; biases and norms without; prototypes without."""
+        """The optimiser's groups: weights decay; biases, norms and prototypes do not."""
         return [
             *groups.decay_groups(self.anchor),
             {"params": [self.prototypes.weight], "decays": False},
         ]
 
     def clipped_parameters(self) -> list[nn.Parameter]:
-        """The anchor encoder; prototypes are not clipped."""
+        """The parameters of the anchor encoder: the prototypes' gradient is not clipped."""
         return list(self.anchor.parameters())
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Moves the target's parameters towards the anchor's; running statistics of batch norm stay its own."""
+        """Moves the target's parameters towards the anchor's; its batch norms keep their own running statistics."""
         model, stretch = self.config.model, self.config.optim.stretch
         momentum = schedules.linear(step, model.ema, model.ema_final, self.steps, stretch=stretch)
         torch._foreach_lerp_(list(self.target.parameters()), list(self.anchor.parameters()), 1 - momentum)
@@ -238,19 +246,22 @@ class MSN(Method):
 
 @torch.no_grad()
 def diagnostics(method: MSN, features: tuple[Features, Features], images: Splits) -> dict[str, float]:
-    """How the target assigns the test images to prototypes; what each number means: ``evaluation.assignments``."""
+    """Statistics of the target's assignments of test images to prototypes; ``evaluation.assignments`` defines them."""
     test = images.test
     embeddings = method.target.eval().head(features[1].final.to(method.prototypes.weight.device))
     p = prototypes.assign(embeddings, method.prototypes.weight, method.config.loss.temperature)  # [N, K]
     factors = {} if test.labels is None else {"label": test.labels}
-    for ground in ("paper", "table_colour"):  # of the digits, of the Pantry
+    for ground in ("paper", "table_colour"):  # the background's colour in the digits and in the Pantry
         if isinstance(test, ImageSet) and ground in test.factors:
             factors["tint"] = assignments.tint(test.factors[ground])
     return assignments.describe(p, factors)
 
 
-# The Pantry at 32 pixels, 16 tokens, under a minute of one CPU core: a network that starts to learn, beside its baselines and
-# the network cooked earlier, which shows where that leads.
+# The Pantry at 32 pixels with 16 tokens, in under a minute of one CPU core. The network has only begun to learn; it is
+# scored beside its baselines and beside the same network that was trained longer by `recipes cook`.
+# Not the paper's: no local views, since 32 x 96 / 224 = 14 pixels are less than 2 tokens; a momentum of 0.9, since with
+# 0.996 the target would average over the last 1 / (1 - 0.996) = 250 steps, more than the 120 of the run; and schedules
+# that end with the run (stretch 1).
 _TOY = Config(
     data=DataConfig(name="pantry", image_size=32, train_size=3000, test_size=500),
     views=MSNViews(image_size=32, local_views=0, blur=0.0, mask_ratio=0.15),
@@ -264,7 +275,7 @@ _TOY = Config(
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # The same network for longer, on more images: what `recipes cook msn` stores.
+    # The same network trained longer, on more images; `recipes cook msn` stores the result.
     "simmer": replace(
         _TOY,
         data=replace(_TOY.data, train_size=6000, test_size=1000),
@@ -272,7 +283,7 @@ PRESETS: dict[str, Config] = {
         train=replace(_TOY.train, steps=3000, checkpoint_every=500),
         eval=EvalConfig(baselines="all"),
     ),
-    # CIFAR-10 in about an hour of one core: a convolutional stem down to 16 tokens in place of the paper's patches.
+    # CIFAR-10 in about an hour of one core. A convolutional stem makes 16 tokens, where the paper cuts patches.
     "laptop": Config(
         data=DataConfig(name="cifar10", image_size=32),
         views=MSNViews(image_size=32, local_views=0, grayscale=0.3, blur=0.0),
@@ -281,14 +292,15 @@ PRESETS: dict[str, Config] = {
         train=TrainConfig(epochs=None, steps=8000, batch_size=256, checkpoint_every=500),
         eval=EvalConfig(baselines="all"),
     ),
-    # The paper's ViT-S/16 with Sinkhorn and lambda 1, the default of the paper and of the released config: 16 GPUs, 64
-    # images each. Top-1 with 1 % of the labels: 66.4 (the paper's Table 11, read in full).
+    # The paper's ViT-S/16 with Sinkhorn and lambda 1, the default of the paper and of the released config, on 16 GPUs x
+    # 64 images. Top-1 accuracy with 1 % of the labels: 66.4 (the paper's Table 11).
     "vits16_imagenet": Config(),
-    # The same without Sinkhorn and with lambda 5: 67.2 with 1 % of the labels, the paper's best and the number in its Table 2.
-    # lambda has to rise when Sinkhorn goes: without it, lambda 1 gives 60.8 (all three from Table 11).
+    # The same without Sinkhorn and with lambda 5: 67.2 with 1 % of the labels, the paper's best, also in its Table 2.
+    # Without Sinkhorn lambda has to be larger: lambda 1 gives only 60.8 (all three numbers are from Table 11).
     "vits16_imagenet_no_sinkhorn": Config(loss=LossConfig(sinkhorn_iterations=0, me_max_weight=5.0)),
-    # The paper's ViT-B/4 with 70 % of the patches dropped: 300 epochs (Table 1) of 1,024 images per step (appendix A.1), 75.7
-    # with 1 % of the labels (Table 2). A config that its authors posted has 400 epochs of 1,152 images on 384 GPUs.
+    # The paper's ViT-B/4 with 70 % of the patches dropped: 300 epochs (Table 1) with 1,024 images per step (appendix
+    # A.1) reach 75.7 with 1 % of the labels (Table 2). A config that the authors posted has 400 epochs and 1,152 images
+    # per step on 384 GPUs.
     "vitb4_imagenet": Config(
         views=MSNViews(mask_ratio=0.7),
         model=ModelConfig(arch="vit_base", patch_size=4),

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PAWS: all that belongs to this chapter alone. Chapter: ``notebooks/paws.py``."""
+"""PAWS: the code that only this chapter uses. Chapter: ``notebooks/paws.py``."""

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FixMatch: a classifier of the same budget that uses the unlabelled images too, as a control for PAWS.
+"""FixMatch: a classifier with the same budget as PAWS that also uses the unlabelled images, as a control for PAWS.
 
-A network trained on the few labels alone is a weak opponent. FixMatch takes the same network, images, labels and updates,
-and learns from its own confident guesses: what it calls a mildly altered view, it must call a strongly altered one.
+A network trained on the few labels alone would be a weak control. FixMatch takes the same network, images, labels and
+number of updates, and learns from its own confident predictions (pseudo-labels): a strongly augmented view must get the
+class that the network predicts for a weakly augmented view of the same image.
 
 Source: Sohn, Berthelot, Li, Zhang, Carlini, Cubuk, Kurakin, Zhang, Raffel, "FixMatch: Simplifying Semi-Supervised
 Learning with Consistency and Confidence", NeurIPS 2020, arXiv 2001.07685, Equations 3 and 4.
-Differs: AdamW, one cosine and a clipped gradient, as the supervised baseline has them, in place of SGD and an average
-of the weights; the strong view is the recipe's own in place of RandAugment with Cutout. One process.
+Differs: AdamW, a cosine schedule and gradient clipping, as in the supervised baseline, replace SGD and the moving
+average of the weights; the strong view is the recipe's augmentation, not RandAugment with Cutout; one process only.
+
+Symbols: B labelled images and mu * B images per update; q: the prediction for a weak view; p: that for a strong view;
+L_s and L_u: the supervised and the unsupervised loss; lambda: ``weight``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,16 +33,16 @@ from recipes_lib.views.multicrop import MultiCrop, Normalize, ViewsConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """The views of one update: B labelled images, and mu B of all images, twice."""
+    """The views of one update: one of each of B labelled images, and two of each of mu * B images, labelled or not."""
 
     labelled: Tensor
-    """float [B, 3, H, W]: weak views."""
+    """float [B, 3, H, W]: weak views of the labelled images."""
     labels: Tensor
-    """int64 [B]"""
+    """int64 [B]: classes of the labelled images."""
     weak: Tensor
-    """float [mu * B, 3, H, W]: cropped and mirrored."""
+    """float [mu * B, 3, H, W]: weak views, which are only cropped and mirrored."""
     strong: Tensor
-    """float [mu * B, 3, H, W]: other views of the same images, with all that the recipe does to them."""
+    """float [mu * B, 3, H, W]: views of the same images with the recipe's full augmentation."""
 
 
 def fixmatch_loss(
@@ -50,14 +54,14 @@ def fixmatch_loss(
     threshold: float = 0.95,
     weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    """L = L_s + lambda L_u: cross-entropy of labelled images, and of strong views against confident guesses on weak ones.
+    """FixMatch's loss L = L_s + lambda L_u: cross-entropy with the labels, and with confident predictions as labels.
 
-    L_u = 1 / (mu B) sum 1(max q >= threshold) H(argmax q, p): a mean over all unlabelled images, the doubtful ones
-    counted as 0. q, the prediction of the weak view, gets no gradient. Half precision is raised to float32.
+    L_u = 1 / (mu B) sum 1(max q >= threshold) H(argmax q, p) is a mean over all mu B images; an image below the
+    threshold counts as 0. q, the prediction for the weak view, gets no gradient. Half precision is raised to float32.
 
     Shapes: ``logits_labelled`` [B, classes], ``labels`` int64 [B], ``logits_weak`` and ``logits_strong``
-    [mu * B, classes], row by row of the same image; -> scalars ``loss`` (with its graph) and, detached, ``supervised``
-    (L_s), ``unsupervised`` (L_u) and ``confident`` (share of images at or above the threshold).
+    [mu * B, classes], row i of both from the same image; -> scalars ``loss`` (with its graph) and, detached,
+    ``supervised`` (L_s), ``unsupervised`` (L_u) and ``confident`` (share of images at or above the threshold).
     Units: ``threshold`` in [0, 1], ``weight`` (lambda) of at least 0.
     Raises: ``ValueError`` for numbers out of range, sizes that do not fit, and a labelled image without a label.
     """
@@ -67,7 +71,7 @@ def fixmatch_loss(
     )
     supervised = F.cross_entropy(logits_labelled, labels)
     confidence, guess = logits_weak.detach().softmax(dim=1).max(dim=1)  # [mu * B]
-    confident = (confidence >= threshold).to(logits_strong.dtype)
+    confident = (confidence >= threshold).to(logits_strong.dtype)  # [mu * B]
     unsupervised = (F.cross_entropy(logits_strong, guess, reduction="none") * confident).mean()
     return {
         "loss": supervised + weight * unsupervised,
@@ -98,20 +102,19 @@ def _check(labelled: Tensor, labels: Tensor, weak: Tensor, strong: Tensor, thres
 def draw_batches(
     train: ImageSet, views: ViewsConfig, *, steps: int, batch_size: int, labelled_size: int, seed: int
 ) -> Iterator[Batch]:
-    """The batches of ``steps`` updates: ``batch_size`` of all images of ``train``, ``labelled_size`` of the labelled ones.
+    """The batches of ``steps`` updates, each with ``batch_size`` images of ``train`` and ``labelled_size`` labelled.
 
-    Images come in the order in which a recipe of this ``seed`` meets them (without ``data.classes_per_batch``), and
-    the strong view is the first large one that it cuts; mu = ``batch_size`` / ``labelled_size``. Labelled images come
-    pass by pass in random order, each as often as the others; where a batch takes more than there are, it has several
-    views of the same.
+    mu is ``batch_size`` / ``labelled_size``. Images come in the order of a recipe's run with this ``seed`` (without
+    ``data.classes_per_batch``), and the strong view is the first global view of that run. Labelled images come in
+    passes, each in random order. If a batch takes more labelled images than there are, it has several views of some.
 
-    Raises: ``DataError`` where ``train`` has fewer images than a batch; ``ValueError`` where none has a label.
+    Raises: ``DataError`` if ``train`` has fewer images than a batch; ``ValueError`` if no image has a label.
     """
     known = torch.arange(0) if train.labels is None else (train.labels != UNLABELLED).nonzero()[:, 0]
     if not len(known):
         raise ValueError(f"none of {len(train)} images has a label; pseudo-labels start from some that do.")
     passes = -(-labelled_size // len(known))
-    few = train.select(known.repeat(passes))  # a copy has an index of its own, and so views of its own
+    few = train.select(known.repeat(passes))  # each copy of an image has its own index, and so its own views
     strong = MultiCrop(replace(views, global_views=0, local_views=0), seed)
     weak = MultiCrop(_weak(views), randomness.step_key(seed, 0, "weak views"))
     weak_labelled = MultiCrop(_weak(views), randomness.step_key(seed, 0, "weak views of labelled images"))
@@ -123,7 +126,7 @@ def draw_batches(
 
 
 def _weak(views: ViewsConfig) -> ViewsConfig:
-    """One large view, cropped and mirrored and no more."""
+    """A config of one global view that is only cropped and mirrored."""
     return replace(
         views,
         global_views=0,
@@ -158,17 +161,17 @@ def train(
 ) -> nn.Sequential:
     """Trains ``backbone`` and a linear layer by FixMatch, and returns both as one classifier (in training mode).
 
-    The optimiser and its schedule are those of :func:`recipes_lib.evaluation.baselines.supervised`. ``backbone`` gives
-    [rows, ``width``]; labelled, weak and strong views pass it in one call, so that their batch statistics are shared.
-    ``seed`` draws the linear layer. ``progress`` is called after each step with its number, the classifier and the
-    parts of the loss; it may put the classifier into evaluation mode.
+    The optimiser and its schedule are those of :func:`recipes_lib.evaluation.baselines.supervised`. ``backbone`` maps
+    views to features [rows, ``width``]; labelled, weak and strong views pass it in one call, so that batch statistics
+    are over all three. ``seed`` draws the linear layer. ``progress`` is called after each step with the step's number,
+    the classifier and the parts of the loss; it may put the classifier into evaluation mode.
 
-    Raises: ``ValueError`` where ``batches`` end before ``steps``.
+    Raises: ``ValueError`` if ``batches`` has fewer than ``steps`` batches.
     """
     model = classifier(backbone, width=width, classes=classes, seed=seed)
 
     def loss_of(batch: Batch) -> dict[str, Tensor]:
-        logits = model(torch.cat([batch.labelled, batch.weak, batch.strong]))
+        logits = model(torch.cat([batch.labelled, batch.weak, batch.strong]))  # [B + 2 * mu * B, classes]
         labelled, weak, strong = logits.split([len(batch.labelled), len(batch.weak), len(batch.strong)])
         return fixmatch_loss(labelled, batch.labels, weak, strong, threshold=threshold, weight=weight)
 
@@ -199,10 +202,11 @@ def accuracy_curve(
     threshold: float = 0.95,
     lr: float = 1e-3,
 ) -> list[tuple[int, float]]:
-    """Trains ``backbone`` by FixMatch, and gives (updates done, test accuracy) each ``every`` updates and at the end.
+    """Trains ``backbone`` by FixMatch; returns (updates done, test accuracy) every ``every`` updates and at the end.
 
-    ``images.train`` has the labels that a recipe sees; the other arguments are those of :func:`draw_batches` and
-    :func:`train`. ``backbone`` has ``num_features`` and what :func:`recipes_lib.evaluation.features.extract` needs.
+    ``images.train`` has only the labels that a recipe may see. The other arguments are those of :func:`draw_batches`
+    and :func:`train`. ``backbone`` has ``num_features`` and the methods that
+    :func:`recipes_lib.evaluation.features.extract` calls.
     """
     curve = []
 
@@ -226,7 +230,7 @@ def accuracy_curve(
 
 @torch.no_grad()
 def accuracy(classifier: nn.Sequential, test: ImageSet, image_size: int, normalize: Normalize) -> float:
-    """Share of ``test`` that a classifier of :func:`train` names right, from images without augmentation."""
+    """Accuracy in [0, 1] of a classifier of :func:`train` on the images of ``test``, without augmentation."""
     backbone, head = classifier
     features = extract(backbone, test, image_size=image_size, normalize=normalize).final  # [N, width], on the CPU
     guesses = head(features.to(head.weight.device)).argmax(dim=1).cpu()

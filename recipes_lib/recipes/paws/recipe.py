@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PAWS: two views of an image must be most like the same labelled images, a few of which come with every step.
+"""PAWS: two views of an image must resemble the same labelled images, some of which come with every step.
 
 Assran, Caron, Misra, Bojanowski, Joulin, Ballas, Rabbat, "Semi-Supervised Learning of Visual Features by
 Non-Parametrically Predicting View Assignments with Support Samples", ICCV 2021, arXiv 2104.13963.
 Chapter: ``notebooks/paws.py``.
 
-1. Cut two large and some small views of each image, most of which have no label, and one view of each *support*: an
-   equal number of labelled images of some classes, drawn anew at every step.
-2. A view's prediction is the mean of the supports' labels, weighted by how like them its embedding is.
-3. A large view's target is the other one's prediction, sharpened, without gradient; a small one's the mean of both.
+1. Two large (global) and some small (local) views are cut of each image; most images have no label. Each step also
+   draws *supports*: equally many labelled images of each of some classes, with one view each.
+2. A view's prediction is the mean of the supports' labels, weighted by the similarity of its embedding to theirs.
+3. The target of a large view is the sharpened prediction of the other large view, without gradient. The target of a
+   small view is the mean of both large views' targets.
 4. The mean sharpened prediction of all views is pushed towards uniform (ME-MAX), so that no class takes all images.
-5. One network embeds everything; no average of it, no classifier, no negatives. The supports carry gradient too.
+5. One network embeds all views. There is no moving average of it, no classifier and no negative pair. Gradient also
+   flows through the supports.
 """
 
 from dataclasses import dataclass, field, replace
@@ -39,23 +41,28 @@ from recipes_lib.views.multicrop import MultiCrop, ViewsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PawsViews(ViewsConfig):
-    """Multi-crop views. The defaults are the paper's: the colour jitter is of strength 1, that is .8, .8, .8, .2."""
+    """Multi-crop views. The defaults are the paper's, with colour jitter of strength 1: 0.8, 0.8, 0.8 and 0.2."""
 
     global_views: int = 1
-    """Always 1: PAWS swaps the predictions of two large views, and the first of them is not counted here."""
+    """Always 1: PAWS has two large views, of which the first, like MSN's target view, is not counted here."""
     global_scale: tuple[float, float] = (0.14, 1.0)
-    """Range of a large crop's share of the image's area; without small views the paper uses 0.08 to 1."""
+    """Smallest and largest area of a large crop, as a share of the image's area; without small views the paper uses
+    0.08 to 1."""
     local_views: int = 6
-    """Small views."""
+    """Number of small views."""
     local_scale: tuple[float, float] = (0.05, 0.14)
-    """Range of a small crop's share of the image's area."""
+    """Smallest and largest area of a small crop, as a share of the image's area."""
     brightness: float = 0.8
+    """Strength of the brightness jitter, at least 0: the factor is drawn between 1 - strength and 1 + strength."""
     contrast: float = 0.8
+    """Strength of the contrast jitter, at least 0: the factor is drawn between 1 - strength and 1 + strength."""
     saturation: float = 0.8
+    """Strength of the saturation jitter, at least 0: the factor is drawn between 1 - strength and 1 + strength."""
     hue: float = 0.2
+    """Largest rotation of the hue in either direction, in full circles, in [0, 0.5]."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(
             self.global_views == 1, "views.global_views", self.global_views, "of 1", "PAWS has two large views."
@@ -64,18 +71,18 @@ class PawsViews(ViewsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(backbones.BackboneConfig):
-    """The network: a backbone, a projection head, and a prediction head that the target branch does without."""
+    """The network: a backbone, a projection head, and a prediction head that only the anchor branch uses."""
 
     hidden: int = 2048
-    """Width of the projection head's two hidden layers."""
+    """Width of the projection head's two hidden layers, at least 2."""
     dim: int = 2048
-    """Dimension of the embeddings."""
+    """Dimension of the embeddings, at least 2; with ``predictor`` a multiple of 4."""
     predictor: bool = True
-    """Whether anchors pass through a prediction head; the paper's CIFAR-10 runs have none. Built with ``loss.objective``
-    paws only: SimCLR would not train it, and ``snn`` would score through a random one."""
+    """Whether anchors pass through a prediction head; the paper's CIFAR-10 runs have none. It is not built for
+    ``loss.objective`` simclr, which would not train it, so that the probe ``snn`` would use a random one."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         if self.has_blocks:
             layers.refuse_equal_features(faults, self)
@@ -89,22 +96,23 @@ class ModelConfig(backbones.BackboneConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The objective; symbols as in the paper."""
+    """The objective, its temperatures and weights. Greek letters and T are the paper's symbols."""
 
     objective: Literal["paws", "simclr"] = "paws"
-    """simclr: a control that learns from no label, on the same network and large views; of what follows it uses
-    ``temperature`` alone."""
+    """paws: the method. simclr: a control without labels, with the same network and large views; of the other fields of
+    ``loss`` it uses only ``temperature``."""
     temperature: float = 0.1
-    """tau, of the similarities to the supports."""
+    """Temperature tau of the similarities to the supports, above 0."""
     sharpen_temperature: float = 0.25
-    """T in (0, 1]: the target is raised to the power 1/T and normalised again; 1 leaves it as it is."""
+    """Sharpening temperature T, in (0, 1]: the target is raised to the power 1/T and normalised again.
+    1: no sharpening."""
     smoothing: float = 0.1
-    """Share of a support's label that is spread over all classes, in [0, 1)."""
+    """Share of a support's label that is spread over all classes (label smoothing), in [0, 1)."""
     me_max_weight: float = 1.0
-    """Weight of the mean-entropy maximisation; the paper uses 1."""
+    """Weight of the mean-entropy maximisation, at least 0; the paper uses 1."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         faults.need(self.temperature > 0, "loss.temperature", self.temperature, "above 0", "The paper uses 0.1.")
         sharpen = self.sharpen_temperature
         faults.need(0 < sharpen <= 1, "loss.sharpen_temperature", sharpen, "in (0, 1]", "The paper uses 0.25.")
@@ -112,7 +120,7 @@ class LossConfig:
         faults.need(self.me_max_weight >= 0, "loss.me_max_weight", self.me_max_weight, "of at least 0")
 
 
-# Momentum 0.9 and trust coefficient 0.001 are those of our LARS; gradients are not clipped.
+# The paper's optimiser. Momentum 0.9 and trust coefficient 0.001 are defaults of our LARS; gradients are not clipped.
 _DECAY = {"weight_decay": 1e-6, "weight_decay_final": 1e-6}
 _FORM = {"stretch": 1.0, "first_count": 0, "lr_in_momentum": True, "clip": None}
 _LARS = OptimConfig(name="lars", lr=6.4, lr_start=0.3, lr_final=0.064, warmup_epochs=10.0, **_DECAY, **_FORM)
@@ -143,7 +151,7 @@ class Config:
 
 
 class PAWS(Method):
-    """One network for anchors, targets and supports; ``forward`` is one evaluation of the paper's loss."""
+    """One network for anchors, targets and supports; ``forward`` computes the paper's loss."""
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__()
@@ -156,29 +164,29 @@ class PAWS(Method):
 
     @property
     def finetune_layer(self) -> nn.Module:
-        """What the paper's fine-tuning keeps of the projection head: its first Linear, norm and activation."""
+        """The part of the projection head that the paper's fine-tuning keeps: first linear layer, norm, activation."""
         return nn.Sequential(self.projection.fc1, self.projection.bn1, nn.ReLU())
 
     @property
     def embedder(self) -> nn.Module:
-        """What makes embeddings of the backbone's features: all of the heads, as :meth:`embed` calls them."""
+        """Both heads, which map the backbone's features to the embeddings of :meth:`embed`."""
         return nn.Sequential(self.projection, self.predictor)
 
     @property
     def crop_one(self) -> Crop:
-        """Cuts the views of one image file in a loader's worker."""
+        """Cuts the views of one image file in a loader's worker process."""
         return self._crop.crop_one
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
-        """Cuts the views of a batch and of its support; draws come from ``(seed, epoch, index)``, ``(seed, row, position)``.
+        """Cuts the views of a batch and its support, drawn from ``(seed, epoch, index)`` and ``(seed, row, position)``.
 
-        ``large`` [2 * batch, 3, side, side] and ``small`` (or None), both view-major; ``support`` [rows, 3, side, side]
-        with their ``labels`` [rows, classes], smoothed.
+        ``large`` [2 * batch, 3, side, side] and ``small`` [V * batch, 3, side, side] (or ``None``), both view-major;
+        ``support`` [rows, 3, side, side] with its smoothed ``labels`` [rows, classes].
         """
         config, columns = self.config, batch.support.labels
         views = self._crop(batch)
         supports = few_labels.support_crop(config.data, config.views, config.train.seed)(batch.support)
-        # a rank may have some of the classes only
+        # the largest number over all ranks, because a rank may have images of some of the classes only
         count = config.data.support_classes or int(collectives.all_gather(columns).max()) + 1
         return {
             "large": torch.cat(views[:2]),
@@ -188,9 +196,9 @@ class PAWS(Method):
         }
 
     def forward(self, views: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        """The loss of one micro-batch and its parts; the shapes are those of :meth:`views`."""
+        """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
         rows = len(views["support"])
-        # supports and large views in one call: their batch statistics are those of both; small views have their own
+        # supports and large views in one call, so that batch statistics are over both; small views have their own
         projected = self.projection(
             self.backbone(torch.cat([views["support"], views["large"]]))
         )  # [S + 2 * batch, dim]
@@ -207,12 +215,12 @@ class PAWS(Method):
         return snn.paws_loss(*branches, views["labels"], me_max_weight=loss.me_max_weight, **how)
 
     def embed(self, features: Tensor) -> Tensor:
-        """What the nearest-neighbour classifier compares: [batch, features of the backbone] -> [batch, dim]."""
+        """The embeddings that the nearest-neighbour classifier compares: [batch, features] -> [batch, dim]."""
         return self.embedder(features)
 
 
 def cautions(config: Config) -> list[str]:
-    """What is allowed and yet may not be meant, a line each."""
+    """Lines about settings that are allowed but perhaps not intended."""
     if config.model.predictor and config.loss.objective == "simclr":
         return [
             "model.predictor = True has no effect: loss.objective simclr trains no prediction head, so none is built."
@@ -221,33 +229,35 @@ def cautions(config: Config) -> list[str]:
 
 
 def hide_labels(config: Config, images: Splits) -> Splits:
-    """The images of a run, of which few have labels in training."""
+    """The same images, but only the chosen few of the training images keep their label."""
     return few_labels.hide_labels(config.data, images, config.train.seed)
 
 
 def support(config: Config, train: ImageSet | ImageFiles, *, rank: int, world_size: int) -> SupportBatches:
-    """The labelled images that come with each step."""
+    """Makes the supports of a run: the labelled images that come with each step."""
     seed = config.train.seed
     return few_labels.support(config.data, config.views, train, seed=seed, rank=rank, world_size=world_size)
 
 
 def diagnostics(method: PAWS, features: tuple[Features, Features], images: Splits) -> dict[str, float]:
-    """How the head's nearest-neighbour classifier decides on the test images; what each number means: ``evaluation.snn``."""
+    """Statistics of the soft nearest-neighbour classifier on the test images; ``evaluation.snn`` defines them."""
     train, test, known = images.train, images.test, images.train.labels != UNLABELLED
     rows = features[0].embedding[known], train.labels[known], features[1].embedding, test.labels
     return snn_probe.describe(*rows, classes=len(train.class_names), temperature=method.config.loss.temperature)
 
 
-# Views of 32 pixels, with colour jitter of half the strength.
+# Views of 32 pixels, with half the strength of colour jitter.
 _HALF = PawsViews(image_size=32, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.0, blur=0.0)
 _CIFAR10 = FewLabels(name="cifar10", image_size=32, support_classes=10)
 
-# Digits at 16 pixels, one label per class. A minute of one CPU core.
+# Digits at 16 pixels with one label per class, in a minute of one CPU core.
+# Not the paper's: AdamW, since LARS is made for batches of thousands of images; no small views, since half of 16 pixels
+# shows hardly a stroke; no mirroring, since a mirrored digit is no digit.
 _DIGITS = FewLabels(name="digits", image_size=16, train_size=1297, test_size=500, labels_per_class=1)
 _SHAPES = replace(_HALF, image_size=16, local_views=0, global_scale=(0.8, 1.0), flip=0.0, jitter=0.0)
 _TOY = Config(
     data=replace(_DIGITS, support_classes=None, support_images=4, replacement=True),
-    # ink may be lighter than its paper
+    # inverted in half of the views, since the ink may be lighter than its paper
     views=replace(_SHAPES, rotate=10.0, invert=0.5, noise=0.05, normalize="grey"),
     model=ModelConfig(arch="convnet", hidden=256, dim=64, predictor=False),
     optim=OptimConfig(lr=2e-3, lr_start=0.0, lr_final=0.0, warmup_epochs=1.0, weight_decay_final=0.04, stretch=1.0),
@@ -262,7 +272,7 @@ def _imagenet(share: float, epochs: float) -> Config:
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # The same for longer.
+    # The toy run with five times the steps.
     "simmer": replace(_TOY, train=replace(_TOY.train, steps=2000, checkpoint_every=500)),
     # CIFAR-10 with 40 labels per class.
     "laptop": replace(
@@ -273,12 +283,13 @@ PRESETS: dict[str, Config] = {
         optim=replace(_TOY.optim, warmup_epochs=5.0),
         train=TrainConfig(epochs=None, steps=6000, batch_size=256, checkpoint_every=500),
     ),
-    # The paper's CIFAR-10: 4,000 labels, one GPU, as the released config has it: CIFAR's mean and deviation, solarising from a
-    # random threshold, and 30 epochs of SuNCEt on the labelled images before soft nearest neighbours classify. That is what
-    # 4.0 +- 0.25 % errors are measured after (public leaderboard; the paper's appendix C, second hand: 96.0 +- 0.2 %). The
-    # five published label splits are files of image numbers: --data.labels-per-class None --data.labelled FILE; without one,
-    # labels are drawn. Differs: float32 throughout, where the released config has half precision; of fine-tuning the last
-    # epoch counts, not the one that is best on the test images.
+    # The paper's CIFAR-10 run with 4,000 labels on one GPU, as in the released config: CIFAR-10's mean and standard
+    # deviation, solarizing with a random threshold, and 30 epochs of fine-tuning with SuNCEt on the labelled images
+    # before soft nearest neighbours classify. The error rate after that is 4.0 +- 0.25 % (public leaderboard);
+    # second-hand from the paper's appendix C: an accuracy of 96.0 +- 0.2 %. The five published label splits are files
+    # of image numbers: --data.labels-per-class None --data.labelled FILE. Without such a file, labels are drawn.
+    # Differs: float32 throughout, where the released config uses half precision; and fine-tuning is scored after its
+    # last epoch, not after the epoch that is best on the test images.
     "wrn28_2_cifar10": Config(
         data=replace(_CIFAR10, labels_per_class=400, support_images=64, support_views=2),
         views=replace(
@@ -302,9 +313,9 @@ PRESETS: dict[str, Config] = {
             finetune_batch_size=640,
         ),
     ),
-    # The paper's ResNet-50: 64 GPUs, 64 images each. Top-1 by nearest neighbours / fine-tuned (official README):
-    # 61.5 / 63.8 after 100 epochs with 1 % of the labels, 63.2 / 66.1 after 200, 64.2 / 66.5 after 300; 10 %:
-    # 71.0 / 73.9, 71.9 / 75.0, 73.1 / 75.5
+    # The paper's ResNet-50 on 64 GPUs x 64 images. Top-1 accuracy by nearest neighbours / after fine-tuning (official
+    # README) after 100, 200 and 300 epochs: with 1 % of the labels 61.5 / 63.8, 63.2 / 66.1 and 64.2 / 66.5; with 10 %
+    # 71.0 / 73.9, 71.9 / 75.0 and 73.1 / 75.5.
     "rn50_imagenet_1pct_100": _imagenet(0.01, 100.0),
     "rn50_imagenet_1pct_200": _imagenet(0.01, 200.0),
     "rn50_imagenet_1pct": _imagenet(0.01, 300.0),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the PAWS chapter measures beyond PAWS's own runs: FixMatch on the same images and labels."""
+"""Trains FixMatch on PAWS's images and labels, as a control for the PAWS chapter."""
 
 import torch
 
@@ -12,10 +12,11 @@ from recipes_lib.recipes.paws.pseudo_labels import accuracy_curve
 
 
 def pseudo_labels(seed: int) -> dict[str, dict[str, float]]:
-    """FixMatch from the same initial weights, on the same images, labels and strong views, for as many updates.
+    """Trains FixMatch from PAWS's initial weights, on the same images, labels and strong views, for as many updates.
 
-    ``fixmatch.final``: its test accuracy after them. Learning rate and threshold: the best of four pairs on a held-out
-    share of the training images, one seed that is none of these (images of one scan lay on both sides of that split).
+    ``fixmatch.final``: the test accuracy after the last update. Learning rate and threshold were the best of four pairs
+    on a held-out share of the training images, with one seed that is not used here. In that split, images of one scan
+    were in both parts.
     """
     torch.set_num_threads(1)
     arm = CHAPTER.arms["full"]

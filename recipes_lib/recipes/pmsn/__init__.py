@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prior Matching for Siamese Networks: all that belongs to this chapter alone. Chapter: ``notebooks/pmsn.py``."""
+"""Prior Matching for Siamese Networks: the code that only this chapter uses. Chapter: ``notebooks/pmsn.py``."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prior Matching for Siamese Networks: MSN whose prototypes are chosen as often as a prior says, not equally often.
+"""Prior Matching for Siamese Networks: MSN with prototypes that are used as often as a prior says, not equally often.
 
 Assran, Balestriero, Duval, Bordes, Misra, Bojanowski, Vincent, Rabbat, Ballas, "The Hidden Uniform Cluster Prior in
 Self-Supervised Learning", ICLR 2023, arXiv 2210.07277. Chapter: ``notebooks/pmsn.py``. No code was released.
 
-1. Objectives that spread features over a mini-batch (SimCLR, VICReg, SwAV, MSN) hold a prior: clusters are equally large.
-2. That fits balanced ImageNet; it harms on data with a long tail, and in batches of a few classes.
-3. MSN says its prior aloud: its mean-entropy term is KL(pbar || uniform), pbar the mean assignment to prototypes.
-4. PMSN puts another prior in uniform's place, by default a power law over the prototypes; nothing else changes.
+1. Objectives that spread features over a mini-batch (SimCLR, VICReg, SwAV, MSN) imply a prior: clusters of equal size.
+2. This prior fits balanced ImageNet; it does harm on data with a long tail, and in batches of a few classes.
+3. MSN's prior is explicit: its mean-entropy term is KL(pbar || uniform); pbar is the mean assignment to prototypes.
+4. PMSN replaces the uniform prior by another, by default a power law over the prototypes; nothing else changes.
 
-``loss.objective`` sets SimCLR, VICReg or SwAV on the same network and views, to compare what their prior costs.
+``loss.objective`` trains SimCLR, VICReg or SwAV with the same network and views, to compare what their priors cost.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -37,31 +37,35 @@ from recipes_lib.training.folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(msn.LossConfig):
-    """MSN's objective with a prior over the prototypes; or another objective, whose prior is built in."""
+    """MSN's objective with a prior over the prototypes, or another objective, which has a fixed prior."""
 
     objective: Literal["msn", "simclr", "vicreg", "swav"] = "msn"
-    """msn: with the prior below. The others have no use for it: ``simclr`` and ``swav`` share ``temperature``, ``swav``
-    shares ``sinkhorn_iterations``; all else about them is their papers'."""
+    """msn: MSN's loss with the prior of the next fields, which the other objectives do not use. Of the other fields of
+    ``loss``, simclr uses ``temperature``, and swav uses ``temperature`` and ``sinkhorn_iterations``.
+    All else about simclr, vicreg and swav is as in their papers."""
     prior: Literal["uniform", "power_law", "file"] = "power_law"
-    """How often each prototype should be chosen; uniform is MSN."""
+    """How often each prototype should be used. uniform: all equally often, which is MSN."""
     exponent: float = 0.25
-    """a of ``power_law`` (tau in the paper): prototype k is to be chosen in proportion to k ** -a; 0 is uniform."""
+    """Exponent of ``prior`` power_law, at least 0 (the paper's tau): prototype k, counted from 1, should be used in
+    proportion to k ** -exponent. 0: uniform."""
     prior_file: Path | None = None
-    """Text file with one number per prototype, or an ``.npy`` file: frequencies or counts; used by ``prior`` file."""
+    """For ``prior`` file: a text file with one number per prototype, or an ``.npy`` file; frequencies or counts."""
     prior_warmup: float = 0.0
-    """Share of the run in which the prior moves from uniform to the one above; 0: it is in force from the first step."""
+    """Share of the run, in [0, 1], in which the prior moves from uniform to the chosen one. 0: no warm-up."""
     direction: Literal["forward", "reverse"] = "forward"
-    """forward: KL(pbar || prior), which MSN's term is a case of; reverse: KL(prior || pbar), as lightly has it."""
+    """Direction of the divergence. forward: KL(pbar || prior), of which MSN's term is a special case;
+    reverse: KL(prior || pbar), as in the library lightly. pbar is the mean assignment."""
     sinkhorn: Literal["off", "uniform", "prior"] = "off"
-    """What the targets are balanced to in ``sinkhorn_iterations`` rounds. uniform, as in MSN, works against another prior."""
+    """The distribution over prototypes that ``sinkhorn_iterations`` Sinkhorn iterations balance the targets to.
+    off: no balancing; uniform: as in MSN, which works against any other ``prior``; prior: the chosen prior."""
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the prior is MSN's."""
+        """Whether the prior is MSN's uniform one."""
         return self.prior == "uniform" or (self.prior == "power_law" and self.exponent == 0)
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         super().check(faults)
         hint = "0 is uniform; lightly's default is 0.25."
         faults.need(0 <= self.exponent < float("inf"), "loss.exponent", self.exponent, "of at least 0", hint)
@@ -79,12 +83,12 @@ class LossConfig(msn.LossConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(msn.Config):
-    """PMSN's config: MSN's, with a prior. The defaults are MSN's ViT-S/16 with the power law of exponent 0.25."""
+    """PMSN's config: MSN's with a prior. The defaults are MSN's ViT-S/16 and a power law with exponent 0.25."""
 
     loss: LossConfig = field(default_factory=LossConfig)
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of the groups, and of what they are together, in ``faults``."""
+        """Adds to ``faults`` every fault of the groups, and of values of two groups that do not fit together."""
         super().check(faults)
         views, objective = (self.views.global_views, self.views.local_views), self.loss.objective
         if objective in ("simclr", "vicreg") and views != (1, 0):
@@ -95,10 +99,10 @@ class Config(msn.Config):
 
 
 class PMSN(msn.MSN):
-    """MSN with a prior over its prototypes, which travels with the weights.
+    """MSN with a prior over its prototypes; the prior is a buffer that is stored with the weights.
 
-    Where the file of the prior is gone or has changed, the prior is not a number until weights are loaded; ``unread`` is
-    the error that a run without weights ends in.
+    If ``loss.prior_file`` cannot be read, the prior is nan until weights are loaded, and ``unread`` holds the error.
+    :func:`fit` raises this error if the run has no checkpoint to load the prior from.
     """
 
     def __init__(self, config: Config, steps: int) -> None:
@@ -111,11 +115,11 @@ class PMSN(msn.MSN):
         self.register_buffer("prior", prior.float())
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
-        """MSN's; and ``prior`` [prototypes], that of this step, from the step's number alone."""
+        """The views of MSN, and ``prior`` [prototypes], which depends only on the number of the step."""
         return super().views(batch, step) | {"prior": self.prior_at(step)}
 
     def prior_at(self, step: int) -> Tensor:
-        """The prior of a step: uniform at first, and the whole of it after ``loss.prior_warmup`` of the run."""
+        """The prior at a step [prototypes]: moves linearly from uniform to the chosen prior during the warm-up."""
         length = self.config.loss.prior_warmup * self.steps
         share = min(1.0, step / length) if length else 1.0
         if share == 1:
@@ -123,13 +127,13 @@ class PMSN(msn.MSN):
         return torch.lerp(torch.full_like(self.prior, 1 / len(self.prior)), self.prior, share)
 
     def forward(self, views: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        """The loss of one micro-batch and its parts; the shapes are those of :meth:`views`."""
+        """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
         return self.objective(*self.embeddings(views), prior=views["prior"])
 
     def objective(self, anchors: Tensor, targets: Tensor, *, prior: Tensor) -> dict[str, Tensor]:
-        """The loss of anchors [V * batch, dim], view-major, and targets [batch, dim] under ``prior``, and its parts."""
+        """The loss and its parts: anchors [V * batch, dim], view-major, targets [batch, dim], prior [prototypes]."""
         loss = self.config.loss
-        prior = None if loss.is_uniform else prior  # None: MSN's own term, to the last bit
+        prior = None if loss.is_uniform else prior  # None: MSN's own term, which is equal to the last bit
         return prototypes.msn_loss(
             anchors,
             targets,
@@ -146,18 +150,18 @@ class PMSN(msn.MSN):
 
 
 class Siamese(msn.MSN):
-    """SimCLR, VICReg or SwAV on MSN's views and encoder; what is evaluated is the moving average, as there."""
+    """SimCLR, VICReg or SwAV with MSN's views and encoder; as in MSN, the moving average is evaluated."""
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__(config, steps)
         self.prototypes.requires_grad_(config.loss.objective == "swav")
 
     def forward(self, views: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        """The loss of one micro-batch and its parts; the shapes are those of :meth:`msn.MSN.views`."""
+        """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`msn.MSN.views`."""
         large = [self.anchor.backbone(views["target"])]  # no stop-gradient: all views learn
         if views["global"] is not None:
             large.append(self.anchor.backbone(views["global"], views["keep"]))
-        embeddings = [self.anchor.head(torch.cat(large))]  # a head call per resolution, as in MSN
+        embeddings = [self.anchor.head(torch.cat(large))]  # one head call per resolution, as in MSN
         if views["local"] is not None:
             embeddings.append(self.anchor(views["local"]))
         z = torch.cat(embeddings).unflatten(0, (-1, len(views["target"])))  # [V, batch, dim]
@@ -176,19 +180,19 @@ class Siamese(msn.MSN):
         )
 
     def param_groups(self) -> list[dict]:
-        """Weights with decay; biases and norms without; SwAV's prototypes without."""
+        """The optimiser's groups: weights decay; biases, norms and SwAV's prototypes do not."""
         return [group for group in super().param_groups() if all(p.requires_grad for p in group["params"])]
 
 
 def build(config: Config, steps: int) -> msn.MSN:
-    """The method of ``loss.objective``."""
+    """Builds the method of ``loss.objective``."""
     return PMSN(config, steps) if config.loss.objective == "msn" else Siamese(config, steps)
 
 
 def fit(given: loop.Training, folder: RunFolder) -> sync.Traffic:
-    """Trains as :func:`loop.fit` does; a run that goes on has its prior from its checkpoint, whatever became of the file.
+    """Trains as :func:`loop.fit` does. A resumed run takes the prior from its checkpoint and does not need the file.
 
-    Raises: ``DataError`` naming a file that holds no prior, where the run begins; else as :func:`loop.fit`.
+    Raises: ``DataError`` naming a file that holds no prior, at the start of a run; else as :func:`loop.fit`.
     """
     method = given.method
     if isinstance(method, PMSN) and method.unread and not checkpoint.newest_step(folder.checkpoints):
@@ -197,11 +201,11 @@ def fit(given: loop.Training, folder: RunFolder) -> sync.Traffic:
 
 
 _MOST_PRIOR_BYTES = 1 << 25
-"""Of a file with a prior: a million frequencies, each written out."""
+"""Largest size of a file with a prior: 32 MiB, enough for a million frequencies in full digits."""
 
 
 def _prior(loss: LossConfig, count: int) -> Tensor:
-    """float64 [count]. Raises: ``DataError`` naming a file that holds no such prior."""
+    """The prior, float64 [count]. Raises: ``DataError`` naming a file that does not hold ``count`` frequencies."""
     if loss.is_uniform:
         return priors.uniform(count)
     if loss.prior == "power_law":
@@ -224,7 +228,7 @@ def _prior(loss: LossConfig, count: int) -> Tensor:
 
 
 def cautions(config: Config) -> list[str]:
-    """What is allowed and yet may not be meant, a line each."""
+    """Lines about settings that are allowed but perhaps not intended."""
     loss, count = config.loss, config.model.prototypes
     images = config.train.batch_size // config.train.accumulate
     anchors = images * (config.views.global_views + config.views.local_views)
@@ -244,22 +248,23 @@ def cautions(config: Config) -> list[str]:
 
 
 def diagnostics(method: msn.MSN, features: Features, test: ImageSet | ImageFiles) -> dict[str, float]:
-    """How the target assigns the test images to prototypes, where the objective has any: as MSN's."""
+    """MSN's diagnostics; an empty dict for SimCLR and VICReg, which have no prototypes."""
     if method.config.loss.objective in ("simclr", "vicreg"):
         return {}
     return msn.diagnostics(method, features, test)
 
 
 def _extend(base: msn.Config, **groups: object) -> Config:
-    """MSN's preset as PMSN's, with these groups of its own."""
+    """The config of MSN's preset ``base`` as a config of PMSN, with ``groups`` replaced."""
     return Config(
         **{**{group.name: getattr(base, group.name) for group in fields(base)}, "loss": LossConfig(), **groups}
     )
 
 
-# MSN's toy on a long tail: the Pantry's class r keeps r ** -0.5 of the first's images. A minute shows the prior at work;
-# its k-NN is still about that of random weights (0.296 and 0.290, seed 0). Without Sinkhorn a short run collapses,
-# and MSN's would bring the uniform prior back.
+# MSN's toy on a long tail: class r of the Pantry keeps r ** -0.5 times as many images as class 1. A minute of training
+# shows the prior at work, but the k-NN score is still about that of random weights (0.296 and 0.290, seed 0).
+# Sinkhorn balances to the prior here: without Sinkhorn a short run collapses, and MSN's Sinkhorn would make the
+# assignment uniform again.
 _TOY = _extend(
     msn.PRESETS["toy"],
     data=replace(msn.PRESETS["toy"].data, train_size=6000, tail=0.5),
@@ -269,7 +274,7 @@ _SIMMER, _LAPTOP = (msn.PRESETS[name] for name in ("simmer", "laptop"))
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # A longer tail, a steeper prior, MSN's mask and more steps: what `recipes cook pmsn` stores.
+    # A longer tail, a steeper prior and more steps, with MSN's mask; `recipes cook pmsn` stores the result.
     "simmer": _extend(
         replace(_SIMMER, train=replace(_SIMMER.train, steps=1000)),
         data=replace(_TOY.data, train_size=12000, test_size=1000, tail=1.0),
@@ -277,13 +282,13 @@ PRESETS: dict[str, Config] = {
     ),
     # CIFAR-10 with a long tail (14,645 images), about an hour of one core.
     "laptop": _extend(_LAPTOP, data=replace(_LAPTOP.data, tail=1.0), loss=_TOY.loss),
-    # A long tail of Places365. The paper's data there, epochs and batch are not known: MSN's ViT-S/16 values stand in,
-    # the tail's exponent is ours.
+    # Places365 with a long tail. The paper's subset, epochs and batch size are not known to us: the values are those of
+    # MSN's ViT-S/16, and the exponent of the tail is our choice.
     "vits16_places365_lt": Config(data=DataConfig(name="places365", tail=0.75)),
-    # iNaturalist 2018, which has a long tail by nature. The paper's lambda, epochs, batch and use of Sinkhorn are not known
-    # to us: exponent 0.25 is lightly's default, lambda 1 and 800 epochs are MSN's ViT-S/16 values. Mind lambda: without
-    # Sinkhorn MSN itself took 5 on ImageNet (67.2 with 1 % of the labels; 60.8 with 1, MSN's Table 11), so compare
-    # --loss.me-max-weight 5.
+    # iNaturalist 2018, which has a long tail by nature. The paper's lambda, epochs, batch size and use of Sinkhorn are
+    # not known to us: the exponent 0.25 is lightly's default; lambda 1 and 800 epochs are the values of MSN's ViT-S/16.
+    # lambda may be too small: without Sinkhorn, MSN on ImageNet reached 67.2 with lambda 5 and 60.8 with lambda 1 (1 %
+    # of the labels, MSN's Table 11), so compare a run with --loss.me-max-weight 5.
     "vits16_inat18": Config(data=DataConfig(name="inat18")),
 }
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SwitchBack and StableAdamW: all that belongs to this chapter alone. Chapter: ``notebooks/switchback.py``."""
+"""SwitchBack and StableAdamW: the code that only this chapter uses. Chapter: ``notebooks/switchback.py``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large a network's features are, block by block: what a format with few bits runs out of first.
+"""Measures how large a network's features are in each block. Large features overflow a format with few bits.
 
 Source: Wortsman et al., "Stable and low-precision training for large-scale vision-language models", NeurIPS 2023,
 arXiv 2304.13013, which follows the mean |activation| of each transformer block through training.
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 
 def named(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
-    """The modules of ``model`` whose dotted names fit a shell pattern, in the model's order.
+    """The modules of ``model`` whose dotted names match a shell pattern, in the model's order.
 
-    ``*`` stands for one part of a name: ``blocks.*`` are a ViT's blocks without what is inside them, ``*.resblocks.*``
-    an open_clip tower's.
+    ``*`` stands for one part of a name: ``blocks.*`` matches the blocks of a ViT but not the layers inside them, and
+    ``*.resblocks.*`` the blocks of open_clip's towers.
 
-    Raises: ``ValueError`` where none fits.
+    Raises: ``ValueError`` if no name matches.
     """
     parts = pattern.split(".")
     found = {}
@@ -35,10 +35,10 @@ def named(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
 
 @contextmanager
 def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Records mean |output| of each module while the context lasts: the dict that it gives fills at each forward pass.
+    """Records the mean |output| of each module inside the context, in a dict that fills during each forward pass.
 
-    Of a module that is called more often, the last call counts. The values are float32 scalars on the output's device,
-    without a graph and not waited for, so recording a training step costs a pass over the outputs.
+    If a module is called several times, its last call counts. The values are float32 scalars on the output's device,
+    without a graph. The CPU does not wait for them, so recording costs one pass over the outputs.
 
     Raises: ``ValueError`` for a module that returns something other than a tensor.
     """
@@ -61,13 +61,13 @@ def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
 
 def magnitudes(modules: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, float]:
-    """Mean |output| of each module in what ``run()`` calls, in the order of ``modules``.
+    """The mean |output| of each module during ``run()``, in the order of ``modules``.
 
-    ``run`` is a forward pass, or a whole training step; whether the network trains, and whether a graph is built, is
-    its own affair. Values that are not finite are given as they are: they are what one looks for. Modules that the run
-    does not call are left out, such as the last block of our ViT, of which [CLS] alone is computed, past its forward.
+    ``run`` is a forward pass or a whole training step; it also sets training mode and whether a graph is built. Values
+    that are not finite are returned too, since this function is meant to find them. Modules that ``run`` does not call
+    are left out. One such module is the last block of our ViT, which computes only [CLS] and does not call ``forward``.
 
-    Raises: ``ValueError`` where ``run`` calls none of them.
+    Raises: ``ValueError`` if ``run`` calls none of the modules.
     """
     with recorded(modules) as seen:
         run()

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SwitchBack and StableAdamW: CLIP trained with 8-bit products, by an optimiser that shortens steps after a jump.
+"""SwitchBack and StableAdamW: CLIP with 8-bit matrix products, and an optimiser with shorter steps when gradients jump.
 
 Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt, "Stable and low-precision training for large-scale
 vision-language models", NeurIPS 2023, arXiv 2304.13013. Chapter: ``notebooks/switchback.py``.
 
-1. Three matrix products make a linear layer's step: the output, the input's gradient and the weight's gradient.
-2. The first two add up as many terms as the layer is wide; SwitchBack makes them in 8-bit integers.
-3. The third adds up a term for each token of the batch. Rounding would add an error for each, so it stays in 16 bits.
-4. The paper finds loss spikes after steps in which AdamW's running mean square lags behind the gradients; StableAdamW
-   divides such a step by how much they outgrew it.
-5. In 8-bit floats one scale for a whole matrix is enough, the paper finds, where each block starts as the identity.
+1. A training step of a linear layer has three matrix products: the output, the input's gradient, the weight's gradient.
+2. Each number of the first two is a sum of as many terms as the layer is wide; SwitchBack computes them in 8-bit
+   integers.
+3. Each number of the third is a sum over all tokens of the batch. Rounding would add an error per token, so this
+   product stays in 16 bits.
+4. The paper finds loss spikes after steps in which AdamW's running mean square lags behind the gradients. StableAdamW
+   divides such a step by the factor by which the gradients outgrew it.
+5. For 8-bit floats, the paper finds that one scale per matrix is enough if each block starts as the identity.
 
-What is trained is :mod:`recipes_lib.recipes.clip.recipe`; ``model.linear``, ``model.layer_scale`` and ``optim.name`` are options of
-every recipe.
+The model is :mod:`recipes_lib.recipes.clip.recipe`. ``model.linear``, ``model.layer_scale`` and ``optim.name`` are
+options of every recipe.
 """
 
 from dataclasses import replace
@@ -21,7 +23,8 @@ from recipes_lib.recipes.clip import recipe as clip
 
 _STABLE = {"name": "stable_adamw", "betas": (0.9, 0.99), "eps": 1e-6, "clip": None}
 
-# CLIP's toy with a transformer as image tower too: its blocks are what SwitchBack is for. Half a minute of one core.
+# CLIP's toy in half a minute of one CPU core. Here the image tower is a transformer too, since SwitchBack is made for
+# its linear layers.
 _TOY = replace(
     clip.PRESETS["toy"],
     model=replace(
@@ -33,12 +36,12 @@ _LAPTOP = clip.PRESETS["laptop"]
 
 
 def _laion(arch: str, patch_size: int, text_width: int, text_heads: int, text_layers: int, dim: int) -> clip.Config:
-    """A CLIP of the paper's precision runs, as its first author's launch scripts and run names have them.
+    """A CLIP model of the paper's low-precision runs, as in its first author's launch scripts and run names.
 
-    20,000 steps of 16,384 pairs, 5,000 of them warm-up, a cosine, learning rate 2e-3, weight decay 0.2, epsilon 1e-6, half of
-    the patches dropped, beta2 0.98; the runs of "stabilised loss" have 0.99. Weight decay keeps the scheduled learning
-    rate where a step is shortened (``clip_decay``; the smaller presets' does not). Differs: there low precision is
-    float16 with a fixed loss scale, here bfloat16.
+    20,000 steps of 16,384 pairs, 5,000 of them warm-up, then a cosine; learning rate 2e-3, weight decay 0.2, epsilon
+    1e-6, half of the patches dropped, beta2 0.98 (0.99 in the runs of "stabilised loss"). If a step is shortened, the
+    weight decay keeps the scheduled learning rate (``clip_decay`` False; the smaller presets have True).
+    Differs: bfloat16 here; float16 with a fixed loss scale there.
     """
     base = clip.Config()
     return replace(
@@ -61,13 +64,13 @@ def _laion(arch: str, patch_size: int, text_width: int, text_heads: int, text_la
 
 PRESETS: dict[str, clip.Config] = {
     "toy": _TOY,
-    # More pictures and steps: what `recipes cook switchback` stores.
+    # The toy run with more images and steps; `recipes cook switchback` stores the result.
     "simmer": replace(
         _TOY,
         data=replace(_TOY.data, train_size=12000, test_size=1000),
         train=replace(_TOY.train, steps=1200, checkpoint_every=400),
     ),
-    # Shards of your own images and texts at 64 pixels, about an hour of a laptop.
+    # Shards of your own images and texts at 64 pixels, in about an hour on a laptop.
     "laptop": replace(
         _LAPTOP,
         model=replace(_LAPTOP.model, linear="switchback"),

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What AdamW does when gradients outgrow its second moment, and what clipping, a lower beta2 and StableAdamW do about it.
+"""Measures what AdamW does when gradients outgrow its second moment u, and how well three cures work.
 
 A small network learns a noiseless function from fresh examples while its loss is multiplied by a factor that jumps up.
-Adam's steps do not depend on such a factor in the long run; right after a jump the second moment is stale, u is too
-small, and steps are too long. The loss that is recorded is the one without the factor, so the jump itself cannot be
-seen in it: whatever rises, rises through the optimiser. That is a cause made by hand. It says what a stale u does, and
-nothing about how often real training has one.
+In the long run Adam's steps do not depend on this factor. Right after a jump, however, the second moment u is out of
+date: it is too small, and steps are too long. The recorded loss is the one without the factor, so any rise in it comes
+from the optimiser. The jump is artificial: the study shows what an outdated u does, not how often real training has
+one.
 
-Three cures are compared, each tuned by as many runs (:func:`pilot`) and chosen by one rule (:func:`best`): clipping of the
-gradients' norm, a lower beta2, and StableAdamW. Adam ignores a factor that is common to all gradients, but clipping gives
-each step a factor of its own: with a threshold below the norms before the jump, u meets the same sizes before and after it.
+The three cures are clipping of the gradient norm, a lower beta2, and StableAdamW. All are tuned with the same number of
+runs (:func:`pilot`) and chosen by the same rule (:func:`best`). Adam ignores a factor that is common to all gradients,
+but clipping scales each step differently: with a threshold below the norms before the jump, u sees gradients of the
+same norm before and after it.
+
+Symbols: g: gradient; u: Adam's running mean of g^2 (bias-corrected); RMS: sqrt(mean(g^2 / u)), about 1 if u is up to
+date.
 
 Source: the question is that of Wortsman et al., arXiv 2304.13013; both tasks are ours.
 """
@@ -30,21 +34,21 @@ from recipes_lib.recipes.switchback.spikes import followed, loss_spikes, rms_spi
 
 INSIDE, HIDDEN, BATCH = 32, 64, 64
 EPS = 1e-12
-"""Far below the smallest gradients, or it and not u would set the size of steps."""
+"""Adam's epsilon. It is far below the smallest gradients, because otherwise it, not u, would set the size of steps."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """An optimiser without weight decay; its first beta is 0.9."""
+    """An optimiser without weight decay, with beta1 0.9."""
 
     name: Literal["adamw", "stable_adamw"]
     beta2: float = 0.999
     clip: float | None = None
-    """Largest norm of all gradients together."""
+    """Largest norm of the gradient of all weights together; ``None``: no clipping."""
 
 
 RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
-"""Learning rates that every arm may try."""
+"""Learning rates that every arm tries in the pilot."""
 _BETAS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 _NORMS = (1.0, 0.1, 0.01, 0.001, 3e-4, 1e-4, 3e-5)
 GRIDS = {
@@ -52,11 +56,12 @@ GRIDS = {
     "beta2": {f"{beta2:g}": Arm("adamw", beta2=beta2) for beta2 in _BETAS},
     "stable": {f"{beta2:g}": Arm("stable_adamw", beta2=beta2) for beta2 in _BETAS},
 }
-"""What may be tried beside the rate: seven values of each cure's one knob. Gradients have norms of 0.0001 to 0.0005 before
-the jump and of 0.04 to 0.5 after it. So a threshold of 1 never acts, and those down to 0.001 leave a jump that is still
-large; below the smallest norm every step is clipped, and to Adam all such thresholds are one."""
+"""Seven values of each cure's one setting, which the pilot tries with every learning rate. Gradients have norms of
+0.0001 to 0.0005 before the jump and of 0.04 to 0.5 after it. So a threshold of 1 never clips, and thresholds down to
+0.001 leave a large jump. With a threshold below the smallest norm every step is clipped, and for Adam all such
+thresholds are equal."""
 PILOT = 100
-"""Added to a seed it gives the pilot's, which is none of the claims'."""
+"""Offset of the pilot's seeds, so that the claims use none of them."""
 TUNED = {
     "adamw": (GRIDS["beta2"]["0.999"], 0.005),
     "stable_999": (GRIDS["stable"]["0.999"], 0.005),
@@ -64,27 +69,30 @@ TUNED = {
     "beta2": (GRIDS["beta2"]["0.9"], 0.01),
     "stable": (GRIDS["stable"]["0.8"], 0.005),
 }
-"""Arms of the claims, each at the learning rate that :func:`best` took from the pilot: of five for the first two, of 35
-pairs with the knob for the others. A test holds them to the stored pilot."""
+"""Arms of the claims with the learning rates that :func:`best` chooses from the pilot: from 5 for the first two arms,
+and together with the cure's setting from 5 x 7 = 35 pairs for the others. A test compares them with the stored
+pilot."""
 SWEEP = {
     **{f"beta2_{name}": Arm("adamw", beta2=beta2) for name, beta2 in (("9", 0.9), ("95", 0.95), ("99", 0.99))},
     "adamw": Arm("adamw"),
     "clip": TUNED["clip"][0],
     "stable_adamw": Arm("stable_adamw"),
 }
-"""Arms of the run with several jumps."""
+"""Arms of the runs with several jumps."""
 
 CHANGE, STEPS, BEFORE = 150, 230, 0.001
-"""One jump: at this step of so many, from this factor to 1."""
+"""The run with one jump: step of the jump, number of steps, and factor before the jump; the factor after it is 1."""
 AFTER = 29
-"""Steps after a change in which its peak is looked for."""
+"""Number of steps after a jump in which the peak of the loss is searched."""
 
 JUMPS, JUMP, GAP = 5, 30.0, 160
-"""Several jumps, the last of them up to a factor of 1, with gaps of half to one and a half times ``GAP`` steps."""
+"""The runs with several jumps: number of jumps, ratio of each, and mean gap; gaps are 0.5 to 1.5 times ``GAP`` steps
+long. After the last jump the factor is 1."""
 LONG = int(1.5 * GAP * JUMPS) + 100
 LONG_LR = 0.01
 DEVIATIONS = 6.0
-"""A loss of 64 fresh examples scatters so much that 3.2 deviations are found where nothing happens."""
+"""Standard deviations that make a loss spike. The default, 3.2, is too low here: the mean loss of only 64 fresh
+examples varies by as much without any jump."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,9 @@ class Series:
     """One value per step."""
 
     losses: list[float]
-    """Before the step, on examples that are new to the network; without the factor."""
+    """Losses before the step, without the factor, on examples that are new to the network."""
     rms: list[float]
-    """sqrt(mean(g^2 / u)) of the first layer's weight, of the step's own gradient, which u has already taken in."""
+    """RMS of the first layer's weight, where g is the gradient of this step and u already includes it."""
 
 
 def measure(seed: int) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def measure(seed: int) -> dict[str, Any]:
 
 
 def pilot(seed: int) -> dict[str, Any]:
-    """Each cure's peak after one jump at each of its settings, on seed ``PILOT + seed``: ``found[cure][knob][rate]``."""
+    """The peak loss after one jump with seed ``PILOT + seed``, by cure, its setting (``knob``) and learning rate."""
     torch.set_num_threads(1)
 
     def peaks(arm: Arm) -> dict[str, float]:
@@ -115,23 +123,25 @@ def pilot(seed: int) -> dict[str, Any]:
 
 
 def best(pilots: Sequence[Mapping[str, Any]], cure: str, knobs: Collection[str] | None = None) -> tuple[str, str]:
-    """The rule of choice: knob and rate of the least peak, averaged over the pilot's seeds.
+    """The setting (``knob``) and learning rate of a cure with the lowest peak, averaged over the pilot's seeds.
 
-    ``pilots``: what :func:`pilot` gave for each seed; ``knobs``: those that may be taken, all if None.
+    ``pilots``: the result of :func:`pilot` for each seed. ``knobs``: the settings to choose from; ``None``: all.
     """
     settings = [(knob, f"{rate:g}") for knob in GRIDS[cure] if knobs is None or knob in knobs for rate in RATES]
     return min(settings, key=lambda setting: _mean([found[cure][setting[0]][setting[1]] for found in pilots]))
 
 
 def fingerprint() -> dict[str, Any]:
-    """What tells that the numerics moved: three losses after an early jump, and AdamW's RMS there."""
+    """Three losses after an early jump, and AdamW's RMS there, which change if the numerics change."""
     stable, plain = (train(SWEEP[arm], 0.01, [BEFORE] * 5 + [1.0] * 4, 0) for arm in ("stable_adamw", "adamw"))
     return {"losses": stable.losses[-3:], "rms": plain.rms[-1]}
 
 
 def one_jump(arm: Arm, lr: float, seed: int) -> dict[str, float]:
-    """``before``: mean loss of the 30 steps before the jump; ``peak``: largest loss of the ``AFTER`` steps after the
-    first one with the new factor; ``end``: mean loss of the last 20; ``rms``: largest from the jump on.
+    """Trains through one jump and summarises the losses.
+
+    ``before``: mean loss of the 30 steps before the jump. ``peak``: largest loss of the ``AFTER`` steps after the first
+    step with the new factor. ``end``: mean loss of the last 20 steps. ``rms``: largest RMS from the jump on.
     """
     series = train(arm, lr, [BEFORE] * CHANGE + [1.0] * (STEPS - CHANGE), seed)
     return {
@@ -143,18 +153,18 @@ def one_jump(arm: Arm, lr: float, seed: int) -> dict[str, float]:
 
 
 def several_jumps(arm: Arm, seed: int) -> dict[str, float]:
-    """How many spikes there are, and how many loss spikes come 1-8 steps after an RMS spike.
+    """Trains through several jumps, and counts spikes and the loss spikes that come 1 to 8 steps after an RMS spike.
 
-    ``spikes``, ``rms_spikes``, ``followed``: numbers; ``fraction`` (0 where there are no spikes), ``chance`` and
-    ``p_value`` as in :func:`spikes.followed`;
-    ``peak``: largest loss after the first jump; ``end``: mean loss of the last 20 steps.
+    ``spikes``, ``rms_spikes``, ``followed``: numbers of loss spikes, of RMS spikes, and of loss spikes that follow one.
+    ``fraction`` (0 if there are no loss spikes), ``chance`` and ``p_value`` are those of :func:`spikes.followed`.
+    ``peak``: largest loss after the first jump. ``end``: mean loss of the last 20 steps.
 
-    The design was settled on seed 100 with AdamW, before any other was run. Tasks without a factor had no spikes with an
-    RMS spike before them: digits, whole and in batches; this function; inputs whose scale walks at random; rare tokens;
-    addition modulo 23. Nor had a factor that walks at random, at two speeds, or switches up and down: u remembers a
-    thousand steps, so after the first rise it is large enough for the next ones. So here the factor only rises. Jumps
-    of 10 gave spikes too, but AdamW's RMS reached 2.3 no earlier than the loss rose: no lag. Jumps of 30 give a lag of
-    one or two steps. Learning rates of .01 and .02 gave as many.
+    The design was fixed with AdamW on seed 100, before any other arm ran. Tasks without a factor had no loss spike that
+    followed an RMS spike: digits, in one batch and in mini-batches; this function; inputs whose scale is a random walk;
+    rare tokens; addition modulo 23. Neither had a factor that is a random walk, at two speeds, or switches up and down:
+    u remembers a thousand steps, so after the first rise it is large enough for the next. So here the factor only
+    rises. Jumps by 10 gave spikes too, but without a lag: AdamW's RMS reached 2.3 no earlier than the loss rose. Jumps
+    by 30 give a lag of one or two steps. Learning rates of 0.01 and 0.02 gave equally many spikes.
     """
     times = jumps(seed)
     scales = [JUMP ** (sum(step >= time for time in times) - JUMPS) for step in range(LONG)]
@@ -176,15 +186,16 @@ def several_jumps(arm: Arm, seed: int) -> dict[str, float]:
 
 
 def jumps(seed: int) -> list[int]:
-    """The steps at which the factor jumps."""
+    """The steps at which the factor jumps, in order."""
     generator = randomness.generator(seed, 0, "jumps")
     return torch.randint(GAP // 2, GAP * 3 // 2 + 1, (JUMPS,), generator=generator).cumsum(0).tolist()
 
 
 def train(arm: Arm, lr: float, scales: Sequence[float], seed: int) -> Series:
-    """Trains for ``len(scales)`` steps with the loss multiplied by each in turn. Arms of one seed see the same examples.
+    """Trains for ``len(scales)`` steps, with the loss of step t multiplied by ``scales[t]``.
 
-    The network: 32-64-64-1, GELU. Its target: tanh(3 x.w), x Gaussian, |w| = 1.
+    All arms of one seed see the same examples. The network has layers of 32-64-64-1 units and GELU. The target is
+    tanh(3 x.w) with Gaussian x and |w| = 1.
     """
     network = _network(seed)
     weights = list(network.parameters())
@@ -205,7 +216,7 @@ def train(arm: Arm, lr: float, scales: Sequence[float], seed: int) -> Series:
 
 
 def rms(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> Tensor:
-    """sqrt(mean(g^2 / max(u, eps^2))) of the step just made, u without bias; StableAdamW's own, computed for AdamW too."""
+    """StableAdamW's RMS of the last step, for AdamW too: sqrt(mean(g^2 / max(u, eps^2))) with bias-corrected u."""
     if isinstance(optimizer, StableAdamW):
         return optimizer.rms()[weight]
     state, group = optimizer.state[weight], optimizer.param_groups[0]
@@ -214,7 +225,7 @@ def rms(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> Tensor:
 
 
 def _network(seed: int) -> nn.Sequential:
-    """Weights as torch draws them, from a generator of our own."""
+    """The network, with torch's default initial weights drawn from a generator of our own."""
     sizes = [INSIDE, HIDDEN, HIDDEN, 1]
     layers: list[nn.Module] = []
     generator = randomness.generator(seed, 0, "network")

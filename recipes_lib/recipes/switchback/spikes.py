@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss spikes, spikes of an optimiser's RMS, and whether the first follow the second more often than by chance.
+"""Finds spikes of the loss and of an optimiser's RMS, and tests whether the first follow the second beyond chance.
 
-Pure functions of series with one value per step. Their constants are arguments: what counts as a spike is a convention.
+All functions are pure and take series with one value per step. Thresholds are arguments, because what counts as a spike
+is a convention.
 
 Source: the question is that of Wortsman et al., "Stable and low-precision training for large-scale vision-language
 models", NeurIPS 2023: loss spikes come 1-8 steps after the second moment underestimates the squared gradients.
-Differs: the running mean is here one of ``history`` steps; chance rate and p-value are ours.
+Differs: the running mean is over ``history`` steps; the chance rate and the p-value are our additions.
 """
 
 from collections.abc import Sequence
@@ -19,13 +20,13 @@ class Following:
     """How often loss spikes follow RMS spikes."""
 
     spikes: int
-    """Loss spikes looked at."""
+    """Number of loss spikes."""
     fraction: float
-    """Share of the loss spikes with an RMS spike within the lag before them; NaN where there are none."""
+    """Share of the loss spikes with an RMS spike within the lag before them; NaN if there are no loss spikes."""
     chance: float
-    """Share of all steps with an RMS spike within the lag before them: what ``fraction`` is by chance."""
+    """Share of all steps with an RMS spike within the lag before them: the expected ``fraction`` of random steps."""
     p_value: float
-    """Share of the circular shifts of the loss spikes, no shift included, that follow at least as often."""
+    """Share of all circular shifts of the loss spikes, shift 0 included, whose ``fraction`` is at least as large."""
 
 
 def loss_spikes(
@@ -37,27 +38,27 @@ def loss_spikes(
     at_least: int = 2,
     history: int = 100,
 ) -> list[int]:
-    """First steps of the loss spikes.
+    """The first step of each loss spike.
 
-    A step deviates where its loss is more than ``deviations`` standard deviations above the mean of the ``history``
-    steps before it. Deviations up to ``window`` steps after the one before belong to one spike, which needs
-    ``at_least`` of them. Steps before ``start``, and those with less history, are not judged.
+    A step deviates if its loss is more than ``deviations`` standard deviations above the mean of the ``history`` steps
+    before it. Deviating steps at most ``window`` steps apart belong to one spike, which needs ``at_least`` of them.
+    Steps before ``start``, and those with fewer than ``history`` steps before them, are not judged.
 
-    Raises: ``ValueError`` for losses that are not finite: cut the series where training diverged.
+    Raises: ``ValueError`` for losses that are not finite; cut the series where training diverged.
     """
     values = _series("losses", losses)
     if history < 2:
         raise ValueError(f"history = {history}: a standard deviation needs at least 2 steps")
     deviating = []
     for step in range(max(start, history), len(values)):
-        below = values[step] - values[step - history : step]  # from the step itself: a constant series has exact zeros
+        below = values[step] - values[step - history : step]  # differences: exactly 0 for a constant series
         if below.mean() > deviations * below.std():
             deviating.append(step)
     return [spike[0] for spike in _merged(deviating, window) if len(spike) >= at_least]
 
 
 def rms_spikes(rms: Sequence[float], *, threshold: float = 2.3, window: int = 10) -> list[int]:
-    """First steps of the spikes of one tensor's RMS: at ``threshold`` or above, merged as in :func:`loss_spikes`.
+    """The first step of each spike of one tensor's RMS: steps at or above ``threshold``, as in :func:`loss_spikes`.
 
     Raises: ``ValueError`` for values that are not finite.
     """
@@ -67,12 +68,13 @@ def rms_spikes(rms: Sequence[float], *, threshold: float = 2.3, window: int = 10
 def followed(
     loss_spikes: Sequence[int], rms_spikes: Sequence[int], steps: int, *, lag: tuple[int, int] = (1, 8), start: int = 0
 ) -> Following:
-    """How often a loss spike comes ``lag[0]`` to ``lag[1]`` steps after an RMS spike.
+    """Counts how often a loss spike comes ``lag[0]`` to ``lag[1]`` steps after an RMS spike.
 
-    All is counted over the steps from ``start``, which is that of :func:`loss_spikes`, to ``steps``. The p-value shifts
-    the loss spikes together, around those steps, by every number of steps: what comes in bursts stays in bursts.
+    Only steps from ``start`` (that of :func:`loss_spikes`) to ``steps`` count. For the p-value, all loss spikes are
+    shifted together by every number of steps, around the end of this range, so spikes that come in bursts stay
+    together.
 
-    Raises: ``ValueError`` for a lag that is none, or a loss spike outside those steps.
+    Raises: ``ValueError`` for a lag that is not 0 <= first <= last, or a loss spike outside the range.
     """
     low, high = lag
     if not 0 <= low <= high:
@@ -84,7 +86,7 @@ def followed(
     for step in rms_spikes:
         after[step + low : step + high + 1] = True
     after = after[start:steps]
-    hits = np.zeros(len(after), dtype=np.int64)  # by shift
+    hits = np.zeros(len(after), dtype=np.int64)  # hits[s]: loss spikes that follow an RMS spike after a shift by s
     for step in loss_spikes:
         hits += np.roll(after, start - step)
     if not len(loss_spikes):
@@ -106,7 +108,7 @@ def _series(name: str, values: Sequence[float]) -> np.ndarray:
 
 
 def _merged(steps: list[int], window: int) -> list[list[int]]:
-    """Steps in order, in runs in which each is at most ``window`` after the one before."""
+    """Groups sorted ``steps`` into runs in which each step is at most ``window`` after the one before."""
     runs: list[list[int]] = []
     for step in steps:
         if runs and step - runs[-1][-1] <= window:
