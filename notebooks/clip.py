@@ -19,7 +19,7 @@
 #
 # Paper: {cite:t}`radford2021clip`. Implementation: `recipes_lib/recipes/clip/`; the same code runs on this page and on a cluster.
 #
-# **You need first:** some PyTorch, and a look at the {doc}`/book/pantry`, where the pictures come from. No other chapter is needed. The chapters
+# You need first: some PyTorch, and a look at the {doc}`/book/pantry`, where the pictures come from. No other chapter is needed. The chapters
 # {doc}`sieve`, {doc}`switchback` and {doc}`imagenet_x` build on this one.
 
 # %% tags=["hide-input"]
@@ -570,12 +570,11 @@ notebook.settings({"toy": toy, **large}, fields)
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1: predict, then run (5 min, easy).** What is the loss if all images and texts lie on one point? Does it depend on the scale? You are right if
+# **1. Predict, then run** (5 min, easy). What is the loss if all images and texts lie on one point? Does it depend on the scale? You are right if
 # your number for eight pairs passes the assertion.
-#
-# **Solution 1**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 1
 point = torch.tensor([[1.0, 0.0]]).repeat(8, 1)
 guess = torch.tensor(8.0).log()
 for scale in (1.0, 50.0):
@@ -584,13 +583,12 @@ for scale in (1.0, 50.0):
 print("log 8 at every scale: it can do no better than guess")
 
 # %% [markdown]
-# **Exercise 2: prompts (15 min, medium).** A class may have several sentences; their embeddings are normalised, averaged and normalised again. Classify the
+# **2. Prompts** (15 min, medium). A class may have several sentences; their embeddings are normalised, averaged and normalised again. Classify the
 # test pictures by the bare class word and by three sentences. Which do you expect to be better? You are right if you can say why from the captions that
 # the towers learned from.
-#
-# **Solution 2**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 2
 from recipes_lib.evaluation import zero_shot
 
 f, names = points["cooked earlier"][0], data.test.class_names
@@ -607,12 +605,11 @@ for ways in (("{}",), image_text_scores.PANTRY_TEMPLATES):
     print(len(ways), "sentences:", round(found, 3))
 
 # %% [markdown]
-# **Exercise 3: find the bug (15 min, medium).** Somebody gathers the other processes' texts with `torch.distributed.all_gather` and computes the loss of the
+# **3. Find the bug** (15 min, medium). Somebody gathers the other processes' texts with `torch.distributed.all_gather` and computes the loss of the
 # process's own images against them. The loss and the scale's gradient are right. What is missing? You are right if your answer names a gradient.
-#
-# **Solution 3**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 3
 print(
     "That collective cuts the graph: a text gets no gradient as a wrong answer to\n"
     "another process's images. recipes_lib.distributed.collectives.all_gather\n"
@@ -620,7 +617,7 @@ print(
 )
 
 # %% [markdown]
-# **Exercise 4: a small research question (half a day, hard).** How much noise can the towers bear? `recipes_lib.data.pantry.alt_text.Mix` sets the share of
+# **4. A small research question** (half a day, hard). How much noise can the towers bear? `recipes_lib.data.pantry.alt_text.Mix` sets the share of
 # each kind of noise. Plot recall over the share of wrong pairs. You are on the way if you can say whether noise costs more than leaving out the same number of
 # pairs.
 

@@ -20,7 +20,7 @@
 # Paper: {cite:t}`idrissi2023imagenetx`. Implementation: `recipes_lib/recipes/imagenet_x/` and `recipes_lib/factors/`; the same code runs on this
 # page and on the answers of two thousand models.
 #
-# **You need first:** only a classifier's answers, up to the section "What taught the network". That section compares networks of {doc}`clip` and {doc}`msn`.
+# You need first: only a classifier's answers, up to the section "What taught the network". That section compares networks of {doc}`clip` and {doc}`msn`.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -746,12 +746,11 @@ notebook.settings(presets, fields)
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1: predict, then run (5 min, easy).** A model becomes perfect on dark images and stays as it was on all others. What happens to its other error
+# **1. Predict, then run** (5 min, easy). A model becomes perfect on dark images and stays as it was on all others. What happens to its other error
 # ratios? You are right if you can say it without a computer, from equation {eq}`imagenet-x-ratio`.
-#
-# **Solution 1**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 1
 # errors without and with the factor, and the factor's share
 before, after, dark_share = np.array([0.3, 0.6]), np.array([0.3, 0.0]), 0.2
 for errors in (before, after):
@@ -760,12 +759,11 @@ for errors in (before, after):
 print("Those of the others rise, though not one answer changed: the average fell.")
 
 # %% [markdown]
-# **Exercise 2: check an identity (20 min, medium).** Equation {eq}`imagenet-x-identity` needs one mark per image. Give each image of `test` only its rarest mark,
+# **2. Check an identity** (20 min, medium). Equation {eq}`imagenet-x-identity` needs one mark per image. Give each image of `test` only its rarest mark,
 # leave out the images without any, and check the equation. You are right if the sum is 1 up to rounding.
-#
-# **Solution 2**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 2
 multi = pantry_x.annotations(test).marks["multi"]
 first = np.where(multi, multi.sum(axis=0), len(multi) + 1).argmin(axis=1)
 top = (first[:, None] == np.arange(multi.shape[1])) & multi
@@ -775,17 +773,16 @@ n = top.sum(axis=0)
 print("1 =", round(float(n @ (wrong @ top / n / wrong.mean()) / n.sum()), 12))
 
 # %% [markdown]
-# **Exercise 3: find the bug (10 min, medium).** Somebody counts every image without marks as correct "by definition". Which numbers change, and which do not?
+# **3. Find the bug** (10 min, medium). Somebody counts every image without marks as correct "by definition". Which numbers change, and which do not?
 # You are right if you name one of each kind.
-#
-# **Solution 3**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 3
 print("The accuracies a_f stay, since no such image has a factor.")
 print("The average rises, so every error ratio rises with it.")
 
 # %% [markdown]
-# **Exercise 4: a small research question (half a day, hard).** Jitter and crops lower the ratios of different factors. Train a network with both
+# **4. A small research question** (half a day, hard). Jitter and crops lower the ratios of different factors. Train a network with both
 # (`dataclasses.replace` on one of `nets.AUGMENTATIONS`) and compare each factor's change with the sum of the two. You are on the way if you say
 # beforehand which differences three seeds could show.
 

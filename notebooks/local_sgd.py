@@ -54,7 +54,7 @@ from tempfile import mkdtemp
 import matplotlib.pyplot as plt
 import torch
 
-from recipes_lib import diagrams, plots
+from recipes_lib import plots
 from recipes_lib.config import SyncConfig, override
 from recipes_lib.recipes.local_sgd import recipe as local_sgd
 from recipes_lib.recipes.local_sgd import study as local_sgd_study
@@ -77,16 +77,16 @@ for period in (1, 16, 48):
     reports[period] = run.report
 
 # %% mystnb={"figure": {"name": "fig-local-drift", "caption": "Three periods, 96 steps each. Left: how far the workers' weights are from their mean. Right: test accuracy against the bytes that each worker sent."}, "image": {"alt": "Left: the workers' distance from their mean over 96 steps, a saw that returns to zero every 16 or 48 steps; synchronous steps stay at zero. Right: test accuracy against bytes sent for periods 1, 16 and 48; fewer bytes go with lower accuracy."}} tags=["hide-input"]
-figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 2.8), layout="constrained")
+figure, (left, right) = plots.panels(2, height=2.8)
 drift = {}
 for period in reports:
     lines = lines_of(place / f"period-{period}")
     drift[f"period {period}"] = [line["drift"] for line in lines]
 plots.curve(left, range(1, 97), drift, ylabel="distance from the mean")
-for index, (period, report) in enumerate(reports.items()):
+looks = plots.looks(list(drift))
+for look, name, report in zip(looks, drift, reports.values(), strict=True):
     accuracy, sent = report["scores"]["accuracy"]["method"], report["sync"]["bytes"]
-    look = {"linestyle": "none", **plots.style(index), "label": f"period {period}"}
-    right.plot(sent / 1e6, accuracy, **look)
+    right.plot(sent / 1e6, accuracy, linestyle="none", label=name, **look)
 right.set(xscale="log", xlabel="MB sent by each worker", ylabel="test accuracy")
 right.legend()
 plt.show()
@@ -106,19 +106,26 @@ plt.show()
 # %% [markdown]
 # ## The method in one picture
 
-# %% mystnb={"figure": {"name": "fig-local-method", "caption": "One round with two workers. Local SGD continues from the average; SlowMo passes the average through a slow momentum first."}, "image": {"alt": "Diagram. The weights x0 go to worker 1 and worker 2, each of which takes H steps alone. Their weights are averaged; the average minus x0 passes the slow momentum and gives the new x0, from which the next round starts."}} tags=["hide-input"]
-boxes = {
-    "weights $x_0$": (0, 0.5),
-    "worker 1:\nH steps alone": (1.2, 1),
-    "worker 2:\nH steps alone": (1.2, 0),
-    "average": (2.4, 0.5),
-    "slow\nmomentum": (3.6, 0.5),
-    "new $x_0$": (4.8, 0.5),
+# %% mystnb={"figure": {"name": "fig-local-method", "caption": "One round with two workers. Local SGD continues from the average; SlowMo passes the average through a slow momentum first."}, "image": {"alt": "Diagram. The weights x0 go to worker 1 and worker 2, each of which takes H steps alone on digits of its own. Their weights are averaged; the average minus x0 passes the slow momentum and gives the new x0, from which the next round starts."}} tags=["hide-input"]
+from recipes_lib import diagrams
+from recipes_lib.diagrams import Box, Image
+
+data = local_sgd.RECIPE.load(toy, print)
+mine, yours = (plots.sheet(data.train.images[at : at + 9], 3, 1) for at in (0, 9))
+nodes = {
+    "images 1": Image(0, 0, mine, "worker 1's images"),
+    "start": Box(0, 1, "weights $x_0$"),
+    "images 2": Image(0, 2, yours, "worker 2's images"),
+    "worker 1": Box(1, 0.5, "worker 1:\nH steps alone"),
+    "worker 2": Box(1, 1.5, "worker 2:\nH steps alone"),
+    "average": Box(2, 1, "average"),
+    "slow": Box(3, 1, "slow\nmomentum"),
+    "end": Box(4, 1, "new $x_0$"),
 }
-arrows = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (4, 5)]
-box = list(boxes)
-figure, ax = plt.subplots(figsize=(8.5, 2.4))
-diagrams.flow(ax, boxes, [(box[start], box[end]) for start, end in arrows])
+ways = "images 1>worker 1, images 2>worker 2, start>worker 1, start>worker 2, "
+ways += "worker 1>average, worker 2>average, average>slow, slow>end"
+_, ax = plt.subplots(figsize=(plots.WIDTH, 3.4))
+diagrams.draw(ax, nodes, [tuple(way.split(">")) for way in ways.split(", ")])
 plt.show()
 
 # %% [markdown]
@@ -298,7 +305,7 @@ result = local_sgd.RECIPE.run(toy, place / "toy")
 
 # %% mystnb={"figure": {"name": "fig-local-toy", "caption": "The toy run: loss and training accuracy, mean of the four workers."}, "image": {"alt": "Loss and training accuracy of the toy run over its 192 steps: the loss falls, the accuracy rises."}} tags=["hide-input"]
 steps = lines_of(place / "toy")
-figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.6), layout="constrained")
+figure, axes = plots.panels(2, height=2.6)
 for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
     values = {"period 16": [line[name] for line in steps]}
     plots.curve(ax, range(1, len(steps) + 1), values, ylabel=name)
@@ -309,14 +316,14 @@ print(f"test accuracy {accuracy:.3f}, {result.report['sync']['bytes']:,.0f} byte
 # %% [markdown]
 # ### One cooked earlier
 #
-# The command `recipes cook local_sgd` ran preset `simmer`: larger digits, a wider network, eight workers with slow momentum, and more steps.
+# The command `recipes cook local_sgd` ran preset {term}`simmer`: larger digits, a wider network, eight workers with slow momentum, and more steps.
 
 # %% mystnb={"figure": {"name": "fig-local-cooked", "caption": "The cooked run: training accuracy, and the distance of the workers from their mean."}, "image": {"alt": "Left: training accuracy of the cooked run over three thousand steps. Right: the distance of its workers from their mean, which shrinks with the learning rate."}} tags=["hide-input"]
 from recipes_lib.data import embedded
 
 cooked = embedded.path("cooked/local_sgd")
 steps = lines_of(cooked)
-figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.6), layout="constrained")
+figure, axes = plots.panels(2, height=2.6)
 at = [line["step"] for line in steps]
 for ax, name in zip(axes, ("accuracy", "drift"), strict=True):
     plots.curve(ax, at, {"simmer": [line[name] for line in steps]}, ylabel=name)
@@ -350,7 +357,7 @@ def draw(ax: plt.Axes, scene: str, steps: str, title: str) -> None:
 
 
 # %% mystnb={"figure": {"name": "fig-local-periods", "caption": "Test accuracy over the period, one point per seed. The three panels have different vertical axes."}, "image": {"alt": "Three panels of test accuracy against the period, with one point per seed, by local SGD and by SlowMo. After 48 steps accuracy falls by more than a tenth at period 48, after 192 steps by a few hundredths, on bare scans not at all."}} tags=["hide-input"]
-figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.9), layout="constrained")
+figure, axes = plots.panels(3, columns=3, height=2.9)
 draw(axes[0], "drawn", "48", "digits in inks, 48 steps")
 draw(axes[1], "drawn", "192", "digits in inks, 192 steps")
 draw(axes[2], "scans", "192", "bare scans, 192 steps")
@@ -396,7 +403,7 @@ panels = {
 
 # %% mystnb={"figure": {"name": "fig-local-knobs", "caption": "Test accuracy on digits in inks over three knobs, one point per seed. Left and right: 192 steps. Middle: 48 steps."}, "image": {"alt": "Three panels of bars with one point per seed. Accuracy falls from two to eight workers. It is lower where the momentum is forgotten at each average. Synchronous steps are best, then post-local SGD, then local SGD, then SlowMo."}} tags=["hide-input"]
 shares = {"width_ratios": [3, 2, 4], "layout": "constrained"}
-figure, axes = plt.subplots(1, 3, figsize=(8.5, 3.2), **shares)
+figure, axes = plt.subplots(1, 3, figsize=(plots.WIDTH, 3.2), **shares)
 for ax, (knob, arms) in zip(axes, panels.items(), strict=True):
     plots.bars(ax, arms, ylabel="test accuracy" if ax is axes[0] else "")
     points = [value for seeds in arms.values() for value in seeds]
@@ -446,7 +453,7 @@ for period in (1, 96):
         broken[period, lr] = report["scores"]["accuracy"]["method"], lines_of(folder)
 
 # %% mystnb={"figure": {"name": "fig-local-broken", "caption": "Left: test accuracy of the averaged weights, with an average at every step and with one at the end. Right: the distance of the workers from their mean in the runs with one average."}, "image": {"alt": "Left: test accuracy over three learning rates. With an average at every step it stays high; with one average at the end it falls to a half and then to chance as the rate grows. Right: the workers' distance from their mean grows over the steps, faster at higher rates, and returns to zero at the last step."}} tags=["hide-input"]
-figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 2.9), layout="constrained")
+figure, (left, right) = plots.panels(2, height=2.9)
 accuracy = {}
 for name, period in {"average at every step": 1, "one average at the end": 96}.items():
     accuracy[name] = [broken[period, lr][0] for lr in rates]
@@ -484,7 +491,6 @@ kept = {"train.checkpoint_every": 95, "train.keep_checkpoints": 2, "sync.period"
 local_sgd.RECIPE.run(override(short, kept), place / "apart")
 checkpoint = place / "apart" / "checkpoints" / "step-000095"
 stacked = read_weights(checkpoint / "workers.safetensors")
-data = local_sgd.RECIPE.load(toy, print)
 
 
 def worth(rows: list[int]) -> float:
@@ -545,19 +551,19 @@ from recipes_lib import claims
 claims.verdicts("local_sgd")
 
 # %% [markdown]
-# Slow momentum did not help four workers; in most seeds it cost accuracy. It did help in the one setting that a search with other seeds had
-# proposed for it: many workers, few images each, labels that are partly wrong. Because that setting was searched for, it shows that SlowMo can
+# Slow momentum did not help four workers. In most seeds it cost accuracy. It did help in the one setting that a search with other seeds had
+# proposed for it: many workers, few images each, and labels that are partly wrong. Because that setting was searched for, it shows that SlowMo can
 # help and does not say how often it does. No arm that a claim rests on chose the first or the last of its learning rates, so a wider
-# range would have changed nothing; SlowMo's two slow momenta are a coarse choice.
+# range would have changed nothing. SlowMo's two slow momenta are a coarse choice.
 #
-# What these verdicts rest on: one perceptron of nine thousand weights, digits of eight by eight pixels, at most eight workers and 192 steps,
-# simulated. Nothing here measures time: whether fewer bytes are worth their price depends on the network, and
+# These verdicts rest on one perceptron of nine thousand weights, digits of eight by eight pixels, and at most eight workers and 192 steps,
+# all simulated. Nothing here measures time. Whether fewer bytes are worth their price depends on the network between the machines, and
 # `benchmarks/local_sgd_link.py` measures that on links that are really slow.
 #
-# ### The papers' figures beside ours
+# ### The papers' numbers beside ours
 #
-# The figures of {cite:t}`wang2020slowmo` are percent of ImageNet or CIFAR-10, with 32 nodes; ours are shares of digits. Compare the direction of the difference
-# between the two arms, not the numbers. There SlowMo regains 3.3 of the 6.1 points that period 12 costs.
+# The numbers of {cite:t}`wang2020slowmo` are percent of ImageNet or CIFAR-10, with 32 nodes. Ours are shares of digits. Compare the direction of the difference
+# between the two arms, not the numbers. In the paper, SlowMo regains 3.3 of the 6.1 points that period 12 costs.
 
 # %% tags=["hide-input"]
 claims.against_paper("local_sgd")

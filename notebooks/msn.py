@@ -116,12 +116,17 @@ show_neighbours(neighbours(pixels[0], pixels[1][queries], 9), queries, title)
 # %% [markdown]
 # ## The method in one picture
 
-# %% mystnb={"image": {"alt": "Diagram. Left, the image of a mug becomes a target view and an anchor view with half of its patches missing. The target encoder, a moving average of the anchor encoder, and the anchor encoder each lead to an assignment to shared prototypes. The target's is sharpened and balanced, and no gradient goes back along its arrow to the loss; the anchor's must predict it."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-msn-method", "caption": "MSN, from one image to the loss."}, "image": {"alt": "Diagram. Left, the image of a mug becomes a target view and an anchor view with half of its patches missing. The target encoder, a moving average of the anchor encoder, and the anchor encoder each lead to an assignment to shared prototypes. The target's is sharpened and balanced, and no gradient goes back along its arrow to the loss; the anchor's must predict it."}} tags=["hide-input"]
 from recipes_lib.recipes.msn import diagram
 
 figure, ax = plt.subplots(figsize=(plots.WIDTH, 3.2))
 diagram.draw(ax, data.test.images[queries[0]])
 plt.show()
+
+# %% [markdown]
+# Read {numref}`fig-msn-method` from left to right. One image becomes a {term}`target view` and an {term}`anchor view`. Each passes through an encoder of its own, and each is
+# assigned to the same prototypes. The anchor's assignment must predict the target's. The mark "sg" ({term}`stop-gradient`) says that no gradient goes back along that arrow. The
+# target encoder is not trained: its weights are a moving average of the anchor encoder's ({term}`EMA`).
 
 # %% [markdown]
 # ## The equations
@@ -246,9 +251,9 @@ torch.testing.assert_close(by_library, by_hand, rtol=1e-4, atol=1e-4)
 print("the same features")
 
 # %% [markdown]
-# ### Assignment to prototypes, {eq}`msn-assign`
+# ### Assignment to prototypes
 #
-# Take four anchor embeddings, two target embeddings and three prototypes. The anchors are two views of two images in *view-major* order: view 1
+# The next cell computes {eq}`msn-assign`. Take four anchor embeddings, two target embeddings and three prototypes. The anchors are two views of two images in *view-major* order: view 1
 # of both images, then view 2 of both. The vectors are short enough that you can tell by head which prototype each one points to.
 
 # %%
@@ -267,9 +272,9 @@ p = assign_eq1(z)
 p.round(decimals=3)
 
 # %% [markdown]
-# ### Sharpening, {eq}`msn-sharpen`
+# ### Sharpening
 #
-# The power $1/T$ moves mass to the largest entries ({term}`sharpening`). The target becomes more decided than the anchor that has to predict
+# The power $1/T$ in {eq}`msn-sharpen` moves mass to the largest entries ({term}`sharpening`). The target becomes more decided than the anchor that has to predict
 # it.
 
 
@@ -302,10 +307,11 @@ print("prototype masses before", t.sum(dim=0).round(decimals=3).tolist())
 print("prototype masses after ", balanced.sum(dim=0).round(decimals=3).tolist())
 
 # %% [markdown]
-# ### The loss, {eq}`msn-ce` to {eq}`msn-total`
+# ### The loss
 #
-# Cross-entropy asks two views to agree. All images could agree most easily on one single prototype. {term}`Mean-entropy maximisation
-# <mean-entropy maximisation>` (ME-MAX) rules that answer out: it requires that the *average* assignment is spread over the prototypes.
+# Cross-entropy ({eq}`msn-ce`) asks two views to agree. All images could agree most easily on one single prototype. {term}`Mean-entropy maximisation
+# <mean-entropy maximisation>` (ME-MAX) rules that answer out: it requires that the *average* assignment is spread over the prototypes
+# ({eq}`msn-memax`). {eq}`msn-total` adds the two.
 
 # %%
 # repeat, not repeat_interleave: anchors are view-major
@@ -353,10 +359,10 @@ print(f"lightly {theirs:.6f}, ours {parts['loss'].item():.6f}")
 # of the anchors' patches dropped. A batch has 256 pictures, so that it can fill all 128 prototypes at once. This is the chapter's longest cell.
 # It also trains and scores what the run is compared with, on the same pictures:
 #
-# - *untrained*: the same network with random weights;
-# - *pixels*: the pictures themselves, as the network gets them;
+# - *random init*: the same network with random weights, untrained;
+# - *raw pixels*: the pictures themselves, as the network gets them;
 # - *supervised*: the same network trained *with* all labels for as many steps;
-# - *cooked earlier*: the same recipe trained for many more steps. Its weights are stored with the book, and this cell probes them.
+# - *cooked*: the same recipe trained for many more steps. Its weights are stored with the book, and this cell probes them.
 #
 # A {term}`probe` asks how well frozen features tell classes apart. This chapter uses three. In the {term}`k-NN probe`, the 20 nearest training pictures
 # vote. The {term}`linear probe` fits a linear classifier to all labelled training pictures. The {term}`low-shot probe` fits a
@@ -368,11 +374,10 @@ from tempfile import mkdtemp
 result = msn.RECIPE.run(toy, Path(mkdtemp()) / "run")
 
 
-# %% mystnb={"figure": {"name": "fig-msn-toy-scores", "caption": "Accuracy of three probes after the toy run. The bar *cooked earlier* is the same recipe after a longer training."}, "image": {"alt": "Bar charts of accuracy by k-NN, linear and low-shot probe for MSN after the toy run, the untrained network, raw pixels, a supervised network, and MSN cooked earlier. MSN after the toy run is close to the untrained network; MSN cooked earlier is the best of those trained without labels."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-msn-toy-scores", "caption": "Accuracy of three probes after the toy run. The bar *cooked* is the same recipe after a longer training."}, "image": {"alt": "Bar charts of accuracy by k-NN, linear and low-shot probe for MSN after the toy run, the untrained network, raw pixels, a supervised network, and MSN cooked earlier. MSN after the toy run is close to the untrained network; MSN cooked earlier is the best of those trained without labels."}} tags=["hide-input"]
 def show_scores(report: dict, title: str) -> None:
     probes = len(report["scores"])
-    size = {"figsize": (8, 2.8), "sharey": True, "layout": "constrained"}
-    figure, axes = plt.subplots(1, probes, **size)
+    figure, axes = plots.panels(probes, columns=probes, height=2.8, sharey=True)
     plots.scores(axes, report["scores"], method="MSN")
     figure.suptitle(title)
     plt.show()
@@ -385,11 +390,11 @@ show_scores(result.report, title)
 # After so short a run, MSN is hardly better than the untrained network, and raw pixels beat both ({numref}`fig-msn-toy-scores`). The run shows that
 # the code trains and how long a step takes. It does not show how good the features get. A supervised network is told the classes from the
 # first step. MSN first has to find out which pictures belong together, and its targets come from a network that is as untrained as the one that
-# learns. The bar *cooked earlier* shows the same code after more steps: it is well above the pixels.
+# learns. The bar *cooked* shows the same code after more steps: it is well above the pixels.
 #
 # ### One cooked earlier
 #
-# The command `recipes cook msn` ran preset `simmer`: the same code as in the cell above, with more steps and twice the pictures. Its weights
+# The command `recipes cook msn` ran preset {term}`simmer`: the same code as in the cell above, with more steps and twice the pictures. Its weights
 # and its loss curve are stored with the book. You can cook it again and compare.
 
 # %% mystnb={"figure": {"name": "fig-msn-cooked-curves", "caption": "The cooked run: its loss, and the mean entropy of its assignments, over training."}, "image": {"alt": "Two curves over optimiser steps of the cooked run: the loss, which falls, and the mean entropy of the assignments of anchors and targets, which falls from nearly the logarithm of the number of prototypes."}} tags=["hide-input"]
@@ -399,7 +404,7 @@ cooked = embedded.path("cooked/msn")
 report = json.loads((cooked / "report.json").read_text())
 lines = (cooked / "metrics.jsonl").read_text().splitlines()
 curve = [json.loads(line) for line in lines]
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+figure, axes = plots.panels(2, height=2.8)
 steps = [line["step"] for line in curve]
 loss_curve = {"loss": [line["loss"] for line in curve]}
 plots.curve(axes[0], steps, loss_curve, ylabel="loss (nats)")
@@ -486,23 +491,20 @@ for number, row in enumerate(members, start=1):
 # %% [markdown]
 # ## Knobs
 #
-# Four settings decide most of what happens. {numref}`fig-msn-knobs` varies one of them per column. All runs are those of `recipes verify msn`: equally many steps,
-# three seeds per setting. The upper row shows the score. The lower row shows how undecided the network is about one picture: the exponential of the
+# Four settings decide most of what happens. {numref}`fig-msn-knobs` varies one of them per panel. All runs are those of `recipes verify msn`: equally many steps,
+# three seeds per setting. {numref}`fig-msn-undecided` shows how undecided the network is about one picture in the same runs: the exponential of the
 # entropy of its assignment, which reads as "this many prototypes share one picture".
 
 # %% tags=["hide-input"]
 figures = json.loads(embedded.path("claims/msn.json").read_text())["figures"]
-without = {"0": "neither", "1": "no_sinkhorn", "5": "strong_me_max"}
+without = {0: "neither", 1: "no_sinkhorn", 5: "strong_me_max"}
 knobs = {
-    "patches dropped": {"0": "no_mask", "0.15*": "full", "0.5": "mask_50"},
-    "sharpening T": {"0.25*": "full", "1": "flat_targets"},
-    "ME-MAX weight,\nwith Sinkhorn": {"0": "no_me_max", "1*": "full"},
+    "patches dropped": {0: "no_mask", 0.15: "full", 0.5: "mask_50"},
+    "sharpening T": {0.25: "full", 1: "flat_targets"},
+    "ME-MAX weight,\nwith Sinkhorn": {0: "no_me_max", 1: "full"},
     "ME-MAX weight,\nno Sinkhorn": without,
 }
-measures = {
-    "k-NN accuracy": lambda run: run["scores"]["knn"]["method"],
-    "prototypes per picture": lambda run: run["diagnostics"]["exp_entropy"],
-}
+chosen = {knob: x for knob, arms in knobs.items() for x in arms if arms[x] == "full"}
 
 
 # %% tags=["hide-input"]
@@ -510,25 +512,29 @@ def seeds_of(arm: str, read) -> list[float]:
     return [read(run) for run in figures[arm].values()]
 
 
-def dots(ax: plt.Axes, arm_of: dict[str, str], read) -> None:
-    """One dot per seed over the settings of a knob, and their mean as a line."""
-    seeds = [seeds_of(arm, read) for arm in arm_of.values()]
-    ax.plot(seeds, linestyle="none", **plots.style(0), alpha=0.7)
-    ax.plot([sum(row) / len(row) for row in seeds], color=plots.PALETTE[0])
-    ax.set_xticks(range(len(seeds)), list(arm_of))
+def show_sweep(read, ylabel: str) -> None:
+    panels = {knob: {} for knob in knobs}
+    for knob, arms in knobs.items():
+        for x, arm in arms.items():
+            panels[knob][x] = {"MSN": seeds_of(arm, read)}
+    plots.sweep(panels, ylabel=ylabel, chosen=chosen, columns=4)
+    plt.show()
 
 
-# %% mystnb={"figure": {"name": "fig-msn-knobs", "caption": "One knob per column, one dot per seed, the mean as a line. An asterisk marks the recipe's own setting. Above: k-NN accuracy. Below: how many prototypes share one picture, of 128."}, "image": {"alt": "Eight panels: k-NN accuracy above, prototypes per picture below, for four knobs. Dropping half of the patches lowers accuracy. Without sharpening accuracy falls and every picture is spread over all 128 prototypes. With Sinkhorn the ME-MAX weight hardly matters. Without Sinkhorn accuracy is lower throughout and rises a little at weight 5."}} tags=["hide-input"]
-shared = {"sharey": "row", "sharex": "col", "layout": "constrained"}
-figure, axes = plt.subplots(2, 4, figsize=(8.5, 4.4), **shared)
-for row, (measure, read) in zip(axes, measures.items(), strict=True):
-    row[0].set_ylabel(measure)
-    for ax, (knob, arm_of) in zip(row, knobs.items(), strict=True):
-        dots(ax, arm_of, read)
-        ax.margins(x=0.2)
-        ax.set_xlabel(knob)
-        ax.label_outer()
-plt.show()
+# %% mystnb={"figure": {"name": "fig-msn-knobs", "caption": "k-NN accuracy over four knobs: one point per seed, the mean as a line. A vertical line marks the recipe's own setting."}, "image": {"alt": "Four panels of k-NN accuracy. Dropping half of the patches lowers it. Without sharpening it falls to where the untrained network is. With Sinkhorn the weight of mean-entropy maximisation hardly matters. Without Sinkhorn accuracy is lower throughout, and rises at weight 5."}} tags=["hide-input"]
+def knn(run: dict) -> float:
+    return run["scores"]["knn"]["method"]
+
+
+show_sweep(knn, "k-NN accuracy")
+
+
+# %% mystnb={"figure": {"name": "fig-msn-undecided", "caption": "How many of the 128 prototypes share one picture, in the runs of {numref}`fig-msn-knobs`."}, "image": {"alt": "Four panels of the number of prototypes that share one picture. It is near 36 for most settings, 128 without sharpening, one where neither Sinkhorn nor mean-entropy maximisation is on, and 50 to 65 with mean-entropy maximisation alone."}} tags=["hide-input"]
+def spread_of_one(run: dict) -> float:
+    return run["diagnostics"]["exp_entropy"]
+
+
+show_sweep(spread_of_one, "prototypes per picture")
 
 # %% [markdown]
 # In a live kernel you can turn the knobs yourself. The cell below trains a few steps with the values that you choose and shows how the images
@@ -585,7 +591,7 @@ def choices(folder: Path) -> torch.Tensor:
 
 
 # %% mystnb={"figure": {"name": "fig-msn-broken", "caption": "How many test images choose each prototype, for the intact run and for the run without mean-entropy maximisation and Sinkhorn."}, "image": {"alt": "Two panels with the number of test images that choose each prototype, prototypes sorted by it: for the intact run many prototypes share the images, for the broken run nearly all images choose one."}} tags=["hide-input"]
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
+figure, axes = plots.panels(2, height=2.6, sharey=True)
 runs = {"intact": result.folder, "broken": broken.folder}
 for ax, (name, folder) in zip(axes, runs.items(), strict=True):
     counts = choices(folder)
@@ -613,7 +619,7 @@ square = [["full", "no_sinkhorn"], ["no_me_max", "neither"]]
 panels = {
     "chosen first by some picture": lambda run: run["diagnostics"]["prototypes_used"],
     "effectively in use": lambda run: run["diagnostics"]["exp_mean_entropy"],
-    "k-NN accuracy": measures["k-NN accuracy"],
+    "k-NN accuracy": knn,
 }
 
 
@@ -624,12 +630,12 @@ def table_of(ax: plt.Axes, read, title: str) -> None:
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         seeds = values[row, column]
         told = f"{seeds.mean():.3g}\n({seeds.min():.3g} to {seeds.max():.3g})"
-        ax.text(column, row, told, ha="center", va="center", fontsize=9)
+        ax.text(column, row, told, ha="center", va="center", fontsize="small")
     ax.set_title(title, fontsize="medium")
 
 
 # %% mystnb={"figure": {"name": "fig-msn-parts", "caption": "Mean-entropy maximisation on and off (rows) by Sinkhorn on and off (columns): mean over three seeds, with the lowest and the highest seed in brackets."}, "image": {"alt": "Three tables of two rows, mean-entropy maximisation on and off, and two columns, Sinkhorn on and off: prototypes that are some picture's first choice, prototypes effectively in use, and k-NN accuracy. With Sinkhorn on both rows are alike; with Sinkhorn off a few prototypes are chosen with mean-entropy maximisation and one without."}} tags=["hide-input"]
-figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.8), layout="constrained")
+figure, axes = plots.panels(3, columns=3, height=2.8)
 for ax, (title, read) in zip(axes, panels.items(), strict=True):
     table_of(ax, read, title)
     ax.set_xticks([0, 1], ["Sinkhorn", "none"])
@@ -640,9 +646,9 @@ plt.show()
 print("means over seeds    chosen first   in use   per picture    k-NN")
 arms = ("full", "no_me_max", "no_sinkhorn", "strong_me_max")
 for arm in (*arms, "neither", "flat_targets", "flat_no_sinkhorn"):
-    read = (*panels.values(), measures["prototypes per picture"])
-    used, even, knn, own = (torch.tensor(seeds_of(arm, one)).mean() for one in read)
-    print(f"{arm:<18}{used:>14.0f}{even:>9.0f}{own:>14.0f}{knn:>8.3f}")
+    read = (*panels.values(), spread_of_one)
+    used, even, right, own = (torch.tensor(seeds_of(arm, one)).mean() for one in read)
+    print(f"{arm:<18}{used:>14.0f}{even:>9.0f}{own:>14.0f}{right:>8.3f}")
 
 # %% [markdown]
 # With Sinkhorn on, the two rows hardly differ. The targets are balanced in both, and mean-entropy maximisation brings some more prototypes into
@@ -671,17 +677,17 @@ from recipes_lib import claims
 claims.verdicts("msn")
 
 # %% [markdown]
-# `msn.beats_pixels` held in an earlier edition, whose pixels were not normalised as the network's input is. With the same
-# normalisation the pixels gain two points of accuracy, and MSN's lead after 1,500 steps falls short of the margin that was fixed before; the cooked run, with
+# The claim `msn.beats_pixels` held in an earlier edition, whose pixels were not normalised as the network's input is. With the same
+# normalisation the pixels gain two points of accuracy, and MSN's lead after 1,500 steps falls short of the margin that was fixed before. The cooked run, with
 # twice the steps, is well ahead.
 #
-# What these verdicts rest on: one renderer's pictures at 32 pixels, a network of two blocks, minutes of one core, and a few
-# settings (batch, learning rate, momentum) that were chosen by the score on the test pictures (above: what fresh ones say). They say
-# whether the machinery does what the paper says it is for. They cannot say how well it does it on photographs, and they say
-# nothing about the paper's central finding, that masking *helps* a large network with many patches to spare: at sixteen
-# patches a dropped one may be the handle by which the mug is known.
+# These verdicts rest on one renderer's pictures at 32 pixels, a network of two blocks, minutes of one core, and a few
+# settings (batch, learning rate, momentum) that were chosen by the score on the test pictures. (Above you saw the score on fresh ones.) The verdicts say
+# whether each part does what the paper says it is for. They cannot say how well it does so on photographs. And they say
+# nothing about the paper's central finding, that masking *helps* a large network with many patches to spare: with sixteen
+# patches, a dropped one may be the handle by which the mug is known.
 #
-# The paper's own figures beside ours, where it has any of the same kind. Its networks and data are far larger, so compare directions, not
+# The table shows the paper's own numbers beside ours, where it has any of the same kind. Its networks and data are far larger, so compare directions, not
 # heights.
 
 # %% tags=["hide-input"]

@@ -50,7 +50,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from recipes_lib import diagrams, plots
+from recipes_lib import plots
 from recipes_lib.data.images import UNLABELLED
 from recipes_lib.data.load import load
 from recipes_lib.evaluation.baselines import raw_pixels
@@ -89,7 +89,7 @@ print(f"{int(right.sum())} of {len(right)} test pictures get their class")
 # %% mystnb={"figure": {"name": "fig-paws-pixels", "caption": "Twelve test pictures (first row) that pixels classify wrongly, and the labelled picture that each resembles most (second row)."}, "image": {"alt": "Two rows of twelve pictures. Each picture of the first row is a digit, the picture below it is a labelled digit of another class with strokes in similar places."}} tags=["hide-input"]
 wrong = (~right).nonzero()[:12, 0]
 pairs = torch.cat([data.test.images[wrong], few.images[nearest[wrong]]])
-figure, ax = plt.subplots(figsize=(8, 1.9))
+figure, ax = plt.subplots(figsize=(plots.WIDTH, 1.9))
 title = "test pictures, and the labelled pictures nearest to them"
 plots.image_grid(ax, pairs, columns=len(wrong), title=title)
 plt.show()
@@ -106,24 +106,30 @@ plt.show()
 # %% [markdown]
 # ## The method in one picture
 
-# %% mystnb={"figure": {"name": "fig-paws-method", "caption": "PAWS. The prediction of view 1 must match the sharpened prediction of view 2, which passes no gradient. The same happens with the views exchanged."}, "image": {"alt": "Diagram. Two views of an unlabelled image and a support of labelled images go through one network. Each view's similarity to the supports gives a soft pseudo-label; the prediction of one view has to match the sharpened one of the other, which passes no gradient."}} tags=["hide-input"]
-boxes = {
-    "unlabelled\nimage": (0, 1),
-    "view 1": (1.1, 1.5),
-    "view 2": (1.1, 0.75),
-    "support:\nlabelled images": (0.55, 0),
-    "one network": (2.2, 0.75),
-    "view 1's\nsimilarity to\nthe supports": (3.4, 1.5),
-    "view 2's\nsimilarity to\nthe supports": (3.4, 0.0),
-    "pseudo-label,\nsharpened,\nno gradient": (4.6, 0.0),
-    "prediction": (4.6, 1.5),
-    "loss": (5.6, 0.75),
+# %% tags=["hide-input"]
+from recipes_lib import diagrams
+from recipes_lib.diagrams import Arrow, Box, Image, Shares
+
+whole, labelled_ones = data.test.images[wrong[3]], plots.sheet(few.images[:4], 2, 1)
+nodes = {
+    "image": Image(0, 0.5, whole, "unlabelled\nimage"),
+    "view 1": Image(1, 0, whole[:, :13, :13], "view 1"),
+    "view 2": Image(1, 1, whole[:, 3:, 3:], "view 2"),
+    "support": Image(1, 2, labelled_ones, "support:\nlabelled images"),
+    "network": Box(2, 1, "one network,\nsimilarity to\nthe support"),
+    "prediction 1": Shares(3, 0, (0.5, 0.1, 0.2, 0.1, 0.1), "view 1's\nprediction"),
+    "prediction 2": Shares(3, 1, (0.4, 0.1, 0.3, 0.1, 0.1), "view 2's\nprediction"),
+    "target": Shares(4, 1, (0.9, 0.02, 0.04, 0.02, 0.02), "pseudo-label,\nsharpened"),
+    "loss": Box(5, 0.5, "cross-\nentropy"),
 }
-arrows = [(0, 1), (0, 2), (1, 4), (2, 4), (3, 4), (4, 5), (4, 6)]
-arrows += [(5, 8), (6, 7), (7, 9), (8, 9)]
-box = list(boxes)
-figure, ax = plt.subplots(figsize=(8.5, 3.2))
-diagrams.flow(ax, boxes, [(box[start], box[end]) for start, end in arrows])
+pairs = [("image", "view 1"), ("image", "view 2"), ("view 1", "network")]
+pairs += [("view 2", "network"), ("support", "network"), ("network", "prediction 1")]
+pairs += [("network", "prediction 2"), ("prediction 2", "target")]
+
+# %% mystnb={"figure": {"name": "fig-paws-method", "caption": "PAWS. The prediction of view 1 must match the sharpened prediction of view 2, through which no gradient passes (sg). The same happens with the views exchanged."}, "image": {"alt": "Diagram. Two crops of the picture of a digit and a support of four labelled digits go through one network. Each view's similarity to the support gives a prediction over classes. The one of view 2 is sharpened into a pseudo-label, and no gradient goes back along its arrow to the cross-entropy; the prediction of view 1 has to match it."}} tags=["hide-input"]
+arrows = [*pairs, ("prediction 1", "loss"), Arrow("target", "loss", "stop")]
+figure, ax = plt.subplots(figsize=(plots.WIDTH, 4.4))
+diagrams.draw(ax, nodes, arrows)
 plt.show()
 
 # %% [markdown]
@@ -194,9 +200,9 @@ plots.image_grid(ax, visible(views["support"]), columns=len(names), title=title)
 plt.show()
 
 # %% [markdown]
-# ### Soft nearest neighbours, {eq}`paws-snn`
+# ### Soft nearest neighbours
 #
-# Four supports of two classes are few enough to check by head. A view that points where the supports of class 0 point is
+# The next cell computes {eq}`paws-snn`. Four supports of two classes are few enough to check by head. A view that points where the supports of class 0 point is
 # predicted to be of class 0.
 
 # %%
@@ -217,9 +223,9 @@ p = snn_eq1(torch.cat([large, small]))
 p.round(decimals=3)
 
 # %% [markdown]
-# ### Targets, {eq}`paws-target`
+# ### Targets
 #
-# Sharpen each large view's prediction, swap the two, and give a small view the mean of both. Entries below $10^{-4}$ become 0.
+# {eq}`paws-target` in three steps: sharpen each large view's prediction, swap the two, and give a small view the mean of both. Entries below $10^{-4}$ become 0.
 
 
 # %%
@@ -233,7 +239,9 @@ t = torch.where(t < 1e-4, 0.0, t)
 t.round(decimals=5)
 
 # %% [markdown]
-# ### The loss, {eq}`paws-ce` and {eq}`paws-total`
+# ### The loss
+#
+# Cross-entropy ({eq}`paws-ce`) less the entropy of the mean prediction ({eq}`paws-total`):
 
 # %%
 match = -(t * p.log()).sum(dim=1).mean()
@@ -271,8 +279,8 @@ print("the same loss; the supports learn too:", bool(leaf.grad.abs().sum() > 0))
 # ## Cook
 #
 # The next cell trains preset {term}`toy`: four convolutions, the labels above, and all the other pictures without theirs. The chart below compares it with three
-# baselines. The *supervised* network has the same labels, views and number of steps, but not the other pictures. The *untrained* network has random
-# weights. The bar *pixels* compares the pictures themselves, as in {numref}`fig-paws-pixels`.
+# baselines. The *supervised* network has the same labels, views and number of steps, but not the other pictures. The bar *random init* is the untrained network, with random
+# weights. The bar *raw pixels* compares the pictures themselves, as in {numref}`fig-paws-pixels`.
 
 # %%
 from tempfile import mkdtemp
@@ -286,8 +294,8 @@ result = paws.RECIPE.run(watched, folder)
 
 # %% mystnb={"figure": {"name": "fig-paws-toy-scores", "caption": "Accuracy by two probes after the toy run. All arms are probed with the same ten labels."}, "image": {"alt": "Bar charts of accuracy by probe for PAWS after the toy run, the untrained network, raw pixels and a supervised network trained on the same labels."}} tags=["hide-input"]
 def show_scores(report: dict, title: str) -> None:
-    size = {"figsize": (8, 2.8), "sharey": True, "layout": "constrained"}
-    figure, axes = plt.subplots(1, len(report["scores"]), **size)
+    probes = len(report["scores"])
+    figure, axes = plots.panels(probes, columns=probes, height=2.8, sharey=True)
     plots.scores(axes, report["scores"], method="PAWS")
     figure.suptitle(title)
     plt.show()
@@ -340,7 +348,7 @@ chosen = int(gain.argsort(descending=True)[5])
 
 # %% mystnb={"figure": {"name": "fig-paws-pseudo-label", "caption": "The soft pseudo-label of one unlabelled picture over training."}, "image": {"alt": "Left, an unlabelled test image and its class. Right, a heat map: rows are classes, columns are checkpoints from the start of training to its end; the probability of the true class grows."}} tags=["hide-input"]
 layout = {"width_ratios": [1, 3], "layout": "constrained"}
-figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), **layout)
+figure, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.6), **layout)
 picture = data.test.images[chosen : chosen + 1]
 plots.image_grid(left, picture, title=names[data.test.labels[chosen]])
 shown = right.imshow(history[chosen], aspect="auto", cmap="Blues", vmin=0, vmax=1)
@@ -358,7 +366,7 @@ plt.show()
 guesses = history.argmax(dim=1)
 right_share = (guesses == data.test.labels[:, None]).float().mean(dim=0)
 in_use = [len(column.unique()) for column in guesses.T]
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+figure, axes = plots.panels(2, height=2.8)
 plots.curve(axes[0], steps, {"PAWS": right_share}, ylabel="accuracy")
 plots.curve(axes[1], steps, {"PAWS": in_use}, ylabel="classes predicted")
 axes[1].set_ylim(0, len(names) + 0.5)
@@ -367,7 +375,7 @@ plt.show()
 # %% [markdown]
 # ### One cooked earlier
 #
-# The command `recipes cook paws` ran preset `simmer`: the same code for five times as many steps. Its weights and its curve are stored
+# The command `recipes cook paws` ran preset {term}`simmer`: the same code for five times as many steps. Its weights and its curve are stored
 # with the book.
 
 # %% mystnb={"figure": {"name": "fig-paws-cooked-curves", "caption": "The cooked run: cross-entropy and the entropy of the mean prediction over training. The entropy cannot exceed log 10, the dashed line."}, "image": {"alt": "Two curves over optimiser steps of the cooked run: the cross-entropy, which falls, and the entropy of the mean prediction, which stays near its maximum."}} tags=["hide-input"]
@@ -377,12 +385,12 @@ cooked = embedded.path("cooked/paws")
 report = json.loads((cooked / "report.json").read_text())
 lines = (cooked / "metrics.jsonl").read_text().splitlines()
 curve = [json.loads(line) for line in lines]
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+figure, axes = plots.panels(2, height=2.8)
 at = [line["step"] for line in curve]
 for ax, key in zip(axes, ("cross_entropy", "mean_entropy"), strict=True):
     values = {"cooked": [line[key] for line in curve]}
     plots.curve(ax, at, values, ylabel=f"{key.replace('_', ' ')} (nats)")
-    ax.set_ylim(0, 2.6)
+    ax.set(ylim=(0, 2.6), xticks=range(0, at[-1] + 2, 500))
 plots.baselines(axes[1], {"log 10": float(torch.tensor(10.0).log())})
 plt.show()
 
@@ -399,7 +407,7 @@ from sklearn.manifold import TSNE
 simmer, cook = engine.reopen(paws.RECIPE, cooked)
 test = extract(cook.eval().backbone, data.test, embed=cook.embed, **how)
 unit = torch.nn.functional.normalize(test.embedding, dim=1)
-figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
+figure, axes = plots.panels(2, height=4)
 maps = {"pixels": pixel_rows[1], "PAWS": unit}
 for ax, (title, rows) in zip(axes, maps.items(), strict=True):
     flat = TSNE(2, init="pca", random_state=0).fit_transform(rows.numpy())
@@ -434,7 +442,7 @@ plt.show()
 # %% mystnb={"figure": {"name": "fig-paws-labels-sweep", "caption": "Accuracy over the number of labels per class. Thin lines are seeds, thick lines their mean."}, "image": {"alt": "Accuracy over 1, 2 and 5 labels per class for PAWS, for supervised nets and for pixels on the same labels, with a thin line for each seed. At one label the seeds of PAWS and the supervised nets overlap, at two PAWS is above; the pixels stay below."}} tags=["hide-input"]
 figures = json.loads(embedded.path("claims/paws.json").read_text())["figures"]
 label_arms = {1: "full", 2: "labels_2", 5: "labels_5"}
-keys = {"PAWS": "method", "supervised": "supervised", "pixels": "raw_pixels"}
+keys = {"PAWS": "method", "supervised": "supervised", "raw pixels": "raw_pixels"}
 arms = [figures[arm] for arm in label_arms.values()]
 scores = [[arm[seed]["scores"]["snn"] for arm in arms] for seed in arms[0]]
 score_of = {}
@@ -447,41 +455,33 @@ ax.set_xticks(list(label_arms))
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-paws-knobs` varies the two settings of the loss with one label per class. The left pair of panels switches {term}`sharpening` off ($T = 1$), the right pair
-# switches mean-entropy maximisation off ($\lambda = 0$). Both cost most of the accuracy. The lower row shows how many classes are effectively in use: the exponential of the
-# entropy of the mean prediction.
+# {numref}`fig-paws-knobs` varies the two settings of the loss with one label per class. The left panel switches {term}`sharpening` off ($T = 1$), the right panel
+# switches mean-entropy maximisation off ($\lambda = 0$). Both cost half of the accuracy or more. {numref}`fig-paws-classes` shows how many classes are effectively in use: the
+# exponential of the entropy of the mean prediction.
 
 # %% tags=["hide-input"]
 knobs = {
-    "sharpening temperature T": {"0.25*": "full", "1": "flat_targets"},
-    "ME-MAX weight": {"0": "no_me_max", "1*": "full"},
+    "sharpening temperature T": {0.25: "full", 1: "flat_targets"},
+    "ME-MAX weight": {0: "no_me_max", 1: "full"},
 }
-measures = {
-    "accuracy": lambda run: run["scores"]["snn"]["method"],
-    "classes in use": lambda run: run["diagnostics"]["exp_mean_entropy"],
-}
+chosen = {knob: x for knob, arms in knobs.items() for x in arms if arms[x] == "full"}
 
 
-def dots(ax: plt.Axes, arm_of: dict[str, str], read) -> None:
-    """One dot per seed over the settings of a knob, and their mean as a line."""
-    seeds = [[read(run) for run in figures[arm].values()] for arm in arm_of.values()]
-    ax.plot(seeds, linestyle="none", **plots.style(0), alpha=0.7)
-    ax.plot([sum(row) / len(row) for row in seeds], color=plots.PALETTE[0])
-    ax.set_xticks(range(len(seeds)), list(arm_of))
+def show_sweep(key: str, ylabel: str) -> None:
+    panels = {knob: {} for knob in knobs}
+    for knob, arms in knobs.items():
+        for x, arm in arms.items():
+            seeds = [run["diagnostics"][key] for run in figures[arm].values()]
+            panels[knob][x] = {"PAWS": seeds}
+    plots.sweep(panels, ylabel=ylabel, chosen=chosen)
+    plt.show()
 
 
-# %% mystnb={"figure": {"name": "fig-paws-knobs", "caption": "One knob per column, one dot per seed, the mean as a line. An asterisk marks the recipe's own setting. Above: accuracy. Below: classes effectively in use, of ten."}, "image": {"alt": "Four panels: accuracy above and classes in use below, over the sharpening temperature and over the weight of mean-entropy maximisation. Accuracy falls when either part is off. Without sharpening all ten classes stay in use, without mean-entropy maximisation one to three are left."}} tags=["hide-input"]
-shared = {"sharey": "row", "sharex": "col", "layout": "constrained"}
-figure, axes = plt.subplots(2, 2, figsize=(6, 4.2), **shared)
-for row, (measure, read) in zip(axes, measures.items(), strict=True):
-    row[0].set_ylabel(measure)
-    for ax, (knob, arm_of) in zip(row, knobs.items(), strict=True):
-        dots(ax, arm_of, read)
-        ax.margins(x=0.3)
-        ax.set_xlabel(knob)
-        ax.label_outer()
-    row[0].set_ylim(bottom=0)
-plt.show()
+# %% mystnb={"figure": {"name": "fig-paws-knobs", "caption": "Accuracy over two knobs: one point per seed, the mean as a line. A vertical line marks the recipe's own setting."}, "image": {"alt": "Two panels of accuracy, over the sharpening temperature and over the weight of mean-entropy maximisation. It falls to a third or a half of its value when either part is off."}} tags=["hide-input"]
+show_sweep("snn_accuracy", "accuracy")
+
+# %% mystnb={"figure": {"name": "fig-paws-classes", "caption": "Classes effectively in use, of ten, in the same runs."}, "image": {"alt": "Two panels of the number of classes in use. Without sharpening all ten stay in use; without mean-entropy maximisation one and a half to three are left."}} tags=["hide-input"]
+show_sweep("exp_mean_entropy", "classes in use")
 
 # %% [markdown]
 # In a live kernel you can try your own values. The cell below trains a few steps and shows how the test pictures are spread over classes.
@@ -521,7 +521,7 @@ broken_config = override(toy, brief | without)
 broken = paws.RECIPE.run(broken_config, Path(mkdtemp()) / "run")
 
 # %% mystnb={"figure": {"name": "fig-paws-broken", "caption": "How many test pictures are given to each class, for the intact run and for the run without mean-entropy maximisation."}, "image": {"alt": "Two bar panels with the number of test images that are predicted to be of each class, classes sorted by it: even for the intact run, uneven for the run without mean-entropy maximisation."}} tags=["hide-input"]
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
+figure, axes = plots.panels(2, height=2.6, sharey=True)
 runs = {"intact": folder, "without ME-MAX": broken.folder}
 for ax, (title, place) in zip(axes, runs.items(), strict=True):
     _, net = engine.reopen(paws.RECIPE, place)
@@ -564,19 +564,18 @@ claims.verdicts("paws")
 
 # %% [markdown]
 # SimCLR's features in `paws.beats_two_stages` were read by two classifiers, nearest neighbours and logistic regression. The better
-# of them was named as the control after the runs; that can only make the claim harder to hold.
+# of them was named as the control after the runs. That is fair, because it can only make the claim harder to hold.
 #
-# Read the first one beside the figure of the labels above: which picture carries the label matters more than the method when there
-# is one, and no longer when there are two.
+# Read `paws.beats_supervised` beside {numref}`fig-paws-labels-sweep`. With one label per class, the choice of the labelled picture matters more than the method. With two
+# labels per class it no longer does.
 #
-# One thing the verdicts leave out. Digits are kind to PAWS: on the Pantry, with five labels a class and 300 steps, a pilot of one seed went the
-# other way, and the supervised net was better. It is not among the verified runs, so take it as a warning, not as a figure.
+# The verdicts leave one thing out: digits are kind to PAWS. On the Pantry, with five labels per class and 300 steps, a pilot of one seed went the
+# other way, and the supervised network was better. The pilot is not among the verified runs, so take it as a warning and not as a result.
 #
-# What these verdicts rest on: small digits, four convolutions, 400 steps, AdamW in
-# place of LARS, no small views. They say nothing about percentages of ImageNet's labels, about multi-crop or the prediction
-# head, and nothing about where pseudo-labels or two stages end up when they are given as long as they need.
+# These verdicts rest on small digits, four convolutions, 400 steps, AdamW in place of {term}`LARS`, and no small views. They say nothing about percentages of ImageNet's labels, about
+# {term}`multi-crop` or about the prediction head. They also do not say where pseudo-labels or two stages end up when they are given as long as they need.
 #
-# The paper's own figures beside ours, where there is one of the same kind:
+# The table shows the paper's own numbers beside ours, where there is one of the same kind:
 
 # %% tags=["hide-input"]
 claims.against_paper("paws")
@@ -672,7 +671,7 @@ assert collapsed < 1e-12 < pushed
 # that this is another target. Which of the two targets is more decided?
 
 # %% tags=["solution", "hide-cell"]
-# Solution 3: two views that disagree
+# Solution 3
 undecided = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
 after = sharpen(undecided).mean(dim=0)
 before = sharpen(undecided.mean(dim=0, keepdim=True))[0]

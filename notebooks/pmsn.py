@@ -55,7 +55,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from recipes_lib import diagrams, plots
+from recipes_lib import plots
 from recipes_lib.config import override
 from recipes_lib.data import embedded
 from recipes_lib.data.load import load
@@ -96,7 +96,7 @@ def scores_of(arm: str) -> list[float]:
 
 # %% mystnb={"figure": {"name": "fig-pmsn-narrow", "caption": "Left and middle: the classes in a batch drawn at random, and in a batch drawn from two classes. Right: k-NN accuracy of MSN trained with such batches, one point per seed."}, "image": {"alt": "Three bar charts. A batch of 256 images drawn at random has all twelve classes; a batch drawn from two classes has two tall bars. MSN's k-NN accuracy is lower on all three seeds when batches have two classes."}} tags=["hide-input"]
 balanced = load(replace(toy.data, tail=0.0, train_size=3000), DATA_SEED)
-figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.8), layout="constrained")
+figure, axes = plots.panels(3, columns=3, height=2.8)
 kinds_of_batch = {"a batch at random": None, "a batch of two classes": 2}
 for ax, (title, classes) in zip(axes[:2], kinds_of_batch.items(), strict=True):
     drawn = {"seed": 0, "batch_size": 256, "classes_per_batch": classes}
@@ -117,19 +117,26 @@ plt.show()
 # %% [markdown]
 # ## The method in one picture
 
-# %% mystnb={"figure": {"name": "fig-pmsn-method", "caption": "PMSN compares the mean assignment of a batch with a prior. The rest is MSN."}, "image": {"alt": "Diagram. Anchor views are assigned to prototypes; the mean of the assignments is compared with a prior, which may be uniform, a power law or given frequencies. The rest is MSN."}} tags=["hide-input"]
-boxes = {
-    "MSN:\nviews, encoders,\nassignments": (0, 0.5),
-    "mean assignment\nof the batch": (1.3, 1),
-    "cross-entropy\nof the views": (1.3, 0),
-    "prior over\nprototypes": (1.3, 1.75),
-    "divergence": (2.6, 1.35),
-    "loss": (3.7, 0.6),
+# %% mystnb={"figure": {"name": "fig-pmsn-method", "caption": "PMSN compares the mean assignment of a batch with a prior. The rest is MSN."}, "image": {"alt": "Diagram. A batch of nine pictures goes through MSN, which assigns their views to prototypes. A bar chart of the mean assignment is compared, by a divergence, with a bar chart of the prior, here a power law. The loss adds MSN's cross-entropy of the views."}} tags=["hide-input"]
+from recipes_lib import diagrams
+from recipes_lib.diagrams import Box, Image, Shares
+from recipes_lib.objectives import priors
+
+drawn = plots.sheet(data.train.images[:9], 3, 1)
+law, uneven = priors.power_law(8, 1.0).tolist(), [24, 20, 14, 12, 10, 8, 7, 5]
+nodes = {
+    "batch": Image(0, 0.5, drawn, "a batch"),
+    "MSN": Box(1, 0.5, "MSN: views,\nencoders,\nassignments"),
+    "mean": Shares(2, 0, uneven, "mean\nassignment"),
+    "prior": Shares(2, 1, law, "prior over\nprototypes"),
+    "cross-entropy": Box(2, 2, "cross-entropy\nof the views"),
+    "divergence": Box(3, 0.5, "divergence"),
+    "loss": Box(4, 1, "loss"),
 }
-arrows = [(0, 1), (0, 2), (1, 4), (3, 4), (4, 5), (2, 5)]
-box = list(boxes)
-figure, ax = plt.subplots(figsize=(8, 3.4))
-diagrams.flow(ax, boxes, [(box[start], box[end]) for start, end in arrows])
+ways = "batch>MSN, MSN>mean, MSN>cross-entropy, mean>divergence, "
+ways += "prior>divergence, divergence>loss, cross-entropy>loss"
+_, ax = plt.subplots(figsize=(plots.WIDTH, 3.4))
+diagrams.draw(ax, nodes, [tuple(way.split(">")) for way in ways.split(", ")])
 plt.show()
 
 # %% [markdown]
@@ -188,16 +195,14 @@ print(f"log 4 - H(mean)     {torch.tensor(4.0).log() - entropy:.4f}")
 # An exponent of 0.25 is nearly uniform. The exponent itself is hard to read. The number of prototypes that are *in effect* in use, the exponential of the
 # prior's entropy, is easier:
 
+
 # %% mystnb={"figure": {"name": "fig-pmsn-priors", "caption": "Power-law priors over 128 prototypes, and how many prototypes they leave in effect."}, "image": {"alt": "Left, power-law priors over 128 prototypes on logarithmic axes for exponents 0, 0.25, 1 and 2. Right, the number of prototypes in effect over the exponent, which falls from 128 to a few."}} tags=["hide-input"]
-from recipes_lib.objectives import priors
-
-
 def in_effect(share: torch.Tensor) -> float:
     """The exponential of a distribution's entropy."""
     return float(torch.special.entr(share).sum().exp())
 
 
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+figure, axes = plots.panels(2, height=2.8)
 laws = {f"a = {a:g}": priors.power_law(128, a) for a in (0, 0.25, 1, 2)}
 plots.curve(axes[0], range(1, 129), laws, xlabel="prototype", ylabel="prior")
 axes[0].set(xscale="log", yscale="log")
@@ -259,7 +264,7 @@ print("a uniform prior is MSN; a power law is not:", not torch.isclose(new, old)
 #
 # The next cell trains preset {term}`toy`: the network and the views of {doc}`msn` on the long tail above. To make the prior's effect visible, it takes a steeper prior
 # than the preset's own: a power law of exponent 1 over 128 prototypes, with targets balanced to it. As in {doc}`msn`, 15 % of the anchors' patches are dropped, and the bar
-# *cooked earlier* is the network of the longer run below, probed on the same pictures.
+# *cooked* is the network of the longer run below, probed on the same pictures.
 
 # %%
 from tempfile import mkdtemp
@@ -268,10 +273,10 @@ steep = override(toy, {"loss.exponent": 1.0})
 result = pmsn.RECIPE.run(steep, Path(mkdtemp()) / "run")
 
 
-# %% mystnb={"figure": {"name": "fig-pmsn-toy-scores", "caption": "Accuracy by probe after the toy run. The bar *cooked earlier* is a longer run."}, "image": {"alt": "Bar charts of accuracy by probe for PMSN after the toy run, the untrained network, raw pixels, a supervised network, and PMSN cooked earlier."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-pmsn-toy-scores", "caption": "Accuracy by probe after the toy run. The bar *cooked* is a longer run."}, "image": {"alt": "Bar charts of accuracy by probe for PMSN after the toy run, the untrained network, raw pixels, a supervised network, and PMSN cooked earlier."}} tags=["hide-input"]
 def show_scores(report: dict, title: str) -> None:
-    size = {"figsize": (8, 2.8), "sharey": True, "layout": "constrained"}
-    figure, axes = plt.subplots(1, len(report["scores"]), **size)
+    probes = len(report["scores"])
+    figure, axes = plots.panels(probes, columns=probes, height=2.8, sharey=True)
     plots.scores(axes, report["scores"], method="PMSN")
     figure.suptitle(title)
     plt.show()
@@ -319,7 +324,7 @@ show_shares({"test images": result.folder})
 # %% [markdown]
 # ### One cooked earlier
 #
-# The command `recipes cook pmsn` ran preset `simmer`: the same code for more steps, on twice the pictures, with a tail of exponent 1.
+# The command `recipes cook pmsn` ran preset {term}`simmer`: the same code for more steps, on twice the pictures, with a tail of exponent 1.
 
 # %% mystnb={"figure": {"name": "fig-pmsn-cooked-scores", "caption": "Accuracy by probe after the cooked run."}, "image": {"alt": "Bar charts of accuracy by probe for the cooked PMSN run, the untrained network, raw pixels and a supervised network."}} tags=["hide-input"]
 cooked = embedded.path("cooked/pmsn")
@@ -368,7 +373,7 @@ plt.show()
 # dropped in these runs, so that all four methods get the same views.
 
 # %% mystnb={"figure": {"name": "fig-pmsn-methods", "caption": "k-NN accuracy of four methods, trained with all classes in each batch and with two. One point per seed."}, "image": {"alt": "Four panels, for MSN, SimCLR, VICReg and SwAV, with k-NN accuracy and one point per seed: it is lower with two classes per batch than with all, least clearly for SwAV."}} tags=["hide-input"]
-figure, axes = plt.subplots(1, 4, figsize=(8.5, 2.8), sharey=True, layout="constrained")
+figure, axes = plots.panels(4, columns=4, height=2.8, sharey=True)
 for ax, title in zip(axes, ("MSN", "SimCLR", "VICReg", "SwAV"), strict=True):
     arm = title.lower()
     pair = {"all": scores_of(f"{arm}_all"), "two": scores_of(f"{arm}_two")}
@@ -423,7 +428,7 @@ for name in (*sorted(order, key=change.get, reverse=True)[:3], "elevation", "lab
 
 # %% mystnb={"figure": {"name": "fig-pmsn-tails", "caption": "k-NN accuracy on three long-tailed settings, with a uniform prior and with a power law. One point per seed."}, "image": {"alt": "Three panels, one for each long-tailed setting, with k-NN accuracy and one point per seed. The power law is lower for the tail of exponent 1, alike for exponent 2, and lower by more with 512 prototypes."}} tags=["hide-input"]
 settings_of = {"tail 1": "tail", "tail 2": "longer_tail", "512 prototypes": "large"}
-figure, axes = plt.subplots(1, 3, figsize=(8, 2.8), sharey=True, layout="constrained")
+figure, axes = plots.panels(3, columns=3, height=2.8, sharey=True)
 for ax, (title, setting) in zip(axes, settings_of.items(), strict=True):
     heights = {"uniform": scores_of(f"uniform_{setting}")}
     heights["power law"] = scores_of(f"power_{setting}")
@@ -439,44 +444,31 @@ plt.show()
 # %% [markdown]
 # ## Knobs
 #
-# The exponent is the knob of this method: 0 is uniform, 1 is steep. {numref}`fig-pmsn-knobs` shows what it moves, in four settings of the data. The upper row shows
-# the prototypes in effect, as a share of all prototypes. The lower row shows over which share a single picture is spread. The first panel has two classes per batch and
-# no tail.
+# The exponent is the knob of this method: 0 is uniform, 1 is steep. {numref}`fig-pmsn-knobs` shows what it moves, in four settings: two classes per batch without a tail, and the
+# three settings of {numref}`fig-pmsn-tails`. {numref}`fig-pmsn-undecided` shows for the same runs over how many prototypes a single picture is spread.
 
 # %% tags=["hide-input"]
-pairs = {"two classes\nper batch": ("msn_two", "power_two")}
+pairs = {"two classes per batch": ("msn_two", "power_two")}
 for title, setting in settings_of.items():
     pairs[title] = (f"uniform_{setting}", f"power_{setting}")
 
 
-def told(arm: str, key: str) -> list[float]:
-    total = 512 if arm.endswith("large") else 128
-    return [run["diagnostics"][key] / total for run in figures[arm].values()]
+def show_sweep(key: str, ylabel: str) -> None:
+    panels = {f"exponent\n({title})": {} for title in pairs}
+    for points, pair in zip(panels.values(), pairs.values(), strict=True):
+        total = 512 if pair[1] == "power_large" else 128
+        for exponent, arm in enumerate(pair):
+            found = [run["diagnostics"][key] / total for run in figures[arm].values()]
+            points[exponent] = {"PMSN": found}
+    plots.sweep(panels, ylabel=ylabel, columns=4)
+    plt.show()
 
 
-def dots(ax: plt.Axes, pair: tuple[str, str], key: str) -> None:
-    """One dot per seed for the exponents 0 and 1, and their mean as a line."""
-    seeds = [told(arm, key) for arm in pair]
-    ax.plot(seeds, linestyle="none", **plots.style(0), alpha=0.7)
-    ax.plot([sum(row) / len(row) for row in seeds], color=plots.PALETTE[0])
-    ax.set_xticks([0, 1], ["0", "1"])
+# %% mystnb={"figure": {"name": "fig-pmsn-knobs", "caption": "Prototypes in effect, as a share of all prototypes, over the prior's exponent in four settings: one point per seed, the mean as a line."}, "image": {"alt": "Four panels over the prior's exponent, 0 and 1. In all four settings the share of prototypes in effect falls from above 0.8 to a third or less."}} tags=["hide-input"]
+show_sweep("exp_mean_entropy", "share in effect")
 
-
-# %% mystnb={"figure": {"name": "fig-pmsn-knobs", "caption": "The prior's exponent in four settings, one dot per seed, the mean as a line. Above: share of the prototypes in effect over all pictures. Below: the same for a single picture."}, "image": {"alt": "Eight panels over the prior's exponent, 0 and 1. In all four settings the share of prototypes in effect falls from above 0.8 to below 0.4, and the share that a single picture is spread over falls too."}} tags=["hide-input"]
-shared = {"sharey": "row", "sharex": "col", "layout": "constrained"}
-figure, axes = plt.subplots(2, 4, figsize=(8.5, 4.4), **shared)
-keys = {"exp_mean_entropy": "in effect, all pictures", "exp_entropy": "per picture"}
-for row, (key, label) in zip(axes, keys.items(), strict=True):
-    row[0].set_ylabel(f"share of prototypes,\n{label}")
-    for ax, pair in zip(row, pairs.values(), strict=True):
-        dots(ax, pair, key)
-        ax.margins(x=0.3)
-        ax.set_xlabel("exponent")
-        ax.label_outer()
-    row[0].set_ylim(bottom=0)
-for ax, title in zip(axes[0], pairs, strict=True):
-    ax.set_title(title)
-plt.show()
+# %% mystnb={"figure": {"name": "fig-pmsn-undecided", "caption": "The share of the prototypes over which a single picture is spread, in the same runs."}, "image": {"alt": "Four panels over the prior's exponent, 0 and 1. In all four settings the share of the prototypes over which a single picture is spread falls to less than half of its value."}} tags=["hide-input"]
+show_sweep("exp_entropy", "share per picture")
 
 # %% [markdown]
 # The prior steers what it is meant to steer in all four settings. That the features get no better by it is the finding of the section before.
@@ -546,10 +538,10 @@ from recipes_lib import claims
 claims.verdicts("pmsn")
 
 # %% [markdown]
-# What these verdicts rest on: one renderer's pictures at 32 pixels, a network of two blocks, a few hundred steps, twelve classes. Two
-# classes a batch is far narrower than any tail, and a power law over prototypes describes a *data set* with a tail, not a batch
-# of two random classes: no prior fixed in advance fits those. The paper's results are on iNaturalist and ImageNet, at a scale that
-# nothing here speaks for.
+# These verdicts rest on one renderer's pictures at 32 pixels, a network of two blocks, a few hundred steps and twelve classes. Two
+# classes per batch are far narrower than any tail. A power law over prototypes describes a *data set* with a tail and not a batch
+# of two random classes, and no prior that is fixed in advance fits such batches. The paper's results are on iNaturalist and ImageNet. Nothing here
+# speaks for that scale.
 
 # %% [markdown]
 # ## Scale it up

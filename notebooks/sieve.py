@@ -19,7 +19,7 @@
 #
 # Paper: {cite:t}`mahmoud2024sieve`. Implementation: `recipes_lib/recipes/sieve/`; the same code runs on this page and on a pool of millions.
 #
-# **You need first:** {doc}`clip`.
+# You need first: {doc}`clip`.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -550,40 +550,37 @@ notebook.settings({"toy": toy, "medium": medium}, fields)
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1: predict, then run (5 min, easy).** In the encoder's space, an empty text has a cosine of about .2 with "a plate of spaghetti". What does the
+# **1. Predict, then run** (5 min, easy). In the encoder's space, an empty text has a cosine of about .2 with "a plate of spaghetti". What does the
 # library score it, and why? You are right if your reason also covers the text "a photo of".
-#
-# **Solution 1**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 1
 plates = [["a plate of spaghetti"]] * 2
 print(text_cosines(encoder, ["", "a photo of"], plates).tolist())
 print("0: nothing was said, and what remains of 'a photo of' is nothing too")
 
 # %% [markdown]
-# **Exercise 2: ties (10 min, easy).** The official selection keeps all pairs that reach the score at place $\lfloor pN \rfloor$, counted from 0. How many of the
+# **2. Ties** (10 min, easy). The official selection keeps all pairs that reach the score at place $\lfloor pN \rfloor$, counted from 0. How many of the
 # five pairs above does it keep for $p = 0.4$? You are right if the count differs from $\lfloor pN \rfloor$.
-#
-# **Solution 2**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 2
 print("exact:   ", selection.keep(fused, names, 0.4))
 print("official:", selection.keep(fused, names, 0.4, official_ties=True))
 
 # %% [markdown]
-# **Exercise 3: find the bug (15 min, medium).** Somebody fuses scores shard by shard, each brought to [0, 1] by its own minimum and maximum, to save a pass. What
+# **3. Find the bug** (15 min, medium). Somebody fuses scores shard by shard, each brought to [0, 1] by its own minimum and maximum, to save a pass. What
 # goes wrong? You are right if you can name two pairs that swap their order.
-#
-# **Solution 3**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 3
 easy, hard = np.array([0.8, 0.9]), np.array([0.1, 0.2])
 together = selection.min_max(np.concatenate([easy, hard]))
 print("by shard:     ", [selection.min_max(part).tolist() for part in (easy, hard)])
 print("over the pool:", together.round(2).tolist())
 
 # %% [markdown]
-# **Exercise 4: a small research question (half a day, hard).** A captioner errs too. Train two (`score.seed`), and keep what both call right. You are on the
+# **4. A small research question** (half a day, hard). A captioner errs too. Train two (`score.seed`), and keep what both call right. You are on the
 # way if the AUC on drawn-in text rises at the same number of captions.
 
 # %% [markdown]

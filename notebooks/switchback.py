@@ -20,7 +20,7 @@
 # Paper: {cite:t}`wortsman2023stable`. Implementation: `recipes_lib/lowbit`, `recipes_lib/optim/stable_adamw.py` and
 # `recipes_lib/recipes/switchback/`; the same code runs on this page and on a cluster.
 #
-# **You need first:** {doc}`clip`, because this chapter trains CLIP's image tower and text tower; and some PyTorch.
+# You need first: {doc}`clip`, because this chapter trains CLIP's image tower and text tower; and some PyTorch.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -183,13 +183,14 @@ y = rounded(X, s_x) @ rounded(W, s_w).T * (s_x * s_w / 127**2)
 print("Y from integers\n", y, "\nY from floats\n", X @ W.T, sep="")
 
 # %% [markdown]
-# The gradient of the input is computed in the same way, and reuses the integers of $W$. The gradient of the weight is an ordinary product.
+# The gradient of the input is computed in the same way, and reuses the integers of $W$. The gradient of the weight is an ordinary product, without error.
 
 # %%
 dx = rounded(G, s_g) @ rounded(W, s_w) * (s_g * s_w / 127**2)
 dw = G.T @ X
-print("largest error of Y:               ", f"{(y - X @ W.T).abs().max():.5f}")
-print("largest error of the input's grad:", f"{(dx - G @ W).abs().max():.5f}")
+print(f"largest error of Y: {(y - X @ W.T).abs().max():.5f}")
+print(f"largest error of the gradient of X: {(dx - G @ W).abs().max():.5f}")
+print("gradient of W, from floats\n", dw, sep="")
 
 # %% [markdown]
 # ## The same numbers
@@ -204,6 +205,7 @@ found = layer(x)
 found.backward(G.float())
 torch.testing.assert_close(found.double(), y, rtol=1e-6, atol=1e-6)
 torch.testing.assert_close(x.grad.double(), dx, rtol=1e-6, atol=1e-6)
+torch.testing.assert_close(layer.weight.grad.double(), dw, rtol=1e-6, atol=1e-6)
 assert torch.equal(layer.weight.grad, G.float().T @ X.float())  # bit by bit
 print("the library gives the same products, and the weight's gradient of nn.Linear")
 
@@ -777,24 +779,22 @@ notebook.settings({"toy": toy, **large}, fields)
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1: predict, then run (5 min, easy).** Multiply one row of $X$ by 8. By how much does its row of $Y$ change, with rounding and all? You are right
+# **1. Predict, then run** (5 min, easy). Multiply one row of $X$ by 8. By how much does its row of $Y$ change, with rounding and all? You are right
 # if the assertion passes for your factor.
-#
-# **Solution 1**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 1
 scaled = X.float().clone()
 scaled[0] *= 8
 assert torch.equal(layer(scaled)[0], 8 * layer(X.float())[0])
 print("by exactly 8: the row has a scale of its own, and its integers stay the same")
 
 # %% [markdown]
-# **Exercise 2: one scale per matrix (10 min, easy).** Let one token of $X$ be a hundred times as large as the others. What do the other tokens' integers
+# **2. One scale per matrix** (10 min, easy). Let one token of $X$ be a hundred times as large as the others. What do the other tokens' integers
 # look like with one scale for all of $X$, and with one scale per row? You are right if one of the two leaves them only one or two steps.
-#
-# **Solution 2**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 2
 uneven = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 uneven[0] *= 100
 for way in (quantize.tensor, quantize.rows):
@@ -802,12 +802,11 @@ for way in (quantize.tensor, quantize.rows):
     print(way.__name__, largest, "is the largest integer of the other tokens")
 
 # %% [markdown]
-# **Exercise 3: find the bug (15 min, medium).** Somebody computes $s$ in half precision, "since the products are coarse anyway". Why does the output's error
+# **3. Find the bug** (15 min, medium). Somebody computes $s$ in half precision, "since the products are coarse anyway". Why does the output's error
 # grow, and for which rows? You are right if your answer says by how much a whole row can be off.
-#
-# **Solution 3**
 
 # %% tags=["solution", "hide-cell"]
+# Solution 3
 print(
     "Every number of a row is multiplied by the same wrong scale, so the errors\n"
     "do not average out: the whole row is off by up to 2 ** -11 of itself.\n"
@@ -815,7 +814,7 @@ print(
 )
 
 # %% [markdown]
-# **Exercise 4: a small research question (half a day, hard).** From which number of tokens per batch does the weight's gradient in 8 bits cost accuracy? Train
+# **4. A small research question** (half a day, hard). From which number of tokens per batch does the weight's gradient in 8 bits cost accuracy? Train
 # the towers with `--model.linear int8` and larger batches, for equally many steps. You are on the way if you can say what part of the loss is due to rounding
 # and what part to the batch.
 

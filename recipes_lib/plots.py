@@ -9,6 +9,7 @@ line with its name on it. Faces are opaque white, so that a figure can be read o
 Source: Okabe, Ito, "Color Universal Design", 2008 (palette).
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -268,7 +269,7 @@ def bars(
         ax.bar(index, seeds.mean(), width=0.65, color=look["color"], alpha=0.35)
         shifts = np.linspace(-0.15, 0.15, seeds.size) if seeds.size > 1 else [0.0]
         ax.plot(index + np.asarray(shifts), seeds, linestyle="none", **look, markersize=6)
-    ax.set_xticks(range(len(arms)), list(arms))
+    ax.set_xticks(range(len(arms)), [textwrap.fill(name, 14, replace_whitespace=False) for name in arms])
     return baselines(ax, levels or {})
 
 

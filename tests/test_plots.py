@@ -74,6 +74,11 @@ def test_bars_show_every_seed_as_a_point_upon_the_mean(ax):
     assert [label.get_text() for label in ax.get_xticklabels()] == ["ours", "control"]
 
 
+def test_long_names_of_bars_go_on_in_the_next_line(ax):
+    plots.bars(ax, {"local SGD, 16 steps": [0.8], "float32,\nscaled": [0.5]}, ylabel="accuracy")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["local SGD, 16\nsteps", "float32,\nscaled"]
+
+
 def test_bars_refuse_an_arm_without_figures(ax):
     with pytest.raises(ValueError, match="'ours' has no figures"):
         plots.bars(ax, {"ours": []}, ylabel="accuracy")

@@ -84,10 +84,6 @@ class Tokenizer:
             row = row[: row.index(self.end)]
         return self.pieces.decode([token for token in row if token != self.start])
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """The number of texts that are too long for a row and would be truncated."""
-        return sum(len(ids) > self.context - 2 for ids in self._ids(texts))
-
     def save(self, path: Path) -> None:
         """Writes the tokenizer to a JSON file, completely or not at all."""
         durable.write_text(path, json.dumps({"context": self.context, "pieces": self.pieces.state()}))

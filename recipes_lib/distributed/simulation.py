@@ -8,7 +8,7 @@ not.
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -191,44 +191,3 @@ class Workers:
             slow_step(anchor, slow, means, float(group["lr"]), self.sync.momentum, self.sync.lr)
             for weight, now in zip(group["params"], anchor, strict=True):
                 weight.copy_(now.expand_as(weight))
-
-
-@dataclass
-class Simulated:
-    """The result of a simulated run."""
-
-    weights: dict[str, Tensor]
-    """The workers' mean weights."""
-    bytes_sent: float
-    """Bytes that each worker sent, by the ring formula."""
-    losses: list[float] = field(default_factory=list)
-    """The loss of each step, averaged over workers."""
-    drift: list[float] = field(default_factory=list)
-    """The consensus distance after each step."""
-
-
-def simulate(
-    model: nn.Module,
-    loss: Loss,
-    batches: Iterable[tuple[Tensor, ...]],
-    *,
-    workers: int,
-    sync: SyncConfig,
-    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
-    lr: Callable[[int], float] | None = None,
-    watch: Callable[[int, Workers], None] | None = None,
-) -> Simulated:
-    """Runs :class:`Workers` for one step per batch (tensors [workers, batch, ...]); ``model`` does not change.
-
-    ``lr(step)`` is the learning rate of a step; ``watch(step, workers)`` is called after each step. An incomplete last
-    round is averaged too.
-    """
-    group = Workers(model, loss, workers=workers, sync=sync, optimizer=optimizer)
-    losses, drift = [], []
-    for step, batch in enumerate(batches):
-        losses.append(group.step(batch, None if lr is None else lr(step)).mean().item())
-        drift.append(group.drift())
-        if watch is not None:
-            watch(step, group)
-    group.finish()
-    return Simulated(group.mean(), group.traffic.bytes_sent, losses, drift)

@@ -32,8 +32,8 @@ def linear_probe(
 ) -> float:
     """The test accuracy of a linear probe, in [0, 1]; it depends only on the features and ``seed`` (the rows' order).
 
-    Shapes: ``train`` [N, D], ``test`` [M, D], before the backbone's last normalisation; labels int64 [N] and [M]; all on
-    the device that computes.
+    Shapes: ``train`` [N, D], ``test`` [M, D], before the backbone's last normalisation; labels int64 [N] and [M]; all
+    on the device that computes.
     """
     train, test = train.float(), test.float()
     classes = int(max(train_labels.max(), test_labels.max())) + 1

@@ -14,14 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """The accuracy of a zero-shot classifier, and the accuracy of always predicting the most frequent class."""
+    """The accuracy of a zero-shot classifier, over all images and per class."""
 
     accuracy: float
     """The share of images that are classified rightly, in [0, 1]."""
     per_class: tuple[float, ...]
     """The accuracy on the images of each class; NaN for a class without images."""
-    majority: float
-    """The share of images of the most frequent class: the accuracy of always predicting it."""
 
 
 @torch.no_grad()
@@ -78,4 +76,4 @@ def accuracy(features: Tensor, weights: Tensor, labels: Tensor) -> ZeroShot:
     right = (predict(features, weights) == labels).double()  # [n]
     counts = torch.bincount(labels, minlength=len(weights))  # [classes]
     per_class = torch.bincount(labels, weights=right, minlength=len(weights)) / counts  # 0 / 0 is NaN
-    return ZeroShot(right.mean().item(), tuple(per_class.tolist()), counts.max().item() / len(labels))
+    return ZeroShot(right.mean().item(), tuple(per_class.tolist()))

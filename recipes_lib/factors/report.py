@@ -117,8 +117,8 @@ def factor_report(
 ) -> FactorReport:
     """Computes error ratios with intervals and tests, rankings, prevalence, agreement and groups, and counts per class.
 
-    ``train``: annotated training images with the same factors; ``groups``: model -> column (architecture, paradigm, ...)
-    -> group. A model's interval depends on ``seed`` and the model's name, but not on the other models.
+    ``train``: annotated training images with the same factors; ``groups``: model -> column (architecture, paradigm,
+    ...) -> group. A model's interval depends on ``seed`` and the model's name, but not on the other models.
 
     Raises: ``ValueError`` if annotations, predictions and groups do not fit together.
     """

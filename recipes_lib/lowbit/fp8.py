@@ -12,7 +12,6 @@ Source: Micikevicius et al., "FP8 formats for deep learning", arXiv 2209.05433.
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -171,23 +170,3 @@ class Fp8Linear(nn.Linear):
     def extra_repr(self) -> str:
         """The text of ``nn.Linear``, with the scaling."""
         return f"{super().extra_repr()}, scaling={self.scaling!r}"
-
-
-def scaled_mm(x: Tensor, weight: Tensor, *, out_dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """X W^T in E4M3 on the GPU's fp8 units, with one scale per matrix: the product Y that ``Fp8Linear`` simulates.
-
-    It needs a GPU of compute capability 8.9 or above. Sizes are padded with zeros to multiples of 16.
-
-    Shapes: ``x`` [n, d], ``weight`` [m, d] -> [n, m] of ``out_dtype``.
-    """
-    largest, parts = GRIDS["e4m3"].largest, []
-    for matrix in (x, weight):
-        top = matrix.abs().amax().float()
-        # as in quantized: a scale of 0 would make infinities, and a GPU may treat a subnormal scale as 0
-        scale = (torch.where(top == 0, 1.0, top) / largest).clamp(min=torch.finfo(top.dtype).tiny)
-        codes = (matrix.float() / scale).clamp(-largest, largest).to(torch.float8_e4m3fn)
-        height, width = codes.shape
-        parts += [F.pad(codes.view(torch.uint8), (0, -width % 16, 0, -height % 16)).view(codes.dtype), scale]
-    left, left_scale, right, right_scale = parts
-    y = torch._scaled_mm(left, right.T, scale_a=left_scale, scale_b=right_scale, out_dtype=out_dtype)
-    return y[: len(x), : len(weight)]

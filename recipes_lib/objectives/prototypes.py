@@ -106,17 +106,6 @@ def mean_entropy(assignments: Tensor) -> Tensor:
     return entropy(collectives.all_reduce_mean(assignments.mean(dim=0)))
 
 
-def mean_entropy_regulariser(assignments: Tensor) -> Tensor:
-    """The regulariser R = log K - H(pbar), in [0, log K]: zero if all ranks' anchors use the prototypes equally often.
-
-    It is called ME-MAX because minimising it maximises the entropy of the mean assignment. pbar is not sharpened (in
-    PAWS it is).
-
-    Shapes: [V * B, K] -> [].
-    """
-    return math.log(assignments.shape[1]) - mean_entropy(assignments)
-
-
 def msn_loss(
     anchors: Tensor,
     targets: Tensor,
@@ -166,7 +155,7 @@ def msn_loss(
         match = cross_entropy(t, log_p)
         mean_assignment = collectives.all_reduce_mean(p.mean(dim=0))  # [K]; its gradient crosses ranks
         even = entropy(mean_assignment)
-        me_max = math.log(p.shape[1]) - even
+        me_max = math.log(p.shape[1]) - even  # R = log K - H(pbar): zero where every prototype is used equally
         spread = me_max
         if prior is not None:
             spread = priors.divergence(mean_assignment, priors.fitted(prior, p), direction)

@@ -23,8 +23,8 @@ class LARS(torch.optim.Optimizer):
 
     ``nesterov``: Nesterov momentum: the step is :math:`\gamma (\lambda (g + \beta w) + \mu v)` with the new :math:`v`.
     ``scale_vectors``: tensors of one dimension decay and are scaled like the others; meant for a group of its own.
-    ``lr_in_momentum``: :math:`v \leftarrow \mu v + \gamma \lambda (g + \beta w)` and :math:`w \leftarrow w - v`, so that
-    each gradient keeps the learning rate of its own step. It makes no difference at a constant :math:`\gamma`.
+    ``lr_in_momentum``: :math:`v \leftarrow \mu v + \gamma \lambda (g + \beta w)` and :math:`w \leftarrow w - v`, so
+    that each gradient keeps the learning rate of its own step. It makes no difference at a constant :math:`\gamma`.
 
     Raises: ``ValueError`` for a negative or otherwise impossible hyper-parameter, and for parameters that are not
     real floating-point numbers.

@@ -145,9 +145,8 @@ def _kept(train: PairSet | ShardPairs, subset: Path, warn: Callable[[str], None]
         kept = train.subset(wanted)
         absent = (kept.counts - train.counts).total()
     else:
-        copies = uids.times_kept(wanted, uids.to_u8(train.uids))
-        kept = train.select(torch.from_numpy(copies.nonzero()[0]))
-        absent = len(wanted) - len(kept)
+        rows, absent = uids.rows_kept(wanted, uids.to_u8(train.uids))
+        kept = train.select(torch.from_numpy(rows))
     if not len(kept):
         raise DataError(f"None of the {len(wanted):,} uids in {subset} is in this pool. It belongs to another one.")
     if absent:

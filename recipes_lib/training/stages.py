@@ -8,7 +8,7 @@ stages share:
 
 - :func:`start` joins the processes of the run;
 - :func:`keep` makes sure that the run folder stays once it has a part;
-- :class:`Progress` writes a JSON line per part into ``metrics.jsonl`` and shows the progress of the stage;
+- :class:`Stage` writes a JSON line per part into ``metrics.jsonl`` and shows the progress of the stage;
 - :func:`finished` says whether a stage with its own folder, such as the training of a captioner, is done;
 - :func:`tell_how_to_go_on` adds to ``Interrupted`` the command that resumes the run.
 """
@@ -23,8 +23,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from recipes_lib import durable, terminal
 from recipes_lib.distributed import collectives, world
@@ -54,12 +53,12 @@ def keep(run: RunFolder) -> None:
     durable.append(run.path / "metrics.jsonl").close()
 
 
-class Progress:
-    """The progress of a stage: JSON lines in ``metrics.jsonl``, and a bar in a terminal or else one line at the end.
+class Stage:
+    """A stage at work: writes JSON lines into ``metrics.jsonl``, and shows a bar in a terminal, or else one line.
 
-    ``name`` is the stage's name, ``total`` its number of parts, and ``unit`` what a part is called, as in
-    "net plain: 120 steps, 3 s, loss 0.41". Only rank 0 writes and shows anything. A stage that had nothing left to do
-    shows no line.
+    ``name`` is the stage's name, ``total`` its number of parts, and ``unit`` what a part is called; the line, shown at
+    the end, is like "net plain: 120 steps, 3 s, loss 0.41". Only rank 0 writes and shows anything. A stage that had
+    nothing left to do shows no line.
     """
 
     def __init__(self, run: RunFolder, name: str, total: int, unit: str) -> None:
@@ -67,7 +66,7 @@ class Progress:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._more = 0, ""
         self._console = terminal.aside(quiet=not collectives.is_main())
-        self._bar = Bar(
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

@@ -21,38 +21,15 @@ NOTHING = -1
 IMAGENET_MEAN, IMAGENET_STD = CHANNELS["imagenet"]
 
 
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiplies each image by its ``factor`` [B] (>= 0) and clips it to [0, 1]."""
-    return _single(images, factor, BRIGHTNESS)
-
-
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends each image with its mean grey: ``factor`` [B] 0 gives flat grey, 1 the image itself."""
-    return _single(images, factor, CONTRAST)
-
-
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends each image with its greyscale version: ``factor`` [B] 0 gives greyscale, 1 the image itself."""
-    return _single(images, factor, SATURATION)
-
-
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Rotates each image's HSV hue by ``shift`` [B], in full circles, in [-0.5, 0.5]."""
-    return _single(images, shift, HUE)
-
-
-def _single(images: Tensor, factor: Tensor, code: int) -> Tensor:
-    factors = torch.zeros(len(images), 4)
-    factors[:, code] = factor.cpu()
-    return color_jitter(images, factors, torch.full((len(images), 1), code))
-
-
 def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Adjusts brightness, contrast, saturation and hue, in a separate order for each sample.
 
-    Shapes: ``images`` float [B, 3, H, W]; ``factors`` float [B, 4]: the parameters of :func:`adjust_brightness`,
-    :func:`adjust_contrast`, :func:`adjust_saturation` and :func:`adjust_hue`; ``order`` int64 [B, n]: the code of the
-    first, second, ... operation (or ``NOTHING``) -> float [B, 3, H, W].
+    Brightness is a factor (>= 0) of each value, clipped to [0, 1]; contrast blends with the image's mean grey and saturation with
+    the greyscale image (0: nothing else is left, 1: the image itself); hue turns that of HSV by a share of the full circle, in
+    [-0.5, 0.5].
+
+    Shapes: ``images`` float [B, 3, H, W]; ``factors`` float [B, 4], by code; ``order`` int64 [B, n]: which of the four codes
+    (or ``NOTHING``) comes first, second, ...
     """
     return color_jitter_(images.clone(), factors, order)
 
@@ -172,15 +149,10 @@ def add_noise(images: Tensor, keys: Tensor, purpose: str, std: float) -> Tensor:
     return noise.mul_(std).add_(images).clamp_(0, 1)
 
 
-def normalize(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
-    """Normalises each channel: (image - mean) / std."""
-    return normalize_(images.clone(), mean, std)
-
-
 def normalize_(
     images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> Tensor:
-    """:func:`normalize` in place."""
+    """(image - mean) / std for each channel, in place."""
     mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
     return images.sub_(mean).mul_(1 / std)
 

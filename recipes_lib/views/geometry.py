@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes_lib.config.views import Resize
-from recipes_lib.randomness import uniform
 
 DENSE_SIDE = 48
 """The largest output side at which two dense matrix products are cheaper on a CPU than one native call per image."""
@@ -23,29 +22,16 @@ BOX_DRAWS = 2 * _TRIES + 2
 """Uniform random numbers per box: area and aspect ratio of each of ten tries, then the two positions."""
 
 
-def crop_boxes(
-    keys: Tensor,
-    purpose: str,
-    *,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Tensor:
-    """Draws boxes of random area and aspect ratio: int64 [B, 4], each row (top, left, height, width) in pixels.
-
-    ``keys`` int64 [B] (``randomness.sample_keys``); ``scale``: range of the box's share of the image's area; ``ratio``:
-    range of width over height, whose logarithm is drawn uniformly.
-    The distribution is that of torchvision's ``RandomResizedCrop``: of ten tries, the first that fits is taken. If none
-    fits, it is the largest central box whose ratio is in range.
-    """
-    return boxes_from(uniform(keys, purpose, BOX_DRAWS), height=height, width=width, scale=scale, ratio=ratio)
-
-
 def boxes_from(
     draws: Tensor, *, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
 ) -> Tensor:
-    """:func:`crop_boxes` for given uniform random numbers.  [..., ``BOX_DRAWS``] -> int64 [..., 4]"""
+    """Boxes of random area and aspect ratio: int64 [..., 4], each row (top, left, height, width) in pixels.
+
+    ``draws``: [..., ``BOX_DRAWS``], uniform in [0, 1); ``scale``: range of the box's share of the image's area; ``ratio``: range of
+    its width over its height, uniform in the logarithm.
+    The distribution is that of torchvision's ``RandomResizedCrop``: ten tries, of which the first that fits is taken,
+    else the largest central box whose ratio is in range.
+    """
     u = draws.double()  # so that every device rounds to the same box
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., :_TRIES])  # [..., tries]
     low, high = math.log(ratio[0]), math.log(ratio[1])

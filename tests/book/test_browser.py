@@ -83,7 +83,7 @@ def ask(site: Path, page: str, script: str, profile: Path, *flags: str) -> objec
     copy = source.with_name(f"{source.stem}-{profile.name}.html")  # beside the page, for its relative links
     try:
         copy.write_text(source.read_text(encoding="utf-8").replace("</body>", f"{asked}</body>"), encoding="utf-8")
-        done = browse(copy.resolve().as_uri(), profile, "--dump-dom", *flags)
+        done = browse(copy.resolve().as_uri(), profile, "--dump-dom", "--force-prefers-reduced-motion", *flags)
     finally:
         copy.unlink(missing_ok=True)
     return json.loads(BeautifulSoup(done.stdout, "html.parser").body["data-answer"])

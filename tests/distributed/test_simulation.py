@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from recipes_lib.config import SyncConfig
 from recipes_lib.distributed import collectives, slowmo
 from recipes_lib.distributed.local import run_ranks
-from recipes_lib.distributed.simulation import Workers, simulate
+from recipes_lib.distributed.simulation import Workers
 from recipes_lib.errors import ConfigError
 
 STEPS = 11
@@ -147,30 +147,40 @@ def test_one_worker_is_plain_sgd():
         assert (path[-1][name][0] - p).abs().max() <= 1e-12
 
 
+def steps(group: Workers, data: list) -> list[float]:
+    """Does all steps and ends the last round; the drift after each step."""
+    drift = []
+    for step, part in enumerate(data):
+        group.step(part, lr(step))
+        drift.append(group.drift())
+    group.finish()
+    return drift
+
+
 def test_workers_with_the_same_data_do_not_mind_the_period():
     same = [tuple(part[:1].expand(3, *part.shape[1:]) for part in parts) for parts in batches(1, torch.float64)]
-    how = {"workers": 3, "optimizer": sgd, "lr": lr}
-    periods = [SyncConfig(name="local_sgd", period=period) for period in (1, 4)]
-    one, four = (simulate(net(torch.float64), F.cross_entropy, same, sync=sync, **how) for sync in periods)
-    assert all((one.weights[key] - four.weights[key]).abs().max() <= 1e-12 for key in one.weights)
-    assert one.bytes_sent * 3 == four.bytes_sent * 11
-
-
-def test_a_run_tells_its_losses_its_drift_and_leaves_the_model_alone():
-    model, seen = net(torch.float64), []
-    before = {key: p.clone() for key, p in model.named_parameters()}
-    ran = simulate(
-        model,
-        F.cross_entropy,
-        batches(3, torch.float64),
-        workers=3,
-        sync=ARMS["local maintain"],
-        optimizer=sgd,
-        watch=lambda step, group: seen.append((step, group.mean()["3.bias"].shape)),
+    one, four = (
+        Workers(
+            net(torch.float64),
+            F.cross_entropy,
+            workers=3,
+            sync=SyncConfig(name="local_sgd", period=period),
+            optimizer=sgd,
+        )
+        for period in (1, 4)
     )
-    assert len(ran.losses) == STEPS
-    assert [step for step, drift in enumerate(ran.drift) if drift == pytest.approx(0, abs=1e-15)] == [3, 7]
-    assert seen == [(step, (3,)) for step in range(STEPS)]
+    for group in (one, four):
+        steps(group, same)
+    assert all((one.mean()[key] - weight).abs().max() <= 1e-12 for key, weight in four.mean().items())
+    assert one.traffic.bytes_sent * 3 == four.traffic.bytes_sent * 11
+
+
+def test_workers_agree_where_a_round_ends_and_leave_the_model_alone():
+    model = net(torch.float64)
+    before = {key: p.clone() for key, p in model.named_parameters()}
+    group = Workers(model, F.cross_entropy, workers=3, sync=ARMS["local maintain"], optimizer=sgd)
+    drift = steps(group, batches(3, torch.float64))
+    assert [step for step, apart in enumerate(drift) if apart == pytest.approx(0, abs=1e-15)] == [3, 7]
     assert all(torch.equal(p, before[key]) for key, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
 

@@ -56,7 +56,6 @@ def test_accuracy_of_all_and_of_each_class():
     assert result.accuracy == pytest.approx(3 / 5)
     assert result.per_class[:2] == pytest.approx((2 / 3, 1 / 2))
     assert math.isnan(result.per_class[2])
-    assert result.majority == pytest.approx(3 / 5)
 
 
 def test_a_class_without_prompts_is_named():

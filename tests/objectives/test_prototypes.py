@@ -111,7 +111,7 @@ def test_gradients_are_those_of_finite_differences(iterations, entropy_weight):
     def total(z: Tensor, q: Tensor) -> Tensor:
         log_p = objective.assignment_logits(z, q, 0.5).log_softmax(dim=1)
         p = log_p.exp()
-        spread, undecided = objective.mean_entropy_regulariser(p), objective.average_entropy(p)
+        spread, undecided = math.log(4) - objective.mean_entropy(p), objective.average_entropy(p)
         return objective.cross_entropy(t, log_p) + 0.7 * spread + entropy_weight * undecided
 
     assert torch.autograd.gradcheck(total, (anchors, prototypes))
@@ -141,9 +141,9 @@ def test_only_the_loss_carries_a_graph():
 
 def test_mean_entropy_keeps_a_finite_gradient_where_a_prototype_is_never_used():
     logits = torch.tensor([[0.0, 0.0, -1e4]], requires_grad=True)  # exp(-1e4) underflows to 0
-    spread = objective.mean_entropy_regulariser(logits.softmax(dim=1))
+    spread = objective.mean_entropy(logits.softmax(dim=1))
     spread.backward()
-    close(spread.detach(), math.log(3) - math.log(2), atol=1e-6)
+    close(spread.detach(), math.log(2), atol=1e-6)
     assert logits.grad.isfinite().all()
 
 
@@ -201,10 +201,10 @@ def test_me_max_lies_in_0_to_log_k_and_cross_entropy_above_the_targets_entropy(s
     assert parts["cross_entropy"] >= parts["target_entropy"] - 1e-9
 
 
-def test_me_max_is_zero_for_a_uniform_mean_and_log_k_for_one_prototype():
-    close(objective.mean_entropy_regulariser(torch.eye(5, dtype=torch.float64)), 0.0, atol=1e-15)
+def test_mean_entropy_is_log_k_for_a_uniform_mean_and_zero_for_one_prototype():
+    close(objective.mean_entropy(torch.eye(5, dtype=torch.float64)), math.log(5), atol=1e-15)
     one = torch.eye(5, dtype=torch.float64)[[2, 2, 2]]
-    close(objective.mean_entropy_regulariser(one), math.log(5), atol=1e-15)
+    close(objective.mean_entropy(one), 0.0, atol=1e-15)
 
 
 @given(seed=st.integers(0, 10_000), temperature=st.floats(0.05, 1.0))

@@ -147,7 +147,6 @@ def test_clip_vocabulary_gives_open_clips_ids(pair):
 def test_clip_vocabulary_comes_back_from_ids_and_from_a_file(pair, tmp_path):
     ours, _ = pair
     assert ours.decode(ours.encode(["A photo of a cat!"])[0]) == "a photo of a cat !"
-    assert ours.count_truncated(TEXTS) == 1
     ours.save(tmp_path / "tokenizer.json")
     assert load(tmp_path / "tokenizer.json").encode(TEXTS).tolist() == ours.encode(TEXTS).tolist()
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -208,36 +208,32 @@ def test_a_config_that_names_no_recipe_cannot_be_read(run, text):
         RunFolder.open(run).read_config()
 
 
-HOLD = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from recipes_lib.training.folder import RunFolder
-from test_folder import CONFIG
-folder = RunFolder.create_or_continue(Path({run!r}), "msn", CONFIG)
-child = os.fork()  # as a loader worker, which outlives its parent for a while
-if child == 0:
-    os.read(0, 1)
-    os._exit(0)
-print(child, flush=True)
-os.read(0, 1)
-"""
+def hold(run: Path, told: Connection) -> None:
+    """Takes the run, and forks a child as a loader's worker, which outlives its parent for a while."""
+    with RunFolder.create_or_continue(run, "msn", CONFIG):
+        if child := os.fork():
+            told.send(child)
+        signal.pause()
 
 
 def test_a_run_in_use_is_refused_until_its_process_is_gone(run):
-    script = HOLD.format(tests=str(Path(__file__).parent), run=str(run))
-    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    worker = int(holder.stdout.readline())
-    with pytest.raises(RunError, match=rf"runs/msn is in use by process {holder.pid} on \S+\. Wait for it, or choose"):
-        RunFolder.create_or_continue(run, "msn", CONFIG)
-    assert RunFolder.open(run).state()["step"] == 7  # reading is free
-    holder.kill()
-    holder.wait()
-    os.kill(worker, 0)  # still there
-    RunFolder.create_or_continue(run, "msn", CONFIG).unlock()
-    os.kill(worker, signal.SIGKILL)
-    holder.stdin.close()
-    holder.stdout.close()
+    hears, tells = multiprocessing.Pipe(duplex=False)
+    holder = multiprocessing.get_context("fork").Process(target=hold, args=(run, tells))
+    holder.start()
+    worker = hears.recv()
+    try:
+        with pytest.raises(
+            RunError, match=rf"runs/msn is in use by process {holder.pid} on \S+\. Wait for it, or choose"
+        ):
+            RunFolder.create_or_continue(run, "msn", CONFIG)
+        assert RunFolder.open(run).state()["step"] == 7  # reading is free
+        holder.kill()
+        holder.join()
+        os.kill(worker, 0)  # still there
+        RunFolder.create_or_continue(run, "msn", CONFIG).unlock()
+    finally:
+        holder.kill()
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_default_paths_are_not_taken(tmp_path, monkeypatch):

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done to a run's folder from outside: links, other configs, things that are gone."""
 
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
 from recipes_lib.config import override
-from recipes_lib.distributed import collectives
+from recipes_lib.distributed import collectives, world
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError, RunError
 from recipes_lib.recipes.local_sgd import recipe as local_sgd
@@ -128,37 +128,33 @@ def test_ranks_with_different_configs_are_refused_on_every_rank(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-LEFT_ALONE = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_folder_faults import CONFIG, RunFolder, collectives
-from recipes_lib.distributed import world
-world.start("cpu")
-try:
-    with RunFolder.create_or_continue(Path({run!r}), "msn", CONFIG) as folder:
-        folder.set_state("running", 9)
-        if collectives.rank() == 1:
-            os._exit(0)
-        collectives.barrier()
-except BaseException as error:
-    print(type(error).__name__, error, flush=True)
-os._exit(0)
-"""
+def train_until_the_other_leaves(run: Path, rank: int, port: int, told: Connection) -> None:
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in where.items()}, TORCHELASTIC_USE_AGENT_STORE="True")
+    world.start("cpu")
+    try:
+        with RunFolder.create_or_continue(run, "msn", CONFIG) as folder:
+            folder.set_state("running", 9)
+            if rank == 1:
+                os._exit(0)
+            collectives.barrier()
+    except BaseException as error:
+        told.send(f"{type(error).__name__} {error}")
+    os._exit(0)
 
 
 @pytest.mark.distributed
 def test_a_rank_that_is_left_alone_says_how_to_go_on(run):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    where |= {"TORCHELASTIC_USE_AGENT_STORE": "True", **os.environ}
-    command = [sys.executable, "-c", LEFT_ALONE.format(tests=str(Path(__file__).parent), run=str(run))]
-    ranks = [
-        subprocess.Popen(command, env=where | {"RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
-    said = ranks[0].communicate(timeout=100)[0]
-    ranks[1].communicate()
+    hears, tells = multiprocessing.Pipe(duplex=False)
+    start = multiprocessing.get_context("fork").Process
+    ranks = [start(target=train_until_the_other_leaves, args=(run, rank, store.port, tells)) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    assert hears.poll(100)
+    said = hears.recv()
+    for rank in ranks:
+        rank.join()
     assert said.startswith("Interrupted Another process of this run has ended, or does not answer (")
-    assert said.endswith(f"Go on: recipes resume {run}\n")
+    assert said.endswith(f"Go on: recipes resume {run}")
     assert RunFolder.open(run).state() == {"status": "interrupted", "step": 9}

@@ -25,7 +25,7 @@ def noted(folder: Path) -> list[dict]:
 
 
 def do(run: RunFolder, parts: int) -> None:
-    with stages.Progress(run, "scoring", 3, "shards") as stage:
+    with stages.Stage(run, "scoring", 3, "shards") as stage:
         for part in range(1, parts + 1):
             stage.note({"step": part})
             stage.show(part, f"{8 * part} pairs")
@@ -53,7 +53,7 @@ def test_to_keep_a_folder_leaves_the_lines_that_are_there(tmp_path):
 
 def test_each_part_is_a_line_that_can_be_read_at_once_and_earlier_lines_stay(tmp_path):
     do(RunFolder(tmp_path), 2)
-    with stages.Progress(RunFolder(tmp_path), "scoring", 1, "shards") as stage:
+    with stages.Stage(RunFolder(tmp_path), "scoring", 1, "shards") as stage:
         stage.note({"step": 3})
         assert noted(tmp_path) == [{"step": 1}, {"step": 2}, {"step": 3}]
 
@@ -68,7 +68,7 @@ def test_a_stage_that_had_nothing_left_to_do_or_was_stopped_says_nothing(tmp_pat
     do(RunFolder(tmp_path), 0)
 
     def stopped() -> None:
-        with stages.Progress(RunFolder(tmp_path), "scoring", 3, "shards") as stage:
+        with stages.Stage(RunFolder(tmp_path), "scoring", 3, "shards") as stage:
             stage.show(1)
             raise Interrupted("stopped")
 

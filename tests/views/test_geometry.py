@@ -7,10 +7,16 @@ from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as peer
 
-from recipes_lib.randomness import sample_keys
+from recipes_lib.randomness import sample_keys, uniform
 from recipes_lib.views import geometry
 
 KEYS = sample_keys(0, 0, torch.arange(3000))
+
+
+def draws(keys: torch.Tensor) -> torch.Tensor:
+    return uniform(keys, "crop", geometry.BOX_DRAWS)
+
+
 BOXES = torch.tensor([[0, 0, 40, 56], [3, 4, 5, 6], [20, 30, 20, 26], [39, 55, 1, 1], [0, 0, 1, 56], [10, 0, 30, 40]])
 FLIP = torch.tensor([True, False, True, False, False, True])
 
@@ -39,7 +45,7 @@ def torchvision_crops(batch, size, mode="bilinear"):
 def test_boxes_lie_inside_the_image_with_an_area_and_ratio_in_range(height, width, low, share, seed):
     scale = (low, low + share * (1 - low))
     keys = sample_keys(seed, 0, torch.arange(64))
-    boxes = geometry.crop_boxes(keys, "crop", height=height, width=width, scale=scale)
+    boxes = geometry.boxes_from(draws(keys), height=height, width=width, scale=scale)
     top, left, h, w = boxes.unbind(dim=1)
     assert (boxes >= torch.tensor([0, 0, 1, 1])).all()
     assert (top + h <= height).all()
@@ -60,7 +66,7 @@ def test_boxes_lie_inside_the_image_with_an_area_and_ratio_in_range(height, widt
     ("height", "width", "scale"), [(32, 32, (0.3, 1.0)), (60, 200, (0.2, 1.0)), (96, 80, (0.05, 0.3))]
 )
 def test_boxes_are_distributed_as_torchvision_draws_them(height, width, scale):
-    ours = geometry.crop_boxes(KEYS, "crop", height=height, width=width, scale=scale).double()
+    ours = geometry.boxes_from(draws(KEYS), height=height, width=width, scale=scale).double()
     image = torch.empty(3, height, width)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -141,5 +147,5 @@ def test_rotation_leaves_no_black_corners():
 def test_crops_on_the_gpu_are_those_of_the_cpu():
     crops = geometry.resized_crop(images().cuda(), BOXES.cuda(), 64, FLIP.cuda())
     torch.testing.assert_close(crops.cpu(), torchvision_crops(images(), 64), atol=1e-5, rtol=0)
-    boxes = geometry.crop_boxes(KEYS.cuda(), "crop", height=97, width=64, scale=(0.05, 1.0))
-    assert torch.equal(boxes.cpu(), geometry.crop_boxes(KEYS, "crop", height=97, width=64, scale=(0.05, 1.0)))
+    boxes = geometry.boxes_from(draws(KEYS.cuda()), height=97, width=64, scale=(0.05, 1.0))
+    assert torch.equal(boxes.cpu(), geometry.boxes_from(draws(KEYS), height=97, width=64, scale=(0.05, 1.0)))

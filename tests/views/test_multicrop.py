@@ -192,14 +192,14 @@ def test_a_batch_needs_images_or_a_crop_for_each_view():
 
 
 def test_eval_view_leaves_images_of_that_size_as_they_are():
-    expected = colour.normalize(images() / 255)
+    expected = colour.normalize_(images() / 255)
     torch.testing.assert_close(eval_view(images(), 32), expected, atol=1e-6, rtol=0)
 
 
 def test_eval_view_is_torchvisions_resize_and_centre_crop():
     picture = images(2, side=80)[:, :, :64]
     resized = peer.resize(picture / 255, [64], antialias=True)
-    expected = colour.normalize(peer.center_crop(resized, [56, 56]))
+    expected = colour.normalize_(peer.center_crop(resized, [56, 56]))
     torch.testing.assert_close(eval_view(picture, 56), expected, atol=1e-5, rtol=0)
 
 
@@ -217,7 +217,7 @@ def test_eval_box_is_torchvisions_resize_and_centre_crop_on_odd_sizes_too(seed):
 def test_eval_view_without_a_margin_is_torchvisions_bicubic_resize_and_centre_crop():
     picture = images(2, side=80)[:, :, :64]
     resized = peer.resize(picture / 255, [56], InterpolationMode.BICUBIC, antialias=True)
-    expected = colour.normalize(peer.center_crop(resized, [56, 56]).clamp(0, 1), *colour.CHANNELS["openai"])
+    expected = colour.normalize_(peer.center_crop(resized, [56, 56]).clamp(0, 1), *colour.CHANNELS["openai"])
     torch.testing.assert_close(eval_view(picture, 56, "openai", "bicubic"), expected, atol=1e-5, rtol=0)
 
 

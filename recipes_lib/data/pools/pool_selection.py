@@ -21,16 +21,14 @@ Source: the rule is that of :mod:`recipes_lib.data.pools.selection`; the uid fil
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 
-from recipes_lib.data.pools import score_files, selection
-from recipes_lib.data.pools.uids import DTYPE, as_bytes, from_bytes, to_hex
+from recipes_lib.data.pools import score_files, selection, uids
 from recipes_lib.durable import whole
 from recipes_lib.errors import DataError
 
@@ -84,10 +82,10 @@ def select(
     pool.measure()
     last = _last_kept(pool, count)
     out.mkdir(parents=True, exist_ok=True)
-    with whole(out / "subset.npy") as partial:
-        _write_kept(pool, last, count, partial, -(-pool.rows // memory_rows))
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with uids.writing(out / "subset.npy", count) as append:
+        _write_kept(pool, last, append, -(-pool.rows // memory_rows))
+    with (out / "subset.npy").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = Manifest(
         config_hash=pool.config_hash,
         files=len(files),
@@ -162,15 +160,15 @@ class _Pool:
             raise DataError(f"Scores that are not finite numbers in {said}{more}. Score these shards again.")
         self.ranges = {name: (float(low[name]), float(high[name])) for name in self.weights}
 
-    def batches(self, *, uids: bool) -> Iterator[tuple[Path, list[np.ndarray]]]:
-        """A file and rows of it: the score's word, and those of the uid where ``uids``: uint64 [n] each."""
+    def batches(self, *, with_uids: bool) -> Iterator[tuple[Path, list[np.ndarray]]]:
+        """A file and rows of it: the score's word, and those of the uid ``with_uids``: uint64 [n] each."""
         for path in self.files:
-            for batch in score_files.columns(path, [*self.weights, *(["uid"] if uids else [])]):
+            for batch in score_files.columns(path, [*self.weights, *(["uid"] if with_uids else [])]):
                 parts = {name: selection.rescaled(batch[name], *self.ranges[name]) for name in self.weights}
                 fused = selection.weighted_sum(parts, self.weights)
                 # doubles of at least 0 have the order of their bits; turned over, the best are the lowest
                 words = [np.uint64(_ONES) - fused.view(np.uint64)]
-                yield path, words + ([batch["uid"]["f0"], batch["uid"]["f1"]] if uids else [])
+                yield path, words + ([batch["uid"]["f0"], batch["uid"]["f1"]] if with_uids else [])
 
 
 def _last_kept(pool: _Pool, count: int) -> tuple[int, int, int]:
@@ -181,7 +179,7 @@ def _last_kept(pool: _Pool, count: int) -> tuple[int, int, int]:
     while rows > _FEW and level < 3 * 64 // _DIGIT:
         word, shift = level * _DIGIT // 64, 64 - _DIGIT - level * _DIGIT % 64
         histogram = np.zeros(1 << _DIGIT, np.int64)
-        for _, words in pool.batches(uids=word > 0):
+        for _, words in pool.batches(with_uids=word > 0):
             digits = (words[word][_begin_with(words, found, level)] >> np.uint64(shift)) & np.uint64((1 << _DIGIT) - 1)
             histogram += np.bincount(digits.astype(np.int64), minlength=1 << _DIGIT)
         up_to = np.cumsum(histogram)
@@ -190,7 +188,7 @@ def _last_kept(pool: _Pool, count: int) -> tuple[int, int, int]:
         found[word] |= digit << shift
         level += 1
     rest: tuple[list[np.ndarray], ...] = ([], [], [])
-    for _, words in pool.batches(uids=True):
+    for _, words in pool.batches(with_uids=True):
         here = _begin_with(words, found, level)
         for part, word in zip(rest, words, strict=True):
             part.append(word[here])
@@ -209,37 +207,30 @@ def _begin_with(words: Sequence[np.ndarray], found: Sequence[int], level: int) -
     return same
 
 
-def _write_kept(pool: _Pool, last: tuple[int, int, int], count: int, path: Path, ranges: int) -> None:
-    """Writes the uids of all rows up to ``last``, sorted, going through the pool once for each range of uids.
+def _write_kept(pool: _Pool, last: tuple[int, int, int], append: Callable[[np.ndarray], None], ranges: int) -> None:
+    """Appends the uids of all rows up to ``last``, sorted, going through the pool once for each range of uids.
 
     Raises: ``DataError`` where a uid of the pool, kept or not, comes twice.
     """
     high, middle, low = (np.uint64(word) for word in last)
     edges = [number * (1 << 64) // ranges for number in range(ranges)] + [1 << 64]
-    with path.open("wb") as file:
-        npy.write_array_header_1_0(
-            file, {"descr": npy.dtype_to_descr(DTYPE), "fortran_order": False, "shape": (count,)}
-        )
-        for start, end in pairwise(edges):
-            rows: list[np.ndarray] = []
-            kept: list[np.ndarray] = []
-            for _, (score, first, second) in pool.batches(uids=True):
-                here = (first >= np.uint64(start)) & (first <= np.uint64(end - 1))
-                score, first, second = score[here], first[here], second[here]
-                uids = np.empty(len(first), DTYPE)
-                uids["f0"], uids["f1"] = first, second
-                tied = (first < middle) | ((first == middle) & (second <= low))
-                rows.append(as_bytes(uids))
-                kept.append((score < high) | ((score == high) & tied))
-            every = np.concatenate(rows)
-            chosen = every[np.concatenate(kept)]
-            rows.clear()
-            every.sort()
-            twice = np.flatnonzero(every[1:] == every[:-1])
-            if len(twice):
-                raise _double(pool, from_bytes(every[twice[:1]].copy()))
-            chosen.sort()
-            file.write(from_bytes(chosen).tobytes())
+    for start, end in pairwise(edges):
+        rows: list[np.ndarray] = []
+        kept: list[np.ndarray] = []
+        for _, (score, first, second) in pool.batches(with_uids=True):
+            here = (first >= np.uint64(start)) & (first <= np.uint64(end - 1))
+            score, first, second = score[here], first[here], second[here]
+            tied = (first < middle) | ((first == middle) & (second <= low))
+            rows.append(uids.as_bytes(uids.of_halves(first, second)))
+            kept.append((score < high) | ((score == high) & tied))
+        every = np.concatenate(rows)
+        chosen = every[np.concatenate(kept)]
+        rows.clear()
+        every.sort()
+        if len(twice := uids.repeated(every)):
+            raise _double(pool, uids.from_bytes(twice[:1].copy()))
+        chosen.sort()
+        append(uids.from_bytes(chosen))
 
 
 def _double(pool: _Pool, uid: np.ndarray) -> DataError:
@@ -252,7 +243,7 @@ def _double(pool: _Pool, uid: np.ndarray) -> DataError:
     ]
     folder = pool.files[0].parent
     return DataError(
-        f"uid {to_hex(uid)[0]} comes {len(places)} times: in {', '.join(places[:3])}. Each pair needs a uid of its own. Leave "
+        f"uid {uids.to_hex(uid)[0]} comes {len(places)} times: in {', '.join(places[:3])}. Each pair needs a uid of its own. Leave "
         "this one out of all shards but one, remove the score files of the shards you changed, and score these again: recipes "
         f"resume {folder.parent}. A shard that is a copy may go altogether, with its score file and its name in "
         f"{folder / 'shards.json'}. Then select again."

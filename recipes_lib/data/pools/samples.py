@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from recipes_lib.data import decode as images
+from recipes_lib.data.pools.uids import is_uid
 
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
 LONG_TEXT = 10_000
@@ -23,7 +24,6 @@ LONG_TEXT = 10_000
 
 _NAMES = {"image": "image", "txt": "text", "json": "JSON"}
 _MOST_BYTES = {"txt": 1 << 20, "json": 1 << 24, "image": images.MOST_BYTES}
-_UID = re.compile("[0-9a-f]{32}")
 _NAME = re.compile(r"(?:\./)*((?:.*/)?[^/.]+)\.([^/]+)")  # a key ends at its first dot, as in webdataset
 # What tarfile raises on headers that make no sense; of these it promises only the first.
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
@@ -225,11 +225,6 @@ def _json(data: bytes, key: str) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise FaultError("damaged JSON", f"the JSON of sample {key!r} is no object")
     return extra
-
-
-def is_uid(text: str) -> bool:
-    """Whether a text is 32 hexadecimal digits in lower case."""
-    return _UID.fullmatch(text) is not None
 
 
 def is_inside(name: str) -> bool:

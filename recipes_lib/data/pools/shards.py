@@ -19,6 +19,7 @@ from PIL import Image
 from recipes_lib import durable
 from recipes_lib.data.pairs import Pair, PairSet
 from recipes_lib.data.pools import samples
+from recipes_lib.data.pools.uids import is_uid
 from recipes_lib.errors import DataError
 
 OnDamage = Literal["stop", "skip"]
@@ -179,7 +180,7 @@ def _check(pair: Pair, keys: set[str], uids: set[str]) -> None:
     """Notes key and uid of a pair. Raises: ``ValueError`` where :func:`read` would refuse the pair."""
     if samples.split_name(f"{pair.key}.txt") != (pair.key, "txt") or not samples.is_inside(pair.key):
         raise ValueError(f"key = {pair.key!r} is not allowed: use a name without dots")
-    if not samples.is_uid(pair.uid):
+    if not is_uid(pair.uid):
         raise ValueError(f"uid = {pair.uid!r} is not allowed: use 32 hexadecimal digits, in lower case")
     if pair.key in keys or pair.uid in uids:
         raise ValueError(f"two pairs of a shard have key {pair.key!r} or uid {pair.uid}: give each its own")

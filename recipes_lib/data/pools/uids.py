@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DataComp's uid files: which samples of a pool a subset keeps, as the pool's resharder reads it.
+"""uids of image-text pairs, and DataComp's uid files: which samples of a pool a subset keeps, as the pool's resharder reads it.
 
-A uid is 32 hexadecimal digits, as a pair of unsigned 64-bit numbers; a file is the sorted array of them, ``u8,u8``, as
+All that reads, checks, compares or writes uids calls this module. A uid is 32 hexadecimal digits, as a pair of unsigned 64-bit numbers; a file is the sorted array of them, ``u8,u8``, as
 ``np.save`` writes it. The resharder looks each sample up by ``np.searchsorted`` and checks nothing but the dtype: an
 unsorted file loses samples unseen, and a uid that stands there twice gives its sample twice. So files that are not
-strictly increasing are neither written nor accepted here.
+strictly increasing are neither written (:func:`writing`, :func:`save_subset`) nor accepted (:func:`verify_subset`) here.
 
 Source: the README, resharder.py and baselines of mlfoundations/datacomp.
 """
 
 import binascii
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from recipes_lib.durable import whole
 from recipes_lib.errors import DataError
 
 DTYPE = np.dtype("u8,u8")
+_UID = re.compile("[0-9a-f]{32}")
+
+
+def is_uid(text: str) -> bool:
+    """Whether a text is 32 hexadecimal digits in lower case, as uids are written. :func:`to_u8` reads upper case too."""
+    return _UID.fullmatch(text) is not None
 
 
 def to_u8(uids: Sequence[str]) -> np.ndarray:
@@ -31,7 +40,7 @@ def to_u8(uids: Sequence[str]) -> np.ndarray:
             return from_digits("".join(uids).encode("ascii"))
         except (UnicodeEncodeError, binascii.Error):
             pass  # found and named below
-    row, uid = next((row, uid) for row, uid in enumerate(uids) if not _is_uid(uid))
+    row, uid = next((row, uid) for row, uid in enumerate(uids) if not is_uid(uid.lower()))
     raise DataError(f"uid {uid!r} (row {row}) is not 32 hexadecimal digits; correct or leave out that sample.")
 
 
@@ -40,8 +49,11 @@ def from_digits(digits: bytes) -> np.ndarray:
     return np.frombuffer(binascii.unhexlify(digits), dtype=">u8").astype(np.uint64).view(DTYPE)
 
 
-def _is_uid(uid: str) -> bool:
-    return len(uid) == 32 and all(letter in "0123456789abcdefABCDEF" for letter in uid)
+def of_halves(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """The two 64-bit numbers of each uid, uint64 [n] each -> ``u8,u8`` [n]."""
+    uids = np.empty(len(high), DTYPE)
+    uids["f0"], uids["f1"] = high, low
+    return uids
 
 
 def to_hex(uids: np.ndarray) -> list[str]:
@@ -63,6 +75,37 @@ def from_bytes(keys: np.ndarray) -> np.ndarray:
     return keys.view(">u8").astype(np.uint64).view(DTYPE)
 
 
+def repeated(keys: np.ndarray) -> np.ndarray:
+    """Those that come again, as often as they do: sorted ``S16`` [n] -> ``S16`` [m]."""
+    return keys[1:][keys[1:] == keys[:-1]]
+
+
+@contextmanager
+def writing(path: Path, count: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes a uid file of ``count`` uids in parts: gives a function that takes the next part, ``u8,u8`` [n].
+
+    On leaving without an error the file is there, whole; else it is not, and what was there before stays.
+
+    Raises: ``ValueError`` where a uid is not greater than the one before it, or where there are not ``count``.
+    """
+    written, last = 0, np.empty(0, DTYPE)
+
+    def append(part: np.ndarray) -> None:
+        nonlocal written, last
+        keys = as_bytes(np.concatenate([last, part]))
+        if not (keys[1:] > keys[:-1]).all():
+            raise ValueError(f"the uids of {path} are not strictly increasing")
+        file.write(part.tobytes())
+        written, last = written + len(part), part[-1:] if len(part) else last
+
+    with whole(path) as partial, partial.open("wb") as file:
+        header = {"descr": npy.dtype_to_descr(DTYPE), "fortran_order": False, "shape": (count,)}
+        npy.write_array_header_1_0(file, header)
+        yield append
+        if written != count:
+            raise ValueError(f"{written} uids for {path}, which was to hold {count}")
+
+
 def save_subset(path: Path, uids: Sequence[str] | np.ndarray) -> np.ndarray:
     """Writes a uid file and returns what it holds: sorted ``u8,u8`` [n].
 
@@ -72,15 +115,14 @@ def save_subset(path: Path, uids: Sequence[str] | np.ndarray) -> np.ndarray:
     """
     keys = as_bytes(uids if isinstance(uids, np.ndarray) else to_u8(uids))
     keys.sort()
-    subset = from_bytes(keys)
-    twice = np.flatnonzero(subset[1:] == subset[:-1])
-    if len(twice):
+    if len(twice := repeated(keys)):
         raise DataError(
-            f"uid {to_hex(subset[twice[:1]])[0]} is to be kept twice ({len(twice)} such rows); a resharder would write "
+            f"uid {to_hex(from_bytes(twice[:1]))[0]} is to be kept twice ({len(twice)} such rows); a resharder would write "
             "its sample twice. Remove the double from the pool."
         )
-    with whole(path) as partial, partial.open("wb") as file:
-        np.save(file, subset)
+    subset = from_bytes(keys)
+    with writing(path, len(subset)) as append:
+        append(subset)
     return subset
 
 
@@ -124,3 +166,14 @@ def times_kept(subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
     """
     keys, wanted = np.sort(as_bytes(subset)), as_bytes(uids)
     return np.searchsorted(keys, wanted, side="right") - np.searchsorted(keys, wanted, side="left")
+
+
+def rows_kept(subset: np.ndarray, uids: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which of ``uids`` a subset keeps, and how many uids of the subset are not among them.
+
+    Shapes: strictly increasing ``u8,u8`` [n], ``u8,u8`` [m] in any order -> int64 [k], ascending rows of ``uids``.
+    """
+    wanted, own = as_bytes(subset), as_bytes(uids)
+    first, last = (np.searchsorted(wanted, own, side) for side in ("left", "right"))
+    rows = np.flatnonzero(last > first)
+    return rows, len(wanted) - len(np.unique(first[rows]))

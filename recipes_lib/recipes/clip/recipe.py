@@ -131,13 +131,17 @@ class Config:
         faults.raise_any()
 
 
-@lru_cache(maxsize=2)
 def tokenizer_of(model: ModelConfig) -> tokenizer.Tokenizer:
     """The tokenizer that ``model`` names. The Pantry's is learned anew within a second, and is the same each time."""
-    if model.tokenizer == "clip":
-        return tokenizer.clip_vocabulary(model.context)
+    return _tokenizer(model.tokenizer, model.context)
+
+
+@lru_cache(maxsize=4)  # by what it depends on: networks that differ in nothing else share one
+def _tokenizer(name: str, context: int) -> tokenizer.Tokenizer:
+    if name == "clip":
+        return tokenizer.clip_vocabulary(context)
     with torch.device("cpu"):  # a caller may build the network on the meta device, but the texts need real tensors
-        return tokenizer.train(image_text_data.vocabulary_texts(), 1024, model.context)
+        return tokenizer.train(image_text_data.vocabulary_texts(), 1024, context)
 
 
 class CLIP(Method):

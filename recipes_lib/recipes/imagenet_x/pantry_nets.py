@@ -29,8 +29,7 @@ from recipes_lib.models.convnet import ConvNet
 from recipes_lib.pretraining import engine, image_text_scores
 from recipes_lib.pretraining.image_text_data import PairViews
 from recipes_lib.recipes.clip import recipe as clip
-from recipes_lib.recipes.imagenet_x import networks as imagenet_x_networks
-from recipes_lib.recipes.imagenet_x import pantry_x
+from recipes_lib.recipes.imagenet_x import networks, pantry_x
 from recipes_lib.views.multicrop import MultiCrop, ViewsConfig, eval_view
 
 STEPS, BATCH, LR = 300, 64, 3e-3
@@ -59,11 +58,15 @@ TOUCHES: dict[str, tuple[str, ...]] = {
     "blur": ("pattern", "texture", "style"),
 }
 """The factors that an augmentation varies."""
-Progress = Callable[[int, dict[str, float]], None]
+AfterStep = Callable[[int, dict[str, float]], None]
 
 
 def with_labels(
-    images: ImageSet, views: ViewsConfig, seed: int, steps: int = STEPS, progress: Progress = lambda step, metrics: None
+    images: ImageSet,
+    views: ViewsConfig,
+    seed: int,
+    steps: int = STEPS,
+    progress: AfterStep = lambda step, metrics: None,
 ) -> nn.Module:
     """A classifier [B, 3, 32, 32] -> [B, classes] trained with labels. Nets of one seed start alike, in the same order.
 
@@ -104,7 +107,7 @@ def with_captions(
     views: ViewsConfig,
     seed: int,
     steps: int = CLIP_STEPS,
-    progress: Progress = lambda step, metrics: None,
+    progress: AfterStep = lambda step, metrics: None,
 ) -> clip.CLIP:
     """The book's toy CLIP, trained with a true caption of each picture; otherwise as :func:`with_labels`."""
     towers = untrained_clip(views, seed, steps)
@@ -145,7 +148,7 @@ def named_by_sentences(towers: clip.CLIP, images: ImageSet) -> np.ndarray:
 
 def named_by_neighbours(run: Path, train: ImageSet, images: ImageSet, bank: Path) -> np.ndarray:
     """The class that each picture's nearest of ``train`` vote for, by a run's features, kept in ``bank``: int16 [N]."""
-    classify = imagenet_x_networks.neighbours(run, train, bank, workers=0)
+    classify = networks.neighbours(run, train, bank, workers=0)
     ((found, _),) = classify(images, [torch.arange(len(images))])
     return found.to(torch.int16).numpy()
 

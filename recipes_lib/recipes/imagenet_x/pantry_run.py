@@ -15,9 +15,7 @@ from recipes_lib.errors import Faults
 from recipes_lib.factors.annotations import Partitions
 from recipes_lib.factors.predictions import Predictions
 from recipes_lib.recipes.clip import recipe as clip
-from recipes_lib.recipes.imagenet_x import pantry_nets as nets
-from recipes_lib.recipes.imagenet_x import pantry_study as study
-from recipes_lib.recipes.imagenet_x import pantry_x
+from recipes_lib.recipes.imagenet_x import pantry_nets, pantry_study, pantry_x
 from recipes_lib.recipes.imagenet_x.drawn import Drawn
 from recipes_lib.training import checkpoint, stages
 from recipes_lib.training.folder import RunFolder
@@ -27,13 +25,13 @@ from recipes_lib.training.folder import RunFolder
 class NetsConfig:
     """``data.name`` pantry only: what is trained, and on what. Each net learns plainly, and with each augmentation."""
 
-    images: int = study.TRAIN
+    images: int = pantry_study.TRAIN
     """Pictures to learn from."""
-    share: float = study.TRAIN_SHARE
+    share: float = pantry_study.TRAIN_SHARE
     """Of them that are odd in a factor, for each factor on its own; in [0, 1]."""
-    asked_share: float = study.TEST_SHARE
+    asked_share: float = pantry_study.TEST_SHARE
     """The same of the pictures that are asked, of which there are ``data.images``."""
-    steps: int = nets.STEPS
+    steps: int = pantry_nets.STEPS
     """Of a net that learns with labels."""
     clip_steps: int = 0
     """Of the book's CLIP, which learns with captions of the same pictures; 0: none is trained."""
@@ -58,14 +56,14 @@ def make(config: Any, run: RunFolder) -> Drawn:
     asked = pantry_x.image_set(config.data.images, seed, "test", dict.fromkeys(pantry_x.FACTORS, chosen.asked_share))
     (run.path / "nets").mkdir(exist_ok=True)
     answers, groups = {}, {}
-    for augmentation in nets.AUGMENTATIONS:
-        _learn_once(augmentation, nets.with_labels, train, seed, chosen.steps, run)
-        answers[augmentation] = nets.answers(reopen(run.path, augmentation), asked)
+    for augmentation in pantry_nets.AUGMENTATIONS:
+        _learn_once(augmentation, pantry_nets.with_labels, train, seed, chosen.steps, run)
+        answers[augmentation] = pantry_nets.answers(reopen(run.path, augmentation), asked)
         groups[augmentation] = {"teacher": "labels"}
-    for augmentation in nets.AUGMENTATIONS if chosen.clip_steps else ():
+    for augmentation in pantry_nets.AUGMENTATIONS if chosen.clip_steps else ():
         name = f"clip-{augmentation}"
-        _learn_once(name, nets.with_captions, train, seed, chosen.clip_steps, run)
-        answers[name] = nets.named_by_sentences(reopen_clip(run.path, name), asked)
+        _learn_once(name, pantry_nets.with_captions, train, seed, chosen.clip_steps, run)
+        answers[name] = pantry_nets.named_by_sentences(reopen_clip(run.path, name), asked)
         groups[name] = {"teacher": "captions"}
     given = Predictions(tuple(answers), np.stack(list(answers.values())))
     known = Partitions(pantry_x.annotations(asked), pantry_x.annotations(train))
@@ -74,14 +72,14 @@ def make(config: Any, run: RunFolder) -> Drawn:
 
 def reopen(run: Path, name: str) -> nn.Module:
     """The net with labels that a run trained, by its augmentation."""
-    net = nets.untrained(len(CLASSES), seed=0)
+    net = pantry_nets.untrained(len(CLASSES), seed=0)
     net.load_state_dict(checkpoint.read_weights(_weights(run, name)))
     return net.eval()
 
 
 def reopen_clip(run: Path, name: str) -> clip.CLIP:
     """The CLIP that a run trained, ``clip-`` and its augmentation."""
-    towers = nets.untrained_clip(nets.PLAIN, seed=0)
+    towers = pantry_nets.untrained_clip(pantry_nets.PLAIN, seed=0)
     towers.load_state_dict(checkpoint.read_weights(_weights(run, name)))
     return towers.eval()
 
@@ -95,8 +93,8 @@ def _learn_once(name: str, teach: Callable, train: ImageSet, seed: int, steps: i
     if _weights(run.path, name).is_file():
         return
     stages.keep(run)
-    views = nets.AUGMENTATIONS[name.removeprefix("clip-")]
-    with stages.Progress(run, f"net {name}", steps, "steps") as stage:
+    views = pantry_nets.AUGMENTATIONS[name.removeprefix("clip-")]
+    with stages.Stage(run, f"net {name}", steps, "steps") as stage:
 
         def progress(step: int, metrics: dict[str, float]) -> None:
             stage.note({"net": name, "step": step, **metrics})

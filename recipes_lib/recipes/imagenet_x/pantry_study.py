@@ -28,9 +28,7 @@ import torch
 from recipes_lib.data.images import ImageSet
 from recipes_lib.factors.predictions import Predictions
 from recipes_lib.factors.report import FactorReport, factor_report
-from recipes_lib.recipes.imagenet_x import pantry_nets as nets
-from recipes_lib.recipes.imagenet_x import pantry_x
-from recipes_lib.recipes.imagenet_x import real_study as factor_study
+from recipes_lib.recipes.imagenet_x import pantry_nets, pantry_x, real_study
 
 TRAIN, TEST = 2400, 2400
 """Pictures to learn from, and to be asked."""
@@ -50,14 +48,14 @@ def measure(seed: int) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     train, test = pictures(seed)
-    taught = {name: nets.with_labels(train, views, seed) for name, views in nets.AUGMENTATIONS.items()}
+    taught = {name: pantry_nets.with_labels(train, views, seed) for name, views in pantry_nets.AUGMENTATIONS.items()}
     taught |= {
-        f"net{k}": nets.with_labels(
-            pantry_x.image_set(TRAIN, seed, "train", usual_shares() | latin_row(k)), nets.PLAIN, seed
+        f"net{k}": pantry_nets.with_labels(
+            pantry_x.image_set(TRAIN, seed, "train", usual_shares() | latin_row(k)), pantry_nets.PLAIN, seed
         )
         for k in range(len(SHARES))
     }
-    shown = figures(report({name: nets.answers(net, test) for name, net in taught.items()}, test))
+    shown = figures(report({name: pantry_nets.answers(net, test) for name, net in taught.items()}, test))
     return shown | changes(shown) | {"rarity": rarity(shown["ratio"])}
 
 
@@ -70,16 +68,16 @@ def measure_captions(seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     train, test = pictures(seed)
     found = {
-        name: nets.named_by_sentences(nets.with_captions(train, views, seed), test)
-        for name, views in nets.AUGMENTATIONS.items()
+        name: pantry_nets.named_by_sentences(pantry_nets.with_captions(train, views, seed), test)
+        for name, views in pantry_nets.AUGMENTATIONS.items()
     }
     others = {
-        "labels": nets.answers(nets.with_labels(train, nets.PLAIN, seed), test),
+        "labels": pantry_nets.answers(pantry_nets.with_labels(train, pantry_nets.PLAIN, seed), test),
         "captions": found["plain"],
         "msn": _msn_answers(train, test),
     }
     asked = report(others, test)
-    shared = factor_study.agreement(asked.tables["multi"]["class"].counts.error_ratio, seed)
+    shared = real_study.agreement(asked.tables["multi"]["class"].counts.error_ratio, seed)
     shown = figures(report(found, test))
     return shown | changes(shown) | {"teacher": figures(asked), "shared": shared}
 
@@ -122,7 +120,7 @@ def figures(found: FactorReport) -> dict[str, Any]:
 def changes(shown: Mapping[str, Any]) -> dict[str, Any]:
     """What each augmentation changed against the net named ``plain``, of :func:`figures`."""
     found: dict[str, Any] = {"change": {}, "change_accuracy": {}, "touched": {}, "untouched": {}}
-    for net, own in nets.TOUCHES.items():
+    for net, own in pantry_nets.TOUCHES.items():
         for key, figure in (("change", shown["ratio"]), ("change_accuracy", shown["accuracy"])):
             found[key][net] = {name: value - figure["plain"][name] for name, value in figure[net].items()}
         change = found["change"][net]
@@ -144,17 +142,19 @@ def rarity(ratio: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, floa
 def fingerprint() -> dict[str, Any]:
     """Three losses of a net with labels, on pictures with every factor, and the accuracy after them."""
     images, losses = _few(), []
-    views = replace(nets.AUGMENTATIONS["jitter"], global_scale=(0.2, 1.0), blur=0.5)
-    net = nets.with_labels(images, views, 0, steps=3, progress=lambda step, metrics: losses.append(metrics["loss"]))
-    right = nets.answers(net, images) == images.labels.numpy()
+    views = replace(pantry_nets.AUGMENTATIONS["jitter"], global_scale=(0.2, 1.0), blur=0.5)
+    net = pantry_nets.with_labels(
+        images, views, 0, steps=3, progress=lambda step, metrics: losses.append(metrics["loss"])
+    )
+    right = pantry_nets.answers(net, images) == images.labels.numpy()
     return {"losses": losses, "accuracy": float(right.mean())}
 
 
 def fingerprint_captions() -> dict[str, Any]:
     """Three losses of a CLIP, and how much the cooked MSN finds."""
     images, losses = _few(), []
-    views = nets.AUGMENTATIONS["jitter"]
-    nets.with_captions(images, views, 0, steps=3, progress=lambda step, metrics: losses.append(metrics["loss"]))
+    views = pantry_nets.AUGMENTATIONS["jitter"]
+    pantry_nets.with_captions(images, views, 0, steps=3, progress=lambda step, metrics: losses.append(metrics["loss"]))
     asked = pantry_x.image_set(500, 0, "test", {})
     right = _msn_answers(images, asked) == asked.labels.numpy()
     return {"losses": losses, "accuracy_of_msn": float(right.mean())}
@@ -162,7 +162,7 @@ def fingerprint_captions() -> dict[str, Any]:
 
 def _msn_answers(train: ImageSet, images: ImageSet) -> np.ndarray:
     with TemporaryDirectory() as place:
-        return nets.named_by_neighbours(nets.cooked_msn(), train, images, Path(place, "bank.safetensors"))
+        return pantry_nets.named_by_neighbours(pantry_nets.cooked_msn(), train, images, Path(place, "bank.safetensors"))
 
 
 def _few() -> ImageSet:

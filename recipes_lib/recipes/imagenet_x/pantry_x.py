@@ -16,7 +16,8 @@ factors alone, against what is usual for the class (``pantry.scenes.NATURAL``):
 - ``style``: drawn as a poster or a sketch.
 - ``object_blocking``: a card stands before the scene. ``multiple_objects``: there is more than one.
 
-An ordinary scene bears no mark. Two of the sixteen have no twin here (:data:`NO_TWIN`).
+An ordinary scene bears no mark. Two of the sixteen have no twin here:
+subcategory, since the Pantry's classes have no kinds within them, and person_blocking, since nobody is in the Pantry.
 """
 
 from collections.abc import Mapping
@@ -49,10 +50,6 @@ FACTORS = (
     "multiple_objects",
 )
 """Those of ImageNet-X that can be set, in its order."""
-NO_TWIN = {
-    "subcategory": "the Pantry's classes have no kinds within them",
-    "person_blocking": "nobody is in the Pantry",
-}
 SIZE = 32
 """Side of a picture, in pixels."""
 _ODD_STYLES = tuple(STYLES.index(name) for name in ("poster", "sketch"))

@@ -31,10 +31,7 @@ from recipes_lib.factors.report_json import as_json
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.engine import Result
 from recipes_lib.pretraining.recipe import Job
-from recipes_lib.recipes.imagenet_x import drawn as imagenet_x_drawn
-from recipes_lib.recipes.imagenet_x import pantry_run as imagenet_x_pantry
-from recipes_lib.recipes.imagenet_x import report as imagenet_x_report
-from recipes_lib.recipes.imagenet_x import score as imagenet_x_score
+from recipes_lib.recipes.imagenet_x import drawn, pantry_run, report, score
 from recipes_lib.recipes.imagenet_x.pantry_run import NetsConfig
 from recipes_lib.recipes.imagenet_x.score import ScoreConfig
 from recipes_lib.training import folder, stages
@@ -124,7 +121,7 @@ class Config:
         if self.groups and (scores or made):
             faults.add(f"groups = {self.groups} has no use here: it compares the models of a report on files.")
         if self.model and scores:
-            imagenet_x_score.check_name(self.model, self.score.weights, faults)
+            score.check_name(self.model, self.score.weights, faults)
         faults.raise_any()
 
 
@@ -143,7 +140,7 @@ def run(config: Config, out: Path | None = None) -> Result:
     out = collectives.broadcast_object(out or folder.default_path("imagenet_x"))
     with folder.RunFolder.create_or_continue(out, "imagenet_x", config) as run:
         began = time.perf_counter()
-        scored = imagenet_x_score.score(config, run, place) if config.stage == "score" else None
+        scored = score.score(config, run, place) if config.stage == "score" else None
 
         def conclude() -> None:
             report = _report(config, run) if scored is None else scored
@@ -164,13 +161,13 @@ def analyse(config: Config, run: folder.RunFolder) -> FactorReport:
     how |= {"resamples": options.resamples, "seed": options.seed}
     match config.data.name:
         case "pantry":
-            (val, train), given, groups = imagenet_x_pantry.make(config, run)
+            (val, train), given, groups = pantry_run.make(config, run)
         case "drawn":
-            (val, train), given, groups = imagenet_x_drawn.draw(config.data.images, options.seed)
+            (val, train), given, groups = drawn.draw(config.data.images, options.seed)
         case _:
             val, train = imagenet_x_files.read(config.annotations)
             given = predictions.read(config.predictions, val)
-            groups = imagenet_x_report.read_groups(config.groups, given.models) if config.groups else None
+            groups = report.read_groups(config.groups, given.models) if config.groups else None
     return factor_report(val, given, train=train, groups=groups, **how)
 
 
@@ -191,7 +188,7 @@ def fingerprint(config: Config) -> dict[str, Any]:
 def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
     found = analyse(config, run)
     plain = as_json(found)
-    page = imagenet_x_report.write(found, plain, run.path)
+    page = report.write(found, plain, run.path)
     for note in found.notes:
         run.warn(printable(note))
     terminal.aside().print(printable(f"page: {page}"), markup=False, highlight=False, soft_wrap=True)

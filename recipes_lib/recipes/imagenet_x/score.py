@@ -182,7 +182,7 @@ def _score_batches(
 ) -> None:
     """Scores the batches ``todo`` and keeps each; notes it in ``metrics.jsonl``. Raises: ``Interrupted`` where ``stop`` says so."""
     with (
-        stages.Progress(run, "scoring", len(todo), "batches") as stage,
+        stages.Stage(run, "scoring", len(todo), "batches") as stage,
         closing(classify(images, [batches[n] for n in todo])) as scored,
     ):
         for done, (number, (answers, probabilities)) in enumerate(zip(todo, scored, strict=True), start=1):

@@ -23,8 +23,8 @@ from recipes_lib.models.sampling import Sampling
 from recipes_lib.pretraining import engine, image_text_data
 from recipes_lib.recipes.clip import recipe as clip
 from recipes_lib.recipes.sieve import captioning
-from recipes_lib.recipes.sieve import pool as sieve_pool
 from recipes_lib.recipes.sieve.pair_scores import Clip
+from recipes_lib.recipes.sieve.pool import seed_of
 from recipes_lib.training import stages
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.views.multicrop import eval_view
@@ -140,7 +140,7 @@ def captioner_of(config: Any, run: RunFolder, place: World) -> Captioner:
 
 def captioners_draw(config: Any) -> int:
     """What draws the clean pairs that the toy captioner learns from."""
-    return sieve_pool.seed_of(config.data) + 1
+    return seed_of(config.data) + 1
 
 
 @lru_cache(maxsize=1)
@@ -169,7 +169,7 @@ def clip_of(config: Any, run: RunFolder, place: World) -> Clip | None:
 def toy_clip(config: Any) -> clip.Config:
     """The CLIP that scores a toy pool: the chapter's own, on a web's pairs, none of which is in the pool."""
     base = clip.PRESETS["toy"]
-    data = {"texts": "web", "train_size": config.clip.images, "draw": sieve_pool.seed_of(config.data) + 2}
+    data = {"texts": "web", "train_size": config.clip.images, "draw": seed_of(config.data) + 2}
     train = {"steps": config.clip.steps, "checkpoint_every": config.clip.steps, "seed": config.score.seed}
     return replace(
         base,

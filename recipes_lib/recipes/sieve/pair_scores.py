@@ -156,7 +156,7 @@ def caption_seeds(uids: Sequence[str], seed: int) -> Tensor:
 
 
 @dataclass
-class Progress:
+class ShardsScored:
     """How far this process has come."""
 
     shards: int
@@ -185,9 +185,9 @@ def score_shards(
     world_size: int = 1,
     on_damage: Literal["stop", "skip"] = "stop",
     read: Reader = shard_files.read,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    progress: Callable[[ShardsScored], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Progress:
+) -> ShardsScored:
     """Scores every ``world_size``-th shard from the ``rank``-th on, into a file each; files that are there stay.
 
     No batch spans two shards, so scores depend neither on the number of processes nor on what an earlier run left.
@@ -201,7 +201,7 @@ def score_shards(
     folder.mkdir(parents=True, exist_ok=True)
     _check_names(shards, folder, writes=rank == 0)
     own = shards[rank::world_size]
-    done = Progress(len(own))
+    done = ShardsScored(len(own))
     for shard in own:
         path = score_file(shard, folder)
         if score_files.complete(path, config_hash):

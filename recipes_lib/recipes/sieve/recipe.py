@@ -34,9 +34,7 @@ from recipes_lib.models.sentence import load_encoder
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.engine import Result
 from recipes_lib.pretraining.recipe import Job
-from recipes_lib.recipes.sieve import models as sieve_models
-from recipes_lib.recipes.sieve import pair_scores
-from recipes_lib.recipes.sieve import pool as sieve_pool
+from recipes_lib.recipes.sieve import models, pair_scores, pool
 from recipes_lib.recipes.sieve.models import CaptionerConfig, ClipConfig
 from recipes_lib.recipes.sieve.phrases import PHRASES
 from recipes_lib.recipes.sieve.pool import PoolData
@@ -140,7 +138,7 @@ def run(config: Config, out: Path | None = None) -> Result:
     config.validate()
     place = stages.start(config.score.device, config.score.threads)
     out = collectives.broadcast_object(out or folder.default_path("sieve"))
-    collectives.from_main(lambda: sieve_pool.take_up_again(out))
+    collectives.from_main(lambda: pool.take_up_again(out))
     with folder.RunFolder.create_or_continue(out, "sieve", config) as run:
         began = time.perf_counter()
         files, report = _score(config, run, place)
@@ -148,7 +146,7 @@ def run(config: Config, out: Path | None = None) -> Result:
         def conclude() -> None:
             if config.stage == "select":
                 report["selection"] = _select(config, files, run.path)
-            report.update(sieve_pool.quality(config, files, run.path))
+            report.update(pool.quality(config, files, run.path))
             seconds = round(time.perf_counter() - began, 1)
             facts = {"recipe": "sieve", "seconds": seconds, "steps": len(files), "seed": config.score.seed}
             run.write_report({**facts, **report, **engine.provenance()})
@@ -181,30 +179,30 @@ def fingerprint(config: Config) -> dict[str, Any]:
 def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[list[Path], dict[str, Any]]:
     """The score files, and what there is to report of their making. All ranks call it."""
     if config.select.scores is not None:
-        return sieve_pool.scored_before(config.select.scores), {}
+        return pool.scored_before(config.select.scores), {}
     encoder = load_encoder(config.encoder.name)  # first: it is told at once where weights are absent
-    pool = sieve_pool.shards_of(config.data, run)
+    paths = pool.shards_of(config.data, run)
     if config.data.on_damage == "stop":
-        collectives.from_main(lambda: [shards.check(path) for path in pool])  # before models are trained
+        collectives.from_main(lambda: [shards.check(path) for path in paths])  # before models are trained
     scorer = pair_scores.SieveScorer(
-        sieve_models.captioner_of(config, run, place),
+        models.captioner_of(config, run, place),
         encoder,
-        sieve_models.clip_of(config, run, place),
+        models.clip_of(config, run, place),
         count=config.captioner.count,
         phrases=PHRASES if config.encoder.phrases == "sieve" else (),
         boundary=config.encoder.boundary,
         seed=config.score.seed,
     )
     run.set_state("running", 0)
-    collectives.from_main(lambda: _note_shards(run, pool))
+    collectives.from_main(lambda: _note_shards(run, paths))
     with (
-        stages.Progress(run, "scoring", len(pool[place.rank :: place.size]), "shards") as stage,
+        stages.Stage(run, "scoring", len(paths[place.rank :: place.size]), "shards") as stage,
         loop.stop_on_signal() as stopped,
         stages.tell_how_to_go_on("Scoring was stopped; complete shards are kept.", f"recipes resume {run.path}"),
         _damage_met_by_one_process(),
     ):
         pair_scores.score_shards(
-            pool,
+            paths,
             scorer,
             run.path / "scores",
             batch_size=config.score.batch_size,
@@ -212,12 +210,12 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
             rank=place.rank,
             world_size=place.size,
             on_damage=config.data.on_damage,
-            progress=_noting(stage, pool, place.size),
+            progress=_noting(stage, paths, place.size),
             stop=stopped.is_set,
         )
     run.await_others()
-    collectives.from_main(lambda: _note_shards(run, pool))
-    files = [pair_scores.score_file(shard, run.path / "scores") for shard in pool]
+    collectives.from_main(lambda: _note_shards(run, paths))
+    files = [pair_scores.score_file(shard, run.path / "scores") for shard in paths]
     counts = sum((Counter(score_files.facts(path).counts) for path in files), Counter())
     for reason, number in sorted(counts.items()):
         run.warn(f"{number:,} pairs: {reason}.")
@@ -239,7 +237,7 @@ def _damage_met_by_one_process() -> Iterator[None]:
         raise DamagedImage(str(error)) from None
 
 
-def _note_shards(run: folder.RunFolder, pool: list[Path]) -> None:
+def _note_shards(run: folder.RunFolder, paths: list[Path]) -> None:
     """Has ``metrics.jsonl`` hold one line for each shard that has a score file, whenever this run was killed.
 
     Lines that are there stay. A line that is lacking is made from the score file, and has no ``seconds``.
@@ -250,7 +248,7 @@ def _note_shards(run: folder.RunFolder, pool: list[Path]) -> None:
             line = json.loads(text)
             noted.setdefault(line["shard"], line)
     lines = []
-    for step, shard in enumerate(pool, start=1):
+    for step, shard in enumerate(paths, start=1):
         scores = pair_scores.score_file(shard, run.path / "scores")
         if scores.exists():
             pairs = score_files.facts(scores).rows
@@ -260,11 +258,11 @@ def _note_shards(run: folder.RunFolder, pool: list[Path]) -> None:
     durable.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _noting(stage: stages.Progress, pool: list[Path], size: int) -> Callable[[pair_scores.Progress], None]:
+def _noting(stage: stages.Stage, paths: list[Path], size: int) -> Callable[[pair_scores.ShardsScored], None]:
     """Shows progress, and notes a line for each shard that rank 0 of ``size`` ranks scores."""
     told, pairs = 0, 0
 
-    def progress(done: pair_scores.Progress) -> None:
+    def progress(done: pair_scores.ShardsScored) -> None:
         nonlocal told, pairs
         stage.show(done.shards_done, f"{done.pairs:,} pairs scored")
         if done.shards_done == told:
@@ -272,7 +270,7 @@ def _noting(stage: stages.Progress, pool: list[Path], size: int) -> Callable[[pa
         new, told, pairs = done.pairs - pairs, done.shards_done, done.pairs
         if new:  # those that an earlier start scored have their lines
             step = 1 + (told - 1) * size
-            stage.note({"step": step, "shard": pool[step - 1].stem, "pairs": new, "seconds": round(stage.seconds, 3)})
+            stage.note({"step": step, "shard": paths[step - 1].stem, "pairs": new, "seconds": round(stage.seconds, 3)})
 
     return progress
 

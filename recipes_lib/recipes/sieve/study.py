@@ -21,12 +21,11 @@ from recipes_lib.data.pools import selection, uids
 from recipes_lib.data.pools.score_files import Scores
 from recipes_lib.models.sentence import load_encoder
 from recipes_lib.recipes.clip import recipe as clip
-from recipes_lib.recipes.sieve import models as sieve_models
-from recipes_lib.recipes.sieve import pool as sieve_pool
+from recipes_lib.recipes.sieve import models, separation
 from recipes_lib.recipes.sieve import recipe as sieve
-from recipes_lib.recipes.sieve import separation
 from recipes_lib.recipes.sieve.pair_scores import cosines
 from recipes_lib.recipes.sieve.phrases import remove_phrases
+from recipes_lib.recipes.sieve.pool import pantry_pool, scores_of, seed_of
 
 FRACTION = 0.3
 """Share of the pool that each score keeps."""
@@ -60,8 +59,8 @@ def measure(seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     with TemporaryDirectory() as place:
         folder = sieve.RECIPE.run(config, Path(place) / "sieve").folder
-        pool = sieve_pool.pantry_pool(config.data)
-        scores = sieve_pool.scores_of(folder / "scores", pool)
+        pool = pantry_pool(config.data)
+        scores = scores_of(folder / "scores", pool)
         towers = json.loads((folder / "clip" / "report.json").read_text())["scores"]
         signals = {"sieve": scores.sieve, "clip": scores.clip}
         signals["fused"] = selection.fuse(signals, {"sieve": 0.5, "clip": 0.5})
@@ -79,12 +78,12 @@ def measure_clean_clip(seed: int) -> dict[str, Any]:
     """
     config = config_of(seed)
     torch.set_num_threads(1)
-    training = sieve_models.toy_clip(config)
-    clean = replace(training.data, texts="captions", draw=sieve_models.captioners_draw(config))
-    pool = sieve_pool.pantry_pool(config.data)
+    training = models.toy_clip(config)
+    clean = replace(training.data, texts="captions", draw=models.captioners_draw(config))
+    pool = pantry_pool(config.data)
     with TemporaryDirectory() as place:
         found = clip.RECIPE.run(replace(training, data=clean), Path(place) / "clip")
-        towers = sieve_models.Towers.reopen(found.folder)
+        towers = models.Towers.reopen(found.folder)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pool.images]
     parts = [slice(first, first + 200) for first in range(0, len(pool), 200)]
     cosines = torch.cat([towers.similarity(pictures[part], pool.texts[part]) for part in parts]).numpy()
@@ -145,7 +144,7 @@ def _training(config: sieve.Config, subset: Path | None) -> clip.Config:
     pool = config.data
     return replace(
         base,
-        data=replace(base.data, texts="web", train_size=pool.pool_size, draw=sieve_pool.seed_of(pool), subset=subset),
+        data=replace(base.data, texts="web", train_size=pool.pool_size, draw=seed_of(pool), subset=subset),
         train=replace(base.train, steps=STEPS, checkpoint_every=STEPS, batch_size=128, seed=config.score.seed),
         eval=replace(base.eval, baselines="none"),
     )

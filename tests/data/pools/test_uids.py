@@ -5,7 +5,19 @@ import os
 import numpy as np
 import pytest
 
-from recipes_lib.data.pools.uids import as_bytes, from_bytes, save_subset, times_kept, to_hex, to_u8, verify_subset
+from recipes_lib.data.pools.uids import (
+    as_bytes,
+    from_bytes,
+    is_uid,
+    of_halves,
+    rows_kept,
+    save_subset,
+    times_kept,
+    to_hex,
+    to_u8,
+    verify_subset,
+    writing,
+)
 from recipes_lib.errors import DataError
 
 UIDS = [
@@ -132,3 +144,51 @@ def test_a_subset_of_another_pool_is_refused(tmp_path):
 def test_no_uid_at_all_makes_an_empty_file(tmp_path):
     save_subset(tmp_path / "subset.npy", [])
     assert len(verify_subset(tmp_path / "subset.npy")) == 0
+
+
+def test_a_file_written_in_parts_has_the_bytes_that_numpy_writes(tmp_path):
+    wanted = np.sort(to_u8(random_uids(90)))
+    with writing(tmp_path / "parts.npy", 90) as append:
+        for part in (wanted[:40], wanted[40:40], wanted[40:]):
+            append(part)
+    np.save(tmp_path / "whole.npy", wanted)
+    assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    save_subset(tmp_path / "subset.npy", wanted[::-1])
+    assert (tmp_path / "subset.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([[3, 1]], "not strictly increasing"),
+        ([[1, 1]], "not strictly increasing"),
+        ([[1, 2], [2]], "not strictly increasing"),
+        ([[1, 2], [], [0]], "not strictly increasing"),
+        ([[1, 2]], "2 uids for .*, which was to hold 3"),
+    ],
+)
+def test_a_file_that_no_resharder_may_read_is_not_written(tmp_path, parts, words):
+    (tmp_path / "subset.npy").write_bytes(b"what was there")
+
+    def write() -> None:
+        with writing(tmp_path / "subset.npy", 3) as append:
+            for low in parts:
+                append(of_halves(np.zeros(len(low)), np.array(low)))
+
+    with pytest.raises(ValueError, match=words):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["subset.npy"]
+    assert (tmp_path / "subset.npy").read_bytes() == b"what was there"
+
+
+def test_rows_that_a_subset_keeps_and_uids_that_are_nowhere_are_told():
+    own = to_u8([UIDS[1], UIDS[0], UIDS[1], UIDS[3]])  # one comes twice
+    rows, absent = rows_kept(np.sort(to_u8([UIDS[1], UIDS[2], UIDS[3]])), own)
+    assert rows.tolist() == [0, 2, 3]
+    assert absent == 1
+    assert [part.tolist() for part in map(np.asarray, rows_kept(to_u8([]), own))] == [[], 0]
+
+
+@pytest.mark.parametrize(("text", "found"), [(UIDS[0], True), (UIDS[0].upper(), False), ("0" * 31, False), ("", False)])
+def test_a_uid_is_written_in_lower_case(text, found):
+    assert is_uid(text) == found

@@ -252,3 +252,10 @@ def test_a_missing_imagenet_is_told_before_anything_is_read_or_trained(tmp_path)
     with pytest.raises(DataError, match=r"eval\.imagenet = .*nowhere has no folder val"):
         clip.RECIPE.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_networks_of_one_tokenizer_learn_its_vocabulary_once():
+    wide = replace(TINY.model, text_width=2 * TINY.model.text_width)
+    assert clip.tokenizer_of(wide) is clip.tokenizer_of(TINY.model)
+    longer = clip.tokenizer_of(replace(TINY.model, context=TINY.model.context + 1))
+    assert longer.context == TINY.model.context + 1

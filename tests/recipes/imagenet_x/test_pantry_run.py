@@ -10,9 +10,7 @@ from recipes_lib.config import override
 from recipes_lib.data import pantry
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import ConfigError
-from recipes_lib.recipes.imagenet_x import pantry_nets as pantry_x_nets
-from recipes_lib.recipes.imagenet_x import pantry_run as imagenet_x_pantry
-from recipes_lib.recipes.imagenet_x import pantry_x
+from recipes_lib.recipes.imagenet_x import pantry_nets, pantry_run, pantry_x
 from recipes_lib.recipes.imagenet_x import recipe as imagenet_x
 from recipes_lib.training.folder import RunFolder
 
@@ -26,7 +24,7 @@ def run(tmp_path_factory):
 
 
 def test_each_net_learns_plainly_and_with_each_augmentation_from_labels_and_from_captions(run):
-    names = list(pantry_x_nets.AUGMENTATIONS)
+    names = list(pantry_nets.AUGMENTATIONS)
     assert list(run.report["models"]) == [*names, *(f"clip-{name}" for name in names)]
     assert set(run.report["models"]["plain"]["multi"]["class"]) == set(pantry_x.FACTORS)
     assert set(run.report["groups"]["multi"]["class"]) == {"teacher"}
@@ -47,8 +45,8 @@ def test_the_page_names_the_pantrys_classes_and_nobody_elses_licence(run):
 def test_a_net_that_was_kept_is_not_trained_again(run, monkeypatch):
     config = override(imagenet_x.PRESETS["toy"], FEW)
     for teach in ("with_labels", "with_captions"):
-        monkeypatch.setattr(pantry_x_nets, teach, lambda *given: pytest.fail("a net is trained twice"))
-    again = imagenet_x_pantry.make(config, RunFolder.open(run.folder))
+        monkeypatch.setattr(pantry_nets, teach, lambda *given: pytest.fail("a net is trained twice"))
+    again = pantry_run.make(config, RunFolder.open(run.folder))
     assert again.predictions.models == tuple(run.report["models"])
     right = (again.predictions.classes == again.annotations.val.labels).mean(axis=1)
     assert dict(zip(again.predictions.models, right.tolist(), strict=True)) == {
@@ -58,7 +56,7 @@ def test_a_net_that_was_kept_is_not_trained_again(run, monkeypatch):
 
 def test_a_net_can_be_opened_again_and_answers_alike(run):
     asked = pantry_x.image_set(200, 0, "test", dict.fromkeys(pantry_x.FACTORS, 0.12))
-    right = pantry_x_nets.answers(imagenet_x_pantry.reopen(run.folder, "jitter"), asked) == asked.labels.numpy()
+    right = pantry_nets.answers(pantry_run.reopen(run.folder, "jitter"), asked) == asked.labels.numpy()
     assert right.mean() == pytest.approx(run.report["average"]["jitter"]["class"])
 
 

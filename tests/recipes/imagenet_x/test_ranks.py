@@ -21,7 +21,7 @@ from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import Interrupted
 from recipes_lib.pretraining import runs
 from recipes_lib.recipes.imagenet_x import recipe as imagenet_x
-from recipes_lib.recipes.imagenet_x import score as imagenet_x_score
+from recipes_lib.recipes.imagenet_x import score
 from recipes_lib.training.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
@@ -76,7 +76,7 @@ def test_two_ranks_write_the_file_of_one_and_go_on_with_what_one_began(place, wh
         save(file, **arrays)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(imagenet_x_score.np, "savez", save_then_ask)
+    monkeypatch.setattr(score.np, "savez", save_then_ask)
     with pytest.raises(Interrupted):
         imagenet_x.RECIPE.run(config(place), tmp_path / "stopped")
     monkeypatch.undo()
@@ -102,7 +102,7 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         signal.raise_signal(signal.SIGTERM)
 
-    imagenet_x_score.np.savez = save_and_wait
+    score.np.savez = save_and_wait
     imagenet_x.RECIPE.run(config(place), folder)
 
 

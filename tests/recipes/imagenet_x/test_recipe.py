@@ -16,9 +16,8 @@ from recipes_lib.config import from_dict, override, to_dict
 from recipes_lib.errors import ConfigError, DataError, RunError
 from recipes_lib.factors import annotations, predictions
 from recipes_lib.pretraining import engine, runs
-from recipes_lib.recipes.imagenet_x import drawn as imagenet_x_drawn
+from recipes_lib.recipes.imagenet_x import drawn, report
 from recipes_lib.recipes.imagenet_x import recipe as imagenet_x
-from recipes_lib.recipes.imagenet_x import report as imagenet_x_report
 from recipes_lib.training.folder import RunFolder
 
 DRAWN = override(imagenet_x.PRESETS["toy"], {"data.name": "drawn"})
@@ -26,7 +25,7 @@ DRAWN = override(imagenet_x.PRESETS["toy"], {"data.name": "drawn"})
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> engine.Result:
+def drawn_run(tmp_path_factory) -> engine.Result:
     return imagenet_x.RECIPE.run(
         override(DRAWN, {"data.images": 3000}), tmp_path_factory.mktemp("imagenet_x") / "drawn"
     )
@@ -64,8 +63,8 @@ def command(files: Path, *more: str, out: str = "run") -> list[str]:
 # what a run leaves behind
 
 
-def test_a_report_is_a_finished_run_with_tables_figures_and_a_page(drawn):
-    there = {path.name for path in drawn.folder.iterdir()}
+def test_a_report_is_a_finished_run_with_tables_figures_and_a_page(drawn_run):
+    there = {path.name for path in drawn_run.folder.iterdir()}
     assert there >= {
         "report.json",
         "index.html",
@@ -75,35 +74,35 @@ def test_a_report_is_a_finished_run_with_tables_figures_and_a_page(drawn):
         "spread.csv",
         "groups.csv",
     }
-    assert RunFolder.open(drawn.folder).state()["status"] == "done"
-    assert {path.suffix for path in (drawn.folder / "plots").iterdir()} == {".png"}
-    assert drawn.report["recipe"] == "imagenet_x"
-    assert set(drawn.report["models"]) == {f"{name}-{n}" for name in ("plain", "augmented") for n in (1, 2, 3)}
+    assert RunFolder.open(drawn_run.folder).state()["status"] == "done"
+    assert {path.suffix for path in (drawn_run.folder / "plots").iterdir()} == {".png"}
+    assert drawn_run.report["recipe"] == "imagenet_x"
+    assert set(drawn_run.report["models"]) == {f"{name}-{n}" for name in ("plain", "augmented") for n in (1, 2, 3)}
 
 
-def test_a_drawn_report_finds_the_effects_that_were_put_in(drawn):
+def test_a_drawn_report_finds_the_effects_that_were_put_in(drawn_run):
     """Of each model's intervals at least five in six hold the ratio that its true chances of an error give."""
-    val = imagenet_x_drawn.draw(3000, DRAWN.report.seed).annotations.val
+    val = drawn.draw(3000, DRAWN.report.seed).annotations.val
     held = []
-    for procedure, effects in imagenet_x_drawn.EFFECTS.items():
-        chance = imagenet_x_drawn.chance_of_error(val, effects)[val.kept]
+    for procedure, effects in drawn.EFFECTS.items():
+        chance = drawn.chance_of_error(val, effects)[val.kept]
         marks = val.marks["multi"][val.kept]
         truth = [chance[marks[:, place]].mean() / chance.mean() for place in range(len(val.factors))]
         for number in (1, 2, 3):
-            cells = drawn.report["models"][f"{procedure}-{number}"]["multi"]["class"]
+            cells = drawn_run.report["models"][f"{procedure}-{number}"]["multi"]["class"]
             held += [
                 cells[name]["low"] < ratio < cells[name]["high"] for name, ratio in zip(val.factors, truth, strict=True)
             ]
     assert np.mean(held) > 5 / 6
-    groups = drawn.report["groups"]["multi"]["class"]["procedure"]
+    groups = drawn_run.report["groups"]["multi"]["class"]["procedure"]
     assert groups["darker"]["means"]["plain"] > groups["darker"]["means"]["augmented"] + 0.2
     assert groups["pose"]["means"]["plain"] < groups["pose"]["means"]["augmented"] - 0.1
 
 
-def test_a_report_is_the_same_every_time(drawn, tmp_path):
+def test_a_report_is_the_same_every_time(drawn_run, tmp_path):
     again = imagenet_x.RECIPE.run(override(DRAWN, {"data.images": 3000}), tmp_path / "again")
     for name in ("factors.csv", "index.html", "spread.csv", "plots/error_ratio_top.png"):
-        assert (again.folder / name).read_bytes() == (drawn.folder / name).read_bytes()
+        assert (again.folder / name).read_bytes() == (drawn_run.folder / name).read_bytes()
 
 
 class Tags(HTMLParser):
@@ -121,13 +120,13 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_needs_nothing_beside_it_and_says_its_figures_in_words(drawn):
-    page = (drawn.folder / "index.html").read_text()
+def test_the_page_needs_nothing_beside_it_and_says_its_figures_in_words(drawn_run):
+    page = (drawn_run.folder / "index.html").read_text()
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
     images = [attributes for tag, attributes in tags.found if tag == "img"]
-    assert len(images) == len(list((drawn.folder / "plots").iterdir()))
+    assert len(images) == len(list((drawn_run.folder / "plots").iterdir()))
     for attributes in images:
         assert attributes["src"].startswith("data:image/png;base64,")
         assert len(attributes["alt"]) > 60
@@ -136,17 +135,17 @@ def test_the_page_needs_nothing_beside_it_and_says_its_figures_in_words(drawn):
     assert "color-scheme: light dark" in page
 
 
-def test_tables_say_what_the_report_says(drawn):
-    with (drawn.folder / "factors.csv").open(newline="") as file:
+def test_tables_say_what_the_report_says(drawn_run):
+    with (drawn_run.folder / "factors.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 * 2 * 3 * 6  # models, kinds of mark, of correctness, factors
     for row in rows[::17]:
-        cell = drawn.report["models"][row["model"]][row["which"]][row["correctness"]][row["factor"]]
+        cell = drawn_run.report["models"][row["model"]][row["which"]][row["correctness"]][row["factor"]]
         assert int(row["n"]) == cell["n"]
         for name in ("accuracy", "error_ratio", "low", "high"):
             assert float(row[name]) == cell[name]
         assert float(row["p"]) <= float(row["benjamini_hochberg"]) <= float(row["holm"])
-    with (drawn.folder / "spread.csv").open(newline="") as file:
+    with (drawn_run.folder / "spread.csv").open(newline="") as file:
         assert next(csv.reader(file))[:4] == ["which", "correctness", "factor", "mean"]
 
 
@@ -187,8 +186,8 @@ def test_many_models_are_drawn_as_their_spread(files):
 def test_groups_come_from_a_table_of_the_users(files):
     (files / "groups.csv").write_text("model,architecture,paradigm\none,cnn,supervised\ntwo,vit,supervised\n")
     assert cli.main(command(files, "--groups", str(files / "groups.csv"))) == 0
-    report = json.loads((files / "run" / "report.json").read_text())
-    assert set(report["groups"]["top"]["class"]) == {"architecture", "paradigm"}
+    found = json.loads((files / "run" / "report.json").read_text())
+    assert set(found["groups"]["top"]["class"]) == {"architecture", "paradigm"}
     for text, words in (
         ("model,architecture\none,cnn\n", "no line for 1 models: two"),
         ("model\none\n", "needs a column model and at least one more"),
@@ -196,7 +195,7 @@ def test_groups_come_from_a_table_of_the_users(files):
     ):
         (files / "groups.csv").write_text(text)
         with pytest.raises(DataError, match=words):
-            imagenet_x_report.read_groups(files / "groups.csv", ["one", "two"])
+            report.read_groups(files / "groups.csv", ["one", "two"])
 
 
 def test_names_with_escape_sequences_are_spelled_out_on_the_terminal(files, capsys):

@@ -15,15 +15,13 @@ from recipes_lib.factors.annotations import FACTORS, Annotations
 from recipes_lib.factors.predictions import Predictions
 from recipes_lib.factors.report import FEW, FactorReport, factor_report
 from recipes_lib.factors.report_json import MOST_TABLES, as_json
-from recipes_lib.recipes.imagenet_x import drawn as imagenet_x_drawn
-from recipes_lib.recipes.imagenet_x import pictures as imagenet_x_plots
-from recipes_lib.recipes.imagenet_x import report as imagenet_x_report
-from recipes_lib.recipes.imagenet_x import tables as imagenet_x_tables
+from recipes_lib.recipes.imagenet_x import pictures, report, tables
+from recipes_lib.recipes.imagenet_x.drawn import draw
 
-DRAWN = imagenet_x_drawn.draw(2000, 0)
+DRAWN = draw(2000, 0)
 
 
-def report(models: int = 6, **changes) -> FactorReport:
+def report_of(models: int = 6, **changes) -> FactorReport:
     """Of drawn images; of more than six models, some are the same under other names."""
     rows = np.arange(models) % 6
     given = Predictions(tuple(f"net-{number}" for number in range(models)), DRAWN.predictions.classes[rows])
@@ -32,11 +30,11 @@ def report(models: int = 6, **changes) -> FactorReport:
 
 @pytest.fixture(scope="module")
 def drawn() -> FactorReport:
-    return report()
+    return report_of()
 
 
 def written(found: FactorReport, out: Path) -> str:
-    return imagenet_x_report.write(found, as_json(found), out).read_text()
+    return report.write(found, as_json(found), out).read_text()
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -81,14 +79,14 @@ def test_the_page_has_a_line_for_each_metaclass_and_names_worst_classes(drawn, t
 
 
 def test_without_metaclasses_the_page_and_the_folder_have_none(tmp_path):
-    page = written(report(metaclasses=None), tmp_path)
+    page = written(report_of(metaclasses=None), tmp_path)
     assert "etaclass" not in page.replace("outside the named metaclasses", "")
     assert not [path.name for path in tmp_path.rglob("*metaclass*")]
     assert (tmp_path / "worst_classes.csv").is_file()
 
 
 def test_of_many_models_files_and_page_hold_means(tmp_path):
-    page = written(report(MOST_TABLES + 1), tmp_path)
+    page = written(report_of(MOST_TABLES + 1), tmp_path)
     there = {path.name for path in tmp_path.glob("*.csv")}
     assert {"metaclass_means.csv", "metaclass_average.csv", "worst_classes_shared.csv"} <= there
     assert not {"metaclasses.csv", "worst_classes.csv"} & there
@@ -96,14 +94,14 @@ def test_of_many_models_files_and_page_hold_means(tmp_path):
 
 
 def test_imagenets_classes_bear_their_names_and_others_their_numbers(drawn, tmp_path):
-    assert imagenet_x_tables.class_names(drawn) == [str(number) for number in range(20)]
+    assert tables.class_names(drawn) == [str(number) for number in range(20)]
     labels, draw = np.arange(2000) % 1000, np.random.default_rng(0)
     known = Annotations(
         np.arange(2000).astype(str), labels.astype(np.int16), 1000, FACTORS, {"top": draw.random((2000, 16)) < 0.1}
     )
     given = Predictions(("one", "two"), np.where(labels < 120, 999, labels)[None].repeat(2, axis=0).astype(np.int16))
     found = factor_report(known, given)
-    names = imagenet_x_tables.class_names(found)
+    names = tables.class_names(found)
     assert (len(names), names[0], names[999]) == (1000, "tench", "toilet tissue")
     page = written(found, tmp_path)
     first = table(tmp_path / "worst_classes.csv")[1]
@@ -114,10 +112,10 @@ def test_imagenets_classes_bear_their_names_and_others_their_numbers(drawn, tmp_
 
 
 def test_the_figure_is_coloured_by_the_ratio_where_images_are_enough_and_grey_where_few(drawn):
-    which = imagenet_x_plots.fullest(drawn)
+    which = pictures.fullest(drawn)
     assert which == "multi"
-    ax = imagenet_x_plots.metaclasses(Figure().add_subplot(), drawn, which)
-    parts = imagenet_x_plots.by_accuracy(drawn, which)
+    ax = pictures.metaclasses(Figure().add_subplot(), drawn, which)
+    parts = pictures.by_accuracy(drawn, which)
     averages = [counts.average.mean() for counts in parts.values()]
     assert averages == sorted(averages)
     assert [label.get_text() for label in ax.get_yticklabels()] == list(parts)
@@ -136,7 +134,7 @@ def test_the_figure_is_coloured_by_the_ratio_where_images_are_enough_and_grey_wh
 def test_a_table_of_groups_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "groups.csv")
     with pytest.raises(DataError, match="it is no plain file"):
-        imagenet_x_report.read_groups(tmp_path / "groups.csv", ["net-0"])
+        report.read_groups(tmp_path / "groups.csv", ["net-0"])
 
 
 @pytest.mark.parametrize(
@@ -156,12 +154,12 @@ def test_a_table_of_groups_that_is_a_pipe_is_not_waited_for(tmp_path):
 def test_a_table_of_groups_that_leaves_a_doubt_is_refused(tmp_path, text, words):
     (tmp_path / "groups.csv").write_text(text)
     with pytest.raises(DataError, match=words):
-        imagenet_x_report.read_groups(tmp_path / "groups.csv", ["cnn", "vit"])
+        report.read_groups(tmp_path / "groups.csv", ["cnn", "vit"])
 
 
 def test_white_space_around_names_of_groups_is_passed_over(tmp_path):
     (tmp_path / "groups.csv").write_text("model , arch\ncnn , conv\n\nvit,attention\nother,x\n")
-    found = imagenet_x_report.read_groups(tmp_path / "groups.csv", ["cnn", "vit"])
+    found = report.read_groups(tmp_path / "groups.csv", ["cnn", "vit"])
     assert found == {"cnn": {"arch": "conv"}, "vit": {"arch": "attention"}}
 
 
@@ -176,7 +174,7 @@ def test_names_of_any_characters_are_safe_for_files_figures_and_tables(tmp_path)
     assert len(list((tmp_path / "report" / "plots").iterdir())) == 2 * (2 + 3) + 1  # none was written over
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
     assert [row["model"] for row in table(tmp_path / "report" / "models.csv")[:3]] == ["$x_{$", "_hidden", "'=1+1"]
-    ax = imagenet_x_plots.error_ratios(Figure().add_subplot(), found, found.tables["multi"]["class"])
+    ax = pictures.error_ratios(Figure().add_subplot(), found, found.tables["multi"]["class"])
     shown = [label.get_text().strip() for label in ax.get_legend().get_texts()]
     assert shown[:4] == [r"\$x_{\$", "_hidden", "=1+1", r"a\x1b[31m"]
     assert len(shown) == 6
@@ -185,5 +183,5 @@ def test_names_of_any_characters_are_safe_for_files_figures_and_tables(tmp_path)
 
 def test_a_table_holds_no_cell_that_a_spreadsheet_would_run():
     rows = [("model", "low"), ("=cmd()", -0.5), ("+x", 1), ("-x", None), ("@x", float("nan")), ("\tx", "x")]
-    lines = imagenet_x_tables.as_csv(rows).splitlines()
+    lines = tables.as_csv(rows).splitlines()
     assert lines == ["model,low", "'=cmd(),-0.5", "'+x,1", "'-x,", "'@x,", "'\tx,x"]

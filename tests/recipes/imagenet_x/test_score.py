@@ -19,9 +19,8 @@ from recipes_lib import cli
 from recipes_lib.config import override
 from recipes_lib.errors import ConfigError, DataError, Interrupted, RunError
 from recipes_lib.pretraining import engine, runs
-from recipes_lib.recipes.imagenet_x import networks as imagenet_x_networks
+from recipes_lib.recipes.imagenet_x import networks, score
 from recipes_lib.recipes.imagenet_x import recipe as imagenet_x
-from recipes_lib.recipes.imagenet_x import score as imagenet_x_score
 from recipes_lib.recipes.msn import recipe as msn
 from recipes_lib.training import folder
 
@@ -67,7 +66,7 @@ def table(path: Path) -> list[list[str]]:
 def test_predictions_are_those_of_the_network_on_each_image_by_itself(root, weights, tmp_path):
     run = imagenet_x.RECIPE.run(config(root, **{"score.weights": weights}), tmp_path / "run")
     network = timm.create_model(NAME, num_classes=3).eval()
-    network.load_state_dict(imagenet_x_networks.checkpoint.read_weights(weights))
+    network.load_state_dict(networks.checkpoint.read_weights(weights))
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
     rows = table(run.folder / f"timm-{NAME}.csv")
     files = sorted((root / "val").rglob("*.JPEG"))
@@ -99,7 +98,7 @@ def _dies_while_it_keeps_its_third_batch(given, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         save(file, **arrays)
 
-    imagenet_x_score.np.savez = save_or_die
+    score.np.savez = save_or_die
     torch.set_num_threads(1)
     imagenet_x.RECIPE.run(given, folder)
 
@@ -130,7 +129,7 @@ def test_a_signal_ends_between_batches_and_says_how_to_go_on(root, weights, tmp_
         save(file, **arrays)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(imagenet_x_score.np, "savez", save_then_ask)
+    monkeypatch.setattr(score.np, "savez", save_then_ask)
     with pytest.raises(Interrupted, match=rf"complete batches are kept\. Go on: recipes resume {tmp_path / 'run'}$"):
         imagenet_x.RECIPE.run(config(root, **{"score.weights": weights}), tmp_path / "run")
     assert len(list((tmp_path / "run" / "batches").iterdir())) == 1
@@ -196,7 +195,7 @@ def test_absent_weights_are_named(root, tmp_path, monkeypatch):
     def offline(*_, **__):
         raise OSError("no network\nand a long story")
 
-    monkeypatch.setattr(imagenet_x_networks.timm, "create_model", offline)
+    monkeypatch.setattr(networks.timm, "create_model", offline)
     words = r"timm:test_vit: its weights are not on this machine .*\(OSError: no network\).*--score\.weights FILE"
     fails(config(root), tmp_path / "run", RunError, words)
     monkeypatch.undo()
@@ -216,7 +215,7 @@ def test_weights_of_another_network_are_refused(root, tmp_path):
 
 def test_another_number_of_classes_is_refused(root, tmp_path, monkeypatch):
     create = timm.create_model
-    monkeypatch.setattr(imagenet_x_networks.timm, "create_model", lambda name, **_: create(name))
+    monkeypatch.setattr(networks.timm, "create_model", lambda name, **_: create(name))
     words = r"gives values of shape \[1000\], but .*val has 3 class folders"
     fails(config(root), tmp_path / "run", DataError, words)
 

@@ -16,7 +16,7 @@ from recipes_lib.config import override
 from recipes_lib.errors import ConfigError, DataError, Faults, RunError
 from recipes_lib.pretraining import engine
 from recipes_lib.recipes.clip import recipe as clip
-from recipes_lib.recipes.sieve import models as sieve_models
+from recipes_lib.recipes.sieve import models
 from recipes_lib.recipes.sieve import recipe as sieve
 from recipes_lib.recipes.sieve.models import CaptionerConfig, ClipConfig, Towers
 
@@ -82,7 +82,7 @@ def test_the_similarity_by_open_clip_is_the_cosine_of_its_features(tmp_path, tin
         model, _, view = open_clip.create_model_and_transforms(tiny_arch)
     torch.save(model.eval().state_dict(), tmp_path / "weights.pt")
     images = pictures(32, 48, 64)
-    ours = sieve_models.OpenClip(tiny_arch, str(tmp_path / "weights.pt"), torch.device("cpu"))
+    ours = models.OpenClip(tiny_arch, str(tmp_path / "weights.pt"), torch.device("cpu"))
     found = ours.similarity(images, TEXTS)
     with torch.no_grad():
         seen = model.encode_image(torch.stack([view(image) for image in images]))
@@ -95,7 +95,7 @@ def test_the_similarity_by_open_clip_is_the_cosine_of_its_features(tmp_path, tin
 def test_a_clip_that_is_absent_is_one_line_with_its_name(arch, tiny_arch, tmp_path):
     weights = str(tmp_path / "nowhere.pt")
     with pytest.raises(DataError, match=rf"clip\.arch = {arch}, clip\.weights = .*nowhere\.pt cannot be") as error:
-        sieve_models.OpenClip(arch, weights, torch.device("cpu"))
+        models.OpenClip(arch, weights, torch.device("cpu"))
     assert "\n" not in str(error.value)
 
 
@@ -103,24 +103,24 @@ def test_a_captioner_whose_weights_are_absent_or_whose_captions_are_too_long_is_
     config = override(sieve.PRESETS["toy"], {"captioner.name": "blip", "captioner.weights": str(tmp_path / "nowhere")})
     place = type("Place", (), {"device": torch.device("cpu")})
     with pytest.raises(DataError, match=r"No BLIP could be loaded from .*nowhere") as error:
-        sieve_models.captioner_of(config, None, place)
+        models.captioner_of(config, None, place)
     assert "\n" not in str(error.value)
 
     def too_long(*_, **__):
         raise ValueError("max_length = 900 and a prompt of 4 tokens exceed the 512 positions of x.")
 
-    monkeypatch.setattr(sieve_models, "HFBlipCaptioner", too_long)
+    monkeypatch.setattr(models, "HFBlipCaptioner", too_long)
     with pytest.raises(ConfigError, match=r"captioner\.max_length is not allowed: max_length = 900 .* 512 positions"):
-        sieve_models.captioner_of(config, None, place)
+        models.captioner_of(config, None, place)
 
 
 def test_no_clip_is_none():
-    assert sieve_models.clip_of(override(sieve.PRESETS["toy"], {"clip.name": "none"}), None, None) is None
+    assert models.clip_of(override(sieve.PRESETS["toy"], {"clip.name": "none"}), None, None) is None
 
 
 def test_a_toy_clip_is_the_chapters_own_on_noisy_pairs_that_are_not_the_pools():
     config = override(sieve.PRESETS["toy"], {"data.draw": 2, "clip.steps": 7, "clip.images": 300, "score.seed": 5})
-    toy = sieve_models.toy_clip(config)
+    toy = models.toy_clip(config)
     toy.validate()
     assert (toy.data.texts, toy.data.train_size, toy.data.draw) == ("web", 300, 8)  # the pool's is 6, the captioner's 7
     assert (toy.train.steps, toy.train.seed) == (7, 5)

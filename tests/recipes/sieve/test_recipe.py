@@ -14,8 +14,8 @@ from recipes_lib.config import override
 from recipes_lib.data.pools import selection, shards, uids
 from recipes_lib.errors import ConfigError, DataError, RunError
 from recipes_lib.pretraining import engine, runs
-from recipes_lib.recipes.sieve import pool as sieve_pool
 from recipes_lib.recipes.sieve import recipe as sieve
+from recipes_lib.recipes.sieve.pool import pantry_pool, scores_of
 from recipes_lib.training.folder import RunFolder
 
 
@@ -51,7 +51,7 @@ def test_the_subset_is_what_datacomps_resharder_reads_and_has_the_best_half(tiny
         uid = np.array([(int(pair.uid[:16], 16), int(pair.uid[16:], 16))], np.dtype("u8,u8"))[0]
         taken.append(np.searchsorted(subset, uid, "right") - np.searchsorted(subset, uid, "left"))
     assert sorted(set(taken)) == [0, 1]
-    scores = sieve_pool.scores_of(whole / "scores", sieve_pool.pantry_pool(tiny_sieve.data), clip=False)
+    scores = scores_of(whole / "scores", pantry_pool(tiny_sieve.data), clip=False)
     best = selection.keep(scores.sieve, uids.to_u8(scores.uids), 0.5)
     assert np.flatnonzero(taken).tolist() == best.tolist()
 
@@ -82,8 +82,8 @@ def test_clips_scores_stand_beside_sieves_and_both_are_fused(tiny_sieve, whole, 
     clip = {"clip.name": "toy", "clip.images": 256, "clip.steps": 1, "select.fuse": "clip"}
     run = sieve.RECIPE.run(override(tiny_sieve, clip), tmp_path / "run")
     assert set(run.report["scores"]) == {"auc_sieve", "auc_clip", "auc_fused"}
-    scores = sieve_pool.scores_of(run.folder / "scores", sieve_pool.pantry_pool(tiny_sieve.data))
-    plain = sieve_pool.scores_of(whole / "scores", sieve_pool.pantry_pool(tiny_sieve.data), clip=False)
+    scores = scores_of(run.folder / "scores", pantry_pool(tiny_sieve.data))
+    plain = scores_of(whole / "scores", pantry_pool(tiny_sieve.data), clip=False)
     assert scores.captions == plain.captions
     assert np.array_equal(scores.sieve, plain.sieve)
     fused = selection.fuse({"sieve": scores.sieve, "clip": scores.clip}, {"sieve": 0.5, "clip": 0.5})

@@ -174,7 +174,7 @@ def test_a_shard_that_is_cut_or_no_tar_file_is_told_before_a_model_is_trained(
 ):
     second = pool / "00000001.tar"
     second.write_bytes(damage(second.read_bytes()))
-    monkeypatch.setattr(sieve.sieve_models, "captioner_of", lambda *_: pytest.fail("a model was trained"))
+    monkeypatch.setattr(sieve.models, "captioner_of", lambda *_: pytest.fail("a model was trained"))
     with pytest.raises(DataError, match=r"Shard .*00000001\.tar.*--data\.on-damage skip"):
         sieve.RECIPE.run(of_shards(tiny_sieve, pool), tmp_path / "run")
     assert not (tmp_path / "run").exists()

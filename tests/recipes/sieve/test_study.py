@@ -12,10 +12,9 @@ from recipes_lib.config import override
 from recipes_lib.data.pantry import alt_text
 from recipes_lib.data.pools.score_files import Scores
 from recipes_lib.recipes.clip import recipe as clip
-from recipes_lib.recipes.sieve import models as sieve_models
-from recipes_lib.recipes.sieve import pool as sieve_pool
+from recipes_lib.recipes.sieve import models, study
 from recipes_lib.recipes.sieve import recipe as sieve
-from recipes_lib.recipes.sieve import study as sieve_study
+from recipes_lib.recipes.sieve.pool import pantry_pool
 
 SMALL = {
     "data.pool_size": 64,
@@ -31,18 +30,18 @@ SMALL = {
 @pytest.fixture
 def small(monkeypatch, sentence_encoder):
     """Every size is cut."""
-    config_of, training = sieve_study.config_of, sieve_study._training
+    config_of, training = study.config_of, study._training
 
     def shorter(config: sieve.Config, subset) -> clip.Config:
         changes = {"train.steps": 1, "train.checkpoint_every": 1, "train.batch_size": 16, "data.test_size": 16}
         return override(training(config, subset), changes)
 
-    monkeypatch.setattr(sieve_study, "config_of", lambda seed: override(config_of(seed), SMALL))
-    monkeypatch.setattr(sieve_study, "_training", shorter)
+    monkeypatch.setattr(study, "config_of", lambda seed: override(config_of(seed), SMALL))
+    monkeypatch.setattr(study, "_training", shorter)
 
 
 def test_a_seeds_report_has_every_figure_that_the_claims_read(small):
-    report = sieve_study.measure(0)
+    report = study.measure(0)
     kinds = {"all", *alt_text.KINDS}
     assert set(report["auc"]) == {"sieve", "clip", "fused", "with_phrases", "better"}
     assert all(set(aucs) <= kinds for aucs in report["auc"].values())
@@ -60,16 +59,16 @@ def test_the_clean_clip_learns_from_the_captioners_pairs_and_scores_the_same_poo
     trained = []
     pretrain = engine.pretrain
     monkeypatch.setattr(engine, "pretrain", lambda recipe, *given: trained.append(given[0]) or pretrain(recipe, *given))
-    report = sieve_study.measure_clean_clip(0)
+    report = study.measure_clean_clip(0)
     assert set(report["auc"]["clip"]) <= {"all", *alt_text.KINDS}
-    config = sieve_study.config_of(0)
-    noisy = sieve_models.toy_clip(config)
-    own = {"data.texts": "captions", "data.draw": sieve_models.captioners_draw(config)}
+    config = study.config_of(0)
+    noisy = models.toy_clip(config)
+    own = {"data.texts": "captions", "data.draw": models.captioners_draw(config)}
     assert trained == [override(noisy, own)]  # all else is as for the CLIP that learns from a web
 
 
 def test_seeds_have_pools_of_their_own_none_of_which_is_the_toys():
-    configs = [sieve_study.config_of(seed) for seed in range(3)]
+    configs = [study.config_of(seed) for seed in range(3)]
     draws = [config.data.draw for config in configs]
     assert len({*draws, sieve.PRESETS["toy"].data.draw}) == 4
     assert [config.score.seed for config in configs] == [0, 1, 2]
@@ -78,15 +77,15 @@ def test_seeds_have_pools_of_their_own_none_of_which_is_the_toys():
 
 
 def test_every_clip_is_trained_on_the_pool_that_was_scored_for_as_many_steps(tmp_path):
-    config = sieve_study.config_of(1)
-    whole, pruned = (sieve_study._training(config, subset) for subset in (None, tmp_path / "subset.npy"))
+    config = study.config_of(1)
+    whole, pruned = (study._training(config, subset) for subset in (None, tmp_path / "subset.npy"))
     assert override(pruned, {"data.subset": None}) == whole
-    assert (whole.train.steps, whole.train.seed) == (sieve_study.STEPS, 1)
+    assert (whole.train.steps, whole.train.seed) == (study.STEPS, 1)
     small = override(config, {"data.pool_size": 20})
-    data = sieve_study._training(small, None).data
+    data = study._training(small, None).data
     own = alt_text.pool(data.train_size, size=data.image_size, seed=data.draw, mix=alt_text.Mix())
-    assert own.uids == sieve_pool.pantry_pool(small.data).uids
-    assert own.texts == sieve_pool.pantry_pool(small.data).texts
+    assert own.uids == pantry_pool(small.data).uids
+    assert own.texts == pantry_pool(small.data).texts
 
 
 def test_a_captioner_is_right_where_it_names_the_class():
@@ -94,4 +93,4 @@ def test_a_captioner_is_right_where_it_names_the_class():
     own = [pool.class_names[label] for label in pool.labels.tolist()]
     captions = [[f"a red {own[0]}", "a thing"], [f"a {own[1]}", f"the {own[1]}"], ["nothing", ""]]
     scores = Scores(list(pool.uids), ["a", "b", "c"], list(pool.texts), captions, np.zeros(3, np.float32))
-    assert sieve_study.names_class(scores, pool) == 0.5
+    assert study.names_class(scores, pool) == 0.5
