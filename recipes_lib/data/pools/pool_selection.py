@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The share of a pool to keep, out of its score files and in bounded memory, to the row what one sort would keep.
+"""Selects the best share of a pool from its score files, in bounded memory, with exactly the result of one large sort.
 
-Every step reads the files once, 65,536 rows at a time, and keeps no row:
+Each step reads all files, 65,536 rows at a time, and keeps no row:
 
-1. minimum, maximum, rows and scores that are not finite, of each signal;
-2. a histogram of the first 16 bits of the fused score finds the bin in which the last row kept lies, the next histogram
-   the bin within that bin, and so on until a bin has few rows, which are sorted. Scores that tie go on with the bits of
-   the uid, so that a pool of equal scores takes no more memory than any other;
-3. every row is compared with that last one. The uids are taken range by range, in rising order, so that a range at a
-   time is sorted, searched for doubles and appended to the subset.
+1. It finds the minimum, the maximum and the number of rows of each score, and refuses scores that are not finite.
+2. It finds the last kept row. A histogram of the first 16 bits of the fused score gives the bin in which this row lies,
+   the next histogram the bin within that bin, and so on until a bin has few rows, which are sorted. The bits of the uid
+   follow those of the score, so a pool of equal scores needs no more memory than any other.
+3. It compares every row with the last kept row. The uids are processed in ranges, in increasing order: each range is
+   sorted, searched for duplicates and appended to the subset.
 
-128 million rows: 1 reads 1 GB of scores, 2 as much, three to four times over, and 3 the uids (4 GB) and scores once for
-each range; with ``memory_rows`` of 2**24, 16 bytes each and twice that while they are sorted, there are 8 ranges and at
-most 0.8 GB. It all runs at the speed of reading parquet, and the files of a range, or of a step, may be read by as many
-processes as there are; one is enough for 128 million rows, in minutes.
+For 128 million rows, step 1 reads 1 GB of scores, step 2 reads them three to four times, and step 3 reads the uids (4
+GB) and the scores once per range. With ``memory_rows`` = 2**24 rows of 16 bytes, and twice as much during a sort, there
+are 8 ranges and at most 0.8 GB in memory. The speed is that of reading parquet files: one process needs minutes.
 
-Source: the rule is that of :mod:`recipes_lib.data.pools.selection`; the uid file that of :mod:`recipes_lib.data.pools.uids`.
+Source: the rule is that of :mod:`recipes_lib.data.pools.selection`; the uid file that of
+:mod:`recipes_lib.data.pools.uids`.
 """
 
 import hashlib
@@ -33,33 +33,37 @@ from recipes_lib.durable import whole
 from recipes_lib.errors import DataError
 
 _DIGIT = 16
-"""Bits that a histogram tells apart."""
+"""Number of bits per histogram, which has 2^16 = 65,536 bins."""
 _FEW = 1 << 16
-"""Rows that are sorted and not counted any finer."""
+"""Number of rows in a bin up to which the bin is sorted and not divided further."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a subset is, for its reader."""
+    """The facts about a subset that ``subset.json`` stores."""
 
     config_hash: str
-    """The config that scored the pool."""
+    """Hash of the config that scored the pool."""
     files: int
+    """Number of score files."""
     pool: int
-    """Pairs that have scores."""
+    """Number of pairs with scores."""
     counts: dict[str, int]
-    """What the shards' reader counted: pairs that could not be read and have no scores, by reason, and notes on others."""
+    """Numbers of pairs that could not be read and have no scores, and of remarks about others, by reason."""
     fraction: float
+    """Share of the pool that was asked for."""
     kept: int
+    """Number of pairs in the subset."""
     weights: dict[str, float]
+    """Weight of each score in the fused score."""
     ranges: dict[str, tuple[float, float]]
-    """Signal -> lowest and highest score of the pool."""
+    """Lowest and highest value of each score in the pool."""
     constant: list[str]
-    """Signals whose scores are all equal, and which decided nothing."""
+    """Names of scores that are equal for all pairs, and so had no effect."""
     threshold: float
-    """The lowest fused score that was kept; of those that tie, the lowest uids were."""
+    """The lowest fused score in the subset; of the pairs with this score, those with the lowest uids were kept."""
     sha256: str
-    """Of ``subset.npy``."""
+    """Checksum of ``subset.npy``."""
 
 
 def select(
@@ -67,10 +71,10 @@ def select(
 ) -> Manifest:
     """Writes ``subset.npy`` and ``subset.json`` into the folder ``out``: the pairs with the highest fused scores.
 
-    ``memory_rows``: uids held at a time. The order of ``files`` makes no difference.
+    ``memory_rows``: largest number of uids in memory. The order of ``files`` does not matter.
 
-    Raises: ``ValueError`` for a fraction or weights that are not allowed; ``DataError`` where files come from different
-    configs, lack a signal, hold scores that are not finite or the same uid twice, or are damaged.
+    Raises: ``ValueError`` for a fraction or weights that are not allowed; ``DataError`` if files come from different
+    configs, lack a score, have scores that are not finite or duplicate uids, or are damaged.
     """
     selection.check_weights(weights)
     files = sorted(files)
@@ -105,7 +109,7 @@ def select(
 
 
 def _facts(files: Sequence[Path]) -> tuple[str, int, dict[str, int]]:
-    """The config that all files come from, their rows, and what was counted as the shards were read."""
+    """The config hash that all files share, their number of rows, and the counts from reading their shards."""
     rows, counts = 0, Counter()
     first: score_files.Facts | None = None
     for path in files:
@@ -127,7 +131,7 @@ _ONES = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class _Pool:
-    """The rows of all files as three 64-bit words each, of which the lowest are kept: the score, the two of the uid."""
+    """The rows of all files as three 64-bit words each: one for the score and two for the uid. The lowest are kept."""
 
     def __init__(
         self,
@@ -142,7 +146,7 @@ class _Pool:
         self.ranges: dict[str, tuple[float, float]] = {}
 
     def measure(self) -> None:
-        """Finds each signal's range. Raises: ``DataError`` naming each file with scores that are not finite."""
+        """Finds the range of each score. Raises: ``DataError`` naming files with scores that are not finite."""
         low = dict.fromkeys(self.weights, np.inf)
         high = dict.fromkeys(self.weights, -np.inf)
         wrong: Counter[tuple[str, str]] = Counter()
@@ -161,19 +165,19 @@ class _Pool:
         self.ranges = {name: (float(low[name]), float(high[name])) for name in self.weights}
 
     def batches(self, *, with_uids: bool) -> Iterator[tuple[Path, list[np.ndarray]]]:
-        """A file and rows of it: the score's word, and those of the uid ``with_uids``: uint64 [n] each."""
+        """Each file with batches of its rows: the score's word and, ``with_uids``, the uid's two; uint64 [n] each."""
         for path in self.files:
             for batch in score_files.columns(path, [*self.weights, *(["uid"] if with_uids else [])]):
                 parts = {name: selection.rescaled(batch[name], *self.ranges[name]) for name in self.weights}
                 fused = selection.weighted_sum(parts, self.weights)
-                # doubles of at least 0 have the order of their bits; turned over, the best are the lowest
+                # float64 numbers of at least 0 are ordered like their bits; inverted, the best scores are the lowest
                 words = [np.uint64(_ONES) - fused.view(np.uint64)]
                 yield path, words + ([batch["uid"]["f0"], batch["uid"]["f1"]] if with_uids else [])
 
 
 def _last_kept(pool: _Pool, count: int) -> tuple[int, int, int]:
-    """The words of the row that comes ``count``-th."""
-    place, rows = count - 1, pool.rows  # where it stands among the rows that begin with the digits found so far
+    """The words of the row at position ``count`` (from 1) in the order of all rows, which is the last one to keep."""
+    place, rows = count - 1, pool.rows  # its position (from 0) among the rows that begin with the digits found so far
     found: list[int] = [0, 0, 0]
     level = 0
     while rows > _FEW and level < 3 * 64 // _DIGIT:
@@ -208,9 +212,9 @@ def _begin_with(words: Sequence[np.ndarray], found: Sequence[int], level: int) -
 
 
 def _write_kept(pool: _Pool, last: tuple[int, int, int], append: Callable[[np.ndarray], None], ranges: int) -> None:
-    """Appends the uids of all rows up to ``last``, sorted, going through the pool once for each range of uids.
+    """Appends the sorted uids of all rows up to ``last``; reads the pool once per range of uids.
 
-    Raises: ``DataError`` where a uid of the pool, kept or not, comes twice.
+    Raises: ``DataError`` if the pool has a uid twice, kept or not.
     """
     high, middle, low = (np.uint64(word) for word in last)
     edges = [number * (1 << 64) // ranges for number in range(ranges)] + [1 << 64]
@@ -234,7 +238,7 @@ def _write_kept(pool: _Pool, last: tuple[int, int, int], append: Callable[[np.nd
 
 
 def _double(pool: _Pool, uid: np.ndarray) -> DataError:
-    """What to say of a uid that comes twice; the files are searched once more for it."""
+    """The error about a duplicate uid; all files are read once more to name the places where it occurs."""
     places = [
         path.as_posix()
         for path in pool.files

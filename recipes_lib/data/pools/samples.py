@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in a shard: a tar's members, put together to samples, and all that can be wrong with them.
+"""Reads the samples of a shard from the members of a tar file, and finds everything that can be wrong with them.
 
-A sample is a run of members with one key: ``KEY.jpg`` (or jpeg, png, webp), ``KEY.txt``, ``KEY.json`` with the ``uid``.
-Where there is no ``KEY.txt``, the JSON's ``caption`` is the text. A key ends at the first dot, as in webdataset: further
-parts such as ``KEY.seg.png`` are allowed, and not read.
-A shard comes from elsewhere, so nothing in it is trusted, not names and not sizes, and nothing is extracted to disk.
+A sample is a run of adjacent members with the same key: ``KEY.jpg`` (or jpeg, png, webp), ``KEY.txt``, and ``KEY.json``
+with the ``uid``. If there is no ``KEY.txt``, the JSON's ``caption`` is the text. A key ends at the first dot, as in
+webdataset: other parts such as ``KEY.seg.png`` are allowed, but not read.
+
+Shards come from other people, so nothing in them is trusted, neither names nor sizes, and nothing is extracted to disk.
 """
 
 import json
@@ -20,12 +21,12 @@ from recipes_lib.data.pools.uids import is_uid
 
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
 LONG_TEXT = 10_000
-"""Bytes from which a text is counted as long. It is kept."""
+"""Number of bytes from which a text counts as long; long texts are kept."""
 
 _NAMES = {"image": "image", "txt": "text", "json": "JSON"}
 _MOST_BYTES = {"txt": 1 << 20, "json": 1 << 24, "image": images.MOST_BYTES}
 _NAME = re.compile(r"(?:\./)*((?:.*/)?[^/.]+)\.([^/]+)")  # a key ends at its first dot, as in webdataset
-# What tarfile raises on headers that make no sense; of these it promises only the first.
+# The errors of tarfile for damaged headers, of which it documents only the first.
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
 
 Place = tuple[int, int]
@@ -34,64 +35,65 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a sample, or with a whole shard."""
+    """A fault of a sample or of a whole shard."""
 
     reason: str
-    """Its kind, under which it is counted."""
+    """Kind of the fault, by which faults are counted."""
     line: str
-    """What is wrong, naming the sample; the shard's name goes before it."""
+    """The fault in words, with the sample's name; an error line puts the shard's name in front."""
     remedy: str = "Copy it again"
-    """What to do about it."""
+    """What the user can do about it."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """Something odd about a whole shard that is counted, though all of it was read."""
+    """A remark about a whole shard that was read completely; remarks are counted by reason."""
 
     reason: str
 
 
 class FaultError(Exception):
-    """Carries a fault out of a check, as ``FaultError(reason, line, remedy)``."""
+    """An exception with a fault, made as ``FaultError(reason, line, remedy)``."""
 
     @property
     def fault(self) -> Fault:
-        """What is wrong."""
+        """The fault."""
         return Fault(*self.args)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A sample whose text and JSON are in order; its image has not been looked at."""
+    """A sample whose text and JSON were read without a fault; its image has not been decoded."""
 
     key: str
     uid: str | None
-    """None: the JSON names none, or there is no JSON. Training needs no uid, scoring and selecting do."""
+    """``None`` if the JSON has no uid, or there is no JSON. Training needs no uid; scoring and selecting do."""
     text: str
     extra: dict[str, Any]
+    """All other values of the JSON."""
     places: dict[str, Place]
-    """Where ``image``, ``txt`` and ``json`` lie in the shard; without ``txt``, the text is the JSON's ``caption``."""
+    """Places of ``image``, ``txt`` and ``json`` in the shard; without ``txt``, the text is the JSON's ``caption``."""
 
 
 @dataclass
 class _Run:
-    """Neighbouring members of one key."""
+    """Adjacent members of a tar file with the same key."""
 
     key: str
     places: dict[str, Place] = field(default_factory=dict)
     suffixes: dict[str, str] = field(default_factory=dict)
-    """What the member of each part ended in."""
+    """Suffix of the member for each part."""
     doubled: dict[str, str] = field(default_factory=dict)
-    """Of a part that came more than once, what the last one ended in."""
+    """Suffix of the last member for each part that occurs more than once."""
     others: list[str] = field(default_factory=list)
-    """Suffixes with a dot of their own that end as an image, a text or JSON does: ``seg.png``."""
+    """Suffixes of other parts, which contain a dot and end like an image, a text or JSON: ``seg.png``."""
 
     @property
     def is_whole(self) -> bool:
         return len(self.places) == len(_NAMES)
 
     def add(self, suffix: str, place: Place) -> bool:
-        """Takes a member in. False: a whole sample of the same key begins anew with it."""
+        """Adds a member. Returns False, without adding it, if it begins a second complete sample with the same key."""
         part = _part(suffix)
         if part is None:
             self.others.append(suffix)
@@ -105,15 +107,15 @@ class _Run:
 
 
 def entries(path: Path) -> Iterator[Entry | Fault | Remark]:
-    """The samples of a shard in order, and in place of each that is not in order a fault.
+    """The samples of a shard in order, with a fault instead of each faulty sample.
 
-    After a fault ``damaged shard`` nothing follows. Keeps the keys and uids of one shard in memory, no samples.
+    After a fault ``damaged shard`` nothing follows. Keys and uids of the shard are kept in memory, samples are not.
 
-    Raises: ``OSError`` where the file cannot be opened.
+    Raises: ``OSError`` if the file cannot be opened.
     """
     keys: set[str] = set()
     uids: set[str] = set()
-    told: set[str] = set()  # samples in pieces
+    told: set[str] = set()  # keys of scattered samples, each of which gives one fault
     scattered: set[str] | None = None
     with path.open("rb") as file:
         for found in _samples(path):
@@ -126,7 +128,7 @@ def entries(path: Path) -> Iterator[Entry | Fault | Remark]:
             if found.key in told:
                 continue
             if not found.is_whole and found.key not in keys:
-                scattered = _in_pieces(path) if scattered is None else scattered  # where all is well, no second pass
+                scattered = _in_pieces(path) if scattered is None else scattered  # a second pass only if it is needed
                 if found.key in scattered:
                     told.add(found.key)
                     line = f"the members of sample {found.key!r} do not stand together"
@@ -139,7 +141,7 @@ def entries(path: Path) -> Iterator[Entry | Fault | Remark]:
 
 
 def _dotted(run: _Run) -> list[Fault]:
-    """A fault for each pair whose name has a dot: its members count as parts of a sample of a shorter name."""
+    """One fault per pair whose name has a dot, so that its members count as parts of a sample with a shorter name."""
     stems: dict[str, set[str]] = {}
     for suffix in run.others:
         stem, _, last = suffix.rpartition(".")
@@ -157,7 +159,7 @@ def _dotted(run: _Run) -> list[Fault]:
 
 
 def _in_pieces(path: Path) -> set[str]:
-    """The keys whose members do not stand together."""
+    """The keys whose members are not adjacent."""
     seen: set[str] = set()
     found: set[str] = set()
     last = None
@@ -202,7 +204,7 @@ def _entry(file: BinaryIO, run: _Run, keys: set[str], uids: set[str]) -> Entry:
 
 
 def no_uid(entry: Entry) -> FaultError:
-    """What is wrong with an entry without uid where one is needed."""
+    """The fault of an entry without a uid, where a uid is needed."""
     return FaultError(
         "no uid",
         f"sample {entry.key!r} has no uid, by which scores and selections name a pair",
@@ -228,14 +230,14 @@ def _json(data: bytes, key: str) -> dict[str, Any]:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a member's name stays in the folder that an archive would be unpacked in, and can be printed."""
+    """Whether a member's name is printable and does not lead out of the folder that an archive is unpacked into."""
     return not (name.startswith("/") or ".." in name.split("/") or "\\" in name) and name.isprintable()
 
 
 def decode(data: bytes, name: str) -> images.Decoded:
-    """An image in RGB, by the rules of :mod:`recipes_lib.data.decode`. ``name`` says which, as in "sample '000381'".
+    """Decodes an image to RGB, by the rules of :mod:`recipes_lib.data.decode`. ``name`` is like "sample '000381'".
 
-    Raises: :class:`FaultError` where it cannot be read, or is so large that decoding it might fill the memory.
+    Raises: :class:`FaultError` if it cannot be decoded, or is so large that decoding might fill the memory.
     """
     try:
         return images.decode(data)
@@ -244,13 +246,13 @@ def decode(data: bytes, name: str) -> images.Decoded:
 
 
 def read(file: BinaryIO, place: Place) -> bytes:
-    """The bytes at a place of an open shard."""
+    """Reads the bytes at a place of an open shard."""
     file.seek(place[0])
     return file.read(place[1])
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Key and suffix of a member; None for a file that has not both, or whose suffix ends in none that is read.
+    """Splits a member's name into key and suffix; ``None`` if it lacks one of them, or has a suffix that is not read.
 
     >>> split_name("./a/000381.jpg"), split_name("000381.seg.PNG"), split_name("000381.npy")
     (('a/000381', 'jpg'), ('000381', 'seg.png'), None)
@@ -262,7 +264,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def _part(suffix: str) -> str | None:
-    """``image``, ``txt`` or ``json``; None for a suffix that is none of these."""
+    """The part that a suffix belongs to: ``image``, ``txt`` or ``json``; ``None`` for any other suffix."""
     if suffix in IMAGE_TYPES:
         return "image"
     return suffix if suffix in _NAMES else None
@@ -273,7 +275,7 @@ def _is_image(suffix: str) -> bool:
 
 
 def _samples(path: Path) -> Iterator[_Run | Fault | Remark]:
-    """The runs of members of one key; where the shard breaks off, the whole samples before it and one fault."""
+    """The runs of adjacent members with the same key; for a truncated shard, complete samples and then one fault."""
     size, last, run = path.stat().st_size, None, None
     for member in _members(path):
         if isinstance(member, Remark) or (isinstance(member, Fault) and member.reason != "damaged shard"):
@@ -284,7 +286,7 @@ def _samples(path: Path) -> Iterator[_Run | Fault | Remark]:
             continue
         if broken and run is not None:
             cut = any(offset + length > size for offset, length in run.places.values())
-            run = None if cut or not run.is_whole else run  # the break is inside of this sample
+            run = None if cut or not run.is_whole else run  # the break is inside this sample
         if run is not None:
             yield run
             last = run.key
@@ -299,26 +301,26 @@ def _samples(path: Path) -> Iterator[_Run | Fault | Remark]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, Place] | Fault | Remark]:
-    """Key, suffix and place of each member of use; a fault for each that is refused, and where the archive breaks."""
+    """Key, suffix and place of each member that is read; a fault for each refused member, and for a damaged archive."""
     with path.open("rb") as file:
         size = path.stat().st_size
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # tarfile would keep all of them
+                    archive.members.clear()  # otherwise tarfile keeps all members in memory
                     if member.size < 0:
                         raise tarfile.ReadError("negative size")
                     if not member.isdir():
                         yield from _of_use(member)
                 end = archive.offset
-            # where a header is broken tarfile ends without a word, as at the empty block that ends an archive
+            # at a damaged header tarfile ends without an error, as at the empty block that ends an archive
             file.seek(end)
             line = f"it breaks off at byte {end:,} of {size:,}"
             if file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
                 more = _data_from(file)
                 if more is None:
                     padded = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-                    if size > padded:  # an unfinished download may be filled up with zeros
+                    if size > padded:  # an unfinished download may be filled with zeros
                         yield Remark("long tail of zeros in a shard")
                     return
                 line = f"it ends at byte {end:,}, and yet data follows at byte {more:,} of {size:,} (shards joined, or a hole)"
@@ -328,7 +330,7 @@ def _members(path: Path) -> Iterator[tuple[str, str, Place] | Fault | Remark]:
 
 
 def _data_from(file: BinaryIO) -> int | None:
-    """The place of the first byte that is not zero, from where the file stands; None: there is none."""
+    """The position of the first non-zero byte from the file's current position on; ``None`` if there is none."""
     place = file.tell()
     while chunk := file.read(1 << 20):
         rest = chunk.lstrip(b"\0")
@@ -342,7 +344,7 @@ def _of_use(member: tarfile.TarInfo) -> Iterator[tuple[str, str, Place] | Fault]
     name, why = member.name, None
     if not is_inside(name):
         why = "its name leads elsewhere"
-        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps other bytes
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # Python's way to keep bytes that are not UTF-8
             why = "its name is not UTF-8"
         elif not name.isprintable():
             why = "its name has signs that cannot be printed"
@@ -355,6 +357,6 @@ def _of_use(member: tarfile.TarInfo) -> Iterator[tuple[str, str, Place] | Fault]
 
 
 def _short(value: object) -> str:
-    """The value on one line, cut where it is long."""
+    """The value on one line, shortened to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

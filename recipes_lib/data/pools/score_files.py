@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of image-text pairs on disk: one parquet file for each shard, which tools of other makers read too.
+"""Writes and reads score files: one parquet file per shard, which other tools can read too.
 
 Columns: uid (32 hexadecimal digits), key (the pair's name in its shard), text, captions (list of strings), sieve
-(float32), and clip (float32) where a CLIP took part. The footer says which config made the file, how many rows it has
-and what was counted while its shard was read: pairs passed over, by reason, and what was noted of others. A file is written aside and moved into place: it is either
-whole or not there.
+(float32), and clip (float32) if a CLIP was used. The footer has the hash of the config, the number of rows, and counts
+from reading the shard: skipped pairs, and remarks about others, by reason. A file is written under another name and
+then renamed, so it is complete or absent.
 """
 
 import binascii
@@ -22,32 +22,32 @@ from recipes_lib.durable import whole
 from recipes_lib.errors import DataError, RunError
 
 SIGNALS = ("sieve", "clip")
-"""The columns that are scores."""
+"""Names of the columns that are scores."""
 BATCH = 1 << 16
-"""Rows that are read at a time."""
+"""Number of rows that are read at once."""
 _FACTS = b"ssl-cookbook"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scored pairs, a column each."""
+    """The scores of n pairs, by column."""
 
     uids: list[str]
     keys: list[str]
     texts: list[str]
     captions: list[list[str]]
-    """As the captioner gave them, medium phrases included."""
+    """The captions as the captioner gave them, including phrases about the medium."""
     sieve: np.ndarray
-    """float32 [n]."""
+    """Sieve's scores, float32 [n]."""
     clip: np.ndarray | None = None
-    """float32 [n], or None where no CLIP took part."""
+    """CLIPScores, float32 [n]; ``None`` if no CLIP was used."""
 
     def __len__(self) -> int:
         return len(self.uids)
 
 
 def join(parts: Sequence[Scores], *, clip: bool) -> Scores:
-    """One after another. ``clip``: whether the column is there, which no part could say if there is no part."""
+    """Concatenates scores. ``clip``: whether the result has that column, which is unknown if there are no parts."""
     empty = [np.empty(0, np.float32)]
     return Scores(
         *([row for part in parts for row in getattr(part, name)] for name in ("uids", "keys", "texts", "captions")),
@@ -58,18 +58,18 @@ def join(parts: Sequence[Scores], *, clip: bool) -> Scores:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file's footer says."""
+    """The content of a score file's footer."""
 
     config_hash: str
     rows: int
     counts: dict[str, int]
-    """What its shard's reader counted: pairs passed over, by reason, and what was noted of others."""
+    """Numbers of skipped pairs and of remarks about others, by reason."""
     signals: tuple[str, ...]
-    """The columns of :data:`SIGNALS` that it has."""
+    """The columns of :data:`SIGNALS` that the file has."""
 
 
 def write(path: Path, scores: Scores, *, config_hash: str, counts: Mapping[str, int]) -> None:
-    """Writes a file whole. Equal arguments give equal bytes.
+    """Writes a score file, completely or not at all. Equal arguments give equal bytes.
 
     Raises: ``DataError`` for a malformed uid; ``ValueError`` for columns of different lengths.
     """
@@ -87,15 +87,15 @@ def write(path: Path, scores: Scores, *, config_hash: str, counts: Mapping[str, 
     facts = {"config_hash": config_hash, "rows": len(scores), "counts": dict(sorted(counts.items()))}
     table = pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(facts, sort_keys=True)})
     with whole(path) as partial:
-        # uids and scores hardly repeat: a dictionary of them is longer than themselves
+        # uids and scores hardly repeat, so a dictionary would be larger than the values
         how = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
         parquet.write_table(table, partial, row_group_size=BATCH, **how)
 
 
 def facts(path: Path) -> Facts:
-    """What the footer of ``path`` says; the rest is not read.
+    """Reads only the footer of ``path``.
 
-    Raises: ``DataError`` where the file is truncated or no score file.
+    Raises: ``DataError`` if the file is truncated or no score file.
     """
     with _opened(path) as file:
         metadata, names = file.metadata, file.schema_arrow.names
@@ -115,9 +115,9 @@ def facts(path: Path) -> Facts:
 
 
 def complete(path: Path, config_hash: str) -> bool:
-    """Whether ``path`` is there; if so, it is whole and of this config.
+    """Whether ``path`` exists; if it does, it is checked to be complete and of this config.
 
-    Raises: ``RunError`` where another config made it; ``DataError`` where it is damaged.
+    Raises: ``RunError`` if another config made it; ``DataError`` if it is damaged.
     """
     if not path.exists():
         return False
@@ -131,7 +131,7 @@ def complete(path: Path, config_hash: str) -> bool:
 
 
 def read(path: Path) -> Scores:
-    """A whole file in memory. Raises: ``DataError`` where it is truncated or no score file."""
+    """Reads a score file into memory. Raises: ``DataError`` if it is truncated or no score file."""
     signals = facts(path).signals
     with _opened(path) as file:
         table = _tried(path, file.read)
@@ -141,9 +141,9 @@ def read(path: Path) -> Scores:
 
 
 def columns(path: Path, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """Some columns of a file, :data:`BATCH` rows at a time: float32 [n] each, ``uid`` as ``u8,u8`` [n].
+    """Reads some columns of a file, :data:`BATCH` rows at a time: float32 [n] each, ``uid`` as ``u8,u8`` [n].
 
-    Raises: ``DataError`` where a column is absent, a uid malformed or the file damaged.
+    Raises: ``DataError`` if a column is missing, a uid malformed or the file damaged.
     """
     with _opened(path) as file:
         absent = [name for name in names if name not in file.schema_arrow.names]
@@ -161,18 +161,18 @@ def columns(path: Path, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]
 
 
 def _uids(path: Path, column: Any) -> np.ndarray:
-    """A column of strings -> ``u8,u8`` [n], without a Python string for each."""
+    """Converts a column of strings to ``u8,u8`` [n], without making a Python string per row."""
     pa, _ = _pyarrow()
     if not len(column):
         return np.empty(0, DTYPE)
-    column = column.cast(pa.string())  # another tool may have written the file anew, with a string type of its own
+    column = column.cast(pa.string())  # another tool may have rewritten the file with another string type
     _, ends, digits = column.buffers()
     ends = np.frombuffer(ends, np.int32)[column.offset : column.offset + len(column) + 1]
     if column.null_count == 0 and (np.diff(ends) == 32).all():
         try:
             return from_digits(memoryview(digits)[ends[0] : ends[-1]])
         except (binascii.Error, ValueError):
-            pass  # found and named below
+            pass  # the error below names the uid
     try:
         return to_u8([uid or "" for uid in column.to_pylist()])
     except DataError as error:
@@ -187,7 +187,7 @@ def _opened(path: Path) -> Any:
 
 
 def _tried(path: Path, call: Any) -> Any:
-    """What ``call`` returns, its errors told in our words."""
+    """The result of ``call``; pyarrow's errors become a ``DataError``."""
     pa, _ = _pyarrow()
     try:
         return call()

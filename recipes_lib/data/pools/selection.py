@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which share of a pool to keep, from one score or several fused ones, for pools that fit in memory.
+"""Selects the best share of a pool that fits in memory, by one score or by several fused scores.
 
 Source: Mahmoud et al., "Sieve: Multimodal Dataset Pruning Using Image Captioning Models", CVPR 2024, arXiv 2310.02110,
-and its code's apply_filter.py. Differs: that keeps one sample more than the share, and all that tie with it, and
-refuses to keep everything; here exactly ``int(N p)`` are kept, ties broken by uid.
+and its code's apply_filter.py.
+Differs: that code keeps one sample more than the share and all samples that tie with it, and cannot keep everything;
+here exactly ``int(N p)`` of N samples are kept for a share p, and ties are broken by uid.
 """
 
 import math
@@ -16,15 +17,15 @@ from recipes_lib.data.pools.uids import as_bytes
 from recipes_lib.errors import DataError
 
 TOLERANCE = 1e-6
-"""How far from 1 the weights of a fusion may sum."""
+"""Largest allowed difference between 1 and the sum of the weights."""
 
 
 def min_max(scores: np.ndarray, name: str = "scores") -> np.ndarray:
-    """Scores brought to [0, 1] by a positive affine map; 0.5 for all where they are all equal.
+    """Scores rescaled linearly to [0, 1]; 0.5 for all if they are all equal.
 
     Shapes: [n] -> float64 [n].
 
-    Raises: ``DataError`` naming the signal where a score is not finite, or where there is none.
+    Raises: ``DataError`` with ``name`` if a score is not finite, or there are no scores.
     """
     scores = np.asarray(scores, dtype=np.float64)
     wrong = int((~np.isfinite(scores)).sum())
@@ -34,13 +35,13 @@ def min_max(scores: np.ndarray, name: str = "scores") -> np.ndarray:
 
 
 def rescaled(scores: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(scores - low) / (high - low) in float64; 0.5 where low and high are equal."""
+    """(scores - low) / (high - low) in float64; 0.5 if low and high are equal. Shapes: [n] -> float64 [n]."""
     scores = np.asarray(scores, dtype=np.float64)
     return (scores - low) / (high - low) if high > low else np.full(scores.shape, 0.5)
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """Raises: ``ValueError`` unless the weights are at least 0 and sum to 1."""
+    """Raises ``ValueError`` unless all weights are at least 0 and they sum to 1."""
     total = math.fsum(weights.values())
     if not all(weight >= 0 for weight in weights.values()) or not abs(total - 1) <= TOLERANCE:
         said = ", ".join(f"{name} {weight}" for name, weight in weights.items())
@@ -48,7 +49,7 @@ def check_weights(weights: Mapping[str, float]) -> None:
 
 
 def weighted_sum(signals: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    """Sum over ``weights`` of weight times signal, added in the order of the names, so that any caller's bits agree."""
+    """The weighted sum of signals. It is added in the order of the names, so that all callers get equal bits."""
     total = np.zeros(())
     for name in sorted(weights):
         total = total + weights[name] * signals[name]
@@ -56,12 +57,12 @@ def weighted_sum(signals: Mapping[str, np.ndarray], weights: Mapping[str, float]
 
 
 def fuse(signals: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    """One score a sample: the weighted sum of the signals, each brought to [0, 1] over the whole pool.
+    """The fused score of each sample: the weighted sum of the signals, each rescaled to [0, 1] over the whole pool.
 
-    Shapes: ``signals`` name -> [n]; ``weights`` name -> share, of some or all signals -> float64 [n] in [0, 1].
+    Shapes: ``signals`` name -> [n]; ``weights`` name -> weight, for some or all signals; -> float64 [n] in [0, 1].
 
-    Raises: ``ValueError`` where weights do not sum to 1, name no signal, or lengths differ; ``DataError`` for scores
-    that are not finite.
+    Raises: ``ValueError`` if the weights do not sum to 1, a weight names no signal, or lengths differ; ``DataError``
+    for scores that are not finite.
     """
     check_weights(weights)
     unknown = [name for name in weights if name not in signals]
@@ -74,13 +75,13 @@ def fuse(signals: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.
 
 
 def number_kept(total: int, fraction: float) -> int:
-    """``int(total * fraction)`` without the rounding of floats: of 100 samples 0.29 keeps 29, of 3 samples 1 / 3 keeps 1.
+    """``int(total * fraction)`` without rounding errors: 0.29 of 100 samples keeps 29, 1 / 3 of 3 samples keeps 1.
 
-    Raises: ``ValueError`` for a fraction outside (0, 1]; ``DataError`` where it keeps nothing.
+    Raises: ``ValueError`` for a fraction outside (0, 1]; ``DataError`` if it keeps no sample.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction = {fraction}; use a value in (0, 1].")
-    # a float stands for the number as it is written, or for a ratio that no float is: within their rounding, both count
+    # a float means the decimal number as it is written (0.29), or a ratio (1 / 3) within its rounding error
     count = math.floor(Fraction(str(float(fraction))) * total * (1 + Fraction(1, 10**15)))
     if not count:
         raise DataError(f"fraction {fraction} keeps no sample of {total}. Use a larger fraction or a larger pool.")
@@ -88,15 +89,15 @@ def number_kept(total: int, fraction: float) -> int:
 
 
 def keep(scores: np.ndarray, uids: np.ndarray, fraction: float, *, official_ties: bool = False) -> np.ndarray:
-    """The rows of the highest scores: exactly ``int(N p)``, and of equal scores those of the lowest uids.
+    """The rows with the highest scores: exactly ``int(N p)`` rows; of equal scores, those with the lowest uids.
 
     Shapes: ``scores`` [N], ``uids`` ``u8,u8`` [N] -> int64 [kept], ascending.
 
-    ``official_ties`` follows the official code instead: all rows that reach the score at place ``int(N p)``, from 0, of
-    the descending order, so at least one more.
+    ``official_ties`` follows the official code instead: it keeps all rows whose score is at least the one at position
+    ``int(N p)``, counted from 0, of the descending order, so at least one row more.
 
-    Raises: ``ValueError`` for a fraction outside (0, 1] or lengths that differ; ``DataError`` where nothing would be
-    kept or a score is not finite.
+    Raises: ``ValueError`` for a fraction outside (0, 1] or different lengths; ``DataError`` if no row would be kept or
+    a score is not finite.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if len(scores) != len(uids):
@@ -106,7 +107,7 @@ def keep(scores: np.ndarray, uids: np.ndarray, fraction: float, *, official_ties
         raise DataError(f"{wrong} of {len(scores)} scores are not finite numbers. Score these pairs again.")
     count = number_kept(len(scores), fraction)
     if official_ties:
-        place = min(int(len(scores) * fraction), len(scores) - 1)  # the official code fails where all are kept
+        place = min(int(len(scores) * fraction), len(scores) - 1)  # the official code fails if all are kept
         return np.flatnonzero(scores >= -np.partition(-scores, place)[place])
     threshold = -np.partition(-scores, count - 1)[count - 1]
     above, ties = np.flatnonzero(scores > threshold), np.flatnonzero(scores == threshold)

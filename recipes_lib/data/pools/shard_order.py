@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order in which an epoch visits pairs that lie in shards: random, and yet near each other on disk."""
+"""The order in which an epoch visits pairs in shards: random, but with pairs of a batch from few shards."""
 
 import numpy as np
 import torch
@@ -9,14 +9,14 @@ from recipes_lib import randomness
 
 
 class ShardOrder:
-    """A permutation of N pairs, of which only the part in use is ever made.
+    """A random permutation of N pairs that is computed in parts, when they are needed.
 
-    The shards come in random order, and ``window`` of them at a time are shuffled among each other. Memory is that of
-    two windows and of a number a shard, however many pairs there are.
+    The shards come in random order, and the pairs of ``window`` shards at a time are shuffled together. Memory is
+    needed for two windows and for one number per shard; it does not grow with the number of pairs.
     """
 
     def __init__(self, bounds: np.ndarray, seed: int, epoch: int, window: int) -> None:
-        """``bounds`` int64 [shards + 1]: where the pairs of each shard begin, and the end of the last."""
+        """``bounds`` int64 [shards + 1]: the number of the first pair of each shard, and the number of all pairs."""
         if window < 1:
             raise ValueError(f"window = {window} is not allowed: use at least 1 shard")
         self._seed, self._epoch, self._window = seed, epoch, window
@@ -30,7 +30,7 @@ class ShardOrder:
         return int(self._bounds[-1])
 
     def __getitem__(self, part: slice) -> Tensor:
-        """The indices at positions ``part`` of the epoch: int64 [n]. Raises: ``ValueError`` for a slice with a step."""
+        """The pairs' indices at positions ``part`` of the epoch: int64 [n]. Raises: ``ValueError`` for a step but 1."""
         start, stop, step = part.indices(len(self))
         if step != 1:
             raise ValueError(f"step = {step} is not allowed: take a slice without a step")
@@ -43,13 +43,13 @@ class ShardOrder:
         return torch.cat(pieces)
 
     def _shuffled(self, window: int) -> Tensor:
-        """The indices of a window's pairs, in its order: int64 [n]."""
+        """The indices of a window's pairs in shuffled order: int64 [n]."""
         if window not in self._made:
             shards = slice(window * self._window, (window + 1) * self._window)
             runs = zip(self._first[shards].tolist(), self._size[shards].tolist(), strict=True)
             indices = torch.cat([torch.arange(first, first + size) for first, size in runs])
             generator = randomness.generator(self._seed, self._epoch, f"order of window {window}")
-            while len(self._made) > 1:  # a batch may lie across two
+            while len(self._made) > 1:  # two windows stay, since a batch may have pairs of both
                 del self._made[next(iter(self._made))]
             self._made[window] = indices[torch.randperm(len(indices), generator=generator)]
         return self._made[window]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many shards as one data set to train on: pairs by number, opened when they are needed, in an order made as it is used.
+"""Many shards as one data set for training: pairs are numbered, and read when they are needed.
 
-Where each image and text lies is noted in one pass a shard and kept on disk, 46 bytes a pair: 0.6 GB for 12.8 million.
-That pass goes at some thousand pairs a second, so a large pool's first run begins with an hour of it, and every later one
-without.
+The place of each image and text is found in one pass per shard and stored on disk in an index with 46 bytes per pair
+(0.6 GB for 12.8 million pairs). The pass reads a few thousand pairs per second, so the first run on a large pool begins
+with about an hour of indexing; later runs use the stored index.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from recipes_lib.data.pools.shards import OnDamage, complaint, remarks
 from recipes_lib.errors import DamagedImage, DataError
 
 _VERSION = 2
-"""Of the index, to be raised when :mod:`recipes_lib.data.pools.samples` takes other samples for good."""
+"""Version of the index; raise it when :mod:`recipes_lib.data.pools.samples` accepts other samples than before."""
 _ROW = np.dtype([("high", "u8"), ("low", "u8"), ("image", "u8"), ("text", "u8"),
                  ("image_bytes", "u4"), ("text_bytes", "u4"), ("shard", "u4"),
                  ("has_uid", "?"), ("in_json", "?")])  # fmt: skip
@@ -40,26 +40,27 @@ _ROW = np.dtype([("high", "u8"), ("low", "u8"), ("image", "u8"), ("text", "u8"),
 
 @dataclass(frozen=True)
 class ShardPairs:
-    """Pairs in shards, by number. Made by :meth:`index`."""
+    """A data set of pairs in shards; :meth:`index` makes it."""
 
     shards: tuple[Path, ...]
     rows: np.ndarray
-    """[N] of uid, shard, where image and text lie in it, whether there is a uid, and whether the text is the caption of a
-    JSON. An array, because a list's reference counts would copy its memory into every loader process."""
+    """The index, a structured array [N]: uid, shard, places of image and text, whether there is a uid, and whether the
+    text is the caption in the JSON. It is an array because the reference counts of a list would make each loader
+    process copy the memory."""
     counts: Counter = field(default_factory=Counter)
-    """What was passed over or remarked on, by reason."""
+    """Numbers of skipped pairs and of remarks, by reason."""
     window: int = 16
-    """Shards whose pairs are shuffled among each other."""
+    """Number of shards whose pairs are shuffled together."""
     labels: None = None
     class_names: tuple[str, ...] = ()
 
     @classmethod
     def index(cls, shards: Iterable[Path], *, on_damage: OnDamage, window: int = 16) -> "ShardPairs":
-        """All pairs of the shards, in order. Texts and uids are looked at, images are not: see :meth:`check`.
+        """Indexes all pairs of the shards, in order. Texts and uids are checked, images are not; see :meth:`check`.
 
-        Pairs without a uid are kept and counted, and so are those whose uid an earlier pair has.
+        Pairs without a uid, and pairs with the uid of an earlier pair, are kept and counted.
 
-        Raises: ``DataError`` where no pair is left, a shard is missing or, with ``on_damage`` = stop, at the first fault.
+        Raises: ``DataError`` if no pair is left, a shard is missing or, with ``on_damage`` = stop, at the first fault.
         """
         shards, counts, tables = tuple(shards), Counter(), []
         for number, path in enumerate(shards):
@@ -87,9 +88,9 @@ class ShardPairs:
         return len(self.rows)
 
     def open(self, index: int) -> Image.Image:
-        """The image at ``index``, decoded, in RGB.
+        """Decodes the image at ``index`` to RGB.
 
-        Raises: ``DamagedImage`` naming the shard and the uid of one that cannot be read.
+        Raises: ``DamagedImage`` naming the shard and the uid of an image that cannot be read.
         """
         try:
             return samples.decode(self._bytes(index, "image"), self._name(index)).image
@@ -102,7 +103,7 @@ class ShardPairs:
         return json.loads(data)["caption"] if self.rows["in_json"][index] else data.decode()
 
     def uid(self, index: int) -> str | None:
-        """The uid at ``index``: 32 hexadecimal digits; None where its JSON names none."""
+        """The uid at ``index``, 32 hexadecimal digits; ``None`` if the pair has none."""
         if not self.rows["has_uid"][index]:
             return None
         row = self.rows[index : index + 1]
@@ -113,11 +114,11 @@ class ShardPairs:
         return replace(self, rows=self.rows[indices.numpy()])
 
     def subset(self, wanted: np.ndarray) -> "ShardPairs":
-        """The pairs whose uids are in ``wanted``: ``u8,u8`` [n], strictly increasing. There may be none.
+        """The pairs, possibly none, whose uids are in ``wanted``: ``u8,u8`` [n], strictly increasing.
 
-        ``counts`` notes how many of ``wanted`` are in none of the shards.
+        ``counts`` of the result has the number of wanted uids that are in none of the shards.
 
-        Raises: ``DataError`` where pairs have no uid.
+        Raises: ``DataError`` if pairs have no uid.
         """
         if nameless := int((~self.rows["has_uid"]).sum()):
             raise DataError(
@@ -129,17 +130,17 @@ class ShardPairs:
         return replace(self, rows=self.rows[here], counts=counts)
 
     def order(self, seed: int, epoch: int) -> ShardOrder:
-        """The order of an epoch, of (seed, epoch) alone; ``order[a:b]`` gives int64 indices."""
+        """The order of an epoch, which depends only on (seed, epoch); ``order[a:b]`` gives int64 indices."""
         return ShardOrder(self._runs, seed, epoch, self.window)
 
     def check(self, threads: int) -> Checked:
-        """Decodes every image once, and tells what was found."""
+        """Decodes every image once; returns the faults by index, and the counts of remarks."""
         block = 256
 
         def among(first: int) -> list[tuple[int, str | tuple[str, ...]]]:
             return [(index, self._outcome(index)) for index in range(first, min(first + block, len(self)))]
 
-        # threads: Pillow decodes outside the interpreter's lock, and a process forked beside torch's threads may hang
+        # threads, not processes: Pillow releases Python's lock, and a process forked beside torch's threads may hang
         faults, found = {}, Counter()
         with ThreadPoolExecutor(threads) as pool:
             for index, outcome in chain.from_iterable(pool.map(among, range(0, len(self), block))):
@@ -151,19 +152,19 @@ class ShardPairs:
 
     @cached_property
     def _runs(self) -> np.ndarray:
-        """Where each run of pairs of one shard begins, and the end: int64 [runs + 1]."""
+        """The first position of each run of pairs from the same shard, and the number of pairs: int64 [runs + 1]."""
         shard = self.rows["shard"]
         return np.concatenate([[0], np.flatnonzero(shard[1:] != shard[:-1]) + 1, [len(shard)]])
 
     def _outcome(self, index: int) -> str | tuple[str, ...]:
-        """Why the image is not decoded, or the remarks of decoding it."""
+        """The reason why the image cannot be decoded (a string), or the remarks of decoding it (a tuple)."""
         try:
             return samples.decode(self._bytes(index, "image"), "").remarks
         except samples.FaultError as error:
             return error.fault.reason
 
     def _name(self, index: int) -> str:
-        """What an error calls the pair at ``index``."""
+        """The name of the pair at ``index`` in an error line."""
         uid = self.uid(index)
         return f"the pair with uid {uid}" if uid else f"the pair at byte {int(self.rows['image'][index]):,}"
 
@@ -173,12 +174,12 @@ class ShardPairs:
     def _bytes(self, index: int, part: str) -> bytes:
         with self._path(index).open(
             "rb"
-        ) as file:  # anew each time: an open file's position is shared by forked workers
+        ) as file:  # opened each time, since forked workers would share an open file's position
             return samples.read(file, (int(self.rows[part][index]), int(self.rows[f"{part}_bytes"][index])))
 
 
 def _indexed(path: Path) -> tuple[np.ndarray, dict[str, int], str]:
-    """Rows of one shard, counts by reason, and its first complaint ("": none); from disk where an earlier call left them."""
+    """The rows of one shard, counts by reason, and its first fault's line (or ""); from the stored index if possible."""
     state = path.stat()
     name = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns, _VERSION])
     kept = cache.folder() / f"shard-{hashlib.sha256(name.encode()).hexdigest()[:20]}.npz"
@@ -187,7 +188,7 @@ def _indexed(path: Path) -> tuple[np.ndarray, dict[str, int], str]:
             return file["rows"].astype(_ROW), *json.loads(bytes(file["faults"]))
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except Exception as error:  # zipfile, zlib, json, numpy: each has its own words for a damaged file
+    except Exception as error:  # zipfile, zlib, json and numpy raise different errors for a damaged file
         warnings.warn(f"The index {kept} is damaged ({type(error).__name__}); making it again.", stacklevel=4)
     rows, counts, first = _look_through(path)
     try:
@@ -214,7 +215,7 @@ def _look_through(path: Path) -> tuple[np.ndarray, dict[str, int], str]:
 
 
 def _keep(path: Path, rows: np.ndarray, faults: str) -> None:
-    """Written aside and moved into place, so that no reader ever sees half of it."""
+    """Writes the index under another name and then renames it, so that no reader sees an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".shard-")
     try:

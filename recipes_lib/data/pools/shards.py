@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools of image-text pairs as tar files, in the form that webdataset and DataComp's tools write and read."""
+"""Reads, finds and writes shards: tar files of image-text pairs in the layout of webdataset and DataComp's tools."""
 
 import glob
 import io
@@ -26,14 +26,13 @@ OnDamage = Literal["stop", "skip"]
 
 
 def read(path: Path, *, on_damage: OnDamage, counts: Counter | None = None) -> Iterator[Pair]:
-    """The pairs of one shard in order, one at a time.
+    """Reads the pairs of one shard in order, one at a time.
 
-    ``on_damage`` = stop raises at the first fault; skip passes over what is damaged and counts it in ``counts`` by
-    its reason (``damaged image``, ``malformed uid``, ...). Pairs with an ``empty text``, or a ``long text`` of 10 kB or
-    more, are counted and kept: both are texts. So are images of which decoding has something to remark
-    (:mod:`recipes_lib.data.decode`).
+    ``on_damage`` = stop raises at the first fault; skip leaves faulty pairs out and counts them in ``counts`` by reason
+    (``damaged image``, ``malformed uid``, ...). Pairs with an ``empty text``, a ``long text`` of 10 kB or more, or a
+    remark of the image decoder (:mod:`recipes_lib.data.decode`) are kept and counted.
 
-    Raises: ``DataError`` in one line that names the shard and the sample; in both cases where the file is missing.
+    Raises: ``DataError`` in one line that names the shard and the sample; also with skip if the file is missing.
     """
     counts = Counter() if counts is None else counts
     if not path.is_file():
@@ -56,7 +55,7 @@ def read(path: Path, *, on_damage: OnDamage, counts: Counter | None = None) -> I
 
 
 def _pair(file: BinaryIO, entry: samples.Entry) -> tuple[Pair, list[str]]:
-    """An entry of an open shard with its image, and remarks on it. Raises: :class:`samples.FaultError`."""
+    """The pair of an entry with its decoded image, and remarks about it. Raises: :class:`samples.FaultError`."""
     if entry.uid is None:
         raise samples.no_uid(entry)
     decoded = samples.decode(samples.read(file, entry.places["image"]), f"sample {entry.key!r}")
@@ -64,7 +63,7 @@ def _pair(file: BinaryIO, entry: samples.Entry) -> tuple[Pair, list[str]]:
 
 
 def check(path: Path) -> None:
-    """Reads a shard's first pair and its last bytes: what is no tar file, or was cut short, need not wait for its turn.
+    """Reads a shard's first pair and its last bytes, so that a file that is no tar or is truncated is found early.
 
     Raises: ``DataError`` in one line.
     """
@@ -77,22 +76,22 @@ def check(path: Path) -> None:
 
 
 def remarks(text: str) -> list[str]:
-    """What is counted about a text that is kept."""
+    """The remarks, which are counted, about a text that is kept."""
     short, long = not text.strip(), len(text.encode()) >= samples.LONG_TEXT
     return ["empty text"] * short + ["long text"] * long
 
 
 def complaint(path: Path, fault: samples.Fault) -> str:
-    """A fault in one line, with the way out."""
+    """A fault as one error line, with what to do about it."""
     return f"Shard {path}: {fault.line}. {fault.remedy}, or pass over what is damaged with --data.on-damage skip."
 
 
 def find(root: str | Path) -> list[Path]:
-    """The shards of a pool, sorted: ``root`` is a folder of tar files, one file, or a pattern.
+    """The sorted shards of a pool; ``root`` is a folder of tar files, one file, or a pattern.
 
-    Patterns have ``*``, ``?`` and braces, as ``pool/{00000000..00000127}.tar`` or ``{a,b}/*.tar``.
+    A pattern can have ``*``, ``?`` and braces: ``pool/{00000000..00000127}.tar`` or ``{a,b}/*.tar``.
 
-    Raises: ``DataError`` where there is no shard, one that is named on its own is missing, or a range runs backwards.
+    Raises: ``DataError`` if there is no shard, a shard named by the pattern is missing, or a range runs backwards.
     """
     if Path(root).is_dir():
         found = [path for path in Path(root).glob("*.tar") if not path.name.startswith(".")]
@@ -109,8 +108,8 @@ def find(root: str | Path) -> list[Path]:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """All names that a pattern with braces stands for, one at a time: a range may be longer than any memory."""
-    brace = re.search(r"\{([^{}]*)\}", pattern)  # the innermost: the others follow
+    """All names that a pattern with braces stands for, one at a time, since a range may be too long for the memory."""
+    brace = re.search(r"\{([^{}]*)\}", pattern)  # an innermost brace; the recursion expands the others
     if not brace:
         yield pattern
         return
@@ -128,16 +127,16 @@ def _expand(pattern: str) -> Iterator[str]:
 def write(pairs: Iterable[Pair] | PairSet, folder: Path, per_shard: int) -> list[Path]:
     """Writes ``00000000.tar`` and so on, with ``per_shard`` pairs each, into a new folder; returns their paths.
 
-    The folder appears when all of it is on disk. Equal pairs give equal bytes: images are PNG, times are 0.
+    The folder appears when all shards are on disk. Equal pairs give equal bytes: images are PNG, times are 0.
 
-    Raises: ``DataError`` where the folder holds something already; ``ValueError`` for a pair that could not be read back.
+    Raises: ``DataError`` if the folder is not empty; ``ValueError`` for a pair that could not be read back.
     """
     if per_shard < 1:
         raise ValueError(f"per_shard = {per_shard} is not allowed: use at least 1")
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty. Name another folder for the shards, or remove this one.")
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # the remains of a killed run
     partial.mkdir(parents=True)
     source = iter(_each(pairs) if isinstance(pairs, PairSet) else pairs)
     names = []
@@ -172,12 +171,12 @@ def _write_one(pairs: Iterable[Pair], path: Path) -> None:
                 member = tarfile.TarInfo(f"{pair.key}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-            archive.members.clear()  # tarfile would keep all of them
+            archive.members.clear()  # otherwise tarfile keeps all members in memory
     durable.sync(path)
 
 
 def _check(pair: Pair, keys: set[str], uids: set[str]) -> None:
-    """Notes key and uid of a pair. Raises: ``ValueError`` where :func:`read` would refuse the pair."""
+    """Adds a pair's key and uid to the sets. Raises: ``ValueError`` if :func:`read` would refuse the pair."""
     if samples.split_name(f"{pair.key}.txt") != (pair.key, "txt") or not samples.is_inside(pair.key):
         raise ValueError(f"key = {pair.key!r} is not allowed: use a name without dots")
     if not is_uid(pair.uid):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""uids of image-text pairs, and DataComp's uid files: which samples of a pool a subset keeps, as the pool's resharder reads it.
+"""Reads, checks, compares and writes uids of image-text pairs, and DataComp's uid files, which list a subset's pairs.
 
-All that reads, checks, compares or writes uids calls this module. A uid is 32 hexadecimal digits, as a pair of unsigned 64-bit numbers; a file is the sorted array of them, ``u8,u8``, as
-``np.save`` writes it. The resharder looks each sample up by ``np.searchsorted`` and checks nothing but the dtype: an
-unsorted file loses samples unseen, and a uid that stands there twice gives its sample twice. So files that are not
-strictly increasing are neither written (:func:`writing`, :func:`save_subset`) nor accepted (:func:`verify_subset`) here.
+All code that handles uids calls this module. A uid is 32 hexadecimal digits, stored as a pair of unsigned 64-bit
+numbers. A uid file is the sorted array of them, ``u8,u8``, as ``np.save`` writes it. DataComp's resharder looks up each
+sample by ``np.searchsorted`` and checks only the dtype: with an unsorted file it loses samples without an error, and
+with a duplicate uid it writes a sample twice. So this module neither writes (:func:`writing`, :func:`save_subset`) nor
+accepts (:func:`verify_subset`) files that are not strictly increasing.
 
 Source: the README, resharder.py and baselines of mlfoundations/datacomp.
 """
@@ -31,62 +32,63 @@ def is_uid(text: str) -> bool:
 
 
 def to_u8(uids: Sequence[str]) -> np.ndarray:
-    """uids of 32 hexadecimal digits -> ``u8,u8`` [n], in the same order.
+    """Converts uids of 32 hexadecimal digits to ``u8,u8`` [n], in the same order.
 
-    Raises: ``DataError`` naming the first that is none.
+    Raises: ``DataError`` naming the first uid that is malformed.
     """
     if all(len(uid) == 32 for uid in uids):
         try:
             return from_digits("".join(uids).encode("ascii"))
         except (UnicodeEncodeError, binascii.Error):
-            pass  # found and named below
+            pass  # the error below names the uid
     row, uid = next((row, uid) for row, uid in enumerate(uids) if not is_uid(uid.lower()))
     raise DataError(f"uid {uid!r} (row {row}) is not 32 hexadecimal digits; correct or leave out that sample.")
 
 
 def from_digits(digits: bytes) -> np.ndarray:
-    """n uids' digits, one after another: bytes [32 n] -> ``u8,u8`` [n]. Raises: ``binascii.Error``."""
+    """Converts the concatenated digits of n uids: bytes [32 n] -> ``u8,u8`` [n]. Raises: ``binascii.Error``."""
     return np.frombuffer(binascii.unhexlify(digits), dtype=">u8").astype(np.uint64).view(DTYPE)
 
 
 def of_halves(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """The two 64-bit numbers of each uid, uint64 [n] each -> ``u8,u8`` [n]."""
+    """Combines the two 64-bit numbers of each uid: uint64 [n] each -> ``u8,u8`` [n]."""
     uids = np.empty(len(high), DTYPE)
     uids["f0"], uids["f1"] = high, low
     return uids
 
 
 def to_hex(uids: np.ndarray) -> list[str]:
-    """``u8,u8`` [n] -> n times 32 lower-case hexadecimal digits."""
+    """Converts uids to strings: ``u8,u8`` [n] -> n strings of 32 lower-case hexadecimal digits."""
     return [f"{high:016x}{low:016x}" for high, low in uids.tolist()]
 
 
 def as_bytes(uids: np.ndarray) -> np.ndarray:
-    """Sixteen bytes a uid, most significant first, which NumPy sorts and searches in the same order and far faster.
+    """Copies uids to 16 bytes each, most significant byte first: ``u8,u8`` [n] -> ``S16`` [n].
 
-    ``u8,u8`` [n] -> ``S16`` [n], a copy. The bytes may end in zeros: compare them as arrays, never as Python's bytes.
+    NumPy sorts and searches them in the same order and much faster. The bytes may end in zeros, so compare them as
+    arrays, never as Python's bytes.
     """
     halves = np.stack([uids["f0"], uids["f1"]], axis=1)
     return halves.astype(">u8").view("S16")[:, 0]
 
 
 def from_bytes(keys: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`as_bytes`: contiguous ``S16`` [n] -> ``u8,u8`` [n]."""
+    """Inverts :func:`as_bytes`: contiguous ``S16`` [n] -> ``u8,u8`` [n]."""
     return keys.view(">u8").astype(np.uint64).view(DTYPE)
 
 
 def repeated(keys: np.ndarray) -> np.ndarray:
-    """Those that come again, as often as they do: sorted ``S16`` [n] -> ``S16`` [m]."""
+    """The entries that equal the entry before them: sorted ``S16`` [n] -> ``S16`` [m]."""
     return keys[1:][keys[1:] == keys[:-1]]
 
 
 @contextmanager
 def writing(path: Path, count: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """Writes a uid file of ``count`` uids in parts: gives a function that takes the next part, ``u8,u8`` [n].
+    """Writes a uid file of ``count`` uids in parts; the context gives a function that appends a part, ``u8,u8`` [n].
 
-    On leaving without an error the file is there, whole; else it is not, and what was there before stays.
+    The file appears when the context ends without an error; otherwise an existing file stays as it was.
 
-    Raises: ``ValueError`` where a uid is not greater than the one before it, or where there are not ``count``.
+    Raises: ``ValueError`` if a uid is not greater than the one before it, or the number of uids is not ``count``.
     """
     written, last = 0, np.empty(0, DTYPE)
 
@@ -107,11 +109,11 @@ def writing(path: Path, count: int) -> Iterator[Callable[[np.ndarray], None]]:
 
 
 def save_subset(path: Path, uids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Writes a uid file and returns what it holds: sorted ``u8,u8`` [n].
+    """Writes a uid file and returns its content, sorted ``u8,u8`` [n].
 
-    ``uids`` in any order: strings, or ``u8,u8`` [n].
+    ``uids`` are strings, or ``u8,u8`` [n], in any order.
 
-    Raises: ``DataError`` naming a uid that is malformed or comes twice.
+    Raises: ``DataError`` naming a uid that is malformed or occurs twice.
     """
     keys = as_bytes(uids if isinstance(uids, np.ndarray) else to_u8(uids))
     keys.sort()
@@ -127,13 +129,13 @@ def save_subset(path: Path, uids: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 def verify_subset(path: Path, pool: np.ndarray | None = None) -> np.ndarray:
-    """Reads a uid file as a resharder would, and checks what that one does not: ``u8,u8`` [n], strictly increasing.
+    """Reads a uid file, and checks what DataComp's resharder does not check: ``u8,u8`` [n], strictly increasing.
 
-    ``pool``: ``u8,u8`` [N], in any order; every uid of the file must be among them.
+    ``pool``: ``u8,u8`` [N], in any order; it must contain every uid of the file.
 
-    Raises: ``DataError`` where the file is no uid file, is not strictly increasing or leaves the pool.
+    Raises: ``DataError`` if the file is no uid file, is not strictly increasing, or has uids that the pool lacks.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise DataError(f"{path} cannot be read as a uid file: it is no plain file. Write it with save_subset.")
     try:
         subset = np.load(path, allow_pickle=False)
@@ -160,7 +162,7 @@ def verify_subset(path: Path, pool: np.ndarray | None = None) -> np.ndarray:
 
 
 def times_kept(subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
-    """How often each of ``uids`` stands in ``subset``: how often a resharder writes its sample.
+    """How often each of ``uids`` occurs in ``subset``, which is how often a resharder writes its sample.
 
     Shapes: ``u8,u8`` [n] in any order, ``u8,u8`` [m] -> int64 [m].
     """
@@ -169,7 +171,7 @@ def times_kept(subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
 
 
 def rows_kept(subset: np.ndarray, uids: np.ndarray) -> tuple[np.ndarray, int]:
-    """Which of ``uids`` a subset keeps, and how many uids of the subset are not among them.
+    """The rows of ``uids`` that a subset keeps, and the number of the subset's uids that are not among ``uids``.
 
     Shapes: strictly increasing ``u8,u8`` [n], ``u8,u8`` [m] in any order -> int64 [k], ascending rows of ``uids``.
     """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ImageNet-X: all that belongs to this chapter alone. Chapter: ``notebooks/imagenet_x.py``."""
+"""ImageNet-X: the code that only this chapter uses. Chapter: ``notebooks/imagenet_x.py``."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images without pixels, and models without weights: factors and answers drawn by chance, whose true effects are known.
+"""Draws annotations and predictions at random, without images or models, with known effects of all factors.
 
-It shows what a factor report finds, and that it is true: two procedures, three models each. "augmented" makes fewer errors
-in the dark than "plain", and more where the pose is odd.
+It shows that a factor report finds the true effects. There are two procedures with three models each; "augmented" makes
+fewer errors than "plain" on dark images, and more on images with an odd pose.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from recipes_lib.factors.annotations import Annotations, Metaclasses, Partitions
 from recipes_lib.factors.predictions import Predictions
 
 SHARES = {"pose": 0.35, "background": 0.3, "smaller": 0.12, "darker": 0.1, "texture": 0.05, "object_blocking": 0.08}
-"""Share of the images that have each factor."""
+"""Share of the validation images that have each factor."""
 TRAIN_SHARES = SHARES | {"texture": 0.01, "darker": 0.2}
 EFFECTS = {
     "plain": {"pose": 0.9, "background": 1.1, "smaller": 1.6, "darker": 2.0, "texture": 2.4, "object_blocking": 1.8},
@@ -27,15 +27,15 @@ EFFECTS = {
         "object_blocking": 1.8,
     },
 }
-"""What a factor multiplies the chance of an error by."""
+"""Factor by which each factor of variation multiplies the probability of an error, by procedure."""
 ERRORS = 0.12
-"""Chance of an error on an image without any factor."""
+"""Probability of an error on an image without any factor."""
 SEEDS = 3
 CLASSES, COARSE = 20, ("dog", "bird", "device", "other")
 
 
 class Drawn(NamedTuple):
-    """All that a report is made of."""
+    """The input of a factor report: annotations, predictions, and the groups of models (model -> column -> group)."""
 
     annotations: Partitions
     predictions: Predictions
@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
 
 
 def draw(images: int, seed: int) -> Drawn:
-    """``images`` annotated images, two thirds as many for training, and the answers of six models."""
+    """Draws ``images`` annotated images, two thirds as many training images, and the predictions of six models."""
     generator = np.random.default_rng(randomness.step_key(seed, 0, "drawn factors"))
     val = _images(images, SHARES, generator, "val")
     train = _images(max(1, images * 2 // 3), TRAIN_SHARES, generator, "train")
@@ -56,7 +56,7 @@ def draw(images: int, seed: int) -> Drawn:
 
 
 def chance_of_error(annotations: Annotations, effects: dict[str, float]) -> np.ndarray:
-    """Each image's true chance of an error: float64 [N]."""
+    """The true probability of an error on each image: float64 [N]."""
     factor = np.array([effects[name] for name in annotations.factors])
     return np.minimum(ERRORS * np.prod(np.where(annotations.marks["multi"], factor, 1), axis=1), 0.95)
 
@@ -66,7 +66,7 @@ def _images(images: int, shares: dict[str, float], generator: np.random.Generato
     multi = generator.random((images, len(shares))) < np.array(list(shares.values()))
     rarest_first = np.argsort(list(shares.values()))
     top = np.zeros_like(multi)
-    for place in rarest_first:  # what a worker would name is what is unusual
+    for place in rarest_first:  # the top factor is the rarest one, which an annotator would name first
         top[:, place] = multi[:, place] & ~top.any(axis=1)
     more = generator.random(images)
     second = (labels + generator.integers(1, CLASSES, size=images)) % CLASSES
@@ -90,7 +90,7 @@ def _images(images: int, shares: dict[str, float], generator: np.random.Generato
 
 
 def _answers(annotations: Annotations, effects: dict[str, float], generator: np.random.Generator) -> np.ndarray:
-    """int16 [N]; half of the errors stay within the metaclass."""
+    """The predicted classes, int16 [N]; half of the errors stay within the metaclass."""
     wrong = generator.random(len(annotations.names)) < chance_of_error(annotations, effects)
     anywhere = generator.integers(1, CLASSES, size=len(wrong))
     near = len(COARSE) * generator.integers(1, CLASSES // len(COARSE), size=len(wrong))

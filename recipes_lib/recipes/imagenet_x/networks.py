@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that :mod:`recipes_lib.recipes.imagenet_x.score` can score: timm's, torchvision's, and this book's own."""
+"""Loads the models that :mod:`recipes_lib.recipes.imagenet_x.score` can score: timm's, torchvision's, this book's."""
 
 import difflib
 import logging
@@ -26,13 +26,13 @@ Prepare = Callable[[Image], Tensor]
 
 
 class Unknown(Exception):
-    """A name that a library does not know; the text says which it does."""
+    """A model name that a library does not know; the text suggests similar names."""
 
 
 def of_timm(name: str, weights: Path | None, classes: int) -> tuple[nn.Module, Prepare]:
-    """timm's network, with its published weights or those of a file for ``classes`` classes, and its preprocessing.
+    """timm's network with its published weights, or those of a file for ``classes`` classes, and its preprocessing.
 
-    Raises: ``Unknown`` for a name; ``RunError`` for weights that are absent or do not fit.
+    Raises: ``Unknown`` for an unknown name; ``RunError`` for weights that are missing or do not fit.
     """
     try:
         if weights is None:
@@ -48,9 +48,9 @@ def of_timm(name: str, weights: Path | None, classes: int) -> tuple[nn.Module, P
 
 
 def of_torchvision(name: str, weights: Path | None, classes: int) -> tuple[nn.Module, Prepare]:
-    """torchvision's network, with its default weights or those of a file, and their preprocessing.
+    """torchvision's network with its default weights, or those of a file, and the preprocessing of the default weights.
 
-    Raises: ``Unknown`` for a name; ``RunError`` for weights that are absent or do not fit.
+    Raises: ``Unknown`` for an unknown name; ``RunError`` for weights that are missing or do not fit.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -65,9 +65,10 @@ def of_torchvision(name: str, weights: Path | None, classes: int) -> tuple[nn.Mo
 
 
 def neighbours(path: Path, train: ImageFiles, bank: Path, workers: int) -> "Neighbours":
-    """The k-NN probe of a run folder's backbone among ``train``; the features of these are kept in the file ``bank``.
+    """The k-NN classifier of a run folder's backbone among ``train``, whose features are stored in the file ``bank``.
 
-    Raises: ``RunError`` where ``path`` is no run of a recipe that trains a backbone.
+    Raises: ``RunError`` if ``path`` is no run of a recipe that trains a backbone; ``DataError`` if ``bank`` has
+    features of other images.
     """
     config, method = engine.reopen(recipes.that_trained(path), path)
     how = {"image_size": config.data.image_size, "normalize": config.views.normalize, "resize": config.views.resize}
@@ -90,7 +91,7 @@ def neighbours(path: Path, train: ImageFiles, bank: Path, workers: int) -> "Neig
 
 
 class Neighbours:
-    """Images take the class that their nearest training images vote for, as in :mod:`recipes_lib.evaluation.knn`."""
+    """The weighted k-NN classifier of :mod:`recipes_lib.evaluation.knn`, in which the nearest training images vote."""
 
     def __init__(
         self, backbone: nn.Module, features: Tensor, labels: Tensor, k: int, temperature: float, how: dict
@@ -101,7 +102,7 @@ class Neighbours:
         self.labels, self.k, self.temperature = labels.to(self.device), k, temperature
 
     def __call__(self, images: ImageFiles, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Classes and their share of the votes, batch by batch."""
+        """The predicted classes, int64 [n], and their shares of the votes, float32 [n], batch by batch."""
         for batch in batches:
             rows = extract(self.backbone, images.select(batch), **self.how).final.to(self.device)
             similarity, nearest = (F.normalize(rows, dim=1) @ self.features.T).topk(self.k, dim=1)  # [n, k]
@@ -112,13 +113,13 @@ class Neighbours:
 
 
 def _published(model: str, create: Callable[[], nn.Module]) -> nn.Module:
-    """The network with weights that its library fetches, or has fetched before."""
+    """The network with published weights, which its library downloads or has downloaded before."""
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
-    hub.setLevel(logging.ERROR)  # it warns of each of its attempts, whose number cannot be set
+    hub.setLevel(logging.ERROR)  # it would print a warning per attempt, and the number of attempts cannot be set
     try:
         return create()
-    except Exception as error:  # what a missing network raises is as varied as the libraries that meet it
+    except Exception as error:  # without internet access each library raises another class of error
         if "Unknown model" in str(error):
             raise
         lines = str(error).strip().splitlines() or [""]

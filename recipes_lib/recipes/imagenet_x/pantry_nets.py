@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nets to ask Pantry-X's questions: trained with labels, or with captions by the book's CLIP; and the book's cooked MSN.
+"""The models that are tested on Pantry-X: classifiers trained with labels, CLIPs trained with captions, the cooked MSN.
 
-Labels and captions go with the same pictures, plainly or through one augmentation. What an augmentation touches was written
-down (:data:`TOUCHES`) before any run. MSN and SimCLR, trained without either on these 2,400 pictures, were tried too (seed
-100, 300 steps, one augmentation each, or all of MSN's own): their k-NN was right on 16 to 28 % of the test pictures, so their errors would
-say little. MSN as it was cooked for its chapter, on other pictures of the Pantry, takes their place.
+Classifiers and CLIPs are trained on the same images, plainly or with one augmentation. The factors that each
+augmentation touches (:data:`TOUCHES`) were written down before any run. MSN and SimCLR, trained without labels or
+captions on these 2,400 images, were tried too (seed 100, 300 steps, with one augmentation each or all of MSN's). Their
+k-NN accuracy was only 16 to 28 % on the test images, so their errors would say little. The MSN that was cooked for its
+own chapter, on other images of the Pantry, is used instead.
 """
 
 import hashlib
@@ -33,9 +34,10 @@ from recipes_lib.recipes.imagenet_x import networks, pantry_x
 from recipes_lib.views.multicrop import MultiCrop, ViewsConfig, eval_view
 
 STEPS, BATCH, LR = 300, 64, 3e-3
-"""Of a net that learns with labels."""
+"""Steps, batch size and learning rate of a classifier trained with labels."""
 CLIP_STEPS = 150
-"""Of a CLIP; batch and learning rate are those of its toy. After 300 the plain one named 33 % rightly, after 150 38 % (seed 100)."""
+"""Steps of a CLIP; its batch size and learning rate are those of the toy preset. With seed 100, the accuracy of the
+plain CLIP was 38 % after 150 steps and 33 % after 300."""
 PLAIN = ViewsConfig(
     image_size=pantry_x.SIZE,
     global_views=0,
@@ -45,7 +47,7 @@ PLAIN = ViewsConfig(
     grayscale=0.0,
     blur=0.0,
 )
-"""The whole picture, mirrored or not."""
+"""Views without augmentation, except that half of the images are mirrored."""
 AUGMENTATIONS: dict[str, ViewsConfig] = {
     "plain": PLAIN,
     "jitter": replace(PLAIN, jitter=1.0, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2),
@@ -57,7 +59,7 @@ TOUCHES: dict[str, tuple[str, ...]] = {
     "crop": ("smaller", "larger", "partial_view"),
     "blur": ("pattern", "texture", "style"),
 }
-"""The factors that an augmentation varies."""
+"""The factors that each augmentation varies."""
 AfterStep = Callable[[int, dict[str, float]], None]
 
 
@@ -68,9 +70,10 @@ def with_labels(
     steps: int = STEPS,
     progress: AfterStep = lambda step, metrics: None,
 ) -> nn.Module:
-    """A classifier [B, 3, 32, 32] -> [B, classes] trained with labels. Nets of one seed start alike, in the same order.
+    """Trains a classifier with labels: [B, 3, 32, 32] -> [B, classes].
 
-    ``progress`` is called after each step with its number and loss.
+    Classifiers of one seed have the same initial weights and see the images in the same order. ``progress`` is called
+    after each step with its number and loss.
     """
     model = untrained(len(images.class_names), seed)
     crop, batches = MultiCrop(views, seed), StepBatches(images, seed=seed, batch_size=BATCH)
@@ -88,7 +91,7 @@ def with_labels(
 
 
 def untrained(classes: int, seed: int) -> nn.Module:
-    """What :func:`with_labels` starts from."""
+    """The untrained classifier that :func:`with_labels` starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.step_key(seed, 0, "pantry-x net"))
         backbone = ConvNet()
@@ -97,7 +100,7 @@ def untrained(classes: int, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def answers(model: nn.Module, images: ImageSet) -> np.ndarray:
-    """The class that a net of :func:`with_labels` takes each picture for: int16 [N]."""
+    """The class that a classifier of :func:`with_labels` predicts for each image: int16 [N]."""
     parts = [eval_view(part, pantry_x.SIZE, PLAIN.normalize) for part in images.images.split(500)]
     return torch.cat([model(part).argmax(dim=1) for part in parts]).to(torch.int16).numpy()
 
@@ -109,7 +112,7 @@ def with_captions(
     steps: int = CLIP_STEPS,
     progress: AfterStep = lambda step, metrics: None,
 ) -> clip.CLIP:
-    """The book's toy CLIP, trained with a true caption of each picture; otherwise as :func:`with_labels`."""
+    """Trains the book's toy CLIP with a true caption per image; otherwise as :func:`with_labels`."""
     towers = untrained_clip(views, seed, steps)
     optim, batch_size = towers.config.optim, towers.config.train.batch_size
     batches = StepBatches(captioned(images, seed), seed=seed, batch_size=batch_size, encode=towers.encode_texts)
@@ -125,21 +128,21 @@ def with_captions(
 
 
 def untrained_clip(views: ViewsConfig, seed: int, steps: int = CLIP_STEPS) -> clip.CLIP:
-    """What :func:`with_captions` starts from."""
+    """The untrained CLIP that :func:`with_captions` starts from."""
     toy = clip.PRESETS["toy"]
     config = replace(toy, views=PairViews(**asdict(views)), train=replace(toy.train, seed=seed, steps=steps))
     return engine.build(clip.RECIPE, config, steps)
 
 
 def captioned(images: ImageSet, seed: int) -> PairSet:
-    """Pantry-X's pictures with a true caption each."""
+    """The images with a true caption each."""
     texts = captions.captions(Factors(**images.factors), randomness.step_key(seed, 0, "pantry-x captions"))
     uids = (hashlib.sha256(f"pantry-x {seed} {row}".encode()).hexdigest()[:32] for row in range(len(images)))
     return PairSet(**vars(images), texts=tuple(texts), uids=tuple(uids))
 
 
 def named_by_sentences(towers: clip.CLIP, images: ImageSet) -> np.ndarray:
-    """The class whose sentences a CLIP finds nearest to each picture: int16 [N]."""
+    """The class that a CLIP predicts for each image, zero-shot by the nearest sentences: int16 [N]."""
     prompts = {name: [way.format(name) for way in image_text_scores.PANTRY_TEMPLATES] for name in images.class_names}
     weights = zero_shot.class_weights(lambda texts: image_text_scores.embed_texts(towers, texts), prompts)
     found = zero_shot.predict(image_text_scores.embed_images(towers, towers.config, images), weights)
@@ -147,7 +150,10 @@ def named_by_sentences(towers: clip.CLIP, images: ImageSet) -> np.ndarray:
 
 
 def named_by_neighbours(run: Path, train: ImageSet, images: ImageSet, bank: Path) -> np.ndarray:
-    """The class that each picture's nearest of ``train`` vote for, by a run's features, kept in ``bank``: int16 [N]."""
+    """The class that k-NN on a run's features predicts for each image: int16 [N].
+
+    The neighbours are from ``train``; their features are stored in the file ``bank``.
+    """
     classify = networks.neighbours(run, train, bank, workers=0)
     ((found, _),) = classify(images, [torch.arange(len(images))])
     return found.to(torch.int16).numpy()

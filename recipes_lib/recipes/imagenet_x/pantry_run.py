@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A factor report's material made on Pantry-X: nets are trained, plainly and with each augmentation, and asked pictures."""
+"""Trains models on Pantry-X, plainly and with each augmentation, and makes a report's annotations and predictions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ from recipes_lib.training.folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class NetsConfig:
-    """``data.name`` pantry only: what is trained, and on what. Each net learns plainly, and with each augmentation."""
+    """The models that ``data.name`` pantry trains, without augmentation and with each of three augmentations."""
 
     images: int = pantry_study.TRAIN
-    """Pictures to learn from."""
+    """Number of training images, at least one batch (256)."""
     share: float = pantry_study.TRAIN_SHARE
-    """Of them that are odd in a factor, for each factor on its own; in [0, 1]."""
+    """Share of the training images in which a factor is made odd, for each factor separately; in [0, 1]."""
     asked_share: float = pantry_study.TEST_SHARE
-    """The same of the pictures that are asked, of which there are ``data.images``."""
+    """The same share for the test images, of which there are ``data.images``; in [0, 1]."""
     steps: int = pantry_nets.STEPS
-    """Of a net that learns with labels."""
+    """Number of training steps of each classifier, which learns with labels; at least 1."""
     clip_steps: int = 0
-    """Of the book's CLIP, which learns with captions of the same pictures; 0: none is trained."""
+    """Number of training steps of each CLIP, which learns with captions of the same images. 0: no CLIP is trained."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         batch = clip.PRESETS["toy"].train.batch_size
         faults.need(self.images >= batch, "nets.images", self.images, f"of at least {batch}, one batch")
         for name in ("share", "asked_share"):
@@ -47,9 +47,9 @@ class NetsConfig:
 
 
 def make(config: Any, run: RunFolder) -> Drawn:
-    """The annotations of pictures and the answers of nets, which are trained into the run's folder ``nets``.
+    """Makes the annotations of images and the predictions of models, which are trained in the run's folder ``nets``.
 
-    A net that is there already is read.
+    A model that is stored there already is loaded.
     """
     seed, chosen = config.report.seed, config.nets
     train = pantry_x.image_set(chosen.images, seed, "train", dict.fromkeys(pantry_x.FACTORS, chosen.share))
@@ -71,14 +71,14 @@ def make(config: Any, run: RunFolder) -> Drawn:
 
 
 def reopen(run: Path, name: str) -> nn.Module:
-    """The net with labels that a run trained, by its augmentation."""
+    """Loads a classifier that a run trained; ``name`` is its augmentation."""
     net = pantry_nets.untrained(len(CLASSES), seed=0)
     net.load_state_dict(checkpoint.read_weights(_weights(run, name)))
     return net.eval()
 
 
 def reopen_clip(run: Path, name: str) -> clip.CLIP:
-    """The CLIP that a run trained, ``clip-`` and its augmentation."""
+    """Loads a CLIP that a run trained; ``name`` is ``clip-`` and its augmentation."""
     towers = pantry_nets.untrained_clip(pantry_nets.PLAIN, seed=0)
     towers.load_state_dict(checkpoint.read_weights(_weights(run, name)))
     return towers.eval()
@@ -89,7 +89,10 @@ def _weights(run: Path, name: str) -> Path:
 
 
 def _learn_once(name: str, teach: Callable, train: ImageSet, seed: int, steps: int, run: RunFolder) -> None:
-    """Trains the net ``name`` by ``teach`` and keeps its weights, unless they are there; a line a step goes to ``metrics.jsonl``."""
+    """Trains the model ``name`` by ``teach`` and stores its weights, unless they are stored already.
+
+    One line per step is written to ``metrics.jsonl``.
+    """
     if _weights(run.path, name).is_file():
         return
     stages.keep(run)

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the ImageNet-X chapter measures on Pantry-X: error ratios by augmentation, by rarity in training, and by what taught a net.
+"""Measures error ratios on Pantry-X for the ImageNet-X chapter: by augmentation, rarity in training, and supervision.
 
-All nets of a seed are asked the same test pictures, in which each factor is odd in :data:`TEST_SHARE` of the images on its
-own. They are those of :mod:`recipes_lib.recipes.imagenet_x.pantry_nets`.
+All models of a seed, those of :mod:`recipes_lib.recipes.imagenet_x.pantry_nets`, are tested on the same images, in
+which each factor is odd with probability :data:`TEST_SHARE`, independently.
 
-*Augmentation*: four nets see the same training pictures, plainly or through one augmentation; once with labels, once with
-captions. The change of the ratio on factors that an augmentation does not touch is its spill-over.
+*Augmentation*: four models see the same training images, plainly or with one of three augmentations; once with labels,
+once with captions. The change of the ratio for factors that an augmentation does not touch is its spill-over.
 
-*Rarity*: four nets with labels and four factors in a Latin square. Net k learns from pictures in which factor j is odd in
-share ``SHARES[(j + k) % 4]``. So each net has one factor at each share, and each factor has been at all of them.
+*Rarity*: four classifiers and four factors form a Latin square. Classifier k learns from images in which factor j is
+odd in a share of ``SHARES[(j + k) % 4]``. So each classifier has one factor at each share, and each factor has each
+share once.
 
-*Shared*: do nets taught by labels, by captions and by neither (the cooked MSN) have the same worst factors?
+*Shared*: do models trained with labels, with captions and with neither (the cooked MSN) have the same worst factors?
 
-The design was settled on seed 100, before any other was run. At first ``darker`` was a weak light alone, which cost a net next to
-nothing (ratio 1.08); so dusk was added. 800 steps in place of 400 made 61 % right in place of 60 %, so 300 are taken.
+The design was fixed on seed 100, before any other seed ran. At first ``darker`` was only a weak light, which hardly
+caused errors (ratio 1.08), so dusk was added. With 800 steps instead of 400 the accuracy was 61 % instead of 60 %, so
+300 steps are enough.
 """
 
 from collections.abc import Mapping
@@ -31,20 +33,22 @@ from recipes_lib.factors.report import FactorReport, factor_report
 from recipes_lib.recipes.imagenet_x import pantry_nets, pantry_x, real_study
 
 TRAIN, TEST = 2400, 2400
-"""Pictures to learn from, and to be asked."""
+"""Numbers of training images and of test images."""
 TRAIN_SHARE, TEST_SHARE = 0.03, 0.12
-"""Of each factor on its own, where it is not set otherwise."""
+"""Share of the training images, and of the test images, in which each factor is odd, if it is not set otherwise."""
 SHARES = (0.01, 0.05, 0.2, 0.5)
+"""Shares of the training images in the Latin square."""
 RARE = ("darker", "smaller", "object_blocking", "pose")
-"""Factors whose share of the training pictures is set."""
+"""Factors whose share the Latin square sets."""
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """All figures of one seed's nets with labels; shares are named in percent.
+    """All metrics of one seed's classifiers; shares are named in percent.
 
-    ``average``: net -> accuracy; ``ratio``, ``accuracy``: net -> factor -> figure; ``change``, ``change_accuracy``: the
-    same less the plain net's; ``touched``, ``untouched``: net -> mean change of the ratio; ``rarity``: factor (and
-    ``mean``) -> share -> error ratio.
+    ``average``: model -> accuracy. ``ratio``, ``accuracy``: model -> factor -> error ratio, accuracy. ``change``,
+    ``change_accuracy``: the same minus those of the plain model. ``touched``, ``untouched``: model -> mean change of
+    the ratio over factors that its augmentation does or does not touch. ``rarity``: factor (and ``mean``) -> share ->
+    error ratio.
     """
     torch.set_num_threads(1)
     train, test = pictures(seed)
@@ -60,10 +64,10 @@ def measure(seed: int) -> dict[str, Any]:
 
 
 def measure_captions(seed: int) -> dict[str, Any]:
-    """The same figures, but ``rarity``, of one seed's CLIPs; and what they share with other nets.
+    """The metrics of :func:`measure` without ``rarity`` for one seed's CLIPs, and their agreement with other models.
 
-    ``shared``: the mean rank correlation of error ratios over pairs of the plain net with labels, the plain CLIP and the
-    cooked MSN, and the 95 % quantile of what shuffled factors give.
+    ``shared``: the mean rank correlation of error ratios over pairs of the plain classifier, the plain CLIP and the
+    cooked MSN, and the 95 % quantile of this correlation for shuffled factors.
     """
     torch.set_num_threads(1)
     train, test = pictures(seed)
@@ -83,28 +87,28 @@ def measure_captions(seed: int) -> dict[str, Any]:
 
 
 def pictures(seed: int) -> tuple[ImageSet, ImageSet]:
-    """Those to learn from, and those to be asked."""
+    """The training images and the test images of a seed."""
     train = pantry_x.image_set(TRAIN, seed, "train", usual_shares())
     return train, pantry_x.image_set(TEST, seed, "test", dict.fromkeys(pantry_x.FACTORS, TEST_SHARE))
 
 
 def usual_shares() -> dict[str, float]:
-    """Each factor's share of the training pictures where none is set."""
+    """The default share of the training images in which a factor is odd, for each factor."""
     return dict.fromkeys(pantry_x.FACTORS, TRAIN_SHARE)
 
 
 def latin_row(net: int) -> dict[str, float]:
-    """The shares that are set for one net of the Latin square."""
+    """The shares of the four factors for one classifier of the Latin square."""
     return {name: SHARES[(place + net) % len(SHARES)] for place, name in enumerate(RARE)}
 
 
 def report(found: Mapping[str, np.ndarray], images: ImageSet) -> FactorReport:
-    """The factor report of some nets' answers, net -> int16 [N]."""
+    """The factor report of predictions ``found``, model -> classes int16 [N]."""
     return factor_report(pantry_x.annotations(images), Predictions(tuple(found), np.stack(list(found.values()))))
 
 
 def figures(found: FactorReport) -> dict[str, Any]:
-    """``average``, ``ratio`` and ``accuracy`` of a report's nets."""
+    """The metrics ``average``, ``ratio`` and ``accuracy`` of a report's models; see :func:`measure`."""
     counts = found.tables["multi"]["class"].counts
 
     def table(values: np.ndarray) -> dict[str, dict[str, float]]:
@@ -118,7 +122,7 @@ def figures(found: FactorReport) -> dict[str, Any]:
 
 
 def changes(shown: Mapping[str, Any]) -> dict[str, Any]:
-    """What each augmentation changed against the net named ``plain``, of :func:`figures`."""
+    """The differences of each augmented model from the model ``plain``, computed from the result of :func:`figures`."""
     found: dict[str, Any] = {"change": {}, "change_accuracy": {}, "touched": {}, "untouched": {}}
     for net, own in pantry_nets.TOUCHES.items():
         for key, figure in (("change", shown["ratio"]), ("change_accuracy", shown["accuracy"])):
@@ -130,7 +134,7 @@ def changes(shown: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rarity(ratio: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Factor (and ``mean``) -> its share in training, in percent -> its error ratio, of the Latin square's nets."""
+    """The error ratios in the Latin square: factor (and ``mean``) -> its training share in percent -> error ratio."""
     found: dict[str, dict[str, float]] = {name: {} for name in RARE}
     for net in range(len(SHARES)):
         for name, share in latin_row(net).items():
@@ -140,7 +144,7 @@ def rarity(ratio: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, floa
 
 
 def fingerprint() -> dict[str, Any]:
-    """Three losses of a net with labels, on pictures with every factor, and the accuracy after them."""
+    """Three losses and the accuracy of a classifier on images with all factors; they change if the numerics change."""
     images, losses = _few(), []
     views = replace(pantry_nets.AUGMENTATIONS["jitter"], global_scale=(0.2, 1.0), blur=0.5)
     net = pantry_nets.with_labels(
@@ -151,7 +155,7 @@ def fingerprint() -> dict[str, Any]:
 
 
 def fingerprint_captions() -> dict[str, Any]:
-    """Three losses of a CLIP, and how much the cooked MSN finds."""
+    """Three losses of a CLIP, and the accuracy of the cooked MSN, which change if the numerics change."""
     images, losses = _few(), []
     views = pantry_nets.AUGMENTATIONS["jitter"]
     pantry_nets.with_captions(images, views, 0, steps=3, progress=lambda step, metrics: losses.append(metrics["loss"]))

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pantry-X: ImageNet-X's questions where the answers are known, because each factor is set in place of annotated.
+"""Pantry-X: images like those of ImageNet-X, but with known factors, which are set and not annotated.
 
-*Ordinary* scenes are natural ones without anything odd: usual material, pattern, background and light, one whole object.
-Each factor is then made odd in a share of the images of one's choice, on its own. What is odd is judged from the true
-factors alone, against what is usual for the class (``pantry.scenes.NATURAL``):
+*Ordinary* scenes are natural scenes without anything odd: usual material, pattern, background and light, one whole
+object. Then each factor is made odd in a chosen share of the images, independently of the other factors. Whether a
+factor is odd is decided from the true factors and from what is usual for the class (``pantry.scenes.NATURAL``):
 
-- ``pose``: rolled by more than 30 degrees, or seen from more than 15 degrees beyond the class's elevations. The azimuth
-  is not judged: every class is seen from all around.
-- ``background``, ``pattern``, ``texture`` (the material): none that is usual for the class.
+- ``pose``: rolled by more than 30 degrees, or seen from more than 15 degrees outside the class's elevations. The
+  azimuth does not count, since every class is seen from all sides.
+- ``background``, ``pattern``, ``texture`` (the material): one that is not usual for the class.
 - ``color``: farther than 0.35 (sRGB, Euclidean) from each usual colour of the class.
 - ``smaller``, ``larger``: below 0.75 times the class's smallest size, above 1.15 times its largest.
 - ``shape``: the four shape parameters are on average farther than 0.4 from their mean of 0.5.
-- ``partial_view``: the centre is farther than 0.55 half sides from the middle, across or up.
+- ``partial_view``: the object's centre is farther than 0.55 half sides from the image's centre, in either direction.
 - ``darker``: dusk, and a light of strength below 0.6. ``brighter``: a light of strength above 1.5.
 - ``style``: drawn as a poster or a sketch.
-- ``object_blocking``: a card stands before the scene. ``multiple_objects``: there is more than one.
+- ``object_blocking``: a card is in front of the scene. ``multiple_objects``: there is more than one object.
 
-An ordinary scene bears no mark. Two of the sixteen have no twin here:
-subcategory, since the Pantry's classes have no kinds within them, and person_blocking, since nobody is in the Pantry.
+An ordinary scene has no odd factor. Two of ImageNet-X's sixteen factors have no counterpart here: subcategory, since
+the Pantry's classes have no subclasses, and person_blocking, since the Pantry has no people.
 """
 
 from collections.abc import Mapping
@@ -49,19 +49,19 @@ FACTORS = (
     "brighter",
     "multiple_objects",
 )
-"""Those of ImageNet-X that can be set, in its order."""
+"""The factors of ImageNet-X that can be set, in its order."""
 SIZE = 32
-"""Side of a picture, in pixels."""
+"""Side of an image, in pixels."""
 _ODD_STYLES = tuple(STYLES.index(name) for name in ("poster", "sketch"))
 _DUSK = STYLES.index("dusk")
 _TRIED_COLOURS = 8
 
 
 def scenes(count: int, seed: int, split: Split, shares: Mapping[str, float]) -> Factors:
-    """The factors of ``count`` images, each factor of ``shares`` odd in that share of them, on its own.
+    """The true factors of ``count`` images, in which each factor of ``shares`` is odd in that share, independently.
 
-    Of two that exclude each other (smaller and larger; darker and brighter, or style) the later one stays. An image whose share of
-    a factor grows keeps all else: the same images are odd first.
+    If two factors exclude each other (smaller and larger; darker and brighter, or style), the later one is set. If a
+    share is raised, the images that were odd stay odd, and nothing else about the images changes.
 
     Raises: ``ValueError`` for an unknown factor or a share outside [0, 1].
     """
@@ -80,26 +80,26 @@ def scenes(count: int, seed: int, split: Split, shares: Mapping[str, float]) -> 
 
 
 def image_set(count: int, seed: int, split: Split, shares: Mapping[str, float]) -> ImageSet:
-    """The pictures of :func:`scenes`: uint8 [count, 3, 32, 32], classes and true factors."""
+    """The images of :func:`scenes`, uint8 [count, 3, 32, 32], with classes and true factors."""
     factors = scenes(count, seed, split, shares)
     return ImageSet(pantry.render(factors, SIZE), factors.label, CLASSES, factors.to_dict())
 
 
 def annotations(images: ImageSet) -> Annotations:
-    """What a factor report needs of these pictures; the marks are of kind ``multi``."""
+    """The annotations of these images for a factor report; the marks are of kind ``multi``."""
     names = np.array([f"pantry_{number:06d}.png" for number in range(len(images))])
     found = marks(Factors(**images.factors)).numpy()
     return Annotations(names, images.labels.numpy().astype(np.int16), len(CLASSES), FACTORS, {"multi": found})
 
 
 def ordinary(factors: Factors) -> Factors:
-    """Natural scenes without what is odd in some of them: cards, further objects, dusk, extreme shapes."""
+    """Makes natural scenes ordinary: without cards, further objects, dusk and extreme shapes."""
     instance = 0.5 + 0.7 * (factors.instance - 0.5)
     return pantry.fix(factors, instance=instance, occluder=0, objects=1, style="photo")
 
 
 def marks(factors: Factors) -> Tensor:
-    """Which factors are odd, by the rules above: bool [N, 14] in the order of :data:`FACTORS`."""
+    """Which factors are odd, by the rules at the top of this file: bool [N, 14] in the order of :data:`FACTORS`."""
     low, high, small, large = _habits().T[:, factors.label]
     away = (factors.elevation - high).maximum(low - factors.elevation)
     shown = {
@@ -122,9 +122,9 @@ def marks(factors: Factors) -> Tensor:
 
 
 def odd(factors: Factors, name: str, draws: Tensor) -> dict[str, Tensor]:
-    """The fields that make each image odd in one factor: field -> as in ``factors``.
+    """The fields that make each image odd in factor ``name``, with shapes as in ``factors``.
 
-    ``draws``: uniform, [N, 27].
+    ``draws``: uniform random numbers [N, 27].
     """
     _, _, small, large = _habits().T[:, factors.label]
     first, second, third = draws[:, :3].unbind(dim=1)
@@ -168,29 +168,29 @@ def odd(factors: Factors, name: str, draws: Tensor) -> dict[str, Tensor]:
 
 
 def _habits() -> Tensor:
-    """The usual elevations and sizes of each class, from and to: float32 [12, 4]."""
+    """Smallest and largest usual elevation, smallest and largest usual size of each class: float32 [12, 4]."""
     return torch.tensor([[*NATURAL[name].elevation, *NATURAL[name].size] for name in CLASSES])
 
 
 def _usual(field: str, names: tuple[str, ...]) -> Tensor:
-    """Whether each class has each of ``names`` in a natural scene: bool [12, names]."""
+    """Whether each of ``names`` is usual for each class: bool [12, names]."""
     return torch.tensor([[name in getattr(NATURAL[label], field) for name in names] for label in CLASSES])
 
 
 def _unusual(field: str, names: tuple[str, ...], labels: Tensor, draw: Tensor) -> Tensor:
-    """One of the values that the class does not have, all with equal chances: int64 [N]."""
+    """A random value that is not usual for the class, all equally likely: int64 [N]."""
     others = ~_usual(field, names)[labels]  # [N, names]
     wanted = (draw * others.sum(dim=1)).long()[:, None] + 1
     return (others.cumsum(dim=1) == wanted).int().argmax(dim=1)
 
 
 def _palettes() -> list[Tensor]:
-    """Each class's usual colours: float32 [colours, 3], sRGB in [0, 1]."""
+    """The usual colours of each class: float32 [colours, 3], sRGB in [0, 1]."""
     return [torch.tensor([list(bytes.fromhex(c)) for c in NATURAL[name].colours]) / 255 for name in CLASSES]
 
 
 def _strangeness(colours: Tensor, labels: Tensor) -> Tensor:
-    """Distance to the nearest usual colour of the class: [N, ..., 3], [N] -> [N, ...]."""
+    """The distance of colours to the nearest usual colour of the class: [N, ..., 3], [N] -> [N, ...]."""
     found = colours.new_empty(colours.shape[:-1])
     for label, palette in enumerate(_palettes()):
         own = labels == label
@@ -199,7 +199,7 @@ def _strangeness(colours: Tensor, labels: Tensor) -> Tensor:
 
 
 def _strange_colour(factors: Factors, draws: Tensor) -> dict[str, Tensor]:
-    """The strangest of eight colours; where handle or stem has the body's colour, it goes along."""
+    """The strangest of eight random colours; handle or stem get it too, if they usually have the body's colour."""
     tried = draws.unflatten(1, (_TRIED_COLOURS, 3))
     colour = tried[torch.arange(len(tried)), _strangeness(tried, factors.label).argmax(dim=1)]
     together = torch.tensor([not NATURAL[name].trims for name in CLASSES])[factors.label, None]

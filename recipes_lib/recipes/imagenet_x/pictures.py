@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a factor report, each with the words that stand in for it where it cannot be seen."""
+"""Draws the figures of a factor report, each with a caption and a description for readers who cannot see it."""
 
 import io
 import re
@@ -18,29 +18,32 @@ from recipes_lib.factors.error_ratios import Counts
 from recipes_lib.factors.report import FEW, FactorReport, Prevalence, Table
 
 MOST_ARMS = len(plots.PALETTE)
-"""Models that can be told apart by colour and marker; of more, their spread is drawn."""
+"""Largest number of models that are drawn separately, by colour and marker; for more models, their spread is drawn."""
 
 LONGEST_NAME = 60
-"""Characters of a name in a figure; a longer one loses its middle."""
+"""Largest number of characters of a name in a figure; a longer name loses its middle."""
 CELL_POINTS = 9
-"""Size of the numbers in the picture of metaclasses, whose cells have room for three characters."""
+"""Font size, in points, of the numbers in the figure of metaclasses, whose cells have room for three characters."""
 METACLASSES = "metaclasses"
-"""Name of the picture of metaclasses."""
+"""Name of the figure of metaclasses."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure for the page."""
+    """A figure of the page, as a PNG file, with its alternative text and its caption."""
 
     name: str
-    """Of its file, without the ending."""
+    """Name of its file, without the suffix."""
     png: bytes
     alt: str
     caption: str
 
 
 def pictures(report: FactorReport) -> list[Picture]:
-    """Error ratios and prevalence by kind of mark, for the correctness ``class``; groups and metaclasses where there are."""
+    """Figures of error ratios and prevalence by kind of mark, and of groups and metaclasses if the report has them.
+
+    All error ratios are for the correctness ``class``.
+    """
     with rc_context(plots.STYLE):
         return _pictures(report)
 
@@ -59,9 +62,9 @@ def _pictures(report: FactorReport) -> list[Picture]:
 
 
 def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
-    """Each factor's error ratio with its interval, a marker a model; of many models the spread. The worst is on top.
+    """Draws each factor's error ratio with its interval, one marker per model; for many models, their spread.
 
-    Names of factors with few images are grey.
+    The worst factor is on top. Names of factors with few images are grey.
     """
     order = _order(table)
     heights = np.arange(len(order))
@@ -74,7 +77,7 @@ def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
             )
             ax.plot(ratios, heights + offset, linestyle="none", **look, markersize=4, label=_shown(model))
         if len(report.models) > 1:
-            ax.legend(loc="lower right")  # ratios are high on top, low below
+            ax.legend(loc="lower right")  # this corner is free, since ratios decrease from top to bottom
     else:
         spread, look = factor_stats.spread(table.counts.error_ratio[:, order]), plots.style(0)
         ax.hlines(heights, spread["min"], spread["max"], color=look["color"], linewidth=1, label="all models")
@@ -86,7 +89,7 @@ def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
 
 
 def prevalence(ax: Axes, report: FactorReport, table: Table, found: Prevalence) -> Axes:
-    """The share of the images that have each factor: validation, and training where it is known."""
+    """Draws the share of the images with each factor, for the validation set and, if known, the training set."""
     order = _order(table)
     heights = np.arange(len(order))
     sides = {"validation": found.val} | ({} if found.train is None else {"training": found.train})
@@ -100,7 +103,10 @@ def prevalence(ax: Axes, report: FactorReport, table: Table, found: Prevalence) 
 
 
 def groups(ax: Axes, report: FactorReport, table: Table, column: str) -> Axes:
-    """Every model's error ratio, small, and the mean of its group, large; a factor in which groups differ bears a star."""
+    """Draws the error ratio of every model (small markers) and the mean of each group (large markers).
+
+    A star marks a factor for which the groups differ (p < 0.05 after Holm's correction).
+    """
     order, tests = _order(table), table.groups[column]
     adjusted = factor_stats.holm(np.array([test.p for test in tests]))
     heights, names = np.arange(len(order)), list(tests[0].means)
@@ -118,10 +124,10 @@ def groups(ax: Axes, report: FactorReport, table: Table, column: str) -> Axes:
 
 
 def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
-    """Metaclasses x factors: each factor's error ratio among a metaclass's images alone, the mean over models.
+    """Draws a matrix of metaclasses x factors: the error ratio within the metaclass's images, averaged over models.
 
-    Red is worse than the metaclass's average, blue better. Cells of few images are grey, those of none empty. The
-    metaclass of lowest accuracy is on top, the worst factor on the left.
+    Red is worse than the metaclass's average, blue better. Cells with few images are grey, cells without images empty.
+    The metaclass with the lowest accuracy is on top, the worst factor on the left.
     """
     parts = by_accuracy(report, which)
     columns = _order(report.tables[which]["class"])[::-1]
@@ -131,7 +137,7 @@ def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
     ax.set_facecolor("white")
     look = colormaps["RdBu_r"].with_extremes(bad="#00000000")
     sure = np.where(n >= FEW, ratios, np.nan)
-    # in logarithms, half the errors are as far from white as twice the errors
+    # on a logarithmic scale, half the errors are as far from white as twice the errors
     shown = ax.imshow(np.log2(sure), cmap=look, norm=Normalize(-2, 2, clip=True), aspect="auto")
     few = (n < FEW) & ~np.isnan(ratios)
     ax.imshow(np.where(few, 0, np.nan), cmap=ListedColormap(["#e4e4e4"]), aspect="auto")
@@ -150,18 +156,18 @@ def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
 
 
 def by_accuracy(report: FactorReport, which: str) -> dict[str, Counts]:
-    """Metaclass -> counts, those of the lowest mean accuracy first; those without images last."""
+    """The counts by metaclass: the lowest mean accuracy first, metaclasses without images last."""
     parts = report.by_metaclass(which, "class")
     return dict(sorted(parts.items(), key=lambda item: np.nan_to_num(item[1].average.mean(), nan=2)))
 
 
 def fullest(report: FactorReport) -> str:
-    """The kind of mark that images bear most of: its cells of metaclass and factor have most images."""
+    """The most frequent kind of mark, whose cells of metaclass and factor have the most images."""
     return max(report.tables, key=lambda which: report.tables[which]["class"].counts.with_factor.sum())
 
 
 def _order(table: Table) -> list[int]:
-    """Factors by their mean error ratio, the worst last, which is on top; those without any first."""
+    """The factors by increasing mean error ratio, so that the worst is drawn on top; factors without a ratio first."""
     means = np.nan_to_num(factor_stats.mean_over_models(table.counts.error_ratio))
     return np.argsort(means, kind="stable").tolist()
 
@@ -183,7 +189,7 @@ def _named(
 
 
 def _shown(name: str) -> str:
-    """A name of the user's as a figure may show it: not as a formula, not left out of the legend, and not wider than it."""
+    """A user's name prepared for a figure: not read as a formula, not left out of the legend, and not too long."""
     text = printable(name)
     text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-LONGEST_NAME // 2 :]}"
     hidden = " " if text.startswith("_") else ""  # matplotlib's legends leave such labels out
@@ -243,7 +249,7 @@ def _groups(report: FactorReport, table: Table, which: str, column: str, place: 
     alt = f"Mean error ratio of each group of models by {column} ({which}). {listed}."
     caption = f"Models by {column}, factors marked {which}. A star: groups differ (Alexander-Govern, Holm, p < .05)."
     safe = re.sub(r"[^\w.-]+", "_", column)[: LONGEST_NAME // 2]
-    name = safe if safe == column else f"{safe}~{place + 1}"  # two columns may be the same once they are safe
+    name = safe if safe == column else f"{safe}~{place + 1}"  # two columns may get the same safe name
     return _picture(f"groups_{name}_{which}", figure, alt, caption)
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the ImageNet-X chapter measures on real annotations: four models' predictions, and two published sweeps.
+"""Measures error ratios on real annotations for the ImageNet-X chapter: four models, and two published sweeps.
 
-The data may not be shipped (CC BY-NC 4.0): it is read from the folder that ``RECIPES_DATA`` names, and only aggregates are
-kept. Annotations, predictions and tables are those of Youbi Idrissi et al., "ImageNet-X", arXiv 2211.01866.
+The data may not be shipped (CC BY-NC 4.0): it is read from the folder in ``RECIPES_DATA``, and only aggregates are
+stored. Annotations, predictions and tables are those of Youbi Idrissi et al., "ImageNet-X", arXiv 2211.01866.
 
-A *part* takes the place of a seed: of three disjoint thirds, every third image, every third annotated training image, and
-every third run of a sweep at each strength.
+*Parts* replace seeds: the data is divided into three disjoint parts, each with every third image, every third annotated
+training image, and every third run of a sweep at each strength.
 """
 
 import csv
@@ -29,21 +29,23 @@ PARTS = 3
 SHUFFLES = 1000
 FACTORS = annotations.FACTORS
 SWEEPS = {"crop": ("crop", 20.0, 90.0), "colorjitter": ("color", 10.0, 88.0)}
-"""Sweep -> the word before its strength in a run's name, and what counts as its low and its high end, both inclusive.
+"""For each sweep: the word before the strength in a run's name, the largest strength of the low end, and the smallest
+strength of the high end (both inclusive).
 
-The strength of ``crop`` is the smallest share of the image's area that is cut out, in percent: the low end is the strong one.
+The strength of ``crop`` is the smallest area of a crop in percent of the image, so the low end is the strong one.
 """
 BINS = 10
-"""Ranges of strength of equal width, for a curve."""
+"""Number of ranges of strength, of equal width, for a curve."""
 
 
 def measure(part: int) -> dict[str, Any]:
-    """All figures of one part.
+    """All metrics of one part.
 
-    ``shared``: kind of mark -> mean rank correlation over pairs of models, and the null's 95 % quantile; ``extreme``:
-    over the models, the highest error ratio of pose and the lowest of texture; ``rarity``: kind of mark -> rank
-    correlation of training prevalence and mean error ratio, and the null's 5 % quantile; ``sweep``: sweep -> end (or
-    ``curve``) -> figures; ``whole``: model -> factor -> error ratio and interval of all images (marks ``top``).
+    ``shared``: kind of mark -> mean rank correlation over pairs of models, and the 95 % quantile by chance.
+    ``extreme``: the highest error ratio of pose and the lowest of texture over the models. ``rarity``: kind of mark ->
+    rank correlation of training prevalence and mean error ratio, and the 5 % quantile by chance. ``sweep``: sweep ->
+    end (or ``curve``) -> metrics. ``whole``: model -> factor -> error ratio and interval over all images (marks
+    ``top``).
 
     Raises: ``DataError`` without the data.
     """
@@ -68,7 +70,7 @@ def measure(part: int) -> dict[str, Any]:
 
 
 def agreement(ratios: np.ndarray, part: int) -> dict[str, float]:
-    """Whether models share their worst factors: float64 [M, F] -> the mean rank correlation, and what chance would give."""
+    """Whether models share their worst factors: ratios float64 [M, F] -> mean rank correlation, also by chance."""
     generator = np.random.default_rng(part)
     found = factor_stats.agreement(ratios, generator=generator, permutations=SHUFFLES)
 
@@ -80,7 +82,7 @@ def agreement(ratios: np.ndarray, part: int) -> dict[str, float]:
 
 
 def rarity(prevalence: np.ndarray, ratios: np.ndarray, part: int) -> dict[str, float]:
-    """Whether factors that are rare in training have high error ratios: [F], [M, F] -> a rank correlation, and chance's."""
+    """Whether factors rare in training have high error ratios: [F], [M, F] -> rank correlation, also by chance."""
     generator, mean = np.random.default_rng(part), ratios.mean(axis=0)
 
     def by_chance() -> float:
@@ -90,7 +92,7 @@ def rarity(prevalence: np.ndarray, ratios: np.ndarray, part: int) -> dict[str, f
 
 
 def sweep(folder: Path, name: str, part: int) -> dict[str, Any]:
-    """Mean error ratios, accuracies and average accuracy of a sweep's runs at both ends, and along it."""
+    """Mean error ratios, accuracies and average accuracy of a sweep's runs, at its low and high end and as a curve."""
     word, low, high = SWEEPS[name]
     strengths, accuracy, average = _runs(folder, name, word, part)
     ratio = (1 - accuracy) / (1 - average[:, None])

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ImageNet-X: why a model fails, by what is odd about the images on which it does.
+"""ImageNet-X: explains a model's errors by what is unusual about the images on which it errs.
 
 Youbi Idrissi, Bouchacourt, Balestriero, Evtimov, Hazirbas, Ballas, Vincent, Drozdzal, Lopez-Paz, Ibrahim, "ImageNet-X:
 Understanding Model Mistakes with Factor of Variation Annotations", ICLR 2023, arXiv 2211.01866. Chapter:
 ``notebooks/imagenet_x.py``.
 
-1. People compared each validation image of ImageNet with three typical ones of its class, and ticked which of sixteen
-   factors set it apart: pose, background, texture, ...
-2. A model's error ratio of a factor is its error rate where the factor is present, over its error rate overall.
-3. Ratios of one model rank its weaknesses; those of many say which weaknesses all share.
-4. Rare factors have few images, so every ratio comes with an interval, and every claim with an adjusted p-value.
+1. People compared each validation image of ImageNet with three typical images of its class, and marked which of sixteen
+   factors make it different: pose, background, texture, ...
+2. A model's error ratio for a factor is its error rate on images with the factor, divided by its error rate on all
+   images.
+3. The ratios of one model rank its weaknesses; the ratios of many models show which weaknesses they share.
+4. Rare factors have few images, so every ratio has an interval, and every claim an adjusted p-value.
 
-Stage ``score`` makes the predictions of a model, stage ``report`` looks into those of any number. Where no files are
-given, small nets are trained for it on Pantry-X, where factors are set and not annotated (preset ``toy``).
+Stage ``score`` makes the predictions of a model; stage ``report`` analyses those of any number of models. Preset
+``toy`` needs no files: it trains small models on Pantry-X, where factors are set and not annotated.
 """
 
 import time
@@ -39,37 +40,37 @@ from recipes_lib.training import folder, stages
 
 @dataclass(frozen=True, kw_only=True)
 class FactorData:
-    """Where images, or what is known of them, come from."""
+    """Where images, annotations and predictions come from."""
 
     name: Literal["files", "pantry", "drawn"] = "files"
-    """files: those that are named; pantry: nets are trained and asked on Pantry-X; drawn: annotations and answers made by
-    chance, whose true effects are known."""
+    """files: from the files that ``predictions`` and ``annotations`` name; pantry: small models are trained and tested
+    on Pantry-X; drawn: annotations and predictions are drawn at random, with known effects of the factors."""
     root: Path | None = None
-    """Stage ``score``: ImageNet's folder, of which val/CLASS/*.JPEG are scored."""
+    """Stage ``score`` only. Folder of ImageNet, of which val/CLASS/*.JPEG are scored."""
     images: int = 4000
-    """``pantry``, ``drawn`` only: images that the report is about."""
+    """``pantry`` and ``drawn`` only. Number of images that the report is about, at least 10."""
     workers: int = 0
-    """Stage ``score``: processes that load images, per rank."""
+    """Stage ``score`` only. Number of processes per rank that load images, at most 256; 0: no extra process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """How certain the figures are said to be, and what counts."""
+    """Intervals of the error ratios, and the images that count."""
 
     interval: Literal["bootstrap", "wilson"] = "bootstrap"
-    """Of the error ratios in ``report.json``; ``factors.csv`` has Wilson's in any case."""
+    """Kind of interval for the error ratios in ``report.json``; ``factors.csv`` always has Wilson intervals too."""
     level: float = 0.95
-    """How often an interval is to hold the true ratio, in (0, 1)."""
+    """Confidence level of the intervals, in (0, 1)."""
     resamples: int = 1000
-    """Of the bootstrap."""
+    """Number of bootstrap resamples, at least 100."""
     scope: Literal["toolkit", "decided"] = "toolkit"
-    """toolkit: images without ReaL labels count as wrong, and classes outside the sixteen metaclasses as one, as in the
-    official toolkit; decided: such images do not count."""
+    """Which images count. toolkit: all, as in the official toolkit, where images without ReaL labels count as errors
+    and all classes outside the sixteen metaclasses are one metaclass; decided: such images do not count."""
     seed: int = 0
-    """Of the bootstrap, of the shuffles, and of what ``pantry`` and ``drawn`` make."""
+    """Seed of the bootstrap, of the permutation tests, and of what ``pantry`` and ``drawn`` make."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         faults.need(0 < self.level < 1, "report.level", self.level, "in (0, 1)", "0.95 is usual.")
         faults.need(self.resamples >= 100, "report.resamples", self.resamples, "of at least 100")
         faults.need(0 <= self.seed < 2**63, "report.seed", self.seed, "of at least 0 and below 2**63", most=2**63 - 1)
@@ -77,18 +78,18 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """ImageNet-X's config."""
+    """ImageNet-X's config: the stage, its files, and the groups of options."""
 
     stage: Literal["report", "score"] = "report"
-    """report: look into predictions; score: make them."""
+    """report: analyses predictions; score: makes the predictions of a model."""
     predictions: tuple[Path, ...] = ()
-    """CSV files (file_name, predicted_class, predicted_probability) or .npz files, one or more models each."""
+    """CSV files (columns file_name, predicted_class, predicted_probability) or .npz files, with any number of models."""
     annotations: Path | None = None
-    """The folder of the official package's annotations, or the compact ``imagenet_x_val.npz``."""
+    """Folder of the official package's annotations, or the compact file ``imagenet_x_val.npz``."""
     groups: Path | None = None
-    """CSV file: model, and columns such as architecture, paradigm, procedure, by which models are compared."""
+    """CSV file with a column model, and columns by which models are compared, such as architecture or procedure."""
     model: str | None = None
-    """Stage ``score``: timm:NAME, torchvision:NAME, or a run folder of a recipe that trains a backbone."""
+    """Stage ``score`` only. timm:NAME, torchvision:NAME, or a run folder of a recipe that trains a backbone."""
     data: FactorData = field(default_factory=FactorData)
     nets: NetsConfig = field(default_factory=NetsConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -128,10 +129,11 @@ class Config:
 def run(config: Config, out: Path | None = None) -> Result:
     """Makes predictions, or reports on them; ``out`` is the run folder (default ``runs/imagenet_x-DATE``).
 
-    A report is ``report.json``, CSV tables, ``plots/`` and ``index.html``. Scoring ends with one CSV file, which a report
-    reads; stopped, or killed, it goes on after the last finished batch. Under torchrun each rank scores its share.
+    A report consists of ``report.json``, CSV tables, ``plots/`` and ``index.html``. Scoring writes one CSV file, which
+    a report reads; if it is stopped or killed, it continues after the last finished batch. Under torchrun the batches
+    are divided among the ranks.
 
-    Raises: ``ConfigError``, ``DataError``, ``RunError`` or ``Interrupted``, each in whole lines.
+    Raises: ``ConfigError``, ``DataError``, ``RunError`` or ``Interrupted``, with text of whole lines.
     """
     config.validate()
     place = stages.start(config.score.device, config.score.threads)
@@ -155,7 +157,7 @@ def run(config: Config, out: Path | None = None) -> Result:
 
 
 def analyse(config: Config, run: folder.RunFolder) -> FactorReport:
-    """The report of a config's files, or of what it makes; nets go to the folder of ``run``."""
+    """The factor report of a config's files, or of data that it makes; trained models go to the folder of ``run``."""
     options = config.report
     how = {"scope": options.scope, "interval": options.interval, "level": options.level}
     how |= {"resamples": options.resamples, "seed": options.seed}
@@ -172,7 +174,7 @@ def analyse(config: Config, run: folder.RunFolder) -> FactorReport:
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What tells that the numerics moved: error ratios and their bounds, and an accuracy, of a report on nets of three steps."""
+    """Error ratios with bounds and an accuracy after three training steps; they change if the numerics change."""
     nets = replace(config.nets, images=256, steps=3, clip_steps=min(3, config.nets.clip_steps))
     short = replace(config, data=replace(config.data, images=500), nets=nets)
     with TemporaryDirectory() as place:
@@ -195,7 +197,7 @@ def _report(config: Config, run: folder.RunFolder) -> dict[str, Any]:
     return plain
 
 
-# Four nets with labels on Pantry-X, plainly and with each augmentation.
+# Four classifiers on Pantry-X, trained with labels: without augmentation, and with each of three augmentations.
 _TOY = Config(
     data=FactorData(name="pantry", images=1200),
     nets=NetsConfig(images=1200, steps=120),
@@ -204,11 +206,11 @@ _TOY = Config(
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # More pictures and steps, and four CLIPs that learn with captions in place of labels.
+    # More images and steps, and four CLIPs that learn with captions instead of labels.
     "simmer": replace(
         _TOY, data=replace(_TOY.data, images=6000), nets=NetsConfig(images=6000, steps=800, clip_steps=600)
     ),
-    # Predictions of a model over ImageNet's validation set: --model timm:NAME --data.root IMAGENET
+    # The predictions of a model on ImageNet's validation set: --model timm:NAME --data.root IMAGENET
     "score": Config(stage="score"),
     # The paper's analysis: --predictions A.csv B.npz --annotations FOLDER
     "report": Config(),

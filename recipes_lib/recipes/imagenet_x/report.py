@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A factor report on disk: tables as CSV files, figures as PNG files, and one HTML page that needs nothing beside it."""
+"""Writes a factor report: tables as CSV files, figures as PNG files, and one self-contained HTML page."""
 
 import base64
 import csv
@@ -21,7 +21,7 @@ from recipes_lib.recipes.imagenet_x.pictures import METACLASSES, Picture, by_acc
 from recipes_lib.recipes.imagenet_x.tables import as_csv, class_names, tables
 
 MOST_ROWS = 50
-"""Models that the page's tables list; the CSV files have all of them."""
+"""Largest number of models in the page's tables; the CSV files have all models."""
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -35,11 +35,11 @@ th:first-child, td:first-child, .words :is(th, td):last-child { text-align: left
 
 
 def read_groups(path: Path, models: Sequence[str]) -> dict[str, dict[str, str]]:
-    """A CSV file's table of groups: the column ``model``, and columns such as architecture, paradigm and procedure.
+    """Reads groups of models from a CSV file: a column ``model``, and columns such as architecture or procedure.
 
-    Returns model -> column -> group, of ``models`` alone. Raises: ``DataError`` naming what is missing.
+    Returns model -> column -> group, only for ``models``. Raises: ``DataError`` naming what is missing.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise DataError(f"groups = {path} cannot be read as a CSV file (it is no plain file).")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -85,7 +85,7 @@ def write(report: FactorReport, plain: Mapping[str, Any], out: Path) -> Path:
 
 
 def page(report: FactorReport, plain: Mapping[str, Any], shown: Sequence[Picture]) -> str:
-    """The page: one HTML text with its figures inside, readable on light and on dark screens, without scripts."""
+    """The page as one HTML text with its figures inside, without scripts, for light and dark screens."""
     parts = [
         "<h1>Why do these models fail?</h1>",
         f"<p>{html.escape(_summary(plain))}</p>",
@@ -138,7 +138,7 @@ def _accuracies(plain: Mapping[str, Any]) -> str:
 
 
 def _worst(plain: Mapping[str, Any], which: str) -> str:
-    """The three worst factors of each model, and those with enough images to be sure of."""
+    """The table of the three worst factors of each model; a star marks a factor with few images."""
     rows = []
     for name, ranking in plain["ranking"][which]["class"].items():
         cells = plain["models"][name][which]["class"]
@@ -164,7 +164,7 @@ def _shared(plain: Mapping[str, Any]) -> list[str]:
 
 
 def _metaclasses(report: FactorReport, shown: Sequence[Picture]) -> list[str]:
-    """The figure, and a line for each metaclass, the lowest accuracy first."""
+    """The figure of metaclasses, and a table with one line per metaclass, the lowest accuracy first."""
     which = fullest(report)
     if not (parts := by_accuracy(report, which)):
         return []
@@ -185,7 +185,7 @@ def _metaclasses(report: FactorReport, shown: Sequence[Picture]) -> list[str]:
 
 
 def _worst_classes(report: FactorReport, plain: Mapping[str, Any]) -> list[str]:
-    """Each model's accuracy over its worst classes, and the first of these; then those that most models share."""
+    """A table of each model's accuracy on its worst classes, and the worst classes that most models share."""
     classes, names, models = report.splits["class"].classes, class_names(report), len(report.models)
     chosen, accuracy = classes.worst(WORST), classes.accuracy
     used, there = chosen.shape[1], np.count_nonzero(classes.images)
@@ -211,7 +211,7 @@ def _worst_classes(report: FactorReport, plain: Mapping[str, Any]) -> list[str]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
-    """``words``: the last column is text, and not figures."""
+    """A table in HTML. ``words``: the last column is text, not numbers."""
     more = f"<p class='aside'>The first {MOST_ROWS} of {len(rows):,}.</p>" if len(rows) > MOST_ROWS else ""
     head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
     body = "".join(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions of a model for every validation image of ImageNet: in batches that are kept, so that a run can be stopped.
+"""Makes the predictions of a model for all validation images of ImageNet, in batches, so that a run can be resumed.
 
-Networks of timm and torchvision classify by themselves, with the preprocessing they were trained for. A run folder holds a
-backbone without classifier: its weighted k-NN probe classifies, with the training images of ``data.root``.
+Networks of timm and torchvision are classifiers, and are used with the preprocessing they were trained with. A run
+folder has a backbone without a classifier, so weighted k-NN classifies, with the training images of ``data.root``.
 """
 
 from collections import Counter
@@ -35,33 +35,35 @@ KNOWN = ("timm", "torchvision")
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """How scoring is run."""
+    """Batch size, weights, threads and device of scoring."""
 
     batch_size: int = 64
-    """Images scored together, per process, and kept together."""
+    """Number of images per batch and process, at least 1; each batch is stored when it is finished."""
     weights: Path | None = None
-    """safetensors file for a network of timm or torchvision; none: the weights that the library publishes. Without
-    a network timm tries for most of a minute before it says so; with HF_HUB_OFFLINE=1 in the environment it says so at once."""
+    """File of weights (safetensors) for a network of timm or torchvision. None: the library's published weights.
+    Without internet access timm tries for most of a minute; with HF_HUB_OFFLINE=1 in the environment it fails at
+    once."""
     threads: int | None = None
-    """CPU threads of torch; none: torch's own choice."""
+    """Number of CPU threads of torch, at least 1; None: torch's own choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if the machine has one, otherwise the CPU."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         faults.need(self.batch_size >= 1, "score.batch_size", self.batch_size, "of at least 1")
         faults.need(self.threads is None or self.threads >= 1, "score.threads", self.threads, "of at least 1")
 
 
 class Classifier(Protocol):
-    """What names the class of images."""
+    """A function that predicts the classes of images."""
 
     def __call__(self, images: ImageFiles, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each of ``batches`` (positions in ``images``) the classes, int64 [n], and their probabilities, float32 [n]."""
+        """Classes, int64 [n], and their probabilities, float32 [n], for each batch of positions in ``images``."""
         ...
 
 
 def check_name(model: str, weights: Path | None, faults: Faults) -> None:
-    """Notes in ``faults`` a ``model`` that is neither of a known library nor a run folder."""
+    """Adds a fault to ``faults`` if ``model`` is neither a network of a known library nor a run folder."""
     library, colon, name = model.partition(":")
     if colon and (library not in KNOWN or not name):
         faults.add(f"model = {model} is not allowed: use timm:NAME, torchvision:NAME, or a run folder.")
@@ -72,7 +74,7 @@ def check_name(model: str, weights: Path | None, faults: Faults) -> None:
 
 
 def score(config: Any, run: RunFolder, place: World) -> dict[str, Any]:
-    """Writes ``NAME.csv`` into the run folder; what to report of it. All ranks call it."""
+    """Writes ``NAME.csv`` into the run folder, and returns facts for the report. All ranks call it."""
     images = torchvision_sets.image_folder(config.data.root, "val")  # no training set is needed
     _warn_of_doubles(images, run)
     batches = torch.arange(len(images)).split(config.score.batch_size)
@@ -90,7 +92,7 @@ def score(config: Any, run: RunFolder, place: World) -> dict[str, Any]:
 
 
 class Network:
-    """A network that classifies, and how an image is prepared for it."""
+    """A network that classifies, with its preprocessing of an image."""
 
     def __init__(
         self, network: nn.Module, prepare: Callable[[Image], Tensor], device: torch.device, *, model: str, workers: int
@@ -99,7 +101,7 @@ class Network:
         self.model, self.workers = model, workers
 
     def __call__(self, images: ImageFiles, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`Classifier`. Raises: ``DataError`` where the network tells another number of classes apart."""
+        """Predicts as :class:`Classifier` says. Raises: ``DataError`` if the network has another number of classes."""
         loader = DataLoader(
             _Prepared(images, self.prepare),
             batch_sampler=[batch.tolist() for batch in batches],
@@ -123,7 +125,7 @@ class Network:
 
 
 class _Prepared(Dataset):
-    """Each image, prepared; or the ``DataError`` of a file that cannot be read."""
+    """The preprocessed images; an item is a ``DataError`` if its file cannot be read."""
 
     def __init__(self, images: ImageFiles, prepare: Callable[[Image], Tensor]) -> None:
         self.images, self.prepare = images, prepare
@@ -134,7 +136,7 @@ class _Prepared(Dataset):
     def __getitem__(self, index: int) -> Tensor | DataError:
         try:
             image = self.images.open(index)
-        except DamagedImage as error:  # raised in a worker, its one line would come back wrapped in a traceback
+        except DamagedImage as error:  # returned, since a worker's exception would come back inside a traceback
             reason = str(error).partition(". ")[0]
             return DamagedImage(f"{reason}. Mend it: a report needs every validation image.")
         return self.prepare(image)
@@ -150,7 +152,7 @@ def _classifier(config: Any, run: RunFolder, place: World, images: ImageFiles) -
         train, _ = torchvision_sets.imagenet(config.data.root)
         bank = run.path / "neighbours.safetensors"
         classify = networks.neighbours(Path(config.model), train, bank, config.data.workers)
-        stages.keep(run)  # the features of all training images are in it now
+        stages.keep(run)  # the folder now has the features of all training images
         return classify
     try:
         open_network = networks.of_timm if library == "timm" else networks.of_torchvision
@@ -180,14 +182,17 @@ def _score_batches(
     run: RunFolder,
     stop: Callable[[], bool],
 ) -> None:
-    """Scores the batches ``todo`` and keeps each; notes it in ``metrics.jsonl``. Raises: ``Interrupted`` where ``stop`` says so."""
+    """Scores the batches ``todo``; stores each, and writes a line for it into ``metrics.jsonl``.
+
+    Raises: ``Interrupted`` if ``stop`` returns True.
+    """
     with (
         stages.Stage(run, "scoring", len(todo), "batches") as stage,
         closing(classify(images, [batches[n] for n in todo])) as scored,
     ):
         for done, (number, (answers, probabilities)) in enumerate(zip(todo, scored, strict=True), start=1):
             stages.keep(run)
-            parts.mkdir(exist_ok=True)  # not before there is something to keep
+            parts.mkdir(exist_ok=True)  # not before there is a batch to store
             with durable.whole(_part(parts, number)) as partial, partial.open("wb") as file:
                 np.savez(file, classes=answers.numpy().astype(np.int16), probabilities=probabilities.numpy())
             stage.show(done)
@@ -197,7 +202,7 @@ def _score_batches(
 
 
 def _joined(config: Any, run: RunFolder, images: ImageFiles, batches: Sequence[Tensor], parts: Path) -> dict[str, Any]:
-    """Writes the CSV file from all parts. Raises: ``DataError`` where a part is of other images than there are now."""
+    """Writes the CSV file from all stored batches. Raises: ``DataError`` if a batch belongs to other images."""
     columns: dict[str, list[np.ndarray]] = {"classes": [], "probabilities": []}
     for number, batch in enumerate(batches):
         with np.load(_part(parts, number), allow_pickle=False) as part:

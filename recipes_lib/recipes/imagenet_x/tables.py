@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a factor report, as rows for CSV files."""
+"""Makes the tables of a factor report, as rows for CSV files."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from recipes_lib.factors.report_json import MOST_TABLES
 from recipes_lib.recipes.imagenet_x import pantry_x
 
 Rows = Iterable[Sequence[Any]]
-"""A header, and a row of values for each line."""
+"""A row of column names, followed by rows of values."""
 
 _NESTED = {
     "prevalence": ("which", "factor"),
@@ -26,13 +26,13 @@ _NESTED = {
     "metaclasses": ("model", "which", "correctness", "metaclass", "factor"),
     "metaclass_means": ("which", "correctness", "metaclass", "factor"),
 }
-"""Parts of a report's plain values that are tables as they are, and what their levels are called."""
+"""Parts of a report's plain values that are nested dicts of tables, and the names of their levels."""
 
 
 def tables(report: FactorReport, plain: Mapping[str, Any]) -> dict[str, Rows]:
-    """The name of each CSV file -> its rows; ``plain`` is the same report as plain values.
+    """The rows of each CSV file, by its name; ``plain`` is the same report as plain values.
 
-    Parts that a report lacks (metaclasses, groups, what models share) have no file.
+    Parts that a report does not have (metaclasses, groups, agreement of models) have no file.
     """
     found: dict[str, Rows] = {"factors": _factor_rows(report), "models": _model_rows(plain)}
     for name, levels in _NESTED.items():
@@ -64,7 +64,7 @@ def tables(report: FactorReport, plain: Mapping[str, Any]) -> dict[str, Rows]:
 
 
 def class_names(report: FactorReport) -> list[str]:
-    """What the classes are called: ImageNet's as in torchvision, the Pantry's, and others by their numbers."""
+    """The names of the classes: torchvision's for ImageNet, the Pantry's, and numbers for all others."""
     classes = len(next(iter(report.splits.values())).classes.images)
     if (report.factors, classes) == (FACTORS, CLASSES):
         return torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
@@ -109,7 +109,7 @@ def _model_rows(plain: Mapping[str, Any]) -> Rows:
 
 
 def _nested_rows(values: Mapping[str, Any], columns: Sequence[str]) -> list[Sequence[Any]]:
-    """Rows of figures at the bottom of nested mappings; ``columns`` names the levels above them."""
+    """Rows of the innermost mappings of nested mappings; ``columns`` names the levels above them."""
 
     def walk(level: Mapping[str, Any], before: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Mapping[str, Any]]]:
         for key, value in level.items():
@@ -132,7 +132,10 @@ def _group_rows(groups: Mapping[str, Any]) -> Rows:
 
 
 def as_csv(rows: Rows) -> str:
-    """Figures in full; what is not defined is empty. Names that a spreadsheet would run as formulas are quoted."""
+    """The text of a CSV file, with numbers in full digits and nan as an empty cell.
+
+    Names that a spreadsheet would run as formulas are quoted.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     for row in rows:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sieve: all that belongs to this chapter alone. Chapter: ``notebooks/sieve.py``."""
+"""Sieve: the code that only this chapter uses. Chapter: ``notebooks/sieve.py``."""

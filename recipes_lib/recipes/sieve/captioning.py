@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the small captioner that takes BLIP's place at toy scale: on clean captions, in a run folder of its own.
+"""Trains the small captioner that replaces BLIP at toy scale, on clean captions and in its own run folder.
 
-At full scale nothing is trained here: SIEVE takes a captioner that others pretrained on small clean data.
+At full scale nothing is trained here: Sieve takes a captioner that others pretrained on small clean data.
 """
 
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ from recipes_lib.training.folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class CaptioningConfig:
-    """The training of one captioner: what tells it from another."""
+    """The config of a captioner's training."""
 
     images: int
-    """How many captioned images there are."""
+    """Number of captioned images."""
     draw: int
-    """Which of the Pantry's they are."""
+    """Seed of the images and captions."""
     image_size: int
     sampling: Sampling
     optim: OptimConfig
@@ -42,7 +42,7 @@ class CaptioningConfig:
 
 
 class Captioning(nn.Module):
-    """A captioner as the training loop takes it."""
+    """A captioner with the methods that the training loop calls."""
 
     def __init__(self, captioner: ToyCaptioner, seed: int) -> None:
         super().__init__()
@@ -50,7 +50,10 @@ class Captioning(nn.Module):
         self._seed = seed
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
-        """Each image as the captioner takes it, half of them mirrored (captions name no side), and its caption's tokens."""
+        """The images, a random half of them mirrored (captions do not name sides), and the tokens of their captions.
+
+        Shapes: ``images`` as :meth:`ToyCaptioner.prepare` gives them, ``tokens`` int64 [batch, longest caption].
+        """
         keys = randomness.sample_keys(self._seed, batch.epoch, batch.indices.cpu())
         mirrored = (randomness.uniform(keys, "mirrored", 1) < 0.5).view(-1, 1, 1, 1).to(batch.images.device)
         images = torch.where(mirrored, batch.images.flip(3), batch.images)
@@ -58,29 +61,29 @@ class Captioning(nn.Module):
         return {"images": self.captioner.prepare(images), "tokens": batch.tokens[:, :longest]}
 
     def forward(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of a micro-batch, in nats a token."""
+        """The loss of a micro-batch, in nats per token."""
         return {"loss": self.captioner.loss(views["images"], views["tokens"])}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Weights with decay; biases and norms without."""
+        """The optimiser's groups: weights decay; biases and norms do not."""
         return groups.decay_groups(self)
 
     def clipped_parameters(self) -> list[nn.Parameter]:
-        """All of them."""
+        """All parameters."""
         return list(self.parameters())
 
     def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
+        """Does nothing: no other weights follow a step."""
 
 
 def captioner_of(
     images: PairSet, config: CaptioningConfig, words: Tokenizer, *, folder: Path, place: World, go_on: str
 ) -> ToyCaptioner:
-    """A captioner trained on ``images``; ``folder`` gets a run folder of its own, and one that is finished is read.
+    """Trains a captioner on ``images`` in the run folder ``folder``, or loads it from there if it is finished.
 
-    ``go_on`` is the command that an interrupted user is told. All ranks call it.
+    ``go_on`` is the command that an interrupted user is told to resume with. All ranks call it.
 
-    Raises: ``RunError`` where ``folder`` was trained with other settings; ``Diverged``, ``Interrupted``.
+    Raises: ``RunError`` if ``folder`` was trained with other settings; ``Diverged``; ``Interrupted``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.step_key(config.train.seed, 0, "captioner"))

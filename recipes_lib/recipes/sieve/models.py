@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three models that :mod:`recipes_lib.recipes.sieve.recipe` scores with: a captioner, a sentence encoder, a CLIP."""
+"""Builds or trains the captioner and the CLIP that :mod:`recipes_lib.recipes.sieve.recipe` scores with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,29 +30,31 @@ from recipes_lib.training.folder import RunFolder
 from recipes_lib.views.multicrop import eval_view
 
 CONTEXT = 32
-"""Tokens of a toy caption, start and end included."""
+"""Largest number of tokens of a toy caption, start and end included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerConfig:
-    """What describes the images. Defaults: the paper's sampling, whose lengths do not count the prompt here."""
+    """The captioner. Defaults: the paper's sampling, but lengths here do not include the prompt."""
 
     name: Literal["blip", "toy"] = "blip"
-    """blip: BLIP from ``weights``; toy: a small captioner trained for this run, on captioned pictures of the Pantry."""
+    """blip: BLIP from ``weights``; toy: a small captioner that the run trains on captioned images of the Pantry."""
     weights: str | None = None
-    """Folder, or name on the hub, of BLIP's weights as transformers saves them."""
+    """``blip`` only. Folder, or name on the Hugging Face hub, of BLIP's weights in transformers' format."""
     count: int = 8
-    """r, captions an image."""
+    """Number of captions per image (the paper's r), at least 1."""
     top_p: float = 0.9
-    """Share of probability that the nucleus holds."""
+    """Probability mass of nucleus sampling, in (0, 1]: only the most likely tokens with this total are sampled."""
     min_length: int = 1
+    """Smallest number of tokens per caption."""
     max_length: int = 16
-    """Tokens of a caption."""
+    """Largest number of tokens per caption."""
     repetition_penalty: float = 1.1
+    """Factor, at least 1, by which tokens that the caption already has become less likely; 1: no penalty."""
     images: int = 3000
-    """``toy`` only. Captioned pictures to train on; none of them is in the pool."""
+    """``toy`` only. Number of captioned images to train on; none of them is in the pool."""
     steps: int = 300
-    """``toy`` only. Optimiser steps of the training."""
+    """``toy`` only. Number of optimiser steps."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -75,28 +77,28 @@ class CaptionerConfig:
 
     @property
     def sampling(self) -> Sampling:
-        """How captions are drawn."""
+        """The settings with which captions are sampled."""
         lengths = {"min_length": self.min_length, "max_length": self.max_length}
         return Sampling(top_p=self.top_p, repetition_penalty=self.repetition_penalty, **lengths)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """What compares image and text directly, for CLIPScore and for fusing."""
+    """The CLIP that gives CLIPScores, which can be averaged with Sieve's."""
 
     name: Literal["none", "open_clip", "run", "toy"] = "none"
-    """open_clip: a network of that library; run: a run folder of ``recipes run clip``; toy: one trained for this run,
-    on a web's pairs of the Pantry."""
+    """none: no CLIPScores; open_clip: a network of that library; run: a run folder of ``recipes run clip``;
+    toy: a CLIP that the run trains on noisy pairs of the Pantry."""
     arch: str = "ViT-B-32"
-    """``open_clip`` only: name of the architecture."""
+    """``open_clip`` only. Name of the architecture."""
     weights: str | None = None
-    """``open_clip`` only: file of weights, or their tag in that library."""
+    """``open_clip`` only. File of weights, or their tag in that library."""
     run: Path | None = None
-    """``run`` only: the run folder."""
+    """``run`` only. The run folder."""
     images: int = 6000
-    """``toy`` only. Noisy pairs to train on; none of them is in the pool."""
+    """``toy`` only. Number of noisy pairs to train on; none of them is in the pool."""
     steps: int = 300
-    """``toy`` only. Optimiser steps of the training."""
+    """``toy`` only. Number of optimiser steps."""
 
     def check(self, faults: Faults) -> None:
         """Notes every fault of this group in ``faults``."""
@@ -110,12 +112,12 @@ class ClipConfig:
 
 
 def captioner_of(config: Any, run: RunFolder, place: World) -> Captioner:
-    """The captioner; ``toy`` trains in the run's folder ``captioner``, or is read from there. All ranks call it."""
+    """Loads the captioner; ``toy`` is trained in the run's folder ``captioner``, once. All ranks call it."""
     chosen = config.captioner
     if chosen.name == "blip":
         try:
             return HFBlipCaptioner(chosen.weights, sampling=chosen.sampling, device=place.device)
-        except ValueError as error:  # the network says how long a caption may be
+        except ValueError as error:  # max_length exceeds what the network allows
             raise ConfigError(f"captioner.max_length is not allowed: {error} Use a smaller one.") from None
     side, draw = config.data.image_size, captioners_draw(config)
     images = alt_text.pool(chosen.images, size=side, seed=draw, mix=alt_text.CLEAN)
@@ -139,18 +141,18 @@ def captioner_of(config: Any, run: RunFolder, place: World) -> Captioner:
 
 
 def captioners_draw(config: Any) -> int:
-    """What draws the clean pairs that the toy captioner learns from."""
+    """The seed of the clean pairs that the toy captioner learns from."""
     return seed_of(config.data) + 1
 
 
 @lru_cache(maxsize=1)
 def _words() -> tokenizer.Tokenizer:
-    """What toy captions are made of; learned anew within a second, and the same each time."""
+    """The tokenizer of toy captions. It is learned anew within a second, and is the same each time."""
     return tokenizer.train(image_text_data.vocabulary_texts(), 1024, CONTEXT)
 
 
 def clip_of(config: Any, run: RunFolder, place: World) -> Clip | None:
-    """The CLIP, or None; ``toy`` trains in the run's folder ``clip``, or is read from there. All ranks call it."""
+    """Loads the CLIP, or returns ``None``; ``toy`` is trained in the run's folder ``clip``, once. All ranks call it."""
     match config.clip.name:
         case "none":
             return None
@@ -167,7 +169,7 @@ def clip_of(config: Any, run: RunFolder, place: World) -> Clip | None:
 
 
 def toy_clip(config: Any) -> clip.Config:
-    """The CLIP that scores a toy pool: the chapter's own, on a web's pairs, none of which is in the pool."""
+    """The config of the CLIP that scores a toy pool: the CLIP chapter's toy on noisy pairs that are not in the pool."""
     base = clip.PRESETS["toy"]
     data = {"texts": "web", "train_size": config.clip.images, "draw": seed_of(config.data) + 2}
     train = {"steps": config.clip.steps, "checkpoint_every": config.clip.steps, "seed": config.score.seed}
@@ -184,14 +186,14 @@ def _go_on(run: RunFolder) -> str:
 
 
 class Towers:
-    """CLIPScore by a CLIP of ours."""
+    """Computes CLIPScores with a CLIP that this library trained."""
 
     def __init__(self, config: Any, method: nn.Module) -> None:
         self.config, self.method = config, method.eval()
 
     @classmethod
     def reopen(cls, path: Path) -> "Towers":
-        """The CLIP of a run folder. Raises: ``DataError`` where it is a run of another recipe."""
+        """Loads the CLIP of a run folder. Raises: ``DataError`` if it is a run of another recipe."""
         recipe = RunFolder.open(path).read_config()["recipe"]
         if recipe != "clip":
             raise DataError(f"{path} is a run of {recipe}, and no CLIP. Give one of recipe clip.")
@@ -209,9 +211,9 @@ class Towers:
 
 
 class OpenClip:
-    """CLIPScore by a network of open_clip, such as OpenAI's own: what the paper compares with.
+    """Computes CLIPScores with a network of open_clip, such as OpenAI's, which the paper compares with.
 
-    Raises: ``DataError`` where the package or the weights are absent.
+    Raises: ``DataError`` if the package or the weights are missing.
     """
 
     def __init__(self, arch: str, weights: str, device: torch.device) -> None:
@@ -236,5 +238,5 @@ class OpenClip:
 
 
 def _tensor(image: Image.Image) -> Tensor:
-    """uint8 [1, 3, H, W]"""
+    """An image in RGB as a tensor, uint8 [1, 3, H, W]."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]

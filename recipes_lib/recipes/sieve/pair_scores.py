@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a text fits its image, pair by pair, for pools of any size: Sieve's score, and CLIP's beside it.
+"""Scores how well a text fits its image, for pools of any size: by Sieve, and optionally by CLIP.
 
-A captioner describes the image r times; the pair's score is the cosine, in a sentence encoder's space, between the text
-and the nearest of these captions. A pool streams shard by shard: each shard's scores become one file, so that a killed
-run goes on with the first shard that has none, and ranks share nothing.
+A captioner generates r captions of the image. The pair's score is the cosine, in a sentence encoder's space, of the
+text and the nearest caption. A pool is read shard by shard, and each shard's scores are one file, so a killed run
+continues with the first shard without a file, and ranks do not communicate.
+
+Symbols: B: pairs in a batch; r: captions per image; d: dimension of the sentence encoder.
 
 Source: Mahmoud et al., "Sieve: Multimodal Dataset Pruning Using Image Captioning Models", CVPR 2024, arXiv 2310.02110.
-Differs: medium phrases are removed at once (its code does so in a second pass); an image's captions follow from its uid
-and the seed (there: from the order of batches); an empty text, of a pair or from the captioner, has cosine 0 with
-everything (its code scores 0 only where the nearest caption is empty).
+Differs: phrases about the medium are removed at once (its code does so in a second pass); an image's captions depend on
+its uid and the seed (there: on the order of batches); an empty text or caption has cosine 0 with everything (its code
+scores 0 only if the nearest caption is empty).
 """
 
 import hashlib
@@ -37,30 +39,30 @@ from recipes_lib.models.sentence import TextEncoder
 from recipes_lib.recipes.sieve.phrases import PHRASES, remove_phrases
 
 UNIT = 1e-3
-"""How far from 1 the length of an embedding may be."""
+"""Largest allowed difference between 1 and the norm of an embedding."""
 
 
 class Clip(Protocol):
-    """What says how near an image and its text are."""
+    """A model that compares images with texts."""
 
     def similarity(self, images: list[Image.Image], texts: list[str]) -> Tensor:
-        """Cosine of each image with its own text: float [n]."""
+        """The cosine of each image with its own text: float [n]."""
         ...
 
 
 class Reader(Protocol):
-    """What streams a shard's pairs; :func:`recipes_lib.data.pools.shards.read` does."""
+    """A function that reads the pairs of a shard, such as :func:`recipes_lib.data.pools.shards.read`."""
 
     def __call__(self, path: Path, *, on_damage: Literal["stop", "skip"], counts: Counter[str]) -> Iterator[Pair]:
-        """The pairs in order; what is passed over or worth a note is counted in ``counts``."""
+        """The pairs in order; skipped pairs and remarks are counted in ``counts``, by reason."""
         ...
 
 
 class SieveScorer:
-    """Sieve's score of pairs, and CLIP's where a ``clip`` is given.
+    """Scores pairs by Sieve, and by CLIP if a ``clip`` is given.
 
-    ``count``: captions an image (r). ``seed``: with a pair's uid, where its captions come from. The other arguments are
-    those of :func:`recipes_lib.recipes.sieve.phrases.remove_phrases`; CLIP is given texts as they are.
+    ``count``: number of captions per image (r). ``seed``: draws the captions, together with a pair's uid. The other
+    arguments are those of :func:`recipes_lib.recipes.sieve.phrases.remove_phrases`; CLIP gets texts with all phrases.
 
     Raises: ``ValueError`` for a ``count`` below 1 or phrases that are not allowed.
     """
@@ -78,15 +80,15 @@ class SieveScorer:
     ) -> None:
         if count < 1:
             raise ValueError(f"count = {count}; use at least 1 caption an image.")
-        remove_phrases("", phrases, boundary)  # wrong ones are told now, not after the first captions
+        remove_phrases("", phrases, boundary)  # raises for wrong phrases now, not after the first captions
         self.captioner, self.encoder, self.clip = captioner, encoder, clip
         self.count, self.phrases, self.boundary, self.seed = count, phrases, boundary, seed
 
     @torch.no_grad()
     def score(self, pairs: Sequence[Pair]) -> Scores:
-        """The pairs' scores, in their order. A batch's size changes a score by rounding at most.
+        """Scores the pairs, in their order. The size of a batch changes scores at most by rounding.
 
-        Raises: ``ValueError`` where a model does not return what its protocol says.
+        Raises: ``ValueError`` if a model does not return what its protocol says.
         """
         images, texts = [pair.image for pair in pairs], [pair.text for pair in pairs]
         uids = [pair.uid for pair in pairs]
@@ -118,27 +120,28 @@ def cosines(
     phrases: Sequence[str] = PHRASES,
     boundary: Literal["word", "substring"] = "word",
 ) -> Tensor:
-    """Cosine of each text with each of its captions, after ``phrases`` are removed: B texts, B x r captions -> float32 [B, r].
+    """The cosine of each text with each of its captions, after ``phrases`` are removed.
 
-    Sieve's score is the largest of a row. An empty text has cosine 0 with everything.
+    Sieve's score is the largest cosine of a row. An empty text has cosine 0 with everything.
 
-    Raises: ``ValueError`` where the encoder does not return unit vectors.
+    Shapes: B texts, B x r captions -> float32 [B, r].
+    Raises: ``ValueError`` if the encoder does not return vectors of norm 1.
     """
     texts, *rows = ([remove_phrases(text, phrases, boundary).strip() for text in row] for row in (texts, *captions))
-    # each text once, and neighbours of like length: less padding
+    # each text is encoded once, and sorting by length reduces padding
     distinct = sorted({text for row in (texts, *rows) for text in row if text}, key=lambda text: (len(text), text))
     if not distinct:
         return torch.zeros(len(texts), len(rows[0]) if rows else 0)
     embedded = _embedded(encoder, distinct)
-    table = torch.cat([embedded, embedded.new_zeros(1, embedded.shape[1])])  # the last row: the empty text
+    table = torch.cat([embedded, embedded.new_zeros(1, embedded.shape[1])])  # the last row is the empty text
     place = {text: row for row, text in enumerate(distinct)} | {"": len(distinct)}
     of_texts = table[torch.tensor([place[text] for text in texts])]  # [B, d]
     of_captions = table[torch.tensor([[place[text] for text in row] for row in rows])]  # [B, r, d]
-    return (of_captions @ of_texts[:, :, None])[:, :, 0]
+    return (of_captions @ of_texts[:, :, None])[:, :, 0]  # [B, r]
 
 
 def _embedded(encoder: TextEncoder, texts: list[str]) -> Tensor:
-    """A unit vector for each text: float32 [n, d]. Raises: ``ValueError`` where they are none."""
+    """The embeddings of texts, of norm 1: float32 [n, d]. Raises: ``ValueError`` if a norm is not 1."""
     found = encoder.encode(texts).float()
     if found.dim() != 2 or len(found) != len(texts) or not ((found.norm(dim=1) - 1).abs() <= UNIT).all():
         name, lengths = type(encoder).__name__, found.norm(dim=-1)
@@ -150,27 +153,27 @@ def _embedded(encoder: TextEncoder, texts: list[str]) -> Tensor:
 
 
 def caption_seeds(uids: Sequence[str], seed: int) -> Tensor:
-    """A non-negative 63-bit seed for each pair, from its uid and ``seed`` alone: int64 [n]."""
+    """A non-negative 63-bit seed per pair, which depends only on its uid and ``seed``: int64 [n]."""
     digests = (hashlib.blake2b(f"{seed} {uid.lower()}".encode(), digest_size=8).digest() for uid in uids)
     return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests], dtype=torch.int64)
 
 
 @dataclass
 class ShardsScored:
-    """How far this process has come."""
+    """The progress of scoring in this process."""
 
     shards: int
-    """Shards that it is to score."""
+    """Number of shards that this process scores."""
     shards_done: int = 0
-    """Of these, with a score file, whether from this run or from an earlier one."""
+    """Number of these shards that have a score file, from this or an earlier start."""
     pairs: int = 0
-    """Pairs scored in this run."""
+    """Number of pairs scored since this start."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What the reader counted in the shards done: pairs passed over, by reason, and what it noted of others."""
+    """Numbers of skipped pairs and of remarks in the finished shards, by reason."""
 
 
 def score_file(shard: Path, folder: Path) -> Path:
-    """Where the scores of ``shard`` stand in ``folder``."""
+    """The path of the score file of ``shard`` in ``folder``."""
     return folder / f"{shard.stem}.parquet"
 
 
@@ -188,14 +191,15 @@ def score_shards(
     progress: Callable[[ShardsScored], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> ShardsScored:
-    """Scores every ``world_size``-th shard from the ``rank``-th on, into a file each; files that are there stay.
+    """Scores every ``world_size``-th shard, beginning with number ``rank``, into one file each; existing files stay.
 
-    No batch spans two shards, so scores depend neither on the number of processes nor on what an earlier run left.
-    ``progress`` is called after each batch and each shard; ``stop`` is asked before each batch. While one batch is
-    scored a thread reads the next. A shard's rows are held in memory until it ends.
+    No batch has pairs of two shards, so scores depend neither on the number of processes nor on interruptions.
+    ``progress`` is called after each batch and each shard; ``stop`` is called before each batch. While a batch is
+    scored, a thread reads the next one. The scores of a shard are in memory until the shard ends.
 
-    Raises: ``Interrupted`` where ``stop`` said so; ``DataError`` where two shards have one name, a shard of an earlier
-    run has gone, or a shard is damaged and ``on_damage`` is ``stop``; ``RunError`` where files come from another config.
+    Raises: ``Interrupted`` if ``stop`` returns True; ``DataError`` if two shards have the same name, a shard of an
+    earlier start is missing, or a shard is damaged and ``on_damage`` is ``stop``; ``RunError`` if score files come from
+    another config.
     """
     shards = sorted(shards)
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +231,7 @@ def score_shards(
 
 
 def _check_names(shards: Sequence[Path], folder: Path, *, writes: bool) -> None:
-    """Notes the shards' names in ``folder``, so that a later run knows whether one has gone since."""
+    """Writes the names of the shards into ``folder``, so that a later start notices if a shard is missing."""
     first: dict[str, Path] = {}
     for shard in shards:
         if first.setdefault(shard.stem, shard) != shard:
@@ -254,7 +258,7 @@ def _batches(pairs: Iterator[Pair], size: int) -> Iterator[list[Pair]]:
 
 
 def _ahead(batches: Iterator[list[Pair]]) -> Iterator[list[Pair]]:
-    """The same batches, each read while the one before is in use: decoding leaves the interpreter to others."""
+    """The same batches, but a thread reads the next batch while one is in use (decoding releases Python's lock)."""
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(next, batches, None)
         while (batch := waiting.result()) is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Medium phrases, "a photo of" and the like: they say how a picture was made, and nothing of what it shows.
+"""Removes phrases about the medium, such as "a photo of", which do not say what an image shows.
 
 Source: Mahmoud et al., "Sieve: Multimodal Dataset Pruning Using Image Captioning Models", arXiv 2310.02110, and the
     order of phrases in its official code.
@@ -14,11 +14,12 @@ PHRASES = ("an image of", "a photo of", "stock photo", "photo stock", "a photo",
 
 
 def remove_phrases(text: str, phrases: Sequence[str] = PHRASES, boundary: Literal["word", "substring"] = "word") -> str:
-    """``text`` without ``phrases``, whatever their case.
+    """Removes ``phrases`` from ``text``, in upper or lower case.
 
-    ``word``: whole words only, a longer phrase before a shorter one. White space of any kind and length (newlines, tabs,
-    no-break spaces) counts as one blank, before and after. ``substring``: phrase by phrase in the order given, inside
-    words too and with all white space kept, which is what the official code does: "photographer" becomes "grapher".
+    ``word``: only whole words are removed, longer phrases before shorter ones. White space of any kind and length
+    (newlines, tabs, no-break spaces) is replaced by one blank, before and after. ``substring``: phrases are removed one
+    after another in the given order, also inside words, and white space stays. The official code does this, so that
+    "photographer" becomes "grapher".
 
     Raises: ``ValueError`` for another ``boundary`` and for an empty phrase.
     """
@@ -47,5 +48,5 @@ def _patterns(phrases: tuple[str, ...], boundary: str) -> list[re.Pattern[str]]:
         return [re.compile(re.escape(phrase), re.IGNORECASE) for phrase in phrases]
     longest_first = sorted(map(_with_single_blanks, phrases), key=len, reverse=True)
     any_of_them = "|".join(re.escape(phrase) for phrase in longest_first)
-    # lookarounds, not \b: a phrase may begin or end with a sign that is no letter, as in "photo:"
+    # lookarounds, not \b: a phrase may begin or end with a character that is no letter, as in "photo:"
     return [re.compile(rf"(?<!\w)(?:{any_of_them})(?!\w)", re.IGNORECASE)] if phrases else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pool that :mod:`recipes_lib.recipes.sieve.recipe` scores: shards from disk, or the Pantry's, whose truth is known."""
+"""The pool that Sieve scores: shards from disk, or pairs of the Pantry, whose texts are known to be true or false."""
 
 import json
 from dataclasses import dataclass
@@ -19,25 +19,26 @@ from recipes_lib.training.folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class PoolData:
-    """The pool: shards of image-text pairs in webdataset's layout, each pair with a uid."""
+    """The pool: shards of image-text pairs in webdataset's layout, in which each pair has a uid."""
 
     name: Literal["pantry", "shards"] = "shards"
-    """``shards`` are read from ``root``; ``pantry`` writes shards of its own into the run folder first."""
+    """Name of the pool. ``shards`` are read from ``root``; ``pantry`` draws pairs and writes shards of them."""
     root: Path | None = None
-    """Folder of the shards, or a pattern such as ``/data/{00000..01287}.tar``."""
+    """``shards`` only. Folder of the shards, or a pattern such as ``/data/{00000..01287}.tar``."""
     on_damage: Literal["stop", "skip"] = "stop"
-    """What to do about a pair that cannot be read: stop with its name, or pass it over and count it by reason."""
+    """What happens if a pair cannot be read. stop: the run ends with the pair's name; skip: such pairs are left out and
+    counted by reason."""
     image_size: int = 32
-    """``pantry`` only: side in pixels."""
+    """``pantry`` only. Side of the images in pixels, at least 16 and a multiple of 8."""
     pool_size: int = 1000
-    """``pantry`` only: pairs."""
+    """``pantry`` only. Number of pairs, at least 1."""
     per_shard: int = 200
-    """``pantry`` only: pairs in a shard."""
+    """``pantry`` only. Number of pairs per shard, at least 1."""
     draw: int = 0
-    """``pantry`` only. Which pairs, and which pictures the toy models learn from; another number gives others."""
+    """``pantry`` only. Seed of the pairs, and of the images that the toy models learn from, at least 0."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         if (self.name == "shards") != (self.root is not None):
             fix = "add --data.root FOLDER" if self.name == "shards" else "leave it out"
             faults.add(f"data.root = {self.root} does not fit data.name = {self.name}: {fix}.")
@@ -49,17 +50,17 @@ class PoolData:
 
 
 def pantry_pool(data: PoolData) -> PairSet:
-    """The pairs of ``data.name`` pantry: pictures with alt-texts of every kind; ``factors["kind"]`` says which."""
+    """The pairs of ``data.name`` pantry: images with alt-texts of all kinds; ``factors["kind"]`` is the kind."""
     return alt_text.pool(data.pool_size, size=data.image_size, seed=seed_of(data), mix=alt_text.Mix())
 
 
 def seed_of(data: PoolData) -> int:
-    """What draws the pool; the two numbers after it draw what the toy captioner and the toy CLIP learn from."""
+    """The seed of the pool. The next two numbers are the seeds of the toy captioner's and the toy CLIP's data."""
     return 3 * data.draw
 
 
 def scores_of(folder: Path, pool: PairSet, *, clip: bool = True) -> Scores:
-    """All score files of a folder as one, in the order of the pool's pairs; ``clip``: whether they have that column."""
+    """Reads all score files of a folder, in the order of the pool's pairs; ``clip``: whether they have that column."""
     every = score_files.join([score_files.read(path) for path in sorted(folder.glob("*.parquet"))], clip=clip)
     place = {uid: row for row, uid in enumerate(every.uids)}
     rows = [place[uid] for uid in pool.uids]
@@ -68,7 +69,7 @@ def scores_of(folder: Path, pool: PairSet, *, clip: bool = True) -> Scores:
 
 
 def scored_before(folder: Path) -> list[Path]:
-    """The score files of an earlier run. Raises: ``DataError`` where there is none, or those of some shards are lacking."""
+    """The score files of an earlier run. Raises: ``DataError`` if there is none, or some shards have no score file."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise DataError(f"select.scores = {folder} holds no score file. Give a run's folder scores.")
@@ -82,7 +83,7 @@ def scored_before(folder: Path) -> list[Path]:
 
 
 def take_up_again(path: Path) -> None:
-    """Has a finished run of which a score file was removed go on, as its shard was changed and is to be scored again."""
+    """Reopens a finished run if a score file was removed, so that its shard is scored again."""
     run = RunFolder(path)
     if (path / "config.yaml").is_file() and run.state()["status"] == "done":
         names, lacking = _shards_noted(path / "scores")
@@ -91,20 +92,20 @@ def take_up_again(path: Path) -> None:
 
 
 def _shards_noted(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the shards that scoring into ``folder`` began with, and those of them that have no score file."""
+    """The names of the shards that were to be scored into ``folder``, and of those that have no score file."""
     noted = folder / "shards.json"
     names = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else []
     return names, [name for name in names if not (folder / f"{name}.parquet").is_file()]
 
 
 def shards_of(data: PoolData, run: RunFolder) -> list[Path]:
-    """The shards of the pool; the Pantry's are written into the run folder, once."""
+    """The shards of the pool. Those of the Pantry are written into the run folder once."""
     if data.name == "shards":
         return shards.find(data.root)
     place = run.path / "pool"
 
     def write() -> None:
-        if not place.is_dir():  # it is there whole, or not at all
+        if not place.is_dir():  # the folder is complete or absent
             stages.keep(run)
             shards.write(pantry_pool(data), place, data.per_shard)
 
@@ -113,9 +114,10 @@ def shards_of(data: PoolData, run: RunFolder) -> list[Path]:
 
 
 def quality(config: Any, files: list[Path], out: Path) -> dict[str, Any]:
-    """How well each signal tells right pairs from wrong ones (AUC; of guessing, 0.5), where the truth is known.
+    """How well each score separates true pairs from false ones (AUC; 0.5 is chance), if the truth is known.
 
-    ``scores`` has each signal's AUC over all kinds, ``kinds`` signal -> kind -> AUC, ``kept`` kind -> share selected.
+    ``scores``: the AUC of each score over all kinds; ``kinds``: score -> kind of pair -> AUC; ``kept``: kind -> share
+    of its pairs that was selected.
     """
     if config.data.name != "pantry" or config.select.scores is not None:
         return {"scores": {}}

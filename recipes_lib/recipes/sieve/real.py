@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sieve's text half on real alt-texts: 278 Wikipedia images, each with one description by a captioner of its time.
+"""Tests the text part of Sieve on real alt-texts of 278 Wikipedia images, each with one description by a captioner.
 
-The data may not be shipped: it is read from the folder that ``RECIPES_DATA`` names, and only aggregates are kept. The
-descriptions and alt-texts are those that Kreiss et al. collected (Concadia, arXiv 2104.08376).
+The data may not be shipped: it is read from the folder in ``RECIPES_DATA``, and only aggregates are stored. Kreiss et
+al. collected the descriptions and alt-texts (Concadia, arXiv 2104.08376).
 """
 
 import csv
@@ -21,13 +21,15 @@ from recipes_lib.recipes.sieve.pair_scores import cosines
 from recipes_lib.recipes.sieve.phrases import PHRASES, remove_phrases
 
 SHIFTS = 10
-"""Wrong descriptions an alt-text is compared with."""
+"""Number of wrong descriptions that each alt-text is compared with."""
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """AUC of right against wrong descriptions, by encoder, and the share of web texts that hold a medium phrase.
+    """AUCs of right against wrong descriptions by encoder, and shares of web texts with a phrase about the medium.
 
-    ``seed`` chooses which ten other images' descriptions are the wrong ones. Raises: ``DataError`` without the data.
+    ``seed`` chooses the ten other images whose descriptions are the wrong ones.
+
+    Raises: ``DataError`` without the data.
     """
     texts, descriptions = _wikipedia()
     found = {
@@ -44,7 +46,7 @@ def measure(seed: int) -> dict[str, Any]:
 def auc(
     encoder: TextEncoder, texts: Sequence[str], descriptions: Sequence[str], seed: int, phrases: Sequence[str] = PHRASES
 ) -> float:
-    """The chance that a text is nearer to its own description than another text to a description of another image."""
+    """The AUC: probability that a text is nearer to its own description than a text to another image's description."""
     count = len(texts)
     shifts = [0, *range(1 + SHIFTS * seed, 1 + SHIFTS * (seed + 1))]
     rows = [[descriptions[(row + shift) % count] for shift in shifts] for row in range(count)]
@@ -55,7 +57,7 @@ def auc(
 
 
 def phrase_share(texts: Sequence[str]) -> float:
-    """The share of texts from which a phrase about the medium is removed."""
+    """The share of texts, in [0, 1], that contain a phrase about the medium."""
     return float(np.mean([remove_phrases(text) != " ".join(text.split()) for text in texts]))
 
 

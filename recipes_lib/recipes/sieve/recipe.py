@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sieve: keep the image-text pairs whose text says what an image captioner says.
+"""Sieve: keeps the image-text pairs whose text is similar to the captions that a captioner generates for the image.
 
 Mahmoud, Elhoushi, Abbas, Yang, Ardalani, Leather, Morcos, "Sieve: Multimodal Dataset Pruning Using Image Captioning
 Models", CVPR 2024, arXiv 2310.02110. Chapter: ``notebooks/sieve.py``.
 
-1. CLIPScore ranks web pairs by the cosine of image and text, in a CLIP that learned from such pairs, noise included.
-2. A captioner learned from few, clean pairs. It describes the image r times, each time drawing its words anew.
-3. A sentence encoder compares the pair's text with these captions; the nearest one's cosine is the score.
-4. Phrases about the medium ("a photo of") are removed on both sides: they say nothing of what is shown.
-5. Both scores, each brought to [0, 1] over the pool, may be added. The best share of the pool is kept.
+1. CLIPScore, the usual score, ranks web pairs by the cosine of image and text. Its CLIP learned from web pairs too,
+   with all their noise.
+2. Sieve uses a captioner that learned from few, clean pairs. It generates r captions per image by random sampling.
+3. A sentence encoder compares the pair's text with these captions; the cosine of the nearest caption is Sieve's score.
+4. Phrases about the medium ("a photo of") are removed from text and captions, because they do not say what is shown.
+5. Both scores, each rescaled to [0, 1] over the pool, can be averaged. The pairs with the highest scores are kept.
 
-Nothing is trained but what stands in for BLIP at toy scale: this recipe reads shards, writes scores, and selects.
+This recipe reads shards, writes scores and selects. It trains only the small models that replace BLIP and CLIP at toy
+scale.
 """
 
 import hashlib
@@ -43,30 +45,33 @@ from recipes_lib.training import folder, loop, stages
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """What compares texts."""
+    """The sentence encoder that compares texts with captions."""
 
     name: str = "minilm"
-    """minilm: all-MiniLM-L6-v2, as in the paper; ngrams: counts of letters and words; else a sentence-transformers model."""
+    """minilm: all-MiniLM-L6-v2, as in the paper; ngrams: counts of letter and word n-grams; any other name: that model
+    of sentence-transformers."""
     phrases: Literal["sieve", "none"] = "sieve"
-    """sieve: remove the paper's list of phrases about the medium from texts and captions; none: leave them."""
+    """sieve: the paper's phrases about the medium are removed from texts and captions; none: nothing is removed."""
     boundary: Literal["word", "substring"] = "word"
-    """word: whole words; substring: anywhere, as in the official code, where "photographer" becomes "grapher"."""
+    """Where phrases are removed. word: only as whole words; substring: anywhere, as in the official code, which turns
+    "photographer" into "grapher"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """How scoring is run."""
+    """Batch size, seed, threads and device of scoring."""
 
     batch_size: int = 64
-    """Pairs scored together, per process; of no influence on the scores."""
+    """Number of pairs per batch and process, at least 1. It does not change the scores."""
     seed: int = 0
-    """With a pair's uid, where its captions come from; of no influence on the pool."""
+    """Seed of the captions, together with each pair's uid. It does not change the pool."""
     threads: int | None = None
-    """CPU threads of torch; none: torch's own choice."""
+    """Number of CPU threads of torch, at least 1; None: torch's own choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if the machine has one, otherwise the CPU."""
 
     def check(self, faults: Faults) -> None:
-        """Notes every fault of this group in ``faults``."""
+        """Adds every fault of this group to ``faults``."""
         faults.need(self.batch_size >= 1, "score.batch_size", self.batch_size, "of at least 1")
         faults.need(0 <= self.seed < 2**63, "score.seed", self.seed, "of at least 0 and below 2**63", most=2**63 - 1)
         faults.need(self.threads is None or self.threads >= 1, "score.threads", self.threads, "of at least 1")
@@ -74,19 +79,19 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """Which pairs are kept."""
+    """Which pairs of the pool are kept."""
 
     fraction: float = 0.2
-    """Share of the scored pool, in (0, 1]."""
+    """Share of the scored pairs to keep, in (0, 1]."""
     fuse: Literal["none", "clip", "only_clip"] = "none"
-    """clip: the mean of Sieve's score and CLIPScore, each brought to [0, 1] over the pool; none: Sieve's alone; only_clip:
-    CLIPScore alone, which is what Sieve is compared with."""
+    """The score that decides. none: only Sieve's; only_clip: only CLIPScore, which Sieve is compared with;
+    clip: the mean of both, each rescaled to [0, 1] over the pool."""
     scores: Path | None = None
-    """Folder of score files from an earlier run; then nothing is scored. None: those of this run."""
+    """Folder of score files of an earlier run, to select from without scoring. None: this run scores."""
 
     @property
     def weights(self) -> dict[str, float]:
-        """Each signal's weight."""
+        """The weight of each score in the decision."""
         match self.fuse:
             case "none":
                 return {"sieve": 1.0}
@@ -98,10 +103,10 @@ class SelectConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Sieve's config; the defaults are the paper's, over shards of one's own."""
+    """Sieve's config; the defaults are the paper's, for shards of your own."""
 
     stage: Literal["score", "select"] = "select"
-    """The last stage of the run: score ends with the score files, select goes on to ``subset.npy``."""
+    """The last stage of the run. score: the run ends with the score files; select: it also writes ``subset.npy``."""
     data: PoolData = field(default_factory=PoolData)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -129,11 +134,11 @@ class Config:
 def run(config: Config, out: Path | None = None) -> Result:
     """Scores the pool, selects from it, and reports; ``out`` is the run folder (default ``runs/sieve-DATE``).
 
-    It holds ``scores/`` (a parquet file a shard), ``subset.npy`` (DataComp's uid file) and ``subset.json``. A run that
-    was stopped, or killed, goes on with the first shard that has no score file; so does a finished run of which a score
-    file was removed. Under torchrun each rank scores its share of the shards.
+    The folder holds ``scores/`` (one parquet file per shard), ``subset.npy`` (DataComp's uid file) and ``subset.json``.
+    A run that was stopped or killed continues with the first shard without a score file, and so does a finished run if
+    a score file was removed. Under torchrun the shards are divided among the ranks.
 
-    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, each in whole lines.
+    Raises: ``ConfigError``, ``DataError``, ``RunError``, ``Diverged`` or ``Interrupted``, with text of whole lines.
     """
     config.validate()
     place = stages.start(config.score.device, config.score.threads)
@@ -160,7 +165,7 @@ def run(config: Config, out: Path | None = None) -> Result:
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What tells that the numerics moved: three losses of each toy model, and the mean score of sixteen pairs."""
+    """Three losses of each toy model and the mean score of 16 pairs, which change if the numerics change."""
     short = replace(
         config,
         stage="score",
@@ -177,13 +182,13 @@ def fingerprint(config: Config) -> dict[str, Any]:
 
 
 def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[list[Path], dict[str, Any]]:
-    """The score files, and what there is to report of their making. All ranks call it."""
+    """The score files, and facts for the report (numbers of pairs and remarks). All ranks call it."""
     if config.select.scores is not None:
         return pool.scored_before(config.select.scores), {}
-    encoder = load_encoder(config.encoder.name)  # first: it is told at once where weights are absent
+    encoder = load_encoder(config.encoder.name)  # first, so that missing weights are reported at once
     paths = pool.shards_of(config.data, run)
     if config.data.on_damage == "stop":
-        collectives.from_main(lambda: [shards.check(path) for path in paths])  # before models are trained
+        collectives.from_main(lambda: [shards.check(path) for path in paths])  # fails before models are trained
     scorer = pair_scores.SieveScorer(
         models.captioner_of(config, run, place),
         encoder,
@@ -223,14 +228,14 @@ def _score(config: Config, run: folder.RunFolder, place: world.World) -> tuple[l
 
 
 def _digest(config: Config) -> str:
-    """What the scores depend on, in twelve letters: neither the selection nor how scoring is run."""
+    """Twelve hex digits of all fields that change the scores; selection, batch size and device are not among them."""
     parts = {name: to_dict(getattr(config, name)) for name in ("data", "captioner", "encoder", "clip")}
     return hashlib.sha256(json.dumps([parts, config.score.seed], sort_keys=True).encode()).hexdigest()[:12]
 
 
 @contextmanager
 def _damage_met_by_one_process() -> Iterator[None]:
-    """Has every process say what it met: a shard is read, and found damaged, by one of them alone."""
+    """Turns ``DataError`` into ``DamagedImage``, which any rank prints, since only one rank reads a damaged shard."""
     try:
         yield
     except DataError as error:
@@ -238,13 +243,13 @@ def _damage_met_by_one_process() -> Iterator[None]:
 
 
 def _note_shards(run: folder.RunFolder, paths: list[Path]) -> None:
-    """Has ``metrics.jsonl`` hold one line for each shard that has a score file, whenever this run was killed.
+    """Makes ``metrics.jsonl`` have one line per shard with a score file, even if the run was killed before.
 
-    Lines that are there stay. A line that is lacking is made from the score file, and has no ``seconds``.
+    Existing lines stay. A missing line is made from the score file and has no ``seconds``.
     """
     path, noted = run.path / "metrics.jsonl", {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut
+        with suppress(ValueError, KeyError, TypeError):  # an incomplete line of a killed run
             line = json.loads(text)
             noted.setdefault(line["shard"], line)
     lines = []
@@ -259,7 +264,7 @@ def _note_shards(run: folder.RunFolder, paths: list[Path]) -> None:
 
 
 def _noting(stage: stages.Stage, paths: list[Path], size: int) -> Callable[[pair_scores.ShardsScored], None]:
-    """Shows progress, and notes a line for each shard that rank 0 of ``size`` ranks scores."""
+    """A callback that shows progress, and writes a line for each shard that rank 0 of ``size`` ranks scores."""
     told, pairs = 0, 0
 
     def progress(done: pair_scores.ShardsScored) -> None:
@@ -268,7 +273,7 @@ def _noting(stage: stages.Stage, paths: list[Path], size: int) -> Callable[[pair
         if done.shards_done == told:
             return
         new, told, pairs = done.pairs - pairs, done.shards_done, done.pairs
-        if new:  # those that an earlier start scored have their lines
+        if new:  # shards that an earlier start scored already have their lines
             step = 1 + (told - 1) * size
             stage.note({"step": step, "shard": paths[step - 1].stem, "pairs": new, "seconds": round(stage.seconds, 3)})
 
@@ -276,13 +281,14 @@ def _noting(stage: stages.Stage, paths: list[Path], size: int) -> Callable[[pair
 
 
 def _select(config: Config, files: list[Path], out: Path) -> dict[str, Any]:
-    """Writes ``subset.npy`` and ``subset.json``, reads the former as DataComp's resharder does; what to report of it."""
+    """Writes ``subset.npy`` and ``subset.json``, checks the former, and returns facts for the report."""
     made = pool_selection.select(files, config.select.fraction, config.select.weights, out)
     uids.verify_subset(out / "subset.npy")
     return {"pool": made.pool, "kept": made.kept, "threshold": made.threshold, "sha256": made.sha256}
 
 
-# The Pantry with a web's alt-texts, every stage and every model made here. Three quarters of a minute of one core.
+# The Pantry with alt-texts as on the web, in 45 seconds of one CPU core. The captioner and the CLIP are trained in the
+# run itself, with fewer captions per image (4) than the paper's 8, to save time.
 _TOY = Config(
     data=PoolData(name="pantry", pool_size=300, per_shard=100),
     captioner=CaptionerConfig(name="toy", count=4, images=2000, steps=80),
@@ -292,20 +298,22 @@ _TOY = Config(
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
-    # More captions, and models that had longer to learn: what `recipes cook sieve` stores.
+    # A larger pool, 8 captions per image and longer training; `recipes cook sieve` stores the result.
     "simmer": replace(
         _TOY,
         data=replace(_TOY.data, pool_size=2000, per_shard=200),
         captioner=replace(_TOY.captioner, count=8, images=6000, steps=1500),
         clip=replace(_TOY.clip, images=6000, steps=600),
     ),
-    # Shards of your own with BLIP and OpenAI's ViT-B/32, on one GPU: weights and shards are yours to name.
+    # Shards of your own with BLIP and OpenAI's ViT-B/32 on one GPU. It generates one caption per image instead of the
+    # paper's 8, since the time grows with their number.
     "laptop": Config(
         data=PoolData(root=Path("shards")),
         captioner=CaptionerConfig(weights="Salesforce/blip-image-captioning-base", count=1),
         clip=ClipConfig(name="open_clip", weights="openai"),
     ),
-    # DataComp's medium pool: 128 M pairs, 8 captions an image, a fifth kept by both scores.
+    # DataComp's medium pool of 128 million pairs, with 8 captions per image; a fifth is kept by the mean of both
+    # scores.
     "datacomp_medium": Config(
         data=PoolData(root=Path("shards"), on_damage="skip"),
         captioner=CaptionerConfig(weights="Salesforce/blip-image-captioning-base"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a score tells pairs that belong together from those that do not, where the truth is known."""
+"""Measures how well a score separates true pairs from false pairs, if the truth is known."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,11 +7,11 @@ import numpy as np
 
 
 def auc(scores: np.ndarray, good: np.ndarray) -> float:
-    """The chance that a good pair scores above a bad one, ties counted half: float [n], bool [n] -> [0, 1].
+    """The AUC: probability that a good pair scores above a bad one; ties count half. float [n], bool [n] -> [0, 1].
 
-    Raises: ``ValueError`` where all pairs are good, or none is.
+    Raises: ``ValueError`` if all pairs are good, or none is.
     """
-    from sklearn.metrics import roc_auc_score  # a second of importing, which --help does without
+    from sklearn.metrics import roc_auc_score  # the import takes a second, which --help should not
 
     if good.all() or not good.any():
         raise ValueError(f"{int(good.sum())} of {len(good)} pairs are good: an AUC needs both kinds.")
@@ -21,10 +21,13 @@ def auc(scores: np.ndarray, good: np.ndarray) -> float:
 def by_kind(
     scores: Mapping[str, np.ndarray], kinds: np.ndarray, names: Sequence[str], aligned: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """AUC of each signal by kind: of a bad kind against all good pairs, of a good kind against all bad ones; ``all`` of both.
+    """The AUC of each score by kind of pair, and over ``all`` pairs.
 
-    Shapes: ``scores`` signal -> [n], ``kinds`` int [n], positions in ``names``, of which ``aligned`` are good -> signal ->
-    kind -> AUC. Kinds that no pair has are left out.
+    Pairs of a bad kind are compared with all good pairs, and pairs of a good kind with all bad pairs. Kinds that no
+    pair has are left out.
+
+    Shapes: ``scores`` score -> [n], ``kinds`` int [n], positions in ``names``, of which ``aligned`` are good; ->
+    score -> kind -> AUC.
     """
     good = np.isin(kinds, [names.index(name) for name in aligned])
     found: dict[str, dict[str, float]] = {}
@@ -39,5 +42,5 @@ def by_kind(
 
 
 def kept_kinds(kept: np.ndarray, kinds: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """The share of each kind's pairs that were kept: bool [n], int [n] -> kind -> share."""
+    """The share of each kind's pairs that was kept: bool [n], int [n] -> kind -> share in [0, 1]."""
     return {name: float(kept[kinds == number].mean()) for number, name in enumerate(names) if (kinds == number).any()}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Sieve chapter measures: how well scores separate a pool whose truth is known, and what pruning by them buys.
+"""Measures for the Sieve chapter how well scores separate a pool with known truth, and how much pruning by them helps.
 
-A pool, a captioner and a CLIP of its own for each seed. The pool's pictures are new to both; so are the test pairs.
+Each seed has its own pool, captioner and CLIP. Captioner and CLIP have seen neither the pool's images nor the test
+pairs.
 """
 
 import json
@@ -30,13 +31,13 @@ from recipes_lib.recipes.sieve.pool import pantry_pool, scores_of, seed_of
 FRACTION = 0.3
 """Share of the pool that each score keeps."""
 COUNTS = (1, 2, 4, 8)
-"""Captions a picture."""
+"""Numbers of captions per image to compare."""
 STEPS = 200
-"""Optimiser steps of each CLIP, whatever the size of what it is trained on."""
+"""Number of optimiser steps of each CLIP; it does not depend on the size of the training set."""
 
 
 def config_of(seed: int) -> sieve.Config:
-    """The scoring of one seed's pool. ``data.draw`` starts at 1: 0 is the toy's, on which things were tried out."""
+    """The config that scores the pool of one seed. ``data.draw`` starts at 1, since 0, the toy's, served for trials."""
     base = sieve.PRESETS["simmer"]
     return replace(
         base,
@@ -49,12 +50,12 @@ def config_of(seed: int) -> sieve.Config:
 
 
 def fingerprint() -> dict[str, Any]:
-    """What tells that the numerics of :func:`measure` moved: the recipe's fingerprint with the pool of seed 0."""
+    """The recipe's fingerprint with the pool of seed 0, which changes if the numerics of :func:`measure` change."""
     return sieve.fingerprint(config_of(0))
 
 
 def measure(seed: int) -> dict[str, Any]:
-    """All metrics of one seed: AUCs by signal and kind, by captions a picture, and the recall of a CLIP by what it saw."""
+    """All metrics of one seed: AUCs by score and kind, and by captions per image; a CLIP's recall by training set."""
     config = config_of(seed)
     torch.set_num_threads(1)
     with TemporaryDirectory() as place:
@@ -72,9 +73,9 @@ def measure(seed: int) -> dict[str, Any]:
 
 
 def measure_clean_clip(seed: int) -> dict[str, Any]:
-    """CLIPScore on the same pool by a CLIP that learned from the captioner's own clean pairs: AUCs by kind, and recall.
+    """AUCs by kind, and recall, of a CLIP that learned from the captioner's clean pairs, on the same pool.
 
-    All else is as for the CLIP of :func:`measure`: pictures, steps, batch, learning rate.
+    All else is as for the CLIP of :func:`measure`: number of images, steps, batch size and learning rate.
     """
     config = config_of(seed)
     torch.set_num_threads(1)
@@ -100,7 +101,7 @@ def _separation(scores: Scores, signals: Mapping[str, np.ndarray], pool: PairSet
         row
         for row, said in enumerate(zip(scores.texts, *zip(*scores.captions, strict=True), strict=True))
         if any(remove_phrases(text) != text for text in said)
-    ]  # all others are as they were
+    ]  # the pairs with a phrase; the cosines of all others stay the same
     texts, captions = ([part[row] for row in rows] for part in (scores.texts, scores.captions))
     left_in[rows] = cosines(encoder, texts, captions, phrases=()).numpy()
     every = {**signals, "with_phrases": left_in.max(axis=1)}
@@ -113,7 +114,7 @@ def _separation(scores: Scores, signals: Mapping[str, np.ndarray], pool: PairSet
 
 
 def names_class(scores: Scores, pool: PairSet) -> float:
-    """The share of captions that name the class of their picture."""
+    """The share of captions, in [0, 1], that name the class of their image."""
     rows = zip(scores.captions, pool.labels.tolist(), strict=True)
     return float(np.mean([pool.class_names[label] in caption for row, label in rows for caption in row]))
 
@@ -121,7 +122,7 @@ def names_class(scores: Scores, pool: PairSet) -> float:
 def _pruned(
     config: sieve.Config, signals: Mapping[str, np.ndarray], pool: PairSet, place: Path
 ) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
-    """Recall and zero-shot accuracy of a CLIP by what it was trained on, and what share of each kind that was."""
+    """Recall and zero-shot accuracy of a CLIP by its training set, and the share of each kind of pair in that set."""
     own, kinds = uids.to_u8(pool.uids), pool.factors["kind"].numpy()
     by_chance = np.random.default_rng(config.score.seed).random(len(pool))
     recall, accuracy, kept = {}, {}, {}
@@ -139,7 +140,7 @@ def _pruned(
 
 
 def _training(config: sieve.Config, subset: Path | None) -> clip.Config:
-    """The CLIP that is trained on the pool, or on what a subset keeps of it."""
+    """The config of the CLIP that is trained on the pool, or on a subset of it."""
     base = clip.PRESETS["toy"]
     pool = config.data
     return replace(
