@@ -179,7 +179,7 @@ class ShardPairs:
 
 
 def _indexed(path: Path) -> tuple[np.ndarray, dict[str, int], str]:
-    """The rows of one shard, counts by reason, and its first fault's line (or ""); from the stored index if possible."""
+    """The rows of one shard, counts by reason, and its first fault's line (or ""); from a stored index if possible."""
     state = path.stat()
     name = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns, _VERSION])
     kept = cache.folder() / f"shard-{hashlib.sha256(name.encode()).hexdigest()[:20]}.npz"

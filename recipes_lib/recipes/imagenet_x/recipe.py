@@ -83,7 +83,7 @@ class Config:
     stage: Literal["report", "score"] = "report"
     """report: analyses predictions; score: makes the predictions of a model."""
     predictions: tuple[Path, ...] = ()
-    """CSV files (columns file_name, predicted_class, predicted_probability) or .npz files, with any number of models."""
+    """CSV files (columns file_name, predicted_class, predicted_probability) or .npz files, of any number of models."""
     annotations: Path | None = None
     """Folder of the official package's annotations, or the compact file ``imagenet_x_val.npz``."""
     groups: Path | None = None
