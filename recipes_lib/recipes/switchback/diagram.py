@@ -7,7 +7,6 @@ from torch import Tensor
 from recipes_lib import diagrams
 from recipes_lib.diagrams import Arrow, Image
 from recipes_lib.lowbit import quantize
-from recipes_lib.recipes.clip.diagram import shaded, write
 
 # X: the layer's input, W: its weight, G: the gradient of its output Y
 
@@ -35,7 +34,7 @@ def draw(ax: Axes, x: Tensor, w: Tensor, g: Tensor) -> Axes:
     colours = dict.fromkeys(floats, "Blues") | dict.fromkeys(integers, "Oranges")
     matrices = floats | integers
     nodes = {
-        name: Image(column, row, shaded(matrices[name], colours[name]), words)
+        name: Image(column, row, diagrams.shaded(matrices[name], colours[name]), words)
         for name, (column, row, words) in places.items()
     }
     arrows = [Arrow(name, f"{name} in 8 bits", "stop") for name in ("G", "W", "X")]
@@ -44,5 +43,5 @@ def draw(ax: Axes, x: Tensor, w: Tensor, g: Tensor) -> Axes:
     arrows += [("W in 8 bits", "Y"), ("X in 8 bits", "Y")]
     diagrams.draw(ax, nodes, arrows)
     for image, name in enumerate(nodes):
-        write(ax, image, [[f"{round(value, 2):g}" for value in row] for row in matrices[name].tolist()])
+        diagrams.write(ax, image, [[f"{round(value, 2):g}" for value in row] for row in matrices[name].tolist()])
     return ax

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from recipes_lib import plots
+from recipes_lib import diagrams, plots
 from recipes_lib.recipes.clip import diagram
 
 IMAGES = np.arange(3 * 3 * 8 * 8, dtype=np.uint8).reshape(3, 3, 8, 8)
@@ -43,11 +43,11 @@ def test_the_frames_hold_the_cosines_of_the_right_pairs(ax):
 def test_every_number_stays_in_its_cell(ax):
     ax.figure.canvas.draw()
     left, right = ax.transData.transform([(x, 0) for x in ax.images[3].get_extent()[:2]])[:, 0]
-    numbers = [text for text in ax.texts if text.get_fontsize() == diagram.POINTS]
+    numbers = [text for text in ax.texts if text.get_fontsize() == diagrams.NUMBERS]
     assert len(numbers) == 9
     assert max(text.get_window_extent().width for text in numbers) < (right - left) / 3
 
 
 def test_a_larger_magnitude_is_darker_whatever_its_sign():
-    light, dark, darkest = diagram.shaded([[0.1, -0.5, 1.0]], "Blues")[0].sum(axis=-1)
+    light, dark, darkest = diagrams.shaded([[0.1, -0.5, 1.0]], "Blues")[0].sum(axis=-1)
     assert light > dark > darkest
