@@ -55,7 +55,7 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
-from recipes_lib import diagrams, plots
+from recipes_lib import plots
 from recipes_lib.config import override
 from recipes_lib.data import embedded
 from recipes_lib.data.loader import StepBatches
@@ -115,25 +115,23 @@ print(f"{len(data.train):,} pairs to learn from, {len(data.test)} to be scored o
 #
 # A *tower* is a network that turns one kind of input into a point on the sphere. CLIP has two of them ({numref}`fig-clip-method`).
 
-# %% mystnb={"figure": {"name": "fig-clip-method", "caption": "CLIP's training step. Both towers learn; nothing is a stop-gradient."}, "image": {"alt": "Diagram from left to right. A batch of images passes the image tower, their texts pass the text tower; each becomes points on a sphere. Both meet in the table of all cosines, scaled. From there one arrow leads to a softmax over texts and one to a softmax over images, and both lead to the loss."}} tags=["hide-input"]
-boxes = {
-    "images": (0, 1),
-    "texts": (0, 0),
-    "image tower": (1, 1),
-    "text tower": (1, 0),
-    "points on\na sphere": (2, 1),
-    "points on\na sphere ": (2, 0),
-    "all cosines,\nscaled": (3.1, 0.5),
-    "softmax\nover texts": (4.3, 1),
-    "softmax\nover images": (4.3, 0),
-    "loss": (5.4, 0.5),
-}
-names_of = list(boxes)
-arrows = [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6)]
-arrows += [(6, 7), (6, 8), (7, 9), (8, 9)]
-figure, ax = plt.subplots(figsize=(7.75, 2.6))
-diagrams.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
+# %% tags=["hide-input"]
+from recipes_lib.recipes.clip import diagram
+
+simmer, towers = engine.reopen(clip.RECIPE, embedded.path("cooked/clip"))
+three, theirs = rows[:3], [captions[row] for row in rows[:3]]
+points = image_text_scores.embed_images(towers, simmer, data.test)[three]
+cosines = points @ image_text_scores.embed_texts(towers, theirs).T
+
+# %% mystnb={"figure": {"name": "fig-clip-method", "caption": "CLIP's training step with a batch of three pairs. The right pairs are framed. Both towers learn, and the temperature with them; nothing is a stop-gradient. Cosines and temperature are those of the run that was cooked earlier, on pairs that it never saw."}, "image": {"alt": "Diagram. Pictures of a red mug, a bowl and a bottle, at the left, go through the image tower; their captions, at the right, go through the text tower. In the middle both meet in a table of nine cosines, which are divided by the temperature. The three on its framed diagonal, between 0.67 and 0.82, are the largest of their rows and columns. From the table an arrow leads to the cross-entropy of rows and of columns."}} tags=["hide-input"]
+figure, ax = plt.subplots(figsize=(plots.WIDTH, 3.5))
+scale = float(towers.log_scale.detach().exp())
+diagram.draw(ax, data.test.images[three], theirs, cosines, scale=scale)
 plt.show()
+
+# %% [markdown]
+# Each row of the table is a choice among the texts of the batch, and each column a choice among its images. The softmax of a row or column should put
+# all its weight on the frame. The lower the {term}`temperature`, by which all cosines are divided, the more decided the choice.
 
 # %% [markdown]
 # ## The equations

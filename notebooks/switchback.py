@@ -61,7 +61,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from recipes_lib import diagrams, plots
+from recipes_lib import plots
 from recipes_lib.data import embedded
 from recipes_lib.recipes.switchback import spike_study as study
 
@@ -112,23 +112,25 @@ plt.show()
 #
 # ## The method in one picture
 
-# %% mystnb={"figure": {"name": "fig-switchback-method", "caption": "The three products of a SwitchBack layer. Only the gradient of the weight is computed from numbers that were not rounded."}, "image": {"alt": "Diagram. On the left the input X, the weight W and the gradient G of the output. Each goes through a box that rounds it to 8 bits: X and G with one scale per row, W with one scale. Rounded X and W give the output Y; rounded G and W give the gradient of X. Arrows from G and X that pass no rounding box give the gradient of W in 16 bits."}} tags=["hide-input"]
-boxes = {
-    "gradient of W,\n16 bits": (0, 1.2),
-    "gradient G\nof Y": (1.4, 2.4),
-    "weight W": (1.4, 1.2),
-    "input X": (1.4, 0),
-    "8 bits,\nby row": (2.8, 2.4),
-    "8 bits,\none scale": (2.8, 1.2),
-    "8 bits,\nby row ": (2.8, 0),
-    "gradient of X": (4.2, 1.8),
-    "output Y": (4.2, 0.6),
-}
-names_of = list(boxes)
-arrows = [(1, 0), (3, 0), (1, 4), (2, 5), (3, 6), (4, 7), (5, 7), (5, 8), (6, 8)]
-figure, ax = plt.subplots(figsize=(7.75, 3.6))
-diagrams.flow(ax, boxes, [(names_of[start], names_of[end]) for start, end in arrows])
+# %% [markdown]
+# Here are two tokens with three features, $X$, the weight $W$ of a layer with two outputs, and the gradient $G$ of its output.
+# {numref}`fig-switchback-method` shows what becomes of them.
+
+# %%
+X = torch.tensor([[0.5, -1.0, 0.25], [2.0, 0.1, -0.3]], dtype=torch.float64)
+W = torch.tensor([[0.2, -0.4, 0.1], [0.05, 0.3, -0.25]], dtype=torch.float64)
+G = torch.tensor([[1.0, -0.5], [0.03, 0.7]], dtype=torch.float64)
+
+# %% mystnb={"figure": {"name": "fig-switchback-method", "caption": "The three products of a SwitchBack layer. Integers of 8 bits are orange, floats are blue; the larger a magnitude, the darker its cell. Only the gradient of W is computed from numbers that were not rounded. No gradient passes through the rounding (sg)."}, "image": {"alt": "Diagram of nine small tables of numbers. In the second column stand the floats G, W and X. An arrow with the mark sg leads from each to its integers, which lie between -127 and 127: G and X are rounded by row, W with one scale. The integers of G and W give the gradient of X, those of W and X give the output Y, at the right. At the left is the gradient of W, to which arrows lead from G and X themselves."}} tags=["hide-input"]
+from recipes_lib.recipes.switchback import diagram
+
+figure, ax = plt.subplots(figsize=(plots.WIDTH, 4.4))
+diagram.draw(ax, X, W, G)
 plt.show()
+
+# %% [markdown]
+# The derivative of rounding is zero nearly everywhere, so it would stop all learning. SwitchBack does not use it ({term}`stop-gradient`): each gradient is a
+# product of its own, the one of a layer that does not round. Only the numbers that enter the gradient of $X$ are rounded.
 
 # %% [markdown]
 # ## The equations
@@ -157,15 +159,11 @@ plt.show()
 # %% [markdown]
 # ## By hand
 #
-# Here are two tokens with three features, and a layer with two outputs. First we round $X$, one scale per row. Check the first row by head: its largest
-# magnitude is 1, so 0.5 becomes 64 of 127 steps.
+# We take the numbers of {numref}`fig-switchback-method`. First we round $X$, one scale per row. Check the first row by head: its largest magnitude is 1, so 0.5
+# becomes 64 of 127 steps.
+
 
 # %%
-X = torch.tensor([[0.5, -1.0, 0.25], [2.0, 0.1, -0.3]], dtype=torch.float64)
-W = torch.tensor([[0.2, -0.4, 0.1], [0.05, 0.3, -0.25]], dtype=torch.float64)
-G = torch.tensor([[1.0, -0.5], [0.03, 0.7]], dtype=torch.float64)
-
-
 def rounded(x: Tensor, scale: Tensor) -> Tensor:
     return (127 * x / scale).round()
 

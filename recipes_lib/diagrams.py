@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
@@ -61,6 +62,8 @@ class Arrow:
 
 IMAGE_INCHES = 0.9
 """Side of an image and width of a bar chart."""
+NUMBERS = 9.0
+"""Points of the numbers in a matrix."""
 _SMALL = 9.5  # points of the words in a diagram
 _LINE = 1.3 * _SMALL / 72  # inches from line to line
 _PAD = 0.09  # inches between words and the rim of their box
@@ -93,9 +96,25 @@ def draw(ax: Axes, nodes: Mapping[str, Box | Image | Shares], arrows: Sequence[A
     return ax
 
 
-def flow(ax: Axes, boxes: Mapping[str, tuple[float, float]], arrows: Sequence[tuple[str, str]]) -> Axes:
-    """A diagram of boxes alone: each is named by its words and stands at (column, height). Raises: as ``draw``."""
-    return draw(ax, {name: Box(x, -y, name.strip()) for name, (x, y) in boxes.items()}, arrows)
+def shaded(matrix: ArrayLike, colours: str) -> NDArray:
+    """A matrix as an image, float [rows, columns, 3]: the larger a magnitude, the darker; pale enough for black numbers."""
+    sizes = np.abs(np.asarray(matrix, dtype=float))
+    return matplotlib.colormaps[colours](0.05 + 0.45 * sizes / sizes.max())[..., :3]
+
+
+def write(ax: Axes, image: int, words: Sequence[Sequence[str]]) -> tuple[float, float, float, float]:
+    """Writes ``words`` into the cells of the ``image``-th image of a diagram, row by row; a zero before the point is left out.
+
+    Returns the image's left, right, bottom and top, in inches.
+    """
+    left, right, bottom, top = ax.images[image].get_extent()
+    for row, line in enumerate(words):
+        for column, word in enumerate(line):
+            x = left + (column + 0.5) * (right - left) / len(line)
+            y = top - (row + 0.5) * (top - bottom) / len(words)
+            short = word.replace("0.", ".", 1) if word.removeprefix("-").startswith("0.") else word
+            ax.text(x, y, short, ha="center", va="center", fontsize=NUMBERS, zorder=6)
+    return left, right, bottom, top
 
 
 def _words(text: str) -> tuple[float, float]:

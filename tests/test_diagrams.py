@@ -83,10 +83,3 @@ def test_nodes_that_do_not_fit_are_refused(ax):
         diagrams.draw(ax, wide, [])
     with pytest.raises(ValueError, match=r"'a' and 'b' overlap by .* make the figure higher"):
         diagrams.draw(ax, {"a": Box(0, 0, "a"), "b": Box(0, 0.1, "b"), "c": Box(0, 1, "c")}, [])
-
-
-def test_a_flow_is_a_diagram_of_boxes(ax):
-    diagrams.flow(ax, {"image": (0, 0), "view": (1, 0), "network": (2, 1)}, [("image", "view"), ("view", "network")])
-    assert [text.get_text() for text in ax.texts] == ["image", "view", "network"]
-    heights = [text.get_position()[1] for text in ax.texts]
-    assert heights[0] == heights[1] < heights[2]

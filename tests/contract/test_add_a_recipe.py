@@ -34,32 +34,40 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def recipes(checkout: Path, *words: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "recipes_lib", *words]
-    ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return ended
+PROGRAM = """
+import contextlib, io, json, sys
+from recipes_lib import cli
+
+for words in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = cli.main(words)
+    print(json.dumps([code, said.getvalue()]))
+"""
+COMMANDS = {
+    "list": ["list", "--json"],
+    "show": ["show", "simsiam", "--json"],
+    "plan": ["plan", "simsiam", "--preset", "resnet50_imagenet", "--json"],
+    "run": ["run", "simsiam", "--preset", "toy", "--train.steps", "3", "--out", "run"],
+    "evaluate": ["evaluate", "run", "--probe", "knn", "--json"],
+    "export": ["export", "run", "--format", "timm", "--out", "exported"],
+    "mistake": ["run", "simsiam", "--preset", "toy", "--model.dim", "1"],
+}
 
 
 def test_the_new_recipe_is_listed_shown_planned_trained_evaluated_and_exported(checkout):
-    listed = json.loads(recipes(checkout, "list", "--json").stdout)
-    assert "simsiam" in [entry["name"] for entry in listed]
-    shown = json.loads(recipes(checkout, "show", "simsiam", "--json").stdout)
-    assert [claim["id"] for claim in shown["claims"]] == ["simsiam.beats_random"]
-    plan = json.loads(recipes(checkout, "plan", "simsiam", "--preset", "resnet50_imagenet", "--json").stdout)
-    assert plan["steps"] == 250_200  # 100 epochs of 2,502 batches of 512 images of 1,281,167
-    recipes(checkout, "run", "simsiam", "--preset", "toy", "--train.steps", "3", "--out", "run")
-    report = json.loads((checkout / "run" / "report.json").read_text())
-    again = json.loads(recipes(checkout, "evaluate", "run", "--probe", "knn", "--json").stdout)
-    assert again["scores"]["knn"] == report["scores"]["knn"]
-    recipes(checkout, "export", "run", "--format", "timm", "--out", "exported")
-    assert (checkout / "exported" / "model.safetensors").is_file()
-
-
-def test_a_wrong_value_of_it_is_refused_in_one_line(checkout):
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    command = [sys.executable, "-m", "recipes_lib", "run", "simsiam", "--preset", "toy", "--model.dim", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROGRAM, json.dumps(list(COMMANDS.values()))]
     ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert ended.stderr.strip() == "recipes: model.dim = 1 is not allowed: use a value of at least 2."
+    assert ended.returncode == 0, ended.stderr
+    answers = dict(zip(COMMANDS, map(json.loads, ended.stdout.splitlines()), strict=True))
+    assert {name: code for name, (code, _) in answers.items()} == dict.fromkeys(COMMANDS, 0) | {"mistake": 2}
+    found = {name: json.loads(answers[name][1]) for name in ("list", "show", "plan", "evaluate")}
+    assert "simsiam" in [entry["name"] for entry in found["list"]]
+    assert [claim["id"] for claim in found["show"]["claims"]] == ["simsiam.beats_random"]
+    assert found["plan"]["steps"] == 250_200  # 100 epochs of 2,502 batches of 512 images of 1,281,167
+    report = json.loads((checkout / "run" / "report.json").read_text())
+    assert found["evaluate"]["scores"]["knn"] == report["scores"]["knn"]
+    assert (checkout / "exported" / "model.safetensors").is_file()
+    fault = ended.stderr.splitlines()[-1]
+    assert fault == "recipes: model.dim = 1 is not allowed: use a value of at least 2."
