@@ -23,11 +23,11 @@ class DataConfig:
     Images directly in ``train`` or in ``train/unlabeled`` have no label.
     If no probe is asked for, ``val`` may be missing and the images may lie in the folder itself."""
     on_damage: Literal["stop", "skip"] = "stop"
-    """What happens if an image cannot be read. stop: the run ends with the image's name; skip: such images are left out
-    and counted."""
+    """What happens if an image cannot be read. stop: the run ends with the image's name;
+    skip: such images are left out and counted."""
     changed: Literal["refuse", "accept"] = "refuse"
-    """What a resumed run does if its images have changed since it began. refuse: stop; accept: continue with the images
-    that are there now."""
+    """What a resumed run does if its images have changed since it began. refuse: stop;
+    accept: continue with the images that are there now."""
     image_size: int = 224
     """Side in pixels at which images are drawn or evaluated, at least 8."""
     train_size: int = 6000
@@ -35,14 +35,14 @@ class DataConfig:
     test_size: int = 1000
     """Number of test images to draw; ``digits`` and ``pantry`` only."""
     scenes: Literal["natural", "controlled"] = "natural"
-    """``pantry`` only. natural: each class has its usual materials, colours and places; controlled: these are drawn
-    independently of the class."""
+    """``pantry`` only. natural: each class has its usual materials, colours and places;
+    controlled: these are drawn independently of the class."""
     labelled: Path | None = None
-    """Text file that lists the labelled images of the low-shot probe, one name per line; for images in memory, their
-    numbers from 0. None: labelled images are drawn at random."""
+    """Text file that lists the labelled images of the low-shot probe, one name per line;
+    for images in memory, their numbers from 0. None: labelled images are drawn at random."""
     tail: float = 0.0
-    """Exponent of a power law for the sizes of the training classes, at least 0: class r, counted from 1, keeps
-    r ** -tail times as many images as class 1. 0: all images stay."""
+    """Exponent of a power law for the sizes of the training classes, at least 0; 0: all images stay.
+    Class r, counted from 1, keeps r ** -tail times as many images as class 1."""
     classes_per_batch: int | None = None
     """Number of random classes in each batch, with equally many images of each. None: images come in random order."""
     holdout: float = 0.0

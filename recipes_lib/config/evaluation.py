@@ -36,8 +36,8 @@ class EvalConfig:
     """L2 penalty of the low-shot logistic regression, above 0, in the unit of the MSN paper's code, which uses 0.075
     for 1 % of the labels."""
     finetune_objective: Literal["cross_entropy", "suncet"] = "cross_entropy"
-    """cross_entropy: trains a linear classifier on top of the network; suncet: trains embeddings to lie close to others
-    of their class, and classifies by nearest neighbours."""
+    """cross_entropy: trains a linear classifier on top of the network;
+    suncet: trains embeddings to lie close to others of their class, and classifies by nearest neighbours."""
     finetune_epochs: float = 50.0
     """Number of fine-tuning passes over the labelled images; may be fractional."""
     finetune_lr: float = 0.02

@@ -33,15 +33,15 @@ class OptimConfig:
     weight_decay_final: float = 0.4
     """Weight decay at the end of its cosine, which lies at ``stretch`` times the run's steps."""
     stretch: float = 1.25
-    """The cosines are planned for this many times the run's steps, at least 1. Above 1, the run stops before they end."""
+    """The cosines are planned for this many times the run's steps, at least 1; above 1, the run ends before they do."""
     first_count: Literal[0, 1] = 1
     """Number that the schedules give to the first step: 1 in MSN's code, 0 in PAWS's."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square, each in [0, 1); ``adamw``, ``adamw8bit`` and
-    ``stable_adamw`` only."""
+    """Decay of the running means of the gradient and of its square, each in [0, 1);
+    ``adamw``, ``adamw8bit`` and ``stable_adamw`` only."""
     eps: float = 1e-8
-    """Added to the root of the running mean square, so that no step divides by 0; ``adamw``, ``adamw8bit`` and
-    ``stable_adamw`` only."""
+    """Added to the root of the running mean square, so that no step divides by 0;
+    ``adamw``, ``adamw8bit`` and ``stable_adamw`` only."""
     clip_decay: bool = True
     """``stable_adamw`` only. True: if a tensor's step is shortened, so is its weight decay.
     False: the decay keeps the scheduled learning rate, as in the code of the method's authors."""

@@ -65,12 +65,13 @@ class ViewsConfig:
     noise: float = 0.0
     """Standard deviation of the noise added to each value, where values range from 0 to 1; 0: no noise."""
     normalize: Normalize = "imagenet"
-    """How values are normalised. imagenet, openai, cifar10: by the mean and standard deviation of each channel over
-    ImageNet, CLIP's training images or CIFAR-10. image: each image to mean 0 and standard deviation 1.
+    """How values are normalised.
+    imagenet, openai, cifar10: by each channel's mean and standard deviation over that data set (openai: CLIP's).
+    image: each image to mean 0 and standard deviation 1.
     grey: the same after the image is turned grey, at evaluation too."""
     resize: Resize = "bilinear"
-    """bilinear: evaluation resizes with a margin (256 for 224 pixels), then crops the centre. bicubic: no margin, as in
-    open_clip. Both are antialiased."""
+    """bilinear: evaluation resizes with a margin (256 for 224 pixels), then crops the centre.
+    bicubic: no margin, as in open_clip. Both are antialiased."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""

@@ -35,8 +35,8 @@ class FewLabels(DataConfig):
     label_seed: int | None = 0
     """Seed that draws the images that keep their label; None: ``train.seed`` is used."""
     support_classes: int | None = 960
-    """Number of classes in a support; None: all. The paper uses 960 of 1,000; stay near that share of the classes,
-    however few processes there are."""
+    """Number of classes in a support; None: all. The paper uses 960 of 1,000;
+    stay near that share of the classes, however few processes there are."""
     support_images: int = 7
     """Number of images per class in a support, at least 1."""
     support_views: int = 1

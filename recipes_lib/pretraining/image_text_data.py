@@ -31,8 +31,8 @@ class PairData(DataConfig):
     name: Literal["pantry", "shards"] = "shards"
     """Name of the data. ``pantry`` comes with the library. ``shards``: tar files of webdataset's layout in ``root``."""
     texts: Literal["captions", "web"] = "captions"
-    """``pantry`` only. captions: every text is true of its image; web: alt-texts of all kinds, about half of which do
-    not describe their image."""
+    """``pantry`` only. captions: every text is true of its image;
+    web: alt-texts of all kinds, about half of which do not describe their image."""
     draw: int = 0
     """``pantry`` only. Seed of the pictures and texts, at least 0."""
     subset: Path | None = None

@@ -48,8 +48,8 @@ class ModelConfig(backbones.BackboneConfig):
     patch_size: int = 32
     pre_norm: bool = True
     tokenizer: Literal["clip", "pantry"] = "clip"
-    """clip: OpenAI's vocabulary of 49,408 pieces of words; pantry: at most 1,024 pieces, learned from the Pantry's
-    texts."""
+    """clip: OpenAI's vocabulary of 49,408 pieces of words;
+    pantry: at most 1,024 pieces, learned from the Pantry's texts."""
     context: int = 77
     """Number of tokens per text, start and end included, at least 3; longer texts are cut."""
     text_width: int = 512

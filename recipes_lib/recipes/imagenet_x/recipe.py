@@ -43,8 +43,9 @@ class FactorData:
     """Where images, annotations and predictions come from."""
 
     name: Literal["files", "pantry", "drawn"] = "files"
-    """files: from the files that ``predictions`` and ``annotations`` name; pantry: small models are trained and tested
-    on Pantry-X; drawn: annotations and predictions are drawn at random, with known effects of the factors."""
+    """files: from the files that ``predictions`` and ``annotations`` name;
+    pantry: small models are trained and tested on Pantry-X;
+    drawn: annotations and predictions are drawn at random, with known effects of the factors."""
     root: Path | None = None
     """Stage ``score`` only. Folder of ImageNet, of which val/CLASS/*.JPEG are scored."""
     images: int = 4000
@@ -64,8 +65,9 @@ class ReportConfig:
     resamples: int = 1000
     """Number of bootstrap resamples, at least 100."""
     scope: Literal["toolkit", "decided"] = "toolkit"
-    """Which images count. toolkit: all, as in the official toolkit, where images without ReaL labels count as errors
-    and all classes outside the sixteen metaclasses are one metaclass; decided: such images do not count."""
+    """Which images count.
+    toolkit: all, as in the official toolkit; images without ReaL labels count as errors, and all classes outside the
+    sixteen metaclasses are one metaclass. decided: such images do not count."""
     seed: int = 0
     """Seed of the bootstrap, of the permutation tests, and of what ``pantry`` and ``drawn`` make."""
 

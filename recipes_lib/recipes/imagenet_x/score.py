@@ -41,8 +41,8 @@ class ScoreConfig:
     """Number of images per batch and process, at least 1; each batch is stored when it is finished."""
     weights: Path | None = None
     """File of weights (safetensors) for a network of timm or torchvision. None: the library's published weights.
-    Without internet access timm tries for most of a minute; with HF_HUB_OFFLINE=1 in the environment it fails at
-    once."""
+    Without internet access timm tries for most of a minute;
+    with HF_HUB_OFFLINE=1 in the environment it fails at once."""
     threads: int | None = None
     """Number of CPU threads of torch, at least 1; None: torch's own choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -46,8 +46,8 @@ class PawsViews(ViewsConfig):
     global_views: int = 1
     """Always 1: PAWS has two large views, of which the first, like MSN's target view, is not counted here."""
     global_scale: tuple[float, float] = (0.14, 1.0)
-    """Smallest and largest area of a large crop, as a share of the image's area; without small views the paper uses
-    0.08 to 1."""
+    """Smallest and largest area of a large crop, as a share of the image's area;
+    without small views the paper uses 0.08 to 1."""
     local_views: int = 6
     """Number of small views."""
     local_scale: tuple[float, float] = (0.05, 0.14)
@@ -78,8 +78,8 @@ class ModelConfig(backbones.BackboneConfig):
     dim: int = 2048
     """Dimension of the embeddings, at least 2; with ``predictor`` a multiple of 4."""
     predictor: bool = True
-    """Whether anchors pass through a prediction head; the paper's CIFAR-10 runs have none. It is not built for
-    ``loss.objective`` simclr, which would not train it, so that the probe ``snn`` would use a random one."""
+    """Whether anchors pass through a prediction head; the paper's CIFAR-10 runs have none.
+    It is not built for ``loss.objective`` simclr, which would leave it untrained, and the probe ``snn`` would use it."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
@@ -99,8 +99,8 @@ class LossConfig:
     """The objective, its temperatures and weights. Greek letters and T are the paper's symbols."""
 
     objective: Literal["paws", "simclr"] = "paws"
-    """paws: the method. simclr: a control without labels, with the same network and large views; of the other fields of
-    ``loss`` it uses only ``temperature``."""
+    """paws: the method. simclr: a control without labels, with the same network and large views;
+    of the other fields of ``loss`` it uses only ``temperature``."""
     temperature: float = 0.1
     """Temperature tau of the similarities to the supports, above 0."""
     sharpen_temperature: float = 0.25

@@ -40,8 +40,9 @@ class LossConfig(msn.LossConfig):
     """MSN's objective with a prior over the prototypes, or another objective, which has a fixed prior."""
 
     objective: Literal["msn", "simclr", "vicreg", "swav"] = "msn"
-    """msn: MSN's loss with the prior of the next fields, which the other objectives do not use. Of the other fields of
-    ``loss``, simclr uses ``temperature``, and swav uses ``temperature`` and ``sinkhorn_iterations``.
+    """msn: MSN's loss with the prior of the next fields, which the other objectives do not use.
+    Of the other fields of ``loss``, simclr uses ``temperature``, and swav uses ``temperature`` and
+    ``sinkhorn_iterations``.
     All else about simclr, vicreg and swav is as in their papers."""
     prior: Literal["uniform", "power_law", "file"] = "power_law"
     """How often each prototype should be used. uniform: all equally often, which is MSN."""

@@ -26,8 +26,8 @@ class PoolData:
     root: Path | None = None
     """``shards`` only. Folder of the shards, or a pattern such as ``/data/{00000..01287}.tar``."""
     on_damage: Literal["stop", "skip"] = "stop"
-    """What happens if a pair cannot be read. stop: the run ends with the pair's name; skip: such pairs are left out and
-    counted by reason."""
+    """What happens if a pair cannot be read. stop: the run ends with the pair's name;
+    skip: such pairs are left out and counted by reason."""
     image_size: int = 32
     """``pantry`` only. Side of the images in pixels, at least 16 and a multiple of 8."""
     pool_size: int = 1000

@@ -48,13 +48,13 @@ class EncoderConfig:
     """The sentence encoder that compares texts with captions."""
 
     name: str = "minilm"
-    """minilm: all-MiniLM-L6-v2, as in the paper; ngrams: counts of letter and word n-grams; any other name: that model
-    of sentence-transformers."""
+    """minilm: all-MiniLM-L6-v2, as in the paper; ngrams: counts of letter and word n-grams;
+    any other name: that model of sentence-transformers."""
     phrases: Literal["sieve", "none"] = "sieve"
     """sieve: the paper's phrases about the medium are removed from texts and captions; none: nothing is removed."""
     boundary: Literal["word", "substring"] = "word"
-    """Where phrases are removed. word: only as whole words; substring: anywhere, as in the official code, which turns
-    "photographer" into "grapher"."""
+    """Where phrases are removed. word: only as whole words;
+    substring: anywhere, as in the official code, which turns "photographer" into "grapher"."""
 
 
 @dataclass(frozen=True, kw_only=True)
