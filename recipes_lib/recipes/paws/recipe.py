@@ -79,7 +79,7 @@ class ModelConfig(backbones.BackboneConfig):
     """Dimension of the embeddings, at least 2; with ``predictor`` a multiple of 4."""
     predictor: bool = True
     """Whether anchors pass through a prediction head; the paper's CIFAR-10 runs have none.
-    It is not built for ``loss.objective`` simclr, which would leave it untrained, and the probe ``snn`` would use it."""
+    It is not built for ``loss.objective`` simclr, which would leave it untrained for the probe ``snn``."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
