@@ -55,7 +55,7 @@ MENU = {
                 "vits16_imagenet_no_sinkhorn",
                 "vitb4_imagenet",
             ),
-            seconds=90,
+            seconds=60,
         ),
         Entry(
             name="paws",
@@ -76,7 +76,7 @@ MENU = {
                 "rn50_imagenet_10pct_200",
                 "rn50_imagenet_10pct",
             ),
-            seconds=110,
+            seconds=70,
             needs=("msn",),
         ),
         Entry(
@@ -86,7 +86,7 @@ MENU = {
             "Cluster Prior in Self-Supervised Learning, ICLR 2023, arXiv 2210.07277",
             idea="Prototypes are chosen as often as a prior says, such as a power law, where MSN asks for equally often.",
             presets=("toy", "simmer", "laptop", "vits16_places365_lt", "vits16_inat18"),
-            seconds=100,
+            seconds=70,
             needs=("msn",),
         ),
         Entry(
@@ -104,7 +104,7 @@ MENU = {
                 "datacomp_large",
                 "datacomp_xlarge",
             ),
-            seconds=90,
+            seconds=50,
         ),
         Entry(
             name="sieve",
@@ -113,7 +113,7 @@ MENU = {
             "Image Captioning Models, CVPR 2024, arXiv 2310.02110",
             idea="Keep the pairs whose text says what an image captioner says of the image.",
             presets=("toy", "simmer", "laptop", "datacomp_medium"),
-            seconds=110,
+            seconds=50,
             needs=("clip",),
         ),
         Entry(
@@ -131,7 +131,7 @@ MENU = {
                 "resnet50_imagenet_post_local",
                 "resnet50_imagenet_slowmo",
             ),
-            seconds=90,
+            seconds=40,
         ),
         Entry(
             name="switchback",
@@ -140,7 +140,7 @@ MENU = {
             "large-scale vision-language models, NeurIPS 2023, arXiv 2304.13013",
             idea="Two of a linear layer's three products need 8 bits only; the third, and the optimiser, need care.",
             presets=("toy", "simmer", "laptop", "vitb32_laion2b", "vitl14_laion2b", "vith14_laion2b"),
-            seconds=90,
+            seconds=50,
             needs=("clip",),
         ),
         Entry(
@@ -151,7 +151,7 @@ MENU = {
             "arXiv 2211.01866",
             idea="Compare a model's errors on images with an odd pose, background or texture with its errors on all.",
             presets=("toy", "simmer", "score", "report"),
-            seconds=50,
+            seconds=40,
             needs=("msn", "clip"),
         ),
     )
