@@ -209,8 +209,9 @@ def _faults_told(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        has = listed(file.name for file in path.iterdir())
-        raise RunError(f"{error.filename} is missing; {path} has: {has}. Pickles (.bin, .pt) are refused.") from None
+        names = [file.name for file in path.iterdir()]
+        holds = f"{path} has: {listed(names)}" if names else f"{path} is empty"
+        raise RunError(f"{error.filename} is missing; {holds}. Pickles (.bin, .pt) are refused.") from None
     except (SafetensorError, ValueError, OSError) as error:
         raise RunError(f"{path} cannot be read ({_first_line(error)}).") from None
 
