@@ -7,13 +7,13 @@ all runs had been read: pose .69 to .77 and texture 2.04 to 2.39 over the four m
 sweep; along the jitter sweep darker 1.46 to 1.29, and pose .78 to .81. Rank correlations had not been computed. So these
 verdicts say that the ratios do not hang on a few images or runs; they are no forecasts that came true.
 
-On Pantry-X (arm ``pantry``) each seed is a training set, a test set and nets of its own. Margins were fixed after one pilot, with seed
+On Pantry-X (arm ``pantry``) each seed is a training set, a test set and networks of its own. Margins were fixed after one pilot, with seed
 100, which is not among the seeds that decide. In it jitter took the ratio of dark pictures from 1.32 to 1.02, the accuracy on
 them from .41 to .49, and the ratio of odd shapes, which it does not touch, from .84 to .97; crops took the ratio of cut-off objects from
 1.79 to 1.37 and, against the paper, that of small ones from 1.67 to 1.49; over the four factors of the Latin square the
 ratio was 1.42 at 1 % of the training pictures and 1.10 at 50 %.
 
-What taught a net (arm ``captions``) has seeds of the same kind, and a pilot with seed 100: error ratios of nets by labels, by
+What taught a network (arm ``captions``) has seeds of the same kind, and a pilot with seed 100: error ratios of networks by labels, by
 captions and the cooked MSN had rank correlations of .85, .78 and .68; jitter took CLIP's accuracy from .38 to .20.
 """
 
@@ -28,7 +28,7 @@ _REPORT = (
 """Whole validation set; ratios, rank correlations and what shuffled factors give stand in its report."""
 _PUBLISHED_RUNS = "RECIPES_DATA=FOLDER recipes verify imagenet_x --arm real"
 _SIMMER = "recipes run imagenet_x --preset simmer"
-"""With 2.5 times the pictures, and 2.7 or, for CLIPs, 4 times the steps; its report has nets with and without augmentation."""
+"""With 2.5 times the pictures, and 2.7 or, for CLIPs, 4 times the steps; its report has networks with and without augmentation."""
 _RATIO = "error ratio: errors where the factor is present, over errors on average"
 
 _READ = (
@@ -36,7 +36,7 @@ _READ = (
     "read before the margin was fixed; the thirds are parts of the same images."
 )
 _CHANCE = (
-    "Nothing was searched for either: the predictions are published, and the control shuffles the same figures 1,000 times. No "
+    "Nothing was searched for either: the predictions are published, and the control shuffles the same numbers 1,000 times. No "
     "rank correlation had been computed before the margin was fixed."
 )
 _ENDS = (
@@ -53,26 +53,26 @@ _JITTER_ENDS = _ENDS.format(
     runs="82 runs have at least 88 % of the full strength, 75 at most 10 %. By the paper one strength sets jitter, greyscale and solarising",
 )
 _PILOT = (
-    "Both nets start alike and see the same pictures in the same order, for 300 steps at a learning rate of 3e-3; no "
-    "search of it is on record. They differ in {difference}. On the pilot seed 100 alone, and for all nets at once, 300 steps were taken after 400 and 800, "
+    "Both networks start alike and see the same pictures in the same order, for 300 steps at a learning rate of 3e-3; no "
+    "search of it is on record. They differ in {difference}. On the pilot seed 100 alone, and for all networks at once, 300 steps were taken after 400 and 800, "
     "and dark pictures were given dusk beside a weak light. The strength of the augmentation was not searched."
 )
 _JITTER = _PILOT.format(difference="the jitter of brightness, contrast, saturation and hue")
 _CROP = _PILOT.format(difference="the random crop, of 20 to 100 % of the area and of aspect ratios from 3:4 to 4:3")
 _LATIN = (
-    "All four nets have the same start, 300 steps and learning rate, and pictures that differ in the four factors alone. "
-    "Each factor is rare in one net and frequent in another, and each net has one factor at each share, so that both figures "
-    "are means over the same four factors and the same four nets. The steps were chosen on the pilot seed 100, for all nets at once."
+    "All four networks have the same start, 300 steps and learning rate, and pictures that differ in the four factors alone. "
+    "Each factor is rare in one network and frequent in another, and each network has one factor at each share, so that both numbers "
+    "are means over the same four factors and the same four networks. The steps were chosen on the pilot seed 100, for all networks at once."
 )
 _TEACHERS = (
-    "The control shuffles the same figures 1,000 times. Steps were chosen on the pilot seed 100, by accuracy and for each kind of net alone: 300 "
+    "The control shuffles the same numbers 1,000 times. Steps were chosen on the pilot seed 100, by accuracy and for each kind of network alone: 300 "
     "with labels (of 300, 400, 800), 150 with captions (of 150, 300); MSN is the cooked one of its chapter. MSN and SimCLR trained "
     "on these pictures were tried on that seed, and left out since they found only 16 to 28 %."
 )
 _CAPTIONS = (
     "Both CLIPs start alike and see the same pairs in the same order, with the settings of the toy CLIP; they differ in the jitter alone. The "
     "150 steps were chosen on the pilot seed 100 for the CLIP without jitter (.38 right, .33 after 300), which favours the control; nothing was searched "
-    "for the one with jitter. The cooked nets, with 600 steps, show the opposite order."
+    "for the one with jitter. The cooked networks, with 600 steps, show the opposite order."
 )
 _SWEEPS = "section 3.3.2 and Figure 6: the direction alone, in words; ours is from the published runs"
 _PANTRY = "section 3.3.2 says so of ImageNet, in words; nothing on this data"
@@ -91,9 +91,9 @@ _PANTRY_STUDY = "recipes_lib.recipes.imagenet_x.pantry_study"
 CHAPTER = Chapter(
     name="imagenet_x",
     measurements={
-        # nets by augmentation and by a factor's rarity in training, on Pantry-X
+        # networks by augmentation and by a factor's rarity in training, on Pantry-X
         "pantry": Measurement(f"{_PANTRY_STUDY}:measure", fingerprint=f"{_PANTRY_STUDY}:fingerprint"),
-        # CLIPs by augmentation on Pantry-X, and what they share with a net with labels and with MSN
+        # CLIPs by augmentation on Pantry-X, and what they share with a network with labels and with MSN
         "captions": Measurement(
             f"{_PANTRY_STUDY}:measure_captions", fingerprint=f"{_PANTRY_STUDY}:fingerprint_captions"
         ),
@@ -210,19 +210,19 @@ CHAPTER = Chapter(
             ours=("pantry", "ratio.jitter.darker"),
             control=("pantry", "ratio.plain.darker"),
             by=0.12,
-            control_arm="the same net without jitter",
+            control_arm="the same network without jitter",
             control_tuning=_JITTER,
             paper={"value": None, "where": _PANTRY},
             full_scale=_SIMMER,
         ),
         _pantry_higher(
             "imagenet_x.pantry_jitter_gain",
-            "On Pantry-X, colour jitter makes a net recognise more of the dark pictures.",
+            "On Pantry-X, colour jitter makes a network recognise more of the dark pictures.",
             ours=("pantry", "accuracy.jitter.darker"),
             control=("pantry", "accuracy.plain.darker"),
             by=0.03,
             metric="accuracy on pictures with the factor",
-            control_arm="the same net without jitter",
+            control_arm="the same network without jitter",
             control_tuning=_JITTER,
             full_scale=_SIMMER,
         ),
@@ -232,7 +232,7 @@ CHAPTER = Chapter(
             ours=("pantry", "ratio.jitter.shape"),
             control=("pantry", "ratio.plain.shape"),
             by=0.06,
-            control_arm="the same net without jitter",
+            control_arm="the same network without jitter",
             control_tuning=f"{_JITTER} The factor was chosen as the largest rise of the untouched ones in that pilot.",
             full_scale=_SIMMER,
         ),
@@ -242,7 +242,7 @@ CHAPTER = Chapter(
             ours=("pantry", "ratio.crop.partial_view"),
             control=("pantry", "ratio.plain.partial_view"),
             by=0.2,
-            control_arm="the same net without crops",
+            control_arm="the same network without crops",
             control_tuning=_CROP,
             paper={"value": None, "where": _PANTRY},
             full_scale=_SIMMER,
@@ -253,7 +253,7 @@ CHAPTER = Chapter(
             ours=("pantry", "ratio.crop.smaller"),
             control=("pantry", "ratio.plain.smaller"),
             by=0.05,
-            control_arm="the same net without crops",
+            control_arm="the same network without crops",
             control_tuning=_CROP,
             paper={"value": None, "where": _PANTRY},
             full_scale=_SIMMER,
@@ -272,11 +272,11 @@ CHAPTER = Chapter(
         ),
         _pantry_higher(
             "imagenet_x.pantry_shared",
-            "On Pantry-X, nets taught by labels, by captions and by neither share their worst factors.",
+            "On Pantry-X, networks taught by labels, by captions and by neither share their worst factors.",
             ours=("captions", "shared.mean_rank_correlation"),
             control=("captions", "shared.null_95"),
             by=0.2,
-            metric="mean rank correlation of error ratios over pairs of nets",
+            metric="mean rank correlation of error ratios over pairs of networks",
             control_arm="95 % quantile of what shuffled factors give",
             control_tuning=_TEACHERS,
             paper={"value": None, "where": "section 3.1 says so of models on ImageNet, in words; nothing on this data"},

@@ -24,7 +24,7 @@ _OURS = "PAWS keeps the preset's settings in every arm; they came from pilots wi
 _ONE_PART = f"Nothing was searched for either arm: they differ in the one part named. {_OURS}"
 _UNTUNED = "a learning rate of 1e-3 and weight decay of 0.05 for all of the book's supervised baselines"
 _SNN = "scores.snn.method"
-_ACCURACY = "accuracy on the test images, one label a class"
+_ACCURACY = "accuracy on the test images, one label per class"
 
 CHAPTER = Chapter(
     name="paws",
@@ -63,12 +63,12 @@ CHAPTER = Chapter(
     claims=(
         higher(
             "paws.beats_supervised",
-            "With one label a class, PAWS classifies digits better than the same network trained on the labels alone.",
+            "With one label per class, PAWS classifies digits better than the same network trained on the labels alone.",
             ours=("full", _SNN),
             control=("full", "scores.snn.supervised"),
             by=0.05,
             metric=_ACCURACY,
-            control_arm="the same network, labels, views and steps, supervised by every label once a step; the same classifier",
+            control_arm="the same network, labels, views and steps, supervised by every label once per step; the same classifier",
             control_tuning=f"Nothing was searched for the control: {_UNTUNED}. {_OURS}",
             paper={"value": None, "where": "no supervised ResNet-50 of the same labels was read"},
             full_scale=f"{_FULL_SCALE} --eval.probes snn --eval.baselines all",

@@ -42,7 +42,7 @@ _OURS = (
     "test pictures with other seeds."
 )
 _ONE_PART = f"Nothing was searched for either arm: they differ in the one part named. {_OURS}"
-_STUDY = "study of mini-batches of 2 or 8 classes; it reports that SimCLR, MSN and VICReg get worse, its figures were not read"
+_STUDY = "study of mini-batches of 2 or 8 classes; it reports that SimCLR, MSN and VICReg get worse, its numbers were not read"
 _KNN = "scores.knn.method"
 
 
@@ -146,7 +146,7 @@ CHAPTER = Chapter(
             metric="weighted k-NN accuracy, on a balanced test set",
             control_arm="the uniform prior on the same long tail",
             control_tuning=f"{_ONE_PART} The exponent 1 was not searched for; two other settings of tail and prototypes are shown.",
-            paper={"value": None, "where": "the paper's central result, on iNaturalist; its figures were not read"},
+            paper={"value": None, "where": "the paper's central result, on iNaturalist; its numbers were not read"},
             full_scale=_FULL_SCALE,
             full_scale_control=_UNIFORM,
         ),

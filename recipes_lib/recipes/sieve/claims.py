@@ -146,7 +146,7 @@ CHAPTER = Chapter(
         ),
         _auc(
             "sieve.more_captions",
-            "Eight captions a picture tell more than one.",
+            "Eight captions per picture tell more than one.",
             ours=("pool", "captions.8"),
             control=("pool", "captions.1"),
             by=0.01,
