@@ -81,7 +81,7 @@ TESTED_ELSEWHERE = {
     "recipes/paws/study": "claims/test_verify.py",
     "recipes/sieve/real": "claims/test_verify.py",
     "training/loop": "training/test_resume.py",
-    "training/shares": "training/test_fsdp_runs.py",
+    "training/rank_checkpoints": "training/test_fsdp_runs.py",
     "views/look": "views/test_multicrop.py",
 }
 

@@ -137,10 +137,10 @@ def clip_grad_norm(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
     Every rank must call it. Shapes: -> [], the norm before clipping.
     """
     gradients = [weight.grad for weight in parameters if weight.grad is not None]
-    shares = [gradient.to_local() for gradient in gradients if is_share(gradient)]
+    shares = [gradient.to_local() for gradient in gradients if is_sharded(gradient)]
     if not shares:
         return nn.utils.clip_grad_norm_(parameters, most)
-    others = [gradient for gradient in gradients if not is_share(gradient)]
+    others = [gradient for gradient in gradients if not is_sharded(gradient)]
     squares = collectives.all_reduce_sum(nn.utils.get_total_norm(shares).square())
     norm = (squares + nn.utils.get_total_norm(others).to(squares.device).square()).sqrt()
     torch._foreach_mul_(shares + others, (most / (norm + 1e-6)).clamp(max=1.0))  # 1e-6 as in torch
@@ -155,7 +155,7 @@ def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         whole = _gathered(tensor)
-        if not is_share(tensor):
+        if not is_sharded(tensor):
             found[name] = whole
         elif collectives.is_main():
             found[name] = whole.cpu()
@@ -168,7 +168,7 @@ def cut(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     A tensor ``NAME`` or ``NAME/key`` belongs to the parameter ``NAME``. Tensors with another shape than their
     parameter, such as an optimiser's count of steps, stay as they are.
     """
-    shares = {name: weight for name, weight in module.named_parameters() if is_share(weight)}
+    shares = {name: weight for name, weight in module.named_parameters() if is_sharded(weight)}
     found = dict(tensors)
     if not shares:
         return found
@@ -225,13 +225,13 @@ def _refuse(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def is_share(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether ``tensor`` is sharded, so that each rank has only a part of it."""
     return hasattr(tensor, "full_tensor")  # a DTensor, whose class is imported only if there are shards
 
 
 def _gathered(tensor: Tensor) -> Tensor:
-    return tensor.detach().full_tensor() if is_share(tensor) else tensor.detach()
+    return tensor.detach().full_tensor() if is_sharded(tensor) else tensor.detach()
 
 
 def _give_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

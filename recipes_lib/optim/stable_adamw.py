@@ -285,7 +285,7 @@ def _check(group: dict[str, Any]) -> None:
             raise ValueError(f"StableAdamW {name} = {value} is not allowed")
     for weight in group["params"]:
         what = f"StableAdamW got a parameter of shape {tuple(weight.shape)}"
-        if fsdp.is_share(weight):
+        if fsdp.is_sharded(weight):
             raise ValueError(
                 f"{what} of which each rank has a share, and it measures whole ones. Use torch.optim.AdamW."
             )

@@ -4,7 +4,7 @@
 ``folder/step-000100/`` holds ``model.safetensors``, ``optimizer.safetensors`` and ``manifest.json``, which has the size
 and SHA-256 of both files, the step, and all state that is not a tensor (``facts``). A checkpoint is written under a
 hidden name in the same folder, synced to the disk, then renamed. If ranks differ, it has more files:
-:mod:`recipes_lib.training.shares`.
+:mod:`recipes_lib.training.rank_checkpoints`.
 """
 
 import contextlib

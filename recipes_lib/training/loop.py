@@ -25,7 +25,7 @@ from recipes_lib.distributed.watch import Watch
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import STOP_SIGNALS, Diverged, Interrupted
 from recipes_lib.optim import build as optim
-from recipes_lib.training import checkpoint, shares
+from recipes_lib.training import checkpoint, rank_checkpoints
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.training.log import RunLog
 
@@ -96,7 +96,7 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
     _warn_of_one_process(given.sync, world, folder)
     model = strategy.wrap(given.method, optimizer)
     method = strategy.trained
-    start = shares.restore(folder, method, optimizer, strategy)
+    start = rank_checkpoints.restore(folder, method, optimizer, strategy)
     clipped = method.clipped_parameters()
     method.train()
     untold: list[dict[str, Tensor | float]] = []
@@ -133,7 +133,9 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
             stop = _any_rank(stopped.is_set(), world)
             if stop or last or due:
                 alike = last or strategy.alike(step)
-                shares.save(folder, step + 1, train.keep_checkpoints, method, optimizer, strategy, alike=alike)
+                rank_checkpoints.save(
+                    folder, step + 1, train.keep_checkpoints, method, optimizer, strategy, alike=alike
+                )
             if stop and not last:
                 folder.set_state("interrupted", step + 1)
                 raise Interrupted(f"Interrupted after step {step + 1} of {steps}. Go on: recipes resume {folder.path}")

@@ -17,7 +17,7 @@ from recipes_lib.config import OptimConfig, SyncConfig
 from recipes_lib.distributed.simulation import SimulatedTraffic, Workers
 from recipes_lib.errors import Diverged, Interrupted
 from recipes_lib.optim import build as optim
-from recipes_lib.training import checkpoint, loop, shares
+from recipes_lib.training import checkpoint, loop, rank_checkpoints
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.training.log import RunLog
 
@@ -99,7 +99,7 @@ def _save(folder: RunFolder, step: int, keep: int, method: nn.Module, group: Wor
 
 def _restore(folder: RunFolder, group: Workers) -> int:
     """Loads the newest complete checkpoint into the workers; returns the step to continue from, 0 if there is none."""
-    step = shares.newest(folder)
+    step = rank_checkpoints.newest(folder)
     if step is None:
         return 0
     saved = checkpoint.read(folder.checkpoints, step)
