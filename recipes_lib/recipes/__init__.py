@@ -63,7 +63,7 @@ MENU = {
             paper="Assran, Caron, Misra, Bojanowski, Joulin, Ballas, Rabbat: Semi-Supervised Learning of Visual "
             "Features by Non-Parametrically Predicting View Assignments with Support Samples, ICCV 2021, "
             "arXiv 2104.13963",
-            idea="Two views of an unlabelled image must be most like the same labelled images.",
+            idea="Two views of an unlabelled image must resemble the same labelled images.",
             presets=(
                 "toy",
                 "simmer",
