@@ -15,9 +15,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from doc_nodes import page_link
 from docutils import nodes
 from PIL import Image
-from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -47,21 +47,8 @@ class NeedsRole(SphinxRole):
         for place, name in enumerate(needs):
             if place:
                 made.append(nodes.Text(" and " if place == len(needs) - 1 else ", "))
-            made.append(_link(name))
+            made.append(page_link(f"/{NOTEBOOKS}/{name}", MENU[name].title))
         return made or [nodes.Text("no other chapter")], []
-
-
-def _link(name: str) -> addnodes.pending_xref:
-    title = MENU[name].title
-    return addnodes.pending_xref(
-        "",
-        nodes.inline(title, title),
-        refdomain="std",
-        reftype="doc",
-        reftarget=f"/{NOTEBOOKS}/{name}",
-        refexplicit=True,
-        refwarn=True,
-    )
 
 
 def depth(name: str) -> int:
