@@ -41,6 +41,10 @@ class BackboneConfig(LayersConfig):
     """Side of a Vision Transformer's patches in pixels; it must divide the side of every view."""
     pre_norm: bool = False
     """Whether a Vision Transformer has a LayerNorm before its first block and patches without bias, as in CLIP."""
+    pool: Literal["cls", "mean"] = "cls"
+    """A Vision Transformer's representation. cls: the class token; mean: the mean of the patch tokens."""
+    registers: int = 0
+    """Number of a Vision Transformer's additional tokens without a patch."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
@@ -49,6 +53,10 @@ class BackboneConfig(LayersConfig):
         faults.need(self.stem in stems, "model.stem", self.stem, f"of {' or '.join(stems)} with {self.arch}")
         if self._is_transformer:
             self._transformer.check(faults)
+            return
+        for name, only in (("pool", "cls"), ("registers", 0)):
+            value = getattr(self, name)
+            faults.need(value == only, f"model.{name}", value, f"of {only} with {self.arch}", "Choose a vit.")
 
     def check_sides(self, faults: Faults, sides: Mapping[str, int]) -> None:
         """Adds to ``faults`` each of ``sides`` (config field -> side in pixels) that the patch size does not divide."""

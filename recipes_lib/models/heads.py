@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The modules that follow a backbone: projection head, predictor and prototypes."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -38,6 +39,44 @@ class ProjectionHead(nn.Module):
         hidden = self.first_layer(features)  # [batch, hidden]
         hidden = self.activation(self.bn2(self.fc2(hidden)))  # [batch, hidden]
         return self.fc3(hidden)
+
+
+class MLPHead(nn.Module):
+    """A projector or predictor of any depth: hidden layers with batch norm and ReLU, then a plain linear layer.
+
+    With ``norm="none"`` the hidden layers have GELU alone. ``last_norm`` adds a batch norm without learned scale behind
+    the last layer. With 0 layers the head returns its input. Batch statistics are computed over all ranks.
+
+    Shapes: [batch, in_dim] -> [batch, ``out_dim``].
+    Source: the projectors and predictors of SimCLR, BYOL, SimSiam, MoCo v3, Barlow Twins, VICReg and DINO differ in
+    these arguments only. Weights are torch's defaults; a layer before a batch norm has no bias.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden: int,
+        out_dim: int,
+        *,
+        layers: int,
+        norm: Literal["batch", "none"] = "batch",
+        last_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.out_dim = out_dim if layers else in_dim
+        widths = [in_dim, *[hidden] * (layers - 1), out_dim] if layers else []
+        modules: list[nn.Module] = []
+        for before, after in pairwise(widths[:-1]):
+            modules.append(nn.Linear(before, after, bias=norm == "none"))
+            modules += [CrossRankBatchNorm(after), nn.ReLU()] if norm == "batch" else [nn.GELU()]
+        if layers:
+            modules.append(nn.Linear(*widths[-2:], bias=not last_norm))
+            modules += [CrossRankBatchNorm(out_dim, affine=False)] if last_norm else []
+        self.layers = nn.Sequential(*modules)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The embeddings of the features.  [batch, in_dim] -> [batch, out_dim]"""
+        return self.layers(features)
 
 
 class Predictor(nn.Module):

@@ -59,12 +59,19 @@ class ViTConfig(LayersConfig):
 
     pre_norm: bool = False
     """Whether there is a LayerNorm before the first block and no bias of the patches, as in CLIP's."""
+    pool: Literal["cls", "mean"] = "cls"
+    """The representation. cls: the class token, [CLS]; mean: the mean of the patch tokens, as for masked modelling."""
+    registers: int = 0
+    """Number of additional learned tokens without a patch, which take up what the network needs to store globally."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
         super().check(faults)
         size = self.patch_size
         faults.need(size >= 1, "model.patch_size", size, "of at least 1")
+        faults.need(
+            self.registers >= 0, "model.registers", self.registers, "of at least 0", "DINOv2's networks have 4."
+        )
         if self.stem == "conv" and size >= 1:
             power = size >= 2 and size & (size - 1) == 0
             hint = "The convolutional stem halves the image once a factor; --model.stem patch takes any size."
@@ -92,14 +99,17 @@ def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
         stem=config.stem,
         pre_norm=config.pre_norm,
         layer_scale=config.layer_scale,
+        pool=config.pool,
+        registers=config.registers,
     )
 
 
 class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
     """A pre-norm Vision Transformer whose representation is the class token, [CLS], after the final LayerNorm.
 
-    Patches may be dropped: this happens after positions are added, so the blocks do not compute dropped patches. The
-    weights are drawn from torch's global generator, like those of torch's own layers.
+    With ``pool="mean"`` the representation is the mean of the patch tokens instead. Patches may be dropped: this
+    happens after positions are added, so the blocks do not compute dropped patches. The weights are drawn from torch's
+    global generator, like those of torch's own layers.
 
     Shapes: images [B, 3, side, side] -> [B, D]; ``keep`` int64 [n] (one set for all images) or [B, n], the indices of
     the patches that are kept.
@@ -115,6 +125,8 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         stem: Literal["patch", "conv"],
         pre_norm: bool = False,
         layer_scale: bool = False,
+        pool: Literal["cls", "mean"] = "cls",
+        registers: int = 0,
     ) -> None:
         super().__init__(
             img_size=image_size,
@@ -125,10 +137,11 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             num_heads=shape.heads,
             qkv_bias=True,
             pre_norm=pre_norm,
+            reg_tokens=registers,
             norm_layer=partial(nn.LayerNorm, eps=1e-5 if pre_norm else 1e-6),  # CLIP's value and timm's
             weight_init="skip",
         )
-        self.image_size, self.patch_size, self.stem = image_size, patch_size, stem
+        self.image_size, self.patch_size, self.stem, self.pooling = image_size, patch_size, stem, pool
         if stem == "conv":
             self.patch_embed = ConvStem(image_size, patch_size, shape.width)
         if layer_scale:  # timm's LayerScale starts at a small number and cannot start at 0
@@ -137,28 +150,62 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         _initialise(self)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """The representation: [CLS] after the final LayerNorm.  [B, 3, side, side] -> [B, D]"""
+        """The representation, after the final LayerNorm.  [B, 3, side, side] -> [B, D]"""
         return self.norm(self.before_norm(images, keep))
 
     def before_norm(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[CLS] after the last block, before the final LayerNorm, for MSN's low-shot evaluation.
+        """The representation after the last block, before the final LayerNorm, for MSN's low-shot evaluation.
 
         Shapes: [B, 3, side, side] -> [B, D].
         Raises: ``ConfigError`` if patches do not tile the images, ``ValueError`` if images are not square or ``keep``
         fits neither of its shapes.
         """
-        tokens = self._embed(images)  # [B, N, D]
-        if keep is not None:
-            tokens = _kept(tokens, keep)  # [B, n, D]
-        first = self.cls_token + self.pos_embed[:, :1]  # [1, 1, D]: it is never dropped and not counted in N
-        x = torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1)  # [B, 1 + n, D]
-        x = self.norm_pre(x)
+        x = self._enter(images, keep)
         for block in self.blocks[:-1]:
             x = block(x)
-        return _class_token(self.blocks[-1], x)
+        if self.pooling == "cls":
+            return _class_token(self.blocks[-1], x)
+        return self.blocks[-1](x)[:, self.num_prefix_tokens :].mean(dim=1)
 
-    def _embed(self, images: Tensor) -> Tensor:
-        """The patch embeddings plus their positions.  [B, 3, side, side] -> [B, N, D]"""
+    def tokens(
+        self,
+        images: Tensor,
+        keep: Tensor | None = None,
+        *,
+        masked: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Tensor:
+        """All tokens after the final LayerNorm: [CLS], the registers, then the patches in the order of ``keep``.
+
+        ``masked``: patches whose embedding is replaced by ``mask_token``; their positions stay. Patches that are
+        dropped by ``keep`` are not computed; masked ones are.
+
+        Shapes: [B, 3, side, side], ``masked`` bool [B, N], ``mask_token`` [D] -> [B, 1 + registers + n, D].
+        Raises: as :meth:`before_norm`; ``ValueError`` if only one of ``masked`` and ``mask_token`` is given.
+        """
+        x = self._enter(images, keep, masked, mask_token)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def _enter(
+        self, images: Tensor, keep: Tensor | None, masked: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> Tensor:
+        """The input of the first block.  [B, 3, side, side] -> [B, 1 + registers + n, D]"""
+        tokens = self._embed(images, masked, mask_token)  # [B, N, D]
+        if keep is not None:
+            tokens = _kept(tokens, keep)  # [B, n, D]
+        first = self.cls_token if self.reg_token is None else torch.cat([self.cls_token, self.reg_token], dim=1)
+        first = first + self.pos_embed[:, : self.num_prefix_tokens]  # [1, 1 + registers, D]: never dropped
+        return self.norm_pre(torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1))
+
+    def _embed(self, images: Tensor, masked: Tensor | None, mask_token: Tensor | None) -> Tensor:
+        """The patch embeddings, or the mask token in their place, plus their positions.
+
+        Shapes: [B, 3, side, side] -> [B, N, D].
+        """
+        if (masked is None) != (mask_token is None):
+            raise ValueError("masked and mask_token go together: give both or neither.")
         height, width = images.shape[-2:]
         if height != width:
             raise ValueError(
@@ -169,7 +216,9 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         if self.stem == "conv":  # a third faster on a CPU, and the tokens are contiguous
             images = images.contiguous(memory_format=torch.channels_last)
         tokens = self.patch_embed.proj(images).flatten(2).mT  # [B, D, g, g] -> [B, N, D]
-        return tokens + resize_positions(self.pos_embed[:, 1:], height // self.patch_size)
+        if masked is not None:
+            tokens = torch.where(masked[..., None], mask_token, tokens)
+        return tokens + resize_positions(self.pos_embed[:, self.num_prefix_tokens :], height // self.patch_size)
 
 
 def forward_flops(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> int:
@@ -270,6 +319,8 @@ def _initialise(model: VisionTransformer) -> None:
     linear_std = 0.02 * max(1.0, math.sqrt(384 / model.embed_dim))
     nn.init.trunc_normal_(model.cls_token, std=0.02)
     nn.init.trunc_normal_(model.pos_embed, std=0.02)
+    if model.reg_token is not None:
+        nn.init.trunc_normal_(model.reg_token, std=0.02)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=linear_std)

@@ -64,8 +64,16 @@ class MultiCrop:
     the batch, the rank, the worker or the number of other views.
     """
 
-    def __init__(self, config: ViewsConfig, seed: int) -> None:
+    def __init__(
+        self, config: ViewsConfig, seed: int, *, second: ViewsConfig | None = None, local: ViewsConfig | None = None
+    ) -> None:
+        """``second`` and ``local``: colours and blur of the second global view and of the local views, if not the same.
+
+        Sizes, crops, mirroring, noise and normalisation are always those of ``config``.
+        """
         self.config = config
+        self.second = second or config
+        self.local = local or config
         self.seed = seed
         self.kinds = (
             Kind("global", config.global_views + 1, config.image_size, config.global_scale),
@@ -111,7 +119,8 @@ class MultiCrop:
                     cut = partial(_cut, batch.images, boxes[number], flip[number], kind.size, self.config.resize)
                 else:
                     cut = partial(_picked, batch.crops[len(views)])
-                look = look_from(self.config, looks[number], equalize[number], threshold[number])
+                colours = self.local if kind.name == "local" else self.second if number == 1 else self.config
+                look = look_from(colours, looks[number], equalize[number], threshold[number])
                 views.append(self._view(kind, number, keys, look, cut))
         return views
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The families of self-supervised learning: one loop, one backbone, one data set, and a preset for each method.
+
+Balestriero et al., "A Cookbook of Self-Supervised Learning", arXiv 2304.12210, sorts the methods into four families.
+Chapter: ``notebooks/families.py``.
+
+1. Deep metric learning (``contrastive.py``): SimCLR, DCL, NNCLR, MoCo v2 and v3.
+2. Self-distillation (``distillation.py``): BYOL, SimSiam, DINO with iBOT's and KoLeo's terms as options.
+3. Canonical correlation (``correlation.py``): Barlow Twins, VICReg, SwAV, W-MSE; and LeJEPA, which came later.
+4. Masked modelling (``masked.py``): MAE, SimMIM, BEiT; and I-JEPA (``latents.py``), which came later.
+5. The pretext task that all of them replaced: rotation (``rotation.py``).
+"""
+
+from recipes_lib.pretraining.recipe import Method, Recipe
+from recipes_lib.recipes.families import contrastive, correlation
+from recipes_lib.recipes.families.settings import Config
+
+_FAMILIES = (contrastive, correlation)
+METHODS: dict[str, type[Method]] = {name: method for family in _FAMILIES for name, method in family.METHODS.items()}
+"""The class of each method, by ``loss.objective``."""
+_PRESETS = {name: preset for family in _FAMILIES for name, preset in family.PRESETS.items()}
+_FIRST = {size: _PRESETS[f"simclr_{size}"] for size in ("toy", "simmer", "laptop")}  # toy is SimCLR's, and so on
+_SMALL = {name: preset for name, preset in _PRESETS.items() if not name.endswith("imagenet")}
+PRESETS: dict[str, Config] = {**_FIRST, **_SMALL, **_PRESETS}
+"""SimCLR's three, each method's three, then the papers' runs."""
+
+
+def build(config: Config, steps: int) -> Method:
+    """Builds the method of ``loss.objective``."""
+    return METHODS[config.loss.objective](config, steps)
+
+
+RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build)
