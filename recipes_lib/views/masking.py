@@ -76,6 +76,11 @@ def random_mask(keys: Tensor, grid: int, ratio: float, *, unit: int = 1) -> Tens
     return units.repeat_interleave(unit, dim=1).repeat_interleave(unit, dim=2).flatten(1)
 
 
+def places(mask: Tensor) -> Tensor:
+    """The numbers of the hidden patches; all images must have equally many.  bool [B, N] -> int64 [B, m]"""
+    return mask.nonzero()[:, 1].view(len(mask), -1)
+
+
 SMALLEST_BLOCK = 16 / 196
 """Smallest block of :func:`block_mask`, as a share of the patches: 16 of BEiT's 14 x 14 patches."""
 BLOCK_ASPECT = 0.3
