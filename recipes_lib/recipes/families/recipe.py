@@ -13,12 +13,12 @@ Chapter: ``notebooks/families.py``.
 
 from recipes_lib.distributed.sync import Traffic
 from recipes_lib.pretraining.recipe import Method, Recipe
-from recipes_lib.recipes.families import contrastive, correlation, latents, masked, rotation
+from recipes_lib.recipes.families import contrastive, correlation, distillation, latents, masked, rotation
 from recipes_lib.recipes.families.settings import Config
 from recipes_lib.training import checkpoint, loop
 from recipes_lib.training.folder import RunFolder
 
-_FAMILIES = (contrastive, correlation, masked, latents, rotation)
+_FAMILIES = (contrastive, distillation, correlation, masked, latents, rotation)
 METHODS: dict[str, type[Method]] = {name: method for family in _FAMILIES for name, method in family.METHODS.items()}
 """The class of each method, by ``loss.objective``."""
 _PRESETS = {name: preset for family in _FAMILIES for name, preset in family.PRESETS.items()}
