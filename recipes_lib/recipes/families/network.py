@@ -101,12 +101,16 @@ class Taught(Siamese):
         super().__init__(config, steps)
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Moves the teacher's parameters towards the encoder's; its batch norms keep their own running statistics."""
+        self.follow(self.teacher, self.encoder, step)
+
+    @torch.no_grad()
+    def follow(self, teacher: nn.Module, student: nn.Module, step: int) -> None:
+        """Moves the parameters of ``teacher`` towards those of ``student``, with the momentum of the step."""
         model = self.config.model
         momentum = schedules.cosine(step, model.ema, model.ema_final, self.steps)
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.encoder.parameters()), 1 - momentum)
+        torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
 
     def param_groups(self) -> list[dict]:
         """The optimiser's groups, without the teacher: weights decay; biases and norms do not."""

@@ -257,7 +257,7 @@ class LossConfig:
 READ_BY: dict[str, tuple[str, ...]] = {
     "loss.temperature": ("simclr", "dcl", "nnclr", "moco_v2", "moco_v3", "swav", "dino"),
     "loss.negatives": ("simclr",),
-    "loss.stop_gradient": ("simsiam",),
+    "loss.stop_gradient": ("simsiam", "ijepa"),
     "loss.queue": ("nnclr", "moco_v2", "swav"),
     "loss.queue_start": ("swav",),
     "loss.teacher_temperature": ("dino",),
