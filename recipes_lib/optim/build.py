@@ -94,8 +94,10 @@ class Schedule:
         return {"lr": lr, "weight_decay": decay}
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Sets the learning rate of every group, and its weight decay: 0 unless the group ``decays``."""
+        """Sets the learning rate of every group, times its ``lr_scale`` if it has one, and its weight decay: 0 unless the
+        group ``decays``.
+        """
         now = self.at(step)
         for group in optimizer.param_groups:
-            group["lr"] = now["lr"]
+            group["lr"] = now["lr"] * group.get("lr_scale", 1.0)
             group["weight_decay"] = now["weight_decay"] if group["decays"] else 0.0

@@ -2,7 +2,7 @@
 """Parameter groups: which parameters get weight decay.
 
 Each group has the key ``decays``: if it is True, :class:`recipes_lib.optim.build.Schedule` sets the weight decay of the
-step, else 0.
+step, else 0. A group may have ``lr_scale``: its learning rate is that of the step times this factor.
 """
 
 from typing import Any
