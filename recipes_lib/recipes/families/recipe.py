@@ -11,11 +11,14 @@ Chapter: ``notebooks/families.py``.
 5. The pretext task that all of them replaced: rotation (``rotation.py``).
 """
 
+from recipes_lib.distributed.sync import Traffic
 from recipes_lib.pretraining.recipe import Method, Recipe
-from recipes_lib.recipes.families import contrastive, correlation
+from recipes_lib.recipes.families import contrastive, correlation, distillation, latents, masked, rotation
 from recipes_lib.recipes.families.settings import Config
+from recipes_lib.training import checkpoint, loop
+from recipes_lib.training.folder import RunFolder
 
-_FAMILIES = (contrastive, correlation)
+_FAMILIES = (contrastive, distillation, correlation, masked, latents, rotation)
 METHODS: dict[str, type[Method]] = {name: method for family in _FAMILIES for name, method in family.METHODS.items()}
 """The class of each method, by ``loss.objective``."""
 _PRESETS = {name: preset for family in _FAMILIES for name, preset in family.PRESETS.items()}
@@ -30,4 +33,14 @@ def build(config: Config, steps: int) -> Method:
     return METHODS[config.loss.objective](config, steps)
 
 
-RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build)
+def fit(given: loop.Training, folder: RunFolder) -> Traffic:
+    """Trains as :func:`loop.fit` does; BEiT's visual words are found before, and a resumed run's are in its checkpoint.
+
+    Raises: as :func:`loop.fit`.
+    """
+    if isinstance(given.method, masked.BEiT) and not checkpoint.newest_step(folder.checkpoints):
+        given.method.fit_words(given.batches)
+    return loop.fit(given, folder)
+
+
+RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build, fit=fit)
