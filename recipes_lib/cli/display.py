@@ -169,6 +169,11 @@ def factors(found: Mapping[str, Mapping[str, float]]) -> Table:
     return _table("factor", {name: {arm: found[arm][name] for arm in found if name in found[arm]} for name in names})
 
 
+def label_free(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """A table of the probes that need no labels (probe -> arm -> number), with one row per probe."""
+    return _table("without labels", found)
+
+
 def _table(kind: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     columns = [column for column in COLUMNS if any(column in row for row in found.values())]
     table = Table(
