@@ -301,7 +301,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "model.freeze_patch": _EMBED,
     "model.predictor_layers": _PREDICT,
     "model.predictor_hidden": _PREDICT,
-    "model.predictor_last_norm": _PREDICT,
+    "model.predictor_last_norm": ("nnclr", "moco_v3"),
     "model.prototypes": ("swav", "dino"),
     "model.ema": WITH_TEACHER,
     "model.ema_final": WITH_TEACHER,
@@ -363,7 +363,8 @@ class Config:
                     f"{path} = {value} has no use with loss.objective {objective}: leave it at {default}, or choose "
                     f"{_either(readers)}."
                 )
-        views, batch, loss = self.views, self.train.batch_size // max(self.train.accumulate, 1), self.loss
+        views, loss = self.views, self.loss
+        batch = max(self.train.batch_size // max(self.train.accumulate, 1), 1)  # train.check refuses a batch of 0
         count = views.global_views + 1
         if objective in TWO_VIEWS:
             faults.need(
@@ -407,7 +408,7 @@ class Config:
         if loss.queue:
             whole = loss.queue % batch == 0
             faults.need(whole, "loss.queue", loss.queue, f"that is a multiple of a micro-batch of {batch} images")
-        if objective == "w_mse" and loss.whiten:
+        if objective == "w_mse" and loss.whiten and loss.whitening_size >= 2:
             faults.need(
                 batch % loss.whitening_size == 0,
                 "loss.whitening_size",
