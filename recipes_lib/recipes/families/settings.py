@@ -72,7 +72,8 @@ class FamiliesViews(ViewsConfig):
     """Probability of blurring a small view; None: that of ``blur``. DINO's is 0.5."""
     mask_ratio: float = 0.0
     """Share of the patches that are hidden, in [0, 1). ``mae``: 0.75; ``simmim``: 0.6; ``beit``: 0.4 in blocks
-    (75 of 196 patches are 0.38); ``dino`` with ``loss.patch_weight``: the share of the patches that iBOT's student does not see, 0.3."""
+    (75 of 196 patches are 0.38); ``dino`` with ``loss.patch_weight``: iBOT's student does not see the share 0.3 of
+    half of the large views."""
     mask_unit: int = 1
     """Patches along the side of a square that is hidden as a whole; ``simmim`` only, whose 2 x 16 pixels make 32."""
     target_blocks: int = 4
@@ -388,6 +389,17 @@ class Config:
                 "model.arch and model.stem",
                 f"{self.model.arch}, {self.model.stem}",
                 f"of a vit with stem patch: {who} hides patches",
+            )
+        if objective == "dino":
+            hides, used = views.mask_ratio > 0, loss.patch_weight > 0
+            allowed = "above 0 with loss.patch_weight above 0" if used else "of 0 with loss.patch_weight 0"
+            faults.need(hides == used, "views.mask_ratio", views.mask_ratio, allowed, "iBOT hides 0.3.")
+            faults.need(
+                not used or self.model.pool == "cls",
+                "model.pool",
+                self.model.pool,
+                "of cls with loss.patch_weight above 0",
+                "iBOT compares the class tokens of views, and patches by themselves.",
             )
         if objective in ("mae", "simmim", "beit"):
             faults.need(
