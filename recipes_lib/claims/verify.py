@@ -165,7 +165,11 @@ def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_o
     versions: dict[str, str] = _stored(name)["versions"] if left_out else {}
     for run in todo:
         report = report_of(run)
-        kept = report if run.arm in chapter.measurements else ("scores", "diagnostics", "factors", "seconds", "steps")
+        kept = (
+            report
+            if run.arm in chapter.measurements
+            else ("scores", "diagnostics", "factors", "label_free", "seconds", "steps")
+        )
         reports.setdefault(run.arm, {})[str(run.seed)] = {key: report[key] for key in kept if key in report}
         versions |= report.get("versions", {})
     seconds = round(sum(report["seconds"] for arm in reports.values() for report in arm.values()))

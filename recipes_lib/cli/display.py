@@ -223,6 +223,11 @@ def _mean_and_range(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3f}{ends}"
 
 
+def label_free(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """A table of the probes that need no labels (probe -> arm -> number), with one row per probe."""
+    return _table("without labels", found)
+
+
 def _table(kind: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     columns = [column for column in COLUMNS if any(column in row for row in found.values())]
     table = Table(

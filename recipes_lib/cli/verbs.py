@@ -221,6 +221,7 @@ def _finish(result: "Result") -> None:
 
 
 def _show_scores(report: dict[str, Any]) -> None:
-    for part, table in (("scores", display.scores), ("factors", display.factors)):
+    tables = (("scores", display.scores), ("factors", display.factors), ("label_free", display.label_free))
+    for part, table in tables:
         if report.get(part):
             display.show(table(report[part]))

@@ -6,20 +6,28 @@ from typing import Literal, get_args
 
 from recipes_lib.errors import Faults
 
-ClassProbe = Literal["knn", "linear", "lowshot", "snn", "factors", "finetune"]
+ClassProbe = Literal["knn", "linear", "linear_sweep", "mlp", "lowshot", "snn", "factors", "finetune"]
 """A probe that scores a network with labelled images. ``factors`` needs images whose true factors are known
 (``pantry``, ``digits``); ``finetune`` trains the network further, while all others use frozen features."""
 
+LabelFreeProbe = Literal["rankme", "alpha_req", "lidar", "uniformity", "alignment", "std", "rotation"]
+"""A probe that needs no labels: a property of the features of training images, and no accuracy of their classes."""
+
 CLASS_PROBES: tuple[str, ...] = get_args(ClassProbe)
+LABEL_FREE_PROBES: tuple[str, ...] = get_args(LabelFreeProbe)
+PROBES: tuple[str, ...] = (*CLASS_PROBES, *LABEL_FREE_PROBES)
+"""The probes that every recipe has which trains a backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """The probes that score the trained network, and the baselines it is compared with."""
 
-    probes: tuple[ClassProbe, ...] = ("knn", "linear", "lowshot")
-    """The probes to score with. ``factors`` needs images whose true factors are known (``pantry``, ``digits``).
-    ``finetune`` trains the network further; all others use frozen features."""
+    probes: tuple[ClassProbe | LabelFreeProbe, ...] = ("knn", "linear", "lowshot")
+    """The probes to score with. ``linear_sweep`` and ``mlp`` choose their learning rate on held-out training images.
+    ``factors`` needs images whose true factors are known (``pantry``, ``digits``).
+    ``finetune`` trains the network further; all others use frozen features.
+    ``rankme``, ``alpha_req``, ``lidar``, ``uniformity``, ``alignment``, ``std`` and ``rotation`` need no labels."""
     baselines: Literal["all", "none"] = "none"
     """all: also score an untrained network, raw pixels, and a supervised network trained for as many steps."""
     cooked: bool = False

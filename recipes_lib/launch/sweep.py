@@ -78,7 +78,7 @@ class Row:
     status: Status = "waiting"
     """waiting: not finished, perhaps not started. diverged: its loss was not finite. failed: another error ended it."""
     scores: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
-    """The scores of the run's report, by probe and arm; empty unless the run is done."""
+    """The scores of the run's report by probe and arm, those of probes without labels too; empty unless it is done."""
     seconds: float | None = None
     steps: int | None = None
     error: str = ""
@@ -340,7 +340,8 @@ def _as_found(out: Path, row: Row) -> Row:
 
 
 def _of_report(row: Row, report: Mapping[str, Any]) -> Row:
-    return Row(row.settings, row.folder, "done", report.get("scores", {}), report.get("seconds"), report.get("steps"))
+    scores = {**report.get("scores", {}), **report.get("label_free", {})}
+    return Row(row.settings, row.folder, "done", scores, report.get("seconds"), report.get("steps"))
 
 
 def _ended(found: Sweep, index: int, code: int) -> Row:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from recipes_lib import __version__, lowbit, randomness
-from recipes_lib.config import CLASS_PROBES, from_dict
+from recipes_lib.config import CLASS_PROBES, LABEL_FREE_PROBES, from_dict
 from recipes_lib.data import embedded, identity
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, check_scored
@@ -156,8 +156,12 @@ def score(
     with_baselines: bool,
     cooked: Cooked | None = None,
 ) -> Scores:
-    """The recipe's scores by the probes ``names``, except fine-tuning, in which all ranks have to take part."""
+    """The recipe's scores by the probes ``names``, except fine-tuning, in which all ranks have to take part.
+
+    Probes that need no labels are the same for all recipes, and stand under ``label_free`` (probe -> arm -> number).
+    """
     device = next(method.parameters()).device
+    with_labels = tuple(name for name in names if name not in ("finetune", *LABEL_FREE_PROBES))
 
     def untrained() -> "Method":
         return build(recipe, config, steps=1).to(device)
@@ -166,13 +170,17 @@ def score(
         config=config,
         method=method,
         splits=splits,
-        probes=tuple(name for name in names if name != "finetune"),
-        untrained=untrained if with_baselines else None,
+        probes=with_labels,
+        untrained=untrained if with_baselines and with_labels else None,
         cooked=cooked,
         needs_labels=recipe.needs_labels,
         diagnostics=recipe.diagnostics,
     )
-    return recipe.score(scored)
+    report = recipe.score(scored)
+    free = tuple(name for name in names if name in LABEL_FREE_PROBES)
+    if free:
+        report["label_free"] = scoring.without_labels(config, method, untrained(), splits.train, free)
+    return report
 
 
 def require_labels(config: Any, splits: Splits, names: Sequence[str]) -> None:

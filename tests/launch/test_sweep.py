@@ -55,7 +55,8 @@ def fake(monkeypatch) -> SimpleNamespace:
         (out / "config.yaml").write_text(to_yaml("msn", config))
         score = config.optim.lr * 100 + config.train.seed / 100
         scores = {probe: {"method": score, "raw_pixels": 0.5} for probe in config.eval.probes}
-        (out / "report.json").write_text(json.dumps({"scores": scores, "seconds": 2.0, "steps": config.train.steps}))
+        report = {"scores": scores, "label_free": {"std": {"method": 0.5}}, "seconds": 2.0, "steps": config.train.steps}
+        (out / "report.json").write_text(json.dumps(report))
         (out / "state.json").write_text(json.dumps({"status": "done", "step": config.train.steps}))
 
     def each(commands, at_once):
@@ -99,7 +100,10 @@ def test_the_table_has_a_line_for_each_run_and_the_figure_is_opaque(fake, tmp_pa
         ("0.001", "0", "0.1"),
         ("0.001", "1", "0.11"),
     ]
-    assert lines[0] | {"knn.raw_pixels": "0.5", "status": "done", "seconds": "2.0", "steps": "10"} == lines[0]
+    assert (
+        lines[0] | {"knn.raw_pixels": "0.5", "std": "0.5", "status": "done", "seconds": "2.0", "steps": "10"}
+        == lines[0]
+    )
     assert (tmp_path / "s" / lines[0]["folder"] / "report.json").is_file()
     image = Image.open(tmp_path / "s" / "sweep.png").convert("RGBA")
     assert image.getpixel((0, 0)) == (255, 255, 255, 255)  # text is black, so that a dark page needs a white face
