@@ -85,6 +85,10 @@ class DINO(Taught):
         """The teacher's backbone, which is evaluated and exported."""
         return self.teacher.backbone
 
+    def embed(self, features: Tensor) -> Tensor:
+        """The embeddings that the teacher's projector makes of its features.  [n, width] -> [n, dim]"""
+        return self.teacher.projector(features)
+
     def forward(self, views: dict) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
         loss, large = self.config.loss, 1 + self.config.views.global_views
