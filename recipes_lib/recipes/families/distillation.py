@@ -86,7 +86,7 @@ class DINO(Taught):
         return self.teacher.backbone
 
     def embed(self, features: Tensor) -> Tensor:
-        """The embeddings that the teacher's projector makes of its features.  [n, width] -> [n, dim]"""
+        """The teacher's embeddings of its features.  [batch, features] -> [batch, dim]"""
         return self.teacher.projector(features)
 
     def forward(self, views: dict) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ class Siamese(FamilyMethod):
         return self.encoder.backbone
 
     def embed(self, features: Tensor) -> Tensor:
-        """The embeddings of features of the backbone, for probes that compare embeddings.  [n, width] -> [n, dim]"""
+        """The embeddings of the evaluated backbone's features.  [batch, features] -> [batch, dim]"""
         return self.encoder.projector(features)
 
     def embeddings(self, views: dict) -> Tensor:

@@ -6,19 +6,20 @@ Chapter: ``notebooks/families.py``.
 
 1. Deep metric learning (``contrastive.py``): SimCLR, DCL, NNCLR, MoCo v2 and v3.
 2. Self-distillation (``distillation.py``): BYOL, SimSiam, DINO with iBOT's and KoLeo's terms as options.
-3. Canonical correlation (``correlation.py``): Barlow Twins, VICReg, SwAV, W-MSE; and LeJEPA, which came later.
+3. Canonical correlation (``correlation.py``): Barlow Twins, VICReg, SwAV, W-MSE; and LeJEPA (``gaussian.py``), which came later.
 4. Masked modelling (``masked.py``): MAE, SimMIM, BEiT; and I-JEPA (``latents.py``), which came later.
 5. The pretext task that all of them replaced: rotation (``rotation.py``).
 """
 
 from recipes_lib.distributed.sync import Traffic
 from recipes_lib.pretraining.recipe import Method, Recipe
-from recipes_lib.recipes.families import contrastive, correlation, distillation, latents, masked, rotation
+from recipes_lib.recipes.families import contrastive, correlation, distillation, gaussian, latents, masked, rotation
+from recipes_lib.recipes.families.diagnostics import diagnostics
 from recipes_lib.recipes.families.settings import Config
 from recipes_lib.training import checkpoint, loop
 from recipes_lib.training.folder import RunFolder
 
-_FAMILIES = (contrastive, distillation, correlation, masked, latents, rotation)
+_FAMILIES = (contrastive, distillation, correlation, gaussian, masked, latents, rotation)
 METHODS: dict[str, type[Method]] = {name: method for family in _FAMILIES for name, method in family.METHODS.items()}
 """The class of each method, by ``loss.objective``."""
 _PRESETS = {name: preset for family in _FAMILIES for name, preset in family.PRESETS.items()}
@@ -43,4 +44,4 @@ def fit(given: loop.Training, folder: RunFolder) -> Traffic:
     return loop.fit(given, folder)
 
 
-RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build, fit=fit)
+RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build, fit=fit, diagnostics=diagnostics)
