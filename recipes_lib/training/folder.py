@@ -2,8 +2,8 @@
 """The folder of a run: its config, its state, its results, and a lock against other processes.
 
 It holds ``config.yaml``, ``state.json`` (``running``, ``interrupted``, ``done`` or ``failed``, and the step),
-``data.json`` (which images the run learns from), ``metrics.jsonl``, ``warnings.txt``, ``checkpoints/``,
-``model.safetensors`` and ``report.json``. Only rank 0 writes, and nothing is written through a symbolic link.
+``data.json`` (which images the run learns from), ``metrics.jsonl``, ``timing.jsonl`` (where the time went),
+``warnings.txt``, ``checkpoints/``, ``model.safetensors`` and ``report.json``. Only rank 0 writes, and nothing is written through a symbolic link.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from recipes_lib.errors import ConfigError, Interrupted, RunError, UserError, pr
 Status = Literal["running", "interrupted", "done", "failed"]
 
 _STATUSES = get_args(Status)
-_FILES: tuple[str, ...] = ("config.yaml", "state.json", "data.json", "metrics.jsonl", "warnings.txt")
+_FILES: tuple[str, ...] = ("config.yaml", "state.json", "data.json", "metrics.jsonl", "timing.jsonl", "warnings.txt")
 _FILES += ("model.safetensors", "report.json", ".lock")
 _FREE = ("data.on_damage", "train.timeout")
 """Fields of the config that may change when a run is resumed: they change how it is supervised, not what it trains."""
