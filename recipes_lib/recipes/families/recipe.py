@@ -12,10 +12,10 @@ Chapter: ``notebooks/families.py``.
 """
 
 from recipes_lib.pretraining.recipe import Method, Recipe
-from recipes_lib.recipes.families import contrastive, correlation
+from recipes_lib.recipes.families import contrastive, correlation, rotation
 from recipes_lib.recipes.families.settings import Config
 
-_FAMILIES = (contrastive, correlation)
+_FAMILIES = (contrastive, correlation, rotation)
 METHODS: dict[str, type[Method]] = {name: method for family in _FAMILIES for name, method in family.METHODS.items()}
 """The class of each method, by ``loss.objective``."""
 _PRESETS = {name: preset for family in _FAMILIES for name, preset in family.PRESETS.items()}

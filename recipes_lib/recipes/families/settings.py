@@ -120,6 +120,10 @@ class ModelConfig(backbones.BackboneConfig):
     """Number of linear layers of the predictor behind the projector, at least 0; 0: none."""
     predictor_hidden: int = 4096
     """Width of the predictor's hidden layers, at least 2."""
+    predictor_last_norm: bool = False
+    """Whether the predictor's last layer has a batch norm without learned scale too, as MoCo v3's for transformers."""
+    freeze_patch: bool = False
+    """Whether a Vision Transformer's map from a patch to a token keeps its random start, as in MoCo v3."""
     prototypes: int = 3000
     """Number of prototypes; ``swav`` and ``dino`` only (DINO's paper: 65,536)."""
     ema: float = 0.996
@@ -138,6 +142,14 @@ class ModelConfig(backbones.BackboneConfig):
         super().check(faults)
         if self.has_blocks:
             layers.refuse_equal_features(faults, self)
+        patches = self.has_blocks and self.stem == "patch"
+        faults.need(
+            patches or not self.freeze_patch,
+            "model.freeze_patch",
+            self.freeze_patch,
+            f"of False with {self.arch} and model.stem {self.stem}",
+            "Choose a vit with stem patch.",
+        )
         for name in ("projector_layers", "predictor_layers"):
             faults.need(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "of at least 0")
         for name in ("hidden", "dim", "predictor_hidden", "prototypes"):
@@ -283,8 +295,10 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "model.dim": _EMBED,
     "model.projector_norm": _EMBED,
     "model.last_norm": _EMBED,
+    "model.freeze_patch": _EMBED,
     "model.predictor_layers": _PREDICT,
     "model.predictor_hidden": _PREDICT,
+    "model.predictor_last_norm": _PREDICT,
     "model.prototypes": ("swav", "dino"),
     "model.ema": WITH_TEACHER,
     "model.ema_final": WITH_TEACHER,
