@@ -497,8 +497,10 @@ def show_neighbours(method, title: str) -> None:
         for name, images in {"train": data.train, "test": data.test}.items()
     }
     nearest = (rows["test"][queries] @ rows["train"].T).topk(9).indices
-    tiles = [torch.cat([data.test.images[q][None], data.train.images[n]]) for q, n in zip(queries, nearest)]
-    figure, ax = plt.subplots(figsize=(6, 3.1))
+    tiles = []
+    for query, row in zip(queries, nearest, strict=True):
+        tiles += [data.test.images[query][None], data.train.images[row]]
+    _, ax = plt.subplots(figsize=(6, 3.1))
     plots.image_grid(ax, torch.cat(tiles), columns=10, title=title)
     plt.show()
     same = (data.train.labels[nearest] == data.test.labels[queries][:, None]).sum()

@@ -2,8 +2,7 @@
 """Three networks that differ in one thing each, and the numbers by which the opening chapter compares them."""
 
 import math
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes_lib.config import override
-from recipes_lib.data.load import Images, load
-from recipes_lib.data.loader import StepBatches
+from recipes_lib.data.images import ImageSet
+from recipes_lib.data.load import load
+from recipes_lib.data.loader import Batch, StepBatches
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.scoring import DATA_SEED
 from recipes_lib.recipes.families import recipe as families
@@ -69,31 +69,34 @@ def spread(embeddings: Tensor) -> float:
     over dimensions and multiplied by sqrt(d), since the coordinates of a random direction have a deviation of
     1 / sqrt(d).
 
-    Shapes: ``embeddings`` [N, d]. Source: Chen, He, arXiv 2011.10566 (SimSiam), which reports it without the factor.
+    Shapes: ``embeddings`` [N, d]. Source: the measure of collapse of Chen, He, arXiv 2011.10566 (SimSiam).
     """
     unit = F.normalize(embeddings.double(), dim=1)
     return float(unit.std(dim=0, correction=0).mean() * math.sqrt(embeddings.shape[1]))
 
 
 @torch.no_grad()
-def look(method: Siamese, images: Images, batch_size: int = 128) -> dict[str, float]:
+def look(method: Siamese, images: ImageSet, batch_size: int = 128) -> dict[str, float]:
     """What a trained network says of two views of images, without training: means over all whole batches.
 
     ``agreement``: the mean cosine of an image's two views; ``spread``: see above, of the first views; ``loss``: the
     network's own loss.
     """
     method.eval()
-    batches = StepBatches(images, seed=0, batch_size=min(batch_size, len(images)))
     embeddings, losses = [], []
-    device = next(method.parameters()).device
-    with closing(batches.stream(0, batches.steps_per_epoch, workers=0, device=device)) as stream:
-        for step, batch in enumerate(stream):
-            views = method.views(batch, step)
-            embeddings.append(method.embeddings(views))
-            losses.append(float(method(views)["loss"]))
+    for step, batch in enumerate(whole_batches(images, batch_size)):
+        views = method.views(batch, step)
+        embeddings.append(method.embeddings(views))
+        losses.append(float(method(views)["loss"]))
     first, second = torch.cat(embeddings, dim=1)  # [images, dim] each
     return {
         "agreement": float(F.cosine_similarity(first, second).mean()),
         "spread": spread(first),
         "loss": sum(losses) / len(losses),
     }
+
+
+def whole_batches(images: ImageSet, batch_size: int) -> Iterator[Batch]:
+    """The images in a fixed random order, in batches of equal size; the last few images are left out."""
+    batches = StepBatches(images, seed=0, batch_size=min(batch_size, len(images)))
+    yield from batches.stream(0, batches.steps_per_epoch, workers=0, device=torch.device("cpu"))
