@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from recipes_lib.claim import Arm, Chapter, Claim, Measurement, higher, lower
-from recipes_lib.recipes.systems import SYSTEMS
+from recipes_lib.systems import SYSTEMS
 
 WITH_VIEWS = (
     "simclr",
