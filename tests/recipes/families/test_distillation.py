@@ -224,7 +224,7 @@ def test_without_centring_the_teacher_becomes_sure_of_few_prototypes():
 
 
 def step_of_a_share(name: str) -> dict[str, Tensor]:
-    """The loss, a gradient and the buffers after a step with this rank's half of the images, as DDP averages them."""
+    """The loss, the gradients and the centres after a step with this rank's half of the images, as DDP averages them."""
     ranks, rank = collectives.world_size(), collectives.rank()
     model = method(config(name)).double()
     share = 16 // ranks
@@ -241,8 +241,8 @@ def step_of_a_share(name: str) -> dict[str, Tensor]:
     parts["loss"].backward()
     found = {key: value.detach() for key, value in parts.items()}
     found |= {f"gradient of {key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
-    found |= {key: value for key, value in model.named_buffers() if "centre" in key}
-    return {key: collectives.all_reduce_mean(value.contiguous()) for key, value in found.items()}
+    centres = {key: value for key, value in model.named_buffers() if "centre" in key}  # equal on all ranks
+    return {key: collectives.all_reduce_mean(value.contiguous()) for key, value in found.items()} | centres
 
 
 def every_method() -> dict[str, dict[str, Tensor]]:
