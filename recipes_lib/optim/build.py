@@ -114,7 +114,8 @@ class Schedule:
         """
         now = self.at(step)
         for group in optimizer.param_groups:
-            group["lr"] = self.config.lr if group.get("constant_lr", False) else now["lr"]
+            rate = self.config.lr if group.get("constant_lr", False) else now["lr"]
+            group["lr"] = rate * group.get("lr_scale", 1.0)
             group["weight_decay"] = now["weight_decay"] if group["decays"] else 0.0
             if "frozen" in group:
                 group["still"] = step < group["frozen"] * self.steps

@@ -123,6 +123,15 @@ def test_a_frozen_group_stands_still_for_its_share_and_its_running_means_start_a
     assert torch.equal(frozen, alone)
 
 
+def test_a_group_with_a_factor_has_the_learning_rate_of_the_step_times_this_factor():
+    one, scaled = [{"params": [torch.nn.Parameter(torch.ones(2, 2))], "decays": True} for _ in range(2)]
+    optimizer = build(OptimConfig(name="lars"), [one, {**scaled, "lr_scale": 0.024}])
+    for step in (0, 500_399):
+        PAPER.apply(optimizer, step)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == [PAPER.at(step)["lr"], 0.024 * PAPER.at(step)["lr"]]
+
+
 def test_adamw_step_is_the_one_of_the_papers():
     """Decoupled decay, betas .9 and .999, eps 1e-8: the first step is lr * sign(gradient), after lr * decay * weight."""
     weights = groups()

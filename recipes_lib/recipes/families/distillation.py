@@ -101,6 +101,10 @@ class DINO(Taught):
         """The teacher's backbone, which is evaluated and exported."""
         return self.teacher.backbone
 
+    def embed(self, features: Tensor) -> Tensor:
+        """The teacher's embeddings of its features.  [batch, features] -> [batch, dim]"""
+        return self.teacher.projector(features)
+
     def views(self, batch: Batch, step: int) -> dict[str, object]:
         """Adds ``masked`` to the views: the patches of the large views that iBOT's student does not see, or ``None``.
 
