@@ -45,7 +45,8 @@ def small(
 ) -> dict[str, Config]:
     """The presets ``METHOD_toy`` (45 s of a core), ``METHOD_simmer`` and ``METHOD_laptop`` (CIFAR-10) of a method.
 
-    ``name`` replaces METHOD where an objective has options that go by a name of their own. ``laptop_model`` is the network for CIFAR-10; by default a ResNet-18 with the same heads, or a larger transformer.
+    ``name`` replaces METHOD where an objective has options that go by a name of their own. ``laptop_model`` is the
+    network for CIFAR-10; by default a ResNet-18 with the same heads, or a larger transformer.
     """
     toy = Config(
         data=DATA,

@@ -21,6 +21,10 @@ def test_a_method_has_a_toy_a_simmer_and_a_laptop():
     assert {preset.loss for preset in presets.values()} == {LossConfig(objective="dcl")}
 
 
+def test_options_that_go_by_a_name_of_their_own_have_presets_of_that_name():
+    assert list(ladder.small(LossConfig(objective="dino"), name="ibot")) == ["ibot_toy", "ibot_simmer", "ibot_laptop"]
+
+
 def test_what_a_method_changes_is_in_all_three():
     optim = replace(ladder.ADAMW, lr=0.01)
     presets = ladder.small(
