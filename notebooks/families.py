@@ -177,8 +177,8 @@ plt.show()
 # Four images, two views, three dimensions. The numbers are small enough to be checked with a pencil.
 
 # %%
-z1 = torch.tensor([[1, 0, 2], [0, 1, -1], [2, 1, 0], [-1, 1, 1]], dtype=torch.float64)
-z2 = torch.tensor([[1, 0.5, 1.5], [0, 1, -2], [1, 1, 0], [-1, 0, 1]], dtype=torch.float64)
+z1 = torch.tensor([[1, 0, 2], [0, 1, -1], [2, 1, 0], [-1, 1, 1]]).double()
+z2 = torch.tensor([[1, 0.5, 1.5], [0, 1, -2], [1, 1, 0], [-1, 0, 1]]).double()
 by_hand = {}
 
 # %% [markdown]
@@ -188,9 +188,10 @@ by_hand = {}
 u = F.normalize(torch.cat([z1, z2]), dim=1)  # [8, 3]
 cosines = u @ u.T / 0.5
 cosines.fill_diagonal_(-torch.inf)
-partner = torch.arange(8).roll(4)  # views 0-3 have partners 4-7, and the other way round
+partner = torch.arange(8).roll(4)  # views 0-3 belong to 4-7, and the other way round
 by_hand["SimCLR"] = F.cross_entropy(cosines, partner)
-print(f"SimCLR {by_hand['SimCLR']:.4f}; with all views alike it would be log 7 = {torch.tensor(7.0).log():.4f}")
+print(f"SimCLR {by_hand['SimCLR']:.4f}")
+print(f"with all views alike it would be log 7 = {torch.tensor(7.0).log():.4f}")
 
 # %% [markdown]
 # DCL leaves the partner out of the sum. The loss can then fall below 0.
@@ -225,13 +226,19 @@ def variance_and_covariance(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 (v1, c1), (v2, c2) = variance_and_covariance(z1), variance_and_covariance(z2)
 invariance = (z1 - z2).square().mean()
 by_hand["VICReg"] = 25 * invariance + 25 * (v1 + v2) / 2 + c1 + c2
-print(f"invariance {invariance:.4f}, variance {(v1 + v2) / 2:.4f}, covariance {c1 + c2:.4f}")
+print(f"invariance {invariance:.4f}, variance {(v1 + v2) / 2:.4f}")
+print(f"covariance {c1 + c2:.4f}")
 
 # %% [markdown]
 # **Barlow Twins** correlates the columns of the two views. The matrix should be the identity.
 
+
 # %%
-n1, n2 = ((z - z.mean(dim=0)) / (z.var(dim=0, correction=0) + 1e-5).sqrt() for z in (z1, z2))
+def normalised(z: torch.Tensor) -> torch.Tensor:
+    return (z - z.mean(dim=0)) / (z.var(dim=0, correction=0) + 1e-5).sqrt()
+
+
+n1, n2 = normalised(z1), normalised(z2)
 correlation = n1.T @ n2 / len(z1)
 difference = (correlation - torch.eye(3)).square()
 on = difference.diagonal().sum()
@@ -266,7 +273,8 @@ print(f"prediction {spread:.4f}, SIGReg {sigreg:.4f}")
 picture = torch.arange(48, dtype=torch.float64).reshape(1, 3, 4, 4) / 10
 rows = picture.reshape(1, 3, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(1, 4, 12)
 hidden = torch.tensor([[1.0, 0, 1, 1]], dtype=torch.float64)
-target = (rows - rows.mean(-1, keepdim=True)) / (rows.var(-1, keepdim=True) + 1e-6).sqrt()
+size = (rows.var(-1, keepdim=True) + 1e-6).sqrt()
+target = (rows - rows.mean(-1, keepdim=True)) / size
 drawn = torch.zeros_like(target)
 error = (drawn - target).square().mean(-1)
 by_hand["MAE"] = (error * hidden).sum() / hidden.sum()
@@ -283,7 +291,8 @@ import warnings
 
 import lightly.loss as theirs
 
-from recipes_lib.objectives import contrastive, distillation, gaussian, masked, redundancy
+from recipes_lib.objectives import contrastive, distillation
+from recipes_lib.objectives import gaussian, masked, redundancy
 
 ours = {
     "SimCLR": contrastive.nt_xent(z1, z2, temperature=0.5),
@@ -338,8 +347,9 @@ from recipes_lib.objectives import unified
 images, dims = z1 @ z1.T, z1.T @ z1
 rows_apart = unified.sample_contrastive(z1)
 columns_apart = unified.dimension_contrastive(z1)
-print("pairs of images:    ", float(rows_apart), "and", float(images.diagonal().square().sum()))
-print("pairs of dimensions:", float(columns_apart), "and", float(dims.diagonal().square().sum()))
+norms = images.diagonal().square().sum(), dims.diagonal().square().sum()
+print("pairs of images:    ", float(rows_apart), "and", float(norms[0]))
+print("pairs of dimensions:", float(columns_apart), "and", float(norms[1]))
 assert images.square().sum() == dims.square().sum() == 85
 
 # %% [markdown]
@@ -439,9 +449,7 @@ brief = {"train.steps": 100, "eval.baselines": "none"}
 simsiam = families.PRESETS["simsiam_toy"]
 pair = {"intact": {}, "no stop-gradient": {"loss.stop_gradient": False}}
 runs = {
-    name: families.RECIPE.run(
-        override(simsiam, brief | change), Path(mkdtemp()) / "run"
-    )
+    name: families.RECIPE.run(override(simsiam, brief | change), Path(mkdtemp()) / "run")
     for name, change in pair.items()
 }
 
@@ -528,10 +536,7 @@ torch.testing.assert_close(simclr, torch.tensor(7.0, dtype=torch.float64).log())
 # %% tags=["solution", "hide-cell"]
 # Solution 2
 whole = contrastive.nt_xent(z1, z2, temperature=0.5)["loss"]
-parts = [
-    contrastive.nt_xent(z1[part], z2[part], temperature=0.5)["loss"]
-    for part in (slice(0, 2), slice(2, 4))
-]
+parts = [contrastive.nt_xent(z1[part], z2[part], temperature=0.5)["loss"] for part in (slice(0, 2), slice(2, 4))]
 print(f"one process {whole:.4f}, two that do not gather {sum(parts) / 2:.4f}")
 print("each view lacks the four views of the other process as candidates")
 assert whole > sum(parts) / 2

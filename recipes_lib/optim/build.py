@@ -60,7 +60,7 @@ def _plain(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opt
         case "lars":
             return LARS(groups, lr=config.lr, lr_in_momentum=config.lr_in_momentum)
         case "sgd":
-            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=config.nesterov)
         case "stable_adamw":
             return StableAdamW(
                 groups,
@@ -114,7 +114,8 @@ class Schedule:
         """
         now = self.at(step)
         for group in optimizer.param_groups:
-            group["lr"] = self.config.lr if group.get("constant_lr", False) else now["lr"] * group.get("lr_scale", 1.0)
+            rate = self.config.lr if group.get("constant_lr", False) else now["lr"]
+            group["lr"] = rate * group.get("lr_scale", 1.0)
             group["weight_decay"] = now["weight_decay"] if group["decays"] else 0.0
             if "frozen" in group:
                 group["still"] = step < group["frozen"] * self.steps

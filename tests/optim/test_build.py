@@ -78,13 +78,15 @@ def test_only_groups_that_decay_get_weight_decay(name, kind):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [PAPER.at(500_399)["weight_decay"], 0, 0]
 
 
-def test_a_group_with_a_factor_has_the_learning_rate_of_the_step_times_this_factor():
-    one, scaled = [{"params": [torch.nn.Parameter(torch.ones(2, 2))], "decays": True} for _ in range(2)]
-    optimizer = build(OptimConfig(name="lars"), [one, {**scaled, "lr_scale": 0.024}])
-    for step in (0, 500_399):
-        PAPER.apply(optimizer, step)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        assert rates == [PAPER.at(step)["lr"], 0.024 * PAPER.at(step)["lr"]]
+@pytest.mark.parametrize(("nesterov", "moved"), [(True, 0.1 * (1 + 0.9 + 1 + 0.9 * 1.9)), (False, 0.1 * (1 + 1.9))])
+def test_the_momentum_of_sgd_is_the_configs(nesterov, moved):
+    """Two steps with the gradient 1: the momentum is 1, then 1.9; Nesterov's step adds 0.9 of it to the gradient."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = build(OptimConfig(name="sgd", lr=0.1, nesterov=nesterov), [{"params": [weight], "decays": False}])
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert weight.item() == pytest.approx(1 - moved, abs=1e-6)
 
 
 def test_the_learning_rate_of_a_group_that_asks_for_it_is_the_peak_at_every_step():
@@ -119,6 +121,15 @@ def test_a_frozen_group_stands_still_for_its_share_and_its_running_means_start_a
     alone.grad = torch.full((2, 2), 3.0)
     other.step()
     assert torch.equal(frozen, alone)
+
+
+def test_a_group_with_a_factor_has_the_learning_rate_of_the_step_times_this_factor():
+    one, scaled = [{"params": [torch.nn.Parameter(torch.ones(2, 2))], "decays": True} for _ in range(2)]
+    optimizer = build(OptimConfig(name="lars"), [one, {**scaled, "lr_scale": 0.024}])
+    for step in (0, 500_399):
+        PAPER.apply(optimizer, step)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == [PAPER.at(step)["lr"], 0.024 * PAPER.at(step)["lr"]]
 
 
 def test_adamw_step_is_the_one_of_the_papers():

@@ -81,6 +81,10 @@ class Siamese(FamilyMethod):
         """The backbone, which is evaluated and exported."""
         return self.encoder.backbone
 
+    def embed(self, features: Tensor) -> Tensor:
+        """The embeddings of the evaluated backbone's features.  [batch, features] -> [batch, dim]"""
+        return self.encoder.projector(features)
+
     def embeddings(self, views: dict) -> Tensor:
         """The embeddings of all views, large ones first: [V, batch, dim], one encoder call per resolution."""
         large = self.encoder(views["large"])

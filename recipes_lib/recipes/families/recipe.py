@@ -15,6 +15,7 @@ Chapter: ``notebooks/families.py``.
 from recipes_lib.distributed.sync import Traffic
 from recipes_lib.pretraining.recipe import Method, Recipe
 from recipes_lib.recipes.families import contrastive, correlation, distillation, gaussian, latents, masked, rotation
+from recipes_lib.recipes.families.diagnostics import diagnostics
 from recipes_lib.recipes.families.settings import Config
 from recipes_lib.training import checkpoint, loop
 from recipes_lib.training.folder import RunFolder
@@ -44,4 +45,4 @@ def fit(given: loop.Training, folder: RunFolder) -> Traffic:
     return loop.fit(given, folder)
 
 
-RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build, fit=fit)
+RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build, fit=fit, diagnostics=diagnostics)
