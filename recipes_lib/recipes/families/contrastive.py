@@ -66,8 +66,9 @@ class MoCoV2(Taught):
     """MoCo v2: a query must find the teacher's embedding of its image's other view among those of earlier images.
 
     Source: He et al., arXiv 1911.05722, with the projector, views and schedule of Chen et al., arXiv 2003.04297.
-    Differs: batch norms take their statistics from all ranks' images, in place of shuffling the keys between ranks; both
-    keep a rank's own statistics from telling a query where its key is.
+    Differs: batch norms take their statistics from all ranks' images; the authors shuffle the keys between ranks, so that
+    a query and its key are not normalised by the statistics of the same images. Here they are: a small batch may give
+    the key away, because the keys in the queue were normalised by those of other batches.
     """
 
     def __init__(self, config: Config, steps: int) -> None:
@@ -89,8 +90,8 @@ class MoCoV3(Taught):
     """MoCo v3: a prediction must find the teacher's embedding of its image's other view among those of the batch.
 
     Source: Chen, Xie, He, arXiv 2104.02057.
-    Differs: the authors' code moves the teacher at the start of a step with that step's momentum, here it moves at the end
-    of the step before, with that step's.
+    Differs: the authors' code moves the teacher at the start of a step, with the momentum of its epoch. Here the teacher
+    moves at the end of the step before, with the momentum of that step.
     """
 
     def __init__(self, config: Config, steps: int) -> None:
