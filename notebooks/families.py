@@ -449,9 +449,7 @@ brief = {"train.steps": 100, "eval.baselines": "none"}
 simsiam = families.PRESETS["simsiam_toy"]
 pair = {"intact": {}, "no stop-gradient": {"loss.stop_gradient": False}}
 runs = {
-    name: families.RECIPE.run(
-        override(simsiam, brief | change), Path(mkdtemp()) / "run"
-    )
+    name: families.RECIPE.run(override(simsiam, brief | change), Path(mkdtemp()) / "run")
     for name, change in pair.items()
 }
 
@@ -538,10 +536,7 @@ torch.testing.assert_close(simclr, torch.tensor(7.0, dtype=torch.float64).log())
 # %% tags=["solution", "hide-cell"]
 # Solution 2
 whole = contrastive.nt_xent(z1, z2, temperature=0.5)["loss"]
-parts = [
-    contrastive.nt_xent(z1[part], z2[part], temperature=0.5)["loss"]
-    for part in (slice(0, 2), slice(2, 4))
-]
+parts = [contrastive.nt_xent(z1[part], z2[part], temperature=0.5)["loss"] for part in (slice(0, 2), slice(2, 4))]
 print(f"one process {whole:.4f}, two that do not gather {sum(parts) / 2:.4f}")
 print("each view lacks the four views of the other process as candidates")
 assert whole > sum(parts) / 2

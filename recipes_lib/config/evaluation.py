@@ -32,6 +32,12 @@ class EvalConfig:
     """all: also score an untrained network, raw pixels, and a supervised network trained for as many steps."""
     cooked: bool = False
     """With ``baselines`` all: also score the network that ``recipes cook`` stored for this recipe."""
+    watch: tuple[Literal["rankme", "alpha_req", "uniformity", "std", "knn"], ...] = ()
+    """What is measured on training images while the run trains, and written into ``metrics.jsonl`` as ``watch_NAME``.
+    At the default interval it took 2 % of the time of SimCLR's toy and 3 % of MAE's. Not with ``fsdp`` on several
+    processes."""
+    watch_every: int = 100
+    """Number of steps between two such measurements, at least 1; the first and the last step are always measured."""
     neighbours: int = 20
     """Number of neighbours of the weighted k-NN classifier, at least 1."""
     neighbour_temperature: float = 0.07
@@ -55,6 +61,7 @@ class EvalConfig:
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
+        faults.need(self.watch_every >= 1, "eval.watch_every", self.watch_every, "of at least 1")
         faults.need(self.neighbours >= 1, "eval.neighbours", self.neighbours, "of at least 1")
         temperature = self.neighbour_temperature
         faults.need(temperature > 0, "eval.neighbour_temperature", temperature, "above 0", "DINO's protocol uses 0.07.")

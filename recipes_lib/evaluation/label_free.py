@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recipes_lib import randomness
 from recipes_lib.config.views import Normalize, Resize, ViewsConfig
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.evaluation import hypersphere, rotation, spectrum
 from recipes_lib.evaluation.baselines import PIXEL_SIDE
-from recipes_lib.evaluation.features import read_chunks
+from recipes_lib.evaluation.features import evaluating, read_chunks
 from recipes_lib.views.multicrop import MultiCrop, eval_view
 
 MOST_IMAGES = 4096
@@ -22,6 +23,13 @@ LIDAR_IMAGES, LIDAR_VIEWS = 1024, 10
 """The number of images that LiDAR compares, and of views of each. Its images must exceed the width too."""
 ROTATED_IMAGES = 1024
 """The number of images that are turned for the rotation probe."""
+OF_IMAGES: dict[str, Callable[[Tensor], float]] = {
+    "rankme": spectrum.rankme,
+    "alpha_req": spectrum.alpha_req,
+    "uniformity": hypersphere.uniformity,
+    "std": hypersphere.normalized_std,
+}
+"""The probes that need one feature vector per image."""
 OF_VIEWS = ("lidar", "alignment")
 """The probes that compare augmented views of an image."""
 OF_DIRECTIONS = ("uniformity", "alignment", "std", "rotation")
@@ -64,26 +72,22 @@ def measure(backbone: nn.Module, images: ImageSet | ImageFiles, names: Sequence[
     A spectrum that is not defined, because all images have the same features, is left out.
 
     ``backbone`` maps images [B, 3, side, side] to features [B, D], in evaluation mode, and is afterwards in the mode in
-    which it was before. The images are spread evenly over the data set.
+    which it was before.
 
     Raises: ``ValueError`` for features that are not finite.
     """
     found: dict[str, float] = {}
-    of_images = {"rankme": spectrum.rankme, "alpha_req": spectrum.alpha_req}
-    of_images |= {"uniformity": hypersphere.uniformity, "std": hypersphere.normalized_std}
-    mode = backbone.training
-    backbone.eval()
-    try:
-        if set(names) & set(of_images):
-            features = _features(backbone, _some(images, MOST_IMAGES), looks, _evaluation_view(looks))
-            for name, probe in of_images.items():
+    with evaluating(backbone):
+        if set(names) & set(OF_IMAGES):
+            features = _features(backbone, some(images, MOST_IMAGES), looks, _evaluation_view(looks))
+            for name, probe in OF_IMAGES.items():
                 if name in names:
                     with suppress(spectrum.NoSpectrum):
                         found[name] = probe(features)
         if set(names) & set(OF_VIEWS):
             views = LIDAR_VIEWS if "lidar" in names else 2
-            some = _some(images, LIDAR_IMAGES)
-            features = torch.stack([_of_view(backbone, some, looks, number) for number in range(views)], dim=1)
+            chosen = some(images, LIDAR_IMAGES)
+            features = torch.stack([_of_view(backbone, chosen, looks, number) for number in range(views)], dim=1)
             if "lidar" in names:
                 with suppress(spectrum.NoSpectrum):
                     found["lidar"] = spectrum.lidar(features)
@@ -91,18 +95,17 @@ def measure(backbone: nn.Module, images: ImageSet | ImageFiles, names: Sequence[
                 found["alignment"] = hypersphere.alignment(features[:, 0], features[:, 1])
         if "rotation" in names:
             see = _evaluation_view(looks)
-            turned = _features(backbone, _some(images, ROTATED_IMAGES), looks, lambda x: rotation.turned(see(x)))
+            turned = _features(backbone, some(images, ROTATED_IMAGES), looks, lambda x: rotation.turned(see(x)))
             accuracy = rotation.rotation_accuracy(turned.unflatten(0, (-1, rotation.TURNS)), seed=looks.seed)
             found["rotation"] = accuracy
-    finally:
-        backbone.train(mode)
     return {name: found[name] for name in names if name in found}
 
 
-def _some(images: ImageSet | ImageFiles, most: int) -> ImageSet | ImageFiles:
-    """At most ``most`` images, spread evenly over the data set."""
-    count = min(most, len(images))
-    return images.select(torch.arange(count) * len(images) // count)
+def some(images: ImageSet | ImageFiles, most: int) -> ImageSet | ImageFiles:
+    """At most ``most`` images, drawn without regard to their order, the same at every call; all if there are fewer."""
+    if len(images) <= most:
+        return images
+    return images.select(randomness.permutation(0, 0, len(images))[:most].sort().values)
 
 
 def _evaluation_view(looks: Looks) -> Callable[[Tensor], Tensor]:
@@ -130,9 +133,9 @@ def _of_view(backbone: nn.Module, images: ImageSet | ImageFiles, looks: Looks, n
 
     def views() -> Iterable[Tensor]:
         for indices in torch.arange(len(images)).split(256):
-            some = images.select(indices)
-            if isinstance(some, ImageSet):
-                yield crop(_Views(indices, number, some.images, None))[0]
+            chunk = images.select(indices)
+            if isinstance(chunk, ImageSet):
+                yield crop(_Views(indices, number, chunk.images, None))[0]
             else:
                 cut = [crop.crop_one(images.open(index), index, number) for index in indices.tolist()]
                 yield crop(_Views(indices, number, None, [torch.stack([views[0] for views in cut])]))[0]

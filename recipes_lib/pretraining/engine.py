@@ -28,7 +28,7 @@ from recipes_lib.errors import ConfigError, RunError
 from recipes_lib.evaluation import finetune, probes
 from recipes_lib.models import interchange
 from recipes_lib.optim import build as optim
-from recipes_lib.pretraining import scoring
+from recipes_lib.pretraining import monitor, scoring
 from recipes_lib.pretraining.scoring import Cooked, Scored, Scores
 from recipes_lib.training import checkpoint, folder, limits, loop
 
@@ -97,7 +97,9 @@ def assemble(recipe: "Recipe", config: Any, run: folder.RunFolder, place: world.
     batches.encode = method.encode_texts
     collectives.from_main(lambda: check_scored(splits, config.data, run.warn))
     how = {"train": config.train, "optim_config": config.optim, "sync": config.sync, "workers": config.data.workers}
-    return Assembled(splits, method, loop.training(method, batches, world=place, **how))
+    training = loop.training(method, batches, world=place, **how)
+    watching = monitor.of(config, splits, method, place)
+    return Assembled(splits, method, replace(training, monitor=watching, monitor_every=config.eval.watch_every))
 
 
 def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:

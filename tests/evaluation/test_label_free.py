@@ -65,10 +65,13 @@ def test_image_files_are_seen_as_images_in_memory_are(tmp_path):
     assert on_disk == pytest.approx(in_memory, rel=1e-3)  # crops of files are rounded to whole values
 
 
-def test_at_most_so_many_images_are_taken_evenly_from_all(monkeypatch):
+def test_at_most_so_many_images_are_taken_the_same_ones_each_time_and_from_all_places(monkeypatch):
     monkeypatch.setattr(label_free, "MOST_IMAGES", 100)
-    every_third = IMAGES.select(torch.arange(100) * 3)
-    assert measure(RawPixels(), IMAGES, ["std"], LOOKS) == measure(RawPixels(), every_third, ["std"], LOOKS)
+    labelled = replace(IMAGES, labels=torch.arange(300) % 3)  # every third image is of one class
+    chosen = label_free.some(labelled, 100)
+    assert chosen.labels.bincount().min() > 20
+    assert measure(RawPixels(), IMAGES, ["std"], LOOKS) == measure(RawPixels(), chosen, ["std"], LOOKS)
+    assert label_free.some(IMAGES, 300) is IMAGES
 
 
 def test_raw_pixels_are_reduced_to_32_and_centred():
