@@ -59,7 +59,7 @@ from recipes_lib.config import override
 from recipes_lib.data import embedded
 from recipes_lib.recipes.families import recipe as families
 from recipes_lib.recipes.families.claims import GUARDS
-from recipes_lib.recipes.systems import SYSTEMS
+from recipes_lib.systems import SYSTEMS
 
 figures = json.loads(embedded.path("claims/families.json").read_text())["figures"]
 

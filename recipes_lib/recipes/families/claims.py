@@ -6,12 +6,11 @@ fixed before the runs.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from recipes_lib.claim import Arm, Chapter, Claim, Measurement, higher, lower
-from recipes_lib.recipes.systems import SYSTEMS
+from recipes_lib.systems import SYSTEMS
 
 WITH_VIEWS = (
     "simclr",
@@ -86,7 +85,6 @@ GUARDS: dict[str, Guard] = {
 """Method -> its guard. The targets of the other methods do not depend on the network, or the guard is SimCLR's."""
 
 _SHORT = {"eval.baselines": "none", "eval.probes": ["knn"], "train.checkpoint_every": 1000}
-_ALL = {**_SHORT, "eval.baselines": "all"}
 _TRANSFORMER = {"model.arch": "vit_pico", "model.stem": "patch", "model.patch_size": 8}
 
 
@@ -118,6 +116,7 @@ _SEARCH = (
     "The learning rate and the settings named in data/searches/families.json were searched for each method, with seed 100, by "
     "k-NN on a fifth of the training images, which were held out."
 )
+_SCORE = "scores.knn.method"
 _KNN = "weighted k-NN accuracy on test images"
 
 
@@ -127,7 +126,7 @@ def _learns(method: str, by: float = 0.05) -> Claim:
     return higher(
         f"families.{method}_learns",
         f"After its short run, {SYSTEMS[method].title} tells classes apart better than the same network before training.",
-        ours=(method, "scores.knn.method"),
+        ours=(method, _SCORE),
         control=(yardstick, "scores.knn.random_init"),
         by=by,
         metric=_KNN,
@@ -156,3 +155,97 @@ def _guarded(method: str) -> Claim:
         full_scale=_command(method, flags),
         full_scale_control=_command(method),
     )
+
+
+CHAPTER = Chapter(
+    name="families",
+    arms={
+        **{name: _arm(f"{name}_toy", {}) for name in (*WITH_VIEWS, *HIDING)},
+        "simclr": _arm("simclr_toy", {"eval.baselines": "all"}),
+        "simclr_vit": _arm("simclr_toy", {"eval.baselines": "all", **_TRANSFORMER}),
+        **{f"{name}_{guard.arm}": _arm(f"{name}_toy", guard.changes) for name, guard in GUARDS.items()},
+    },
+    measurements={
+        "cost": Measurement("recipes_lib.recipes.families.study:cost"),
+        "losses": Measurement("recipes_lib.recipes.families.study:losses_and_accuracies"),
+    },
+    shown=("cost",),
+    headline=(
+        "families.simclr_learns",
+        "families.simsiam_no_stop",
+        "families.lower_loss",
+        "families.lejepa_loss_tells",
+    ),
+    claims=(
+        *(_learns(name) for name in (*WITH_VIEWS, *HIDING)),
+        higher(
+            "families.simclr_beats_pixels",
+            "After its short run, SimCLR tells classes apart better than raw pixels.",
+            ours=("simclr", _SCORE),
+            control=("simclr", "scores.knn.raw_pixels"),
+            by=0.02,
+            metric=_KNN,
+            control_arm="the pixels of the same images, normalised as the network gets them, less each image's mean",
+            control_tuning=f"Nothing was searched for the pixels. {_SEARCH}",
+            paper={"value": None, "where": "not reported"},
+            full_scale=_command("simclr", "--eval.baselines all"),
+        ),
+        *(_guarded(name) for name in GUARDS),
+        lower(
+            "families.lower_loss",
+            "SimSiam without its stop-gradient reaches a lower loss than the intact method, on test images too.",
+            ours=("simsiam_no_stop", "diagnostics.held_out_loss"),
+            control=("simsiam", "diagnostics.held_out_loss"),
+            by=0.05,
+            metric="the loss itself: minus the cosine of prediction and embedding, on test images",
+            control_arm="the intact method",
+            control_tuning=f"Nothing was searched for the broken arm: it differs in the stop-gradient alone. {_SEARCH}",
+            paper={
+                "value": None,
+                "where": "Figure 2 shows that the loss without stop-gradient falls to its minimum of -1",
+            },
+            full_scale=_command("simsiam", "--loss.stop-gradient False"),
+            full_scale_control=_command("simsiam"),
+        ),
+        lower(
+            "families.lower_loss_worse",
+            "The same run tells classes apart worse than the intact method.",
+            ours=("simsiam_no_stop", _SCORE),
+            control=("simsiam", _SCORE),
+            by=0.1,
+            metric=_KNN,
+            control_arm="the intact method",
+            control_tuning=f"Nothing was searched for the broken arm: it differs in the stop-gradient alone. {_SEARCH}",
+            paper={"value": None, "where": "Table 1 reports chance level without stop-gradient; other data"},
+            full_scale=_command("simsiam", "--loss.stop-gradient False"),
+            full_scale_control=_command("simsiam"),
+        ),
+        lower(
+            "families.lejepa_loss_tells",
+            "Over runs with other learning rates and weights, a lower LeJEPA loss goes with better features.",
+            ours=("losses", "lejepa.spearman"),
+            control=("losses", "none"),
+            by=0.5,
+            metric="rank correlation of held-out loss and k-NN accuracy over nine runs",
+            control_arm="no relation: a correlation of 0",
+            control_tuning="Nothing was searched: learning rates and weights are the preset's and those around it.",
+            paper={
+                "value": None,
+                "where": "the paper reports a high rank correlation at full scale; its number was not read",
+            },
+            full_scale=_command("lejepa", "--loss.sigreg-weight 0.02"),
+        ),
+        lower(
+            "families.vicreg_loss_tells",
+            "Over runs with other learning rates and weights, a lower VICReg loss goes with better features.",
+            ours=("losses", "vicreg.spearman"),
+            control=("losses", "none"),
+            by=0.5,
+            metric="rank correlation of held-out loss and k-NN accuracy over nine runs",
+            control_arm="no relation: a correlation of 0",
+            control_tuning="Nothing was searched: learning rates and weights are the preset's and those around it.",
+            paper={"value": None, "where": "LeJEPA's paper says of earlier methods that their losses do not tell"},
+            full_scale=_command("vicreg", "--loss.covariance-weight 5"),
+        ),
+    ),
+)

@@ -179,8 +179,8 @@ PRESETS: dict[str, Config] = {
         loss=LossConfig(objective="nnclr", queue=98_304),
         train=TrainConfig(epochs=1000.0, batch_size=4096),
     ),
-    # Linear accuracy 67.5 by the README of the authors' code. Their SGD has plain momentum, ours Nesterov's; theirs decays
-    # norms and biases too; their projector has ReLU where ours has GELU.
+    # Linear accuracy 67.5 by the README of the authors' code. Theirs decays norms and biases too; their projector has ReLU
+    # where ours has GELU.
     "moco_v2_rn50_imagenet": replace(
         Config(),
         views=_MOCO_VIEWS,
@@ -188,6 +188,7 @@ PRESETS: dict[str, Config] = {
         loss=LossConfig(objective="moco_v2", temperature=0.2, queue=65_536),
         optim=OptimConfig(
             name="sgd",
+            nesterov=False,
             lr=0.03,
             lr_start=0.03,
             warmup_epochs=0.0,
