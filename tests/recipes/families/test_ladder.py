@@ -4,6 +4,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from recipes_lib.config import override
 from recipes_lib.recipes.families import ladder, recipe
@@ -48,3 +49,10 @@ def test_the_network_for_cifar10_may_be_given():
 def test_every_preset_is_valid(name):
     preset = recipe.PRESETS[name]
     override(preset, {} if preset.data.name == "pantry" else {"data.root": "images"}).validate()
+
+
+@pytest.mark.parametrize("name", [name for name in recipe.PRESETS if name.endswith("imagenet")])
+def test_the_network_of_every_papers_run_can_be_built(name):
+    with torch.device("meta"):
+        method = recipe.build(recipe.PRESETS[name], steps=10)
+    assert sum(weight.numel() for weight in method.backbone.parameters()) > 20_000_000
