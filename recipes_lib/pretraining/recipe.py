@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from recipes_lib.config import CLASS_PROBES
+from recipes_lib.config import PROBES
 from recipes_lib.data.load import Images, Splits
 from recipes_lib.data.load import load as load_splits
 from recipes_lib.data.loader import Batch, Crop
@@ -141,7 +141,7 @@ class Recipe(Generic[C]):
     """Trains the method."""
     score: Callable[[Scored], Scores] = scoring.score
     """Scores a trained method, by probe and arm."""
-    probes: tuple[str, ...] = CLASS_PROBES
+    probes: tuple[str, ...] = PROBES
     """Names of all probes that ``score`` knows; the command line and the config allow only these."""
     diagnostics: Callable[[Any, tuple[Features, Features] | None, Splits], dict[str, float]] = no_diagnostics
     """Numbers to report beside the scores, from the method and its features of training and test images."""

@@ -42,6 +42,16 @@ MENU = {
     entry.name: entry
     for entry in (
         Entry(
+            name="what_is_ssl",
+            title="What self-supervised learning is",
+            paper="Balestriero, Ibrahim, Sobal, Morcos, Shekhar, Goldstein, Bordes, Bardes, Mialon, Tian, Schwarzschild, "
+            "Wilson, Geiping, Garrido, Fernandez, Bar, Pirsiavash, LeCun, Goldblum: A Cookbook of Self-Supervised "
+            "Learning, 2023, arXiv 2304.12210",
+            idea="A task made of the data itself, why its cheapest answer is worthless, and how one knows what was learned.",
+            presets=("toy", "simmer"),
+            seconds=50,
+        ),
+        Entry(
             name="msn",
             title="Masked Siamese Networks",
             paper="Assran, Caron, Misra, Bojanowski, Bordes, Vincent, Joulin, Rabbat, Ballas: Masked Siamese Networks "
@@ -56,6 +66,7 @@ MENU = {
                 "vitb4_imagenet",
             ),
             seconds=60,
+            needs=("what_is_ssl",),
         ),
         Entry(
             name="paws",
@@ -105,6 +116,7 @@ MENU = {
                 "datacomp_xlarge",
             ),
             seconds=50,
+            needs=("what_is_ssl",),
         ),
         Entry(
             name="sieve",

@@ -22,6 +22,8 @@ class Encoder(nn.Module):
         super().__init__()
         model = config.model
         self.backbone = backbones.build(model, image_size=config.views.image_size)
+        if model.freeze_patch:
+            self.backbone.patch_embed.requires_grad_(False)
         self.projector = heads.MLPHead(
             self.backbone.num_features,
             model.hidden,
@@ -43,6 +45,8 @@ class FamilyMethod(Method):
         super().__init__()
         self.config, self.steps = config, steps
         ways = config.views
+        # a convolution on a CPU is a quarter faster if the channels of a pixel lie side by side
+        self.layout = torch.contiguous_format if config.model.has_blocks else torch.channels_last
         self._crop = MultiCrop(ways, config.train.seed, second=second_look(ways), local=local_look(ways))
 
     @property
@@ -58,10 +62,8 @@ class FamilyMethod(Method):
         """
         views = self._crop(batch)
         count = 1 + self.config.views.global_views
-        # a convolution on a CPU is a quarter faster if the channels of a pixel lie side by side
-        layout = torch.contiguous_format if self.config.model.has_blocks else torch.channels_last
         large, small = (
-            torch.cat(some).contiguous(memory_format=layout) if some else None
+            torch.cat(some).contiguous(memory_format=self.layout) if some else None
             for some in (views[:count], views[count:])
         )
         return {"large": large, "small": small, "step": step}
@@ -78,6 +80,10 @@ class Siamese(FamilyMethod):
     def backbone(self) -> nn.Module:
         """The backbone, which is evaluated and exported."""
         return self.encoder.backbone
+
+    def embed(self, features: Tensor) -> Tensor:
+        """The embeddings of the evaluated backbone's features.  [batch, features] -> [batch, dim]"""
+        return self.encoder.projector(features)
 
     def embeddings(self, views: dict) -> Tensor:
         """The embeddings of all views, large ones first: [V, batch, dim], one encoder call per resolution."""
@@ -99,12 +105,16 @@ class Taught(Siamese):
         super().__init__(config, steps)
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Moves the teacher's parameters towards the encoder's; its batch norms keep their own running statistics."""
+        self.follow(self.teacher, self.encoder, step)
+
+    @torch.no_grad()
+    def follow(self, teacher: nn.Module, student: nn.Module, step: int) -> None:
+        """Moves the parameters of ``teacher`` towards those of ``student``, with the momentum of the step."""
         model = self.config.model
         momentum = schedules.cosine(step, model.ema, model.ema_final, self.steps)
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.encoder.parameters()), 1 - momentum)
+        torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
 
     def param_groups(self) -> list[dict]:
         """The optimiser's groups, without the teacher: weights decay; biases and norms do not."""

@@ -6,24 +6,26 @@ Chapter: ``notebooks/families.py``.
 
 1. Deep metric learning (``contrastive.py``): SimCLR, DCL, NNCLR, MoCo v2 and v3.
 2. Self-distillation (``distillation.py``): BYOL, SimSiam, DINO with iBOT's and KoLeo's terms as options.
-3. Canonical correlation (``correlation.py``): Barlow Twins, VICReg, SwAV, W-MSE; and LeJEPA, which came later.
+3. Canonical correlation (``correlation.py``): Barlow Twins, VICReg, SwAV, W-MSE; and LeJEPA (``gaussian.py``), which came
+   later.
 4. Masked modelling (``masked.py``): MAE, SimMIM, BEiT; and I-JEPA (``latents.py``), which came later.
 5. The pretext task that all of them replaced: rotation (``rotation.py``).
 """
 
 from recipes_lib.distributed.sync import Traffic
 from recipes_lib.pretraining.recipe import Method, Recipe
-from recipes_lib.recipes.families import contrastive, correlation, latents, masked
+from recipes_lib.recipes.families import contrastive, correlation, distillation, gaussian, latents, masked, rotation
+from recipes_lib.recipes.families.diagnostics import diagnostics
 from recipes_lib.recipes.families.settings import Config
 from recipes_lib.training import checkpoint, loop
 from recipes_lib.training.folder import RunFolder
 
-_FAMILIES = (contrastive, correlation, masked, latents)
+_FAMILIES = (contrastive, distillation, correlation, gaussian, masked, latents, rotation)
 METHODS: dict[str, type[Method]] = {name: method for family in _FAMILIES for name, method in family.METHODS.items()}
 """The class of each method, by ``loss.objective``."""
 _PRESETS = {name: preset for family in _FAMILIES for name, preset in family.PRESETS.items()}
 _FIRST = {size: _PRESETS[f"simclr_{size}"] for size in ("toy", "simmer", "laptop")}  # toy is SimCLR's, and so on
-_SMALL = {name: preset for name, preset in _PRESETS.items() if not name.endswith("imagenet")}
+_SMALL = {name: preset for name, preset in _PRESETS.items() if "imagenet" not in name}
 PRESETS: dict[str, Config] = {**_FIRST, **_SMALL, **_PRESETS}
 """SimCLR's three, each method's three, then the papers' runs."""
 
@@ -43,4 +45,4 @@ def fit(given: loop.Training, folder: RunFolder) -> Traffic:
     return loop.fit(given, folder)
 
 
-RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build, fit=fit)
+RECIPE = Recipe(name="families", config=Config, presets=PRESETS, method=build, fit=fit, diagnostics=diagnostics)

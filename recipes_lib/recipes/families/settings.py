@@ -72,7 +72,8 @@ class FamiliesViews(ViewsConfig):
     """Probability of blurring a small view; None: that of ``blur``. DINO's is 0.5."""
     mask_ratio: float = 0.0
     """Share of the patches that are hidden, in [0, 1). ``mae``: 0.75; ``simmim``: 0.6; ``beit``: 0.4 in blocks
-    (75 of 196 patches are 0.38); ``dino`` with ``loss.patch_weight``: the share of the patches that iBOT's student does not see, 0.3."""
+    (75 of 196 patches are 0.38); ``dino`` with ``loss.patch_weight``: iBOT's student does not see the share 0.3 of
+    half of the large views."""
     mask_unit: int = 1
     """Patches along the side of a square that is hidden as a whole; ``simmim`` only, whose 2 x 16 pixels make 32."""
     target_blocks: int = 4
@@ -121,6 +122,10 @@ class ModelConfig(backbones.BackboneConfig):
     """Number of linear layers of the predictor behind the projector, at least 0; 0: none."""
     predictor_hidden: int = 4096
     """Width of the predictor's hidden layers, at least 2."""
+    predictor_last_norm: bool = False
+    """Whether the predictor's last layer has a batch norm without learned scale too, as MoCo v3's for transformers."""
+    freeze_patch: bool = False
+    """Whether a Vision Transformer's map from a patch to a token keeps its random start, as in MoCo v3."""
     prototypes: int = 3000
     """Number of prototypes; ``swav`` and ``dino`` only (DINO's paper: 65,536)."""
     ema: float = 0.996
@@ -139,6 +144,14 @@ class ModelConfig(backbones.BackboneConfig):
         super().check(faults)
         if self.has_blocks:
             layers.refuse_equal_features(faults, self)
+        patches = self.has_blocks and self.stem == "patch"
+        faults.need(
+            patches or not self.freeze_patch,
+            "model.freeze_patch",
+            self.freeze_patch,
+            f"of False with {self.arch} and model.stem {self.stem}",
+            "Choose a vit with stem patch.",
+        )
         for name in ("projector_layers", "predictor_layers"):
             faults.need(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "of at least 0")
         for name in ("hidden", "dim", "predictor_hidden", "prototypes"):
@@ -286,8 +299,10 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "model.dim": _EMBED,
     "model.projector_norm": _EMBED,
     "model.last_norm": _EMBED,
+    "model.freeze_patch": _EMBED,
     "model.predictor_layers": _PREDICT,
     "model.predictor_hidden": _PREDICT,
+    "model.predictor_last_norm": ("nnclr", "moco_v3"),
     "model.prototypes": ("swav", "dino"),
     "model.ema": WITH_TEACHER,
     "model.ema_final": WITH_TEACHER,
@@ -349,7 +364,8 @@ class Config:
                     f"{path} = {value} has no use with loss.objective {objective}: leave it at {default}, or choose "
                     f"{_either(readers)}."
                 )
-        views, batch, loss = self.views, self.train.batch_size // max(self.train.accumulate, 1), self.loss
+        views, loss = self.views, self.loss
+        batch = max(self.train.batch_size // max(self.train.accumulate, 1), 1)  # train.check refuses a batch of 0
         count = views.global_views + 1
         if objective in TWO_VIEWS:
             faults.need(
@@ -374,6 +390,17 @@ class Config:
                 f"{self.model.arch}, {self.model.stem}",
                 f"of a vit with stem patch: {who} hides patches",
             )
+        if objective == "dino":
+            hides, used = views.mask_ratio > 0, loss.patch_weight > 0
+            allowed = "above 0 with loss.patch_weight above 0" if used else "of 0 with loss.patch_weight 0"
+            faults.need(hides == used, "views.mask_ratio", views.mask_ratio, allowed, "iBOT hides 0.3.")
+            faults.need(
+                not used or self.model.pool == "cls",
+                "model.pool",
+                self.model.pool,
+                "of cls with loss.patch_weight above 0",
+                "iBOT compares the class tokens of views, and patches by themselves.",
+            )
         if objective in ("mae", "simmim", "beit"):
             faults.need(
                 views.mask_ratio > 0,
@@ -393,7 +420,7 @@ class Config:
         if loss.queue:
             whole = loss.queue % batch == 0
             faults.need(whole, "loss.queue", loss.queue, f"that is a multiple of a micro-batch of {batch} images")
-        if objective == "w_mse" and loss.whiten:
+        if objective == "w_mse" and loss.whiten and loss.whitening_size >= 2:
             faults.need(
                 batch % loss.whitening_size == 0,
                 "loss.whitening_size",
