@@ -188,7 +188,7 @@ def test_a_value_that_no_run_can_use_is_refused_in_one_line(changes, line):
         (
             "mae",
             {**MAE, "model.decoder_width": 60},
-            "model.decoder_width = 60 is not allowed: use a value that is a multiple of model.decoder_heads = 16.",
+            "model.decoder_width = 60 is not allowed: use a value that is a multiple of 4 and of model.decoder_heads = 16.",
         ),
         ("mae", {**MAE, "views.mask_ratio": 1.0}, "views.mask_ratio = 1.0 is not allowed: use a value in [0, 1)."),
         ("simmim", {**MAE, "views.mask_unit": 0}, "views.mask_unit = 0 is not allowed: use a value of at least 1."),
