@@ -118,23 +118,25 @@ class IJEPA(FamilyMethod):
 
 METHODS: dict[str, type[Method]] = {"ijepa": IJEPA}
 
+# Patches of 4 pixels: with 16 patches of 8 the context is 4 patches, and 300 steps leave the features where they started
+# (k-NN 0.27 to 0.28 on held-out images, untrained 0.27; with patches of 4: 0.35, untrained 0.25; seed 0).
 _VIT = ModelConfig(
     arch="vit_pico",
     stem="patch",
-    patch_size=8,
+    patch_size=4,
     pool="mean",
     decoder_width=32,
     decoder_depth=1,
     decoder_heads=2,
-    ema=0.95,  # a run of 300 steps is too short for a mean over 250
+    ema=0.99,  # a run of 300 steps is too short for a mean over 250
 )
 
 PRESETS: dict[str, Config] = {
     **small(
         LossConfig(objective="ijepa"),
         model=_VIT,
-        laptop_model=replace(_VIT, arch="vit_nano", patch_size=4),
-        views=replace(ONE_VIEW, target_blocks=3),  # four blocks of 2 x 2 may cover all 16 patches
+        laptop_model=replace(_VIT, arch="vit_nano", ema=0.996),
+        views=ONE_VIEW,
     ),
     # The code's configs/in1k_vith14_ep300.yaml; the paper trains it on 16 A100 in under 72 hours.
     "ijepa_vith14_imagenet": Config(

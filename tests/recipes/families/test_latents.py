@@ -52,7 +52,7 @@ def test_the_encoder_sees_the_context_alone_and_the_teacher_the_whole_image():
         block = getattr(model, name).blocks[0]
         block.register_forward_hook(lambda module, args, output, name=name: counts.update({name: args[0].shape[1]}))
     model(views)
-    assert counts == {"encoder": 1 + views["context"].shape[1], "teacher": 1 + 16}
+    assert counts == {"encoder": 1 + views["context"].shape[1], "teacher": 1 + 64}
 
 
 def test_each_block_is_predicted_by_itself_at_its_own_places():
@@ -90,7 +90,7 @@ def test_without_stop_gradient_the_encoder_learns_from_its_targets_too():
 
 
 def test_without_stop_gradient_the_teacher_must_be_the_encoder():
-    with pytest.raises(ConfigError, match=r"model\.ema and model\.ema_final = \(0\.95, 1\.0\) .*the encoder itself"):
+    with pytest.raises(ConfigError, match=r"model\.ema and model\.ema_final = \(0\.99, 1\.0\) .*the encoder itself"):
         small(**{"loss.stop_gradient": False}).validate()
     small(**BROKEN).validate()
 
@@ -109,7 +109,7 @@ def test_the_teachers_momentum_rises_on_a_straight_line():
 
 def test_blocks_that_may_cover_the_image_are_named():
     with pytest.raises(ConfigError, match="The masks of ijepa do not fit 4 x 4 patches: 4 target blocks of up to 4"):
-        small(**{"views.target_blocks": 4}).validate()
+        small(**{"model.patch_size": 8}).validate()
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
