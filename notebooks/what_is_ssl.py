@@ -327,13 +327,14 @@ for angles, labels, radius, more in (
     for angle, label in zip(angles, labels.tolist(), strict=True):
         x, y = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         ax.plot(radius * x, radius * y, ls="", **{**plots.style(label), **more})
-        look = {"ha": "center", "va": "center", "fontsize": 9}
-        ax.text((radius + 0.1) * x, (radius + 0.1) * y, str(angle), **look)
+        place = (radius + 0.1) * x, (radius + 0.1) * y
+        ax.text(*place, str(angle), ha="center", va="center", fontsize=9)
 for label, name in enumerate(("mug", "bowl")):
     ax.plot([], [], ls="", label=f"training {name}", **plots.style(label))
     ax.plot([], [], ls="", label=f"test {name}", **plots.style(label), mfc="white")
-line = math.radians(67.5)
-ax.plot([0, 1.2 * math.cos(line)], [0, 1.2 * math.sin(line)], "--", color=plots.BASELINE)
+edge = math.radians(67.5)
+x, y = 1.2 * math.cos(edge), 1.2 * math.sin(edge)
+ax.plot([0, x], [0, y], "--", color=plots.BASELINE)
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 ax.set(aspect="equal", xlim=(-0.65, 1.25), ylim=(-0.08, 1.2))
 ax.set_axis_off()
@@ -544,8 +545,10 @@ from recipes_lib.data import embedded
 
 file = embedded.path("claims/what_is_ssl.json")
 stored = json.loads(file.read_text())["figures"]["networks"].values()
-titles = {"simclr": "SimCLR", "agreement": "agreement alone", "easy_views": "easy views"}
-keys = {"agreement": "agreement of views", "spread": "spread", "loss": "loss", "knn": "k-NN accuracy"}
+titles = {"simclr": "SimCLR", "agreement": "agreement alone"}
+titles |= {"easy_views": "easy views"}
+keys = {"agreement": "agreement of views", "spread": "spread"}
+keys |= {"loss": "loss", "knn": "k-NN accuracy"}
 
 # %% mystnb={"figure": {"name": "fig-ssl-loss", "caption": "Three networks after 300 steps, on test pictures: the mean cosine of two views, the spread of the embeddings, the network's own loss, and k-NN accuracy. One point per seed. Agreement alone has another loss, which is left out."}, "image": {"alt": "Four panels of bars for SimCLR, agreement alone and easy views. Agreement alone has the best agreement of views, a spread of zero and the worst k-NN accuracy. Easy views have a much lower loss than SimCLR and a much lower k-NN accuracy."}} tags=["hide-input"]
 figure, axes = plots.panels(4, columns=4, height=2.9)
