@@ -119,6 +119,7 @@ batches = StepBatches(data.train, seed=0, batch_size=config.train.batch_size)
 batch = batches[0]
 views = method.views(batch, step=0)["large"].unflatten(0, (2, -1))
 
+# views are normalised by mean and standard deviation; undo it to see them
 mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
 rows = [batch.images / 255, *(view * std + mean for view in views)]
 figure, ax = plt.subplots(figsize=(7, 2.8))
@@ -140,8 +141,10 @@ plt.show()
 #
 # $$\text{spread} = \frac{\sqrt d}{d} \sum_{j=1}^{d} \operatorname{std}_i\big(\hat z_{ij}\big), \qquad \hat z = z / \lVert z \rVert$$ (ssl-spread)
 #
-# The factor $\sqrt d$ makes it about 1 when directions are random. It is 0 when all embeddings are the same. The next cell trains for 40 steps
-# (about five seconds).
+# The factor $\sqrt d$ makes it about 1 when directions are random. It is 0 when all embeddings are the same.
+#
+# The next cells train the network for 40 steps (about five seconds). The library builds it (`engine.build`) and cuts the two views of each picture
+# (`method.views`); the loss is ours.
 
 
 # %%
@@ -189,10 +192,6 @@ print("all embeddings are nearly the same:", alone["spread"][-1] < 0.1)
 # The loss is nearly perfect, and the network has learned nothing ({numref}`fig-ssl-collapse`). It found the cheapest answer: give *every* picture the same
 # embedding. The two views of a mug then agree, and so do a mug and a carrot. This failure is called {term}`collapse`, and the loss cannot tell it from
 # success. Methods differ above all in what they do against it.
-
-# %% [markdown]
-# :::{claims} what_is_ssl
-# :::
 
 # %% [markdown]
 # (ssl-simclr)=
@@ -262,7 +261,7 @@ plt.show()
 # (ssl-families)=
 # ## Four families, and what came after
 #
-# Negatives are one cure among several. The Cookbook sorts the methods into four families by what they ask for. {numref}`fig-ssl-families` has a sketch of
+# With negatives the spread stays near 1 ({numref}`fig-ssl-repair`). They are one cure among several. The Cookbook sorts the methods into four families by what they ask for. {numref}`fig-ssl-families` has a sketch of
 # each, and the table below says what keeps each method from collapsing.
 
 # %% mystnb={"figure": {"name": "fig-ssl-families", "caption": "Four families (top) and later methods (bottom). An arrow leads from a family to methods that use its idea. The mark sg is a stop-gradient: no gradient flows back along that arrow. The dashed arrow means that the teacher's weights follow the student's."}, "image": {"alt": "Four boxes with sketches. Deep metric learning: two dots attract each other and three others are pushed away. Self-distillation: a student has to predict the output of a teacher, through which no gradient flows and whose weights follow the student's. Canonical correlation: a matrix with a dark diagonal. Masked modelling: a picture with holes and the whole picture. Below: CLIP comes of the first family; MSN, PAWS and PMSN of the other three; LeJEPA of canonical correlation; I-JEPA of self-distillation and masked modelling."}} tags=["hide-input"]
@@ -282,12 +281,12 @@ plt.show()
 # | {term}`SimCLR`, MoCo {cite:p}`he2020moco` | find the own partner among others | negatives | this chapter; recipe `families` |
 # | {term}`CLIP` | the two views are a picture and its caption | negatives | {doc}`clip` |
 # | BYOL {cite:p}`grill2020byol`, SimSiam {cite:p}`chen2021simsiam` | predict the other view's embedding | a stop-gradient, and a small network (the predictor) in one branch only | recipe `families` |
-# | {term}`DINO` | predict a teacher's choice among outputs | no output may be favoured, and each choice is made decided | recipe `families` |
+# | {term}`DINO` | predict a teacher's choice among outputs | no output may be favoured, and the teacher's choice is made nearly certain | recipe `families` |
 # | {term}`VICReg`, Barlow Twins {cite:p}`zbontar2021barlow` | agree, with uncorrelated coordinates | a penalty on the batch's statistics | recipe `families` |
 # | {term}`SwAV` | predict the other view's cluster | clusters of equal size | {doc}`pmsn` |
 # | MAE {cite:p}`he2022mae`, SimMIM {cite:p}`xie2022simmim`, BEiT {cite:p}`bao2022beit` | fill in hidden patches | what is hidden differs from picture to picture | recipe `families` |
-# | {term}`MSN`, PMSN | a view with holes chooses the same cluster | decided targets, and a rule for the sizes of clusters | {doc}`msn`, {doc}`pmsn` |
-# | {term}`PAWS` | resemble the same labelled pictures | the labels, and decided targets | {doc}`paws` |
+# | {term}`MSN`, PMSN | a view with holes chooses the same cluster | targets made nearly certain, and a rule for the sizes of clusters | {doc}`msn`, {doc}`pmsn` |
+# | {term}`PAWS` | resemble the same labelled pictures | the labels, and targets made nearly certain | {doc}`paws` |
 # | I-JEPA {cite:p}`assran2023ijepa` | predict the embeddings of hidden blocks | a teacher and a stop-gradient | recipe `families` |
 # | LeJEPA {cite:p}`balestriero2025lejepa` | agree, with embeddings spread like a Gaussian | a term that compares them with a Gaussian | recipe `families` |
 
@@ -465,6 +464,12 @@ assert np.allclose([low, high], formula, atol=0.01)
 # - *random init*: the same network with its first, random weights. It is better than chance ({term}`random-init features`), so the
 #   difference from it is what was learned.
 # - *supervised*: the same network trained with all labels, for as many steps. It shows how much room is left.
+#
+# All words are there now to say what this chapter puts to the test, before the runs that decide it:
+
+# %% [markdown]
+# :::{claims} what_is_ssl
+# :::
 
 # %% [markdown]
 # (ssl-first)=
@@ -561,9 +566,17 @@ for ax, (key, label) in zip(axes, keys.items(), strict=True):
         tick.set(rotation=40, ha="right", rotation_mode="anchor")
 plt.show()
 
+# %% tags=["hide-input"]
+print("k-NN accuracy, mean over seeds")
+arms = ("random_init", "raw_pixels", "supervised")
+means = {arm: [run["scores"]["knn"][arm] for run in stored] for arm in arms}
+means |= {titles[n]: [run["diagnostics"][n]["knn"] for run in stored] for n in titles}
+for name, seeds in means.items():
+    print(f"{name.replace('_', ' '):<16}{sum(seeds) / len(seeds):.3f}")
+
 # %% [markdown]
 # Both look better than SimCLR by the number that they were trained for: agreement alone has the views that agree best, and easy views have the lower loss. Both
-# have the worse features, and the spread finds only one of them. The easier the task, the less has to be learned. That is why the chapters watch a measure of
+# have the worse features: easy views are about where the untrained network is, and agreement alone is below it. The spread finds only one of them. The easier the task, the less has to be learned. That is why the chapters watch a measure of
 # collapse during training *and* use probes after it.
 
 # %% [markdown]
@@ -578,7 +591,7 @@ from recipes_lib import claims
 claims.verdicts("what_is_ssl")
 
 # %% [markdown]
-# These verdicts rest on small pictures of one renderer, four convolutions and minutes of one core. They show that a mechanism exists. They do not rank
+# These verdicts rest on small pictures of one renderer, a network of four convolutional layers and minutes of one core. They show that a mechanism exists. They do not rank
 # methods, and they do not say how SimCLR compares with pixels on photographs.
 #
 # ## Run it
