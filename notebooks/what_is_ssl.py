@@ -585,7 +585,7 @@ for name, seeds in means.items():
 # What follows was computed by `recipes verify what_is_ssl` on three seeds, and is compared with margins that were fixed before. Each row of the figure is a
 # claim. It holds where the mean lies in the shaded part and no seed points the other way.
 
-# %% mystnb={"image": {"alt": "ALT"}} tags=["nbval-check-output"]
+# %% mystnb={"image": {"alt": "Five claims, one for each row, by the difference from the control in margins, three seeds each. All hold, with every seed right of the control: each lies about two margins from it."}} tags=["nbval-check-output"]
 from recipes_lib import claims
 
 claims.verdicts("what_is_ssl")
