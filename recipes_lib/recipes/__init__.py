@@ -73,7 +73,7 @@ MENU = {
             "Learning, 2023, arXiv 2304.12210",
             idea="A task made of the data itself, why its cheapest answer is worthless, and how one knows what was learned.",
             presets=("toy", "simmer"),
-            seconds=50,
+            seconds=40,
         ),
         Entry(
             name="families",

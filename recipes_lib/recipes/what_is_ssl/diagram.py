@@ -172,7 +172,7 @@ def _after(ax: Axes, centres: list[float], top: float) -> None:
     height, bottom = 0.78, 0.05
     came = (
         ("CLIP: the other view\nis the caption", (0,)),
-        ("MSN, PAWS, PMSN:\nchoose the same\nprototypes", (1, 2, 3)),
+        ("MSN, PAWS, PMSN:\nchoose the same\ncluster", (1, 2, 3)),
         ("LeJEPA: embeddings\nspread like\na Gaussian", (2,)),
         ("I-JEPA: predict\nembeddings of\nhidden blocks", (1, 3)),
     )

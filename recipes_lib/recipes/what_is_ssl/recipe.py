@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from recipes_lib import terminal
 from recipes_lib.distributed import collectives
 from recipes_lib.errors import ConfigError, Faults
 from recipes_lib.pretraining import engine
@@ -94,6 +95,9 @@ def run(config: Config, out: Path | None = None) -> Result:
         with stages.tell_how_to_go_on("The comparison was stopped, and finished networks are kept.", _go_on(run.path)):
             reports = {name: study.train(name, config, run.path / name) for name in study.NETWORKS}
         found = {name: study.describe(run.path / name) for name in study.NETWORKS}
+        for name, told in found.items():
+            line = f"{name}: {', '.join(f'{what} {value:.3f}' for what, value in told.items())}"
+            terminal.aside().print(line, highlight=False, soft_wrap=True)
         facts = {"recipe": "what_is_ssl", "scores": reports["simclr"]["scores"], "diagnostics": found}
         facts |= {"seconds": round(time.perf_counter() - began, 1), "steps": config.train.steps}
         run.write_report({**facts, "seed": config.train.seed, **engine.provenance()})

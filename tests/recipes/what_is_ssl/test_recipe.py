@@ -3,6 +3,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
@@ -33,6 +34,17 @@ def test_a_run_has_a_folder_for_each_network_and_reports_their_numbers(finished)
     assert set(report["diagnostics"]) == set(study.NETWORKS)
     assert all(set(told) == {"knn", "agreement", "spread", "loss"} for told in report["diagnostics"].values())
     assert report["diagnostics"]["simclr"]["knn"] == report["scores"]["knn"]["method"]
+
+
+def test_a_run_prints_a_line_for_each_network(finished, capsys, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    (tmp_path / "run" / "state.json").write_text('{"status": "interrupted", "step": 0}')
+    (tmp_path / "run" / "report.json").unlink()
+    opening.RECIPE.run(TINY, tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == list(study.NETWORKS)
+    spread = finished.report["diagnostics"]["simclr"]["spread"]
+    assert f"spread {spread:.3f}, loss" in lines[0]
 
 
 def test_every_metric_of_the_claims_is_in_the_report(finished):
