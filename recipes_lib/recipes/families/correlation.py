@@ -74,6 +74,12 @@ class SwAV(Siamese):
         dim = self.encoder.projector.out_dim
         self.prototypes = heads.Prototypes(config.model.prototypes, dim)
 
+    @property
+    def least_batch(self) -> int:
+        """Sinkhorn cannot use all prototypes equally often with fewer images, in batch and queue, than prototypes."""
+        loss = self.config.loss
+        return max(1, self.config.model.prototypes - loss.queue) if loss.sinkhorn_iterations else 1
+
     def forward(self, views: dict) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
         loss, z = self.config.loss, self.embeddings(views)
