@@ -2,8 +2,8 @@
 """The ``recipes`` command: parses arguments and prints results.
 
 ``list``, ``show`` and every ``--help`` except that of ``run NAME`` answer without importing torch. Results go to
-stdout, everything else to stderr. Exit codes: 0 done; 2 a mistake of the user; 3 interrupted, can be resumed; 141 the
-reader of a pipe has closed it; 1 a fault of this library, with its traceback.
+stdout, everything else to stderr. Exit codes: 0 done; 2 a mistake of the user; 3 interrupted, can be resumed; 4
+``doctor`` has found something; 141 the reader of a pipe has closed it; 1 a fault of this library, with its traceback.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = _parse(list(sys.argv[1:] if argv is None else argv))
-            arguments.act(arguments)
+            return arguments.act(arguments) or 0
         finally:
             display.flush()  # also after the help, which exits by SystemExit
     except UserError as error:
@@ -60,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(line)
         return UserError.exit_code
-    return 0
 
 
 def _widen_the_terminal() -> None:
@@ -167,10 +166,15 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     which = "probes of the run's recipe, such as knn; a wrong name is answered with all of them (default: eval.probes)"
     evaluate.add_argument("--probe", nargs="+", metavar="PROBE", help=which)
     _add_json(evaluate)
+    text = "run all diagnostics on a run, finished or not: a line for each; exit code 0 healthy, 4 something found"
+    doctor = _add(commands, "doctor", verbs.doctor, text)
+    ranks = "2: also compare the gradient of two processes with that of one, which takes some seconds (default 1)"
+    doctor.add_argument("--ranks", type=int, default=1, metavar="N", help=ranks)
+    _add_json(doctor)
     export = _add(commands, "export", verbs.export, "write a run's backbone in another library's layout")
     export.add_argument("--format", choices=("timm", "hf"), required=True)
     export.add_argument("--out", type=Path, metavar="DIR", help="default: export-FORMAT in the run folder")
-    for command in (resume, evaluate, export):
+    for command in (resume, evaluate, export, doctor):
         command.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
 
 

@@ -4,6 +4,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from recipes_lib import recipes, terminal
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
     from recipes_lib.pretraining.engine import Result
 
-Act = Callable[[argparse.Namespace], None]
+Act = Callable[[argparse.Namespace], int | None]
+"""Does what a command asks for; returns the exit code if it is not 0."""
 UNASKED = 50
 """Number of runs that a sweep makes without a confirmation."""
+FOUND = 4
+"""Exit code of ``recipes doctor`` if it found something."""
 
 
 def list_menu(arguments: argparse.Namespace) -> None:
@@ -140,6 +144,27 @@ def evaluate(arguments: argparse.Namespace) -> None:
         display.as_json(found)
     else:
         _show_scores(found)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """``recipes doctor DIR``: runs all diagnostics on a run folder; the exit code is 4 if something was found."""
+    from functools import partial
+
+    from recipes_lib.pretraining import doctor as diagnostics
+    from recipes_lib.pretraining import two_ranks
+
+    if arguments.ranks not in (1, 2):
+        raise ConfigError(f"--ranks = {arguments.ranks} is not allowed: use 1, or 2 to compare two processes with one.")
+    recipe = recipes.of_run(arguments.folder)
+    findings = diagnostics.diagnose(recipe, arguments.folder)
+    if arguments.ranks == 2:
+        findings.append(two_ranks.compare(partial(recipes.that_trained, arguments.folder), arguments.folder))
+    if arguments.json:
+        display.as_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            display.show(finding.line)
+    return FOUND if any(finding.status == "found" for finding in findings) else 0
 
 
 def export(arguments: argparse.Namespace) -> None:

@@ -73,8 +73,10 @@ class Monitor:
         return extract(method.backbone, images, embed=method.embed, **how)
 
 
-def of(config: Any, splits: Splits, method: "Method", world: World) -> Monitor | None:
+def of(config: Any, splits: Splits, method: "Method", world: World, *, fewest: int = FEWEST_IMAGES) -> Monitor | None:
     """What ``config.eval.watch`` asks for; None if it asks for nothing. Image files are read once and kept in memory.
+
+    ``fewest`` images are watched, or twice the width of the features if that is more.
 
     Raises: ``ConfigError`` if the ranks have parts of the weights only; ``DataError`` if k-NN lacks labelled images.
     """
@@ -87,7 +89,7 @@ def of(config: Any, splits: Splits, method: "Method", world: World) -> Monitor |
             "part of them. Leave it out, or use --sync.name ddp."
         )
     width: Any = method.backbone.num_features
-    most = max(FEWEST_IMAGES, 2 * width)
+    most = max(fewest, 2 * width)
     labels = splits.train.labels
     known = torch.zeros(0, dtype=torch.long) if labels is None else (labels != UNLABELLED).nonzero()[:, 0]
     images = labelled = label_free.some(splits.train, most)

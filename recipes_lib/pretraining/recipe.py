@@ -36,6 +36,17 @@ Warn = Callable[[str], None]
 """Shows the user one line, and appends it to the run's ``warnings.txt``."""
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """A method's teacher: a moving average of the student, from which the student's targets come."""
+
+    teacher: nn.Module
+    student: nn.Module
+    """Has the same parameters as the teacher, in the same order."""
+    momentum: float
+    """Momentum of the average at the first step, in [0, 1]; 1 / (1 - momentum) steps are the teacher's memory."""
+
+
 class Method(nn.Module):
     """A module that the engine can train and score.
 
@@ -53,6 +64,10 @@ class Method(nn.Module):
     """Maps texts to tokens, int64 [n, context], if the method learns from texts."""
     finetune_layer: nn.Module | None = None
     """The part of the head that fine-tuning with cross-entropy keeps on top of the backbone."""
+    teaching: Teaching | None = None
+    """The teacher, if the targets come from a moving average of the network."""
+    least_batch: int = 1
+    """Fewest images of a micro-batch, over all ranks, with which the loss's batch statistics make sense."""
     embedder: nn.Module | None = None
     """The whole head as a module, for fine-tuning with SuNCEt, which trains the embeddings."""
 

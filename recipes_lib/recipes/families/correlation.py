@@ -81,6 +81,12 @@ class SwAV(Siamese):
         count = 1 + config.views.global_views if config.loss.queue else 0
         self.queues = torch.nn.ModuleList(Queue(config.loss.queue, dim) for _ in range(count))
 
+    @property
+    def least_batch(self) -> int:
+        """Sinkhorn cannot use all prototypes equally often with fewer images, in batch and queue, than prototypes."""
+        loss = self.config.loss
+        return max(1, self.config.model.prototypes - loss.queue) if loss.sinkhorn_iterations else 1
+
     def forward(self, views: dict) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts; then the large views' embeddings enter the queues."""
         loss, z = self.config.loss, self.embeddings(views)

@@ -45,7 +45,7 @@ from recipes_lib.models import backbones, vit
 from recipes_lib.models.predictor import PatchPredictor, fix_positions
 from recipes_lib.objectives.latents import ijepa_loss
 from recipes_lib.optim import schedules
-from recipes_lib.pretraining.recipe import Method
+from recipes_lib.pretraining.recipe import Method, Teaching
 from recipes_lib.recipes.families.ladder import ONE_VIEW, small
 from recipes_lib.recipes.families.network import FamilyMethod
 from recipes_lib.recipes.families.settings import Config, FamiliesViews, LossConfig, ModelConfig
@@ -78,6 +78,11 @@ class IJEPA(FamilyMethod):
     def backbone(self) -> nn.Module:
         """The teacher, which is evaluated and exported."""
         return self.teacher
+
+    @property
+    def teaching(self) -> Teaching:
+        """The teacher, the encoder, and the momentum of the moving average at the first step."""
+        return Teaching(self.teacher, self.encoder, self.config.model.ema)
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
         """The view of each image, the patches of its ``context`` [B, n] and of its ``targets`` [B, blocks, m]."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recipes_lib.data.loader import Batch, Crop
 from recipes_lib.models import backbones, heads
 from recipes_lib.optim import groups, schedules
-from recipes_lib.pretraining.recipe import Method
+from recipes_lib.pretraining.recipe import Method, Teaching
 from recipes_lib.recipes.families.settings import Config, FamiliesViews
 from recipes_lib.views.multicrop import MultiCrop
 
@@ -104,6 +104,11 @@ class Taught(Siamese):
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__(config, steps)
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
+
+    @property
+    def teaching(self) -> Teaching:
+        """The teacher, the encoder, and the momentum of the moving average at the first step."""
+        return Teaching(self.teacher, self.encoder, self.config.model.ema)
 
     def after_step(self, step: int) -> None:
         """Moves the teacher's parameters towards the encoder's; its batch norms keep their own running statistics."""
