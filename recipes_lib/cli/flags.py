@@ -79,7 +79,7 @@ def values_of(default: Any, words: list[str], *, prog: str) -> dict[str, tuple[A
     Each word after a flag is a value. The parts of a value of several parts (a tuple) are joined by commas. Every value
     is read as ``recipes run`` reads it.
 
-    Raises: ``ConfigError`` as :func:`parse`, or for a field without a value, named twice, or with a value twice.
+    Raises: ``ConfigError`` as :func:`parse`, or for a field without a value or named twice.
     """
     _refuse_unknown(fields_of(type(default)), [word for word in words if word.startswith("--")])
     found: dict[str, tuple[Any, ...]] = {}
@@ -97,10 +97,7 @@ def values_of(default: Any, words: list[str], *, prog: str) -> dict[str, tuple[A
         values = []
         for spelling in spellings:
             given = [f"--{field}", *filter(None, spelling.split(","))] if parts else [f"--{field}={spelling}"]
-            value = _read(parse(default, given, prog=prog, about=""), field)
-            if value in values:
-                raise ConfigError(f"{field} has the value {spelling} twice. Give each value once.")
-            values.append(value)
+            values.append(_read(parse(default, given, prog=prog, about=""), field))
         found[field] = tuple(values)
     return found
 
