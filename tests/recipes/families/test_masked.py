@@ -15,7 +15,7 @@ from recipes_lib.distributed import collectives
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError
 from recipes_lib.models.predictor import sincos_positions
-from recipes_lib.objectives.masked import patchify
+from recipes_lib.objectives.masked import normalise_patches, patchify
 from recipes_lib.pretraining import engine, runs
 from recipes_lib.recipes.families import recipe as families
 from recipes_lib.recipes.families import visual_words
@@ -106,6 +106,21 @@ def test_mae_has_fixed_positions_in_its_encoder_and_a_decoder_that_sees_the_clas
     with torch.no_grad():
         model.backbone.cls_token[..., 0] += 1
     assert model(views)["loss"] != before
+
+
+def test_mae_is_a_decoder_on_the_whole_sequence_and_the_error_of_its_hidden_patches():
+    model = build(small("mae"))
+    views = model.views(batch(), 0)
+    seen, decoder = model.decoder.embed(model.backbone.tokens(views["large"], views["keep"])), model.decoder
+    whole = decoder.mask_token.expand(8, 16, -1).clone()  # in the order of the image, as the paper has it
+    rows = torch.arange(8)[:, None]
+    whole[rows, views["keep"]] = seen[:, 1:]
+    x = torch.cat([seen[:, :1], whole + decoder.positions], dim=1)
+    for block in decoder.blocks:
+        x = block(x)
+    error = (decoder.head(decoder.norm(x))[:, 1:] - normalise_patches(patchify(views["large"], 8))).square().mean(dim=2)
+    mask = torch.ones(8, 16).scatter(1, views["keep"], 0)
+    torch.testing.assert_close(model(views)["loss"], (error * mask).sum() / mask.sum())
 
 
 def test_mae_predicts_normalised_patches_unless_told_otherwise():
