@@ -134,22 +134,22 @@ def _from_images(
     trained, fresh, queries = _features(config, splits, method, untrained)
     steps, losses = len(rows), [row["loss"] for row in rows if row["loss"] is not None]
     ceiling = min(len(splits.train), int(method.backbone.num_features))  # type: ignore[arg-type]
+    rank, before = (_defined(numbers["watch_rankme"]) or 0.0 for numbers in (trained, fresh))
     collapse = diagnosis.full_collapse(
-        trained.get("watch_std_embedding"), trained["watch_std"], fresh["watch_std"], steps=steps
-    )
-    rank = diagnosis.dimensional_collapse(
-        _defined(trained.get("watch_rankme_embedding")),
-        _defined(trained["watch_rankme"]) or 0.0,
-        _defined(fresh["watch_rankme"]) or 0.0,
-        ceiling=ceiling,
+        trained.get("watch_std_embedding"),
+        trained["watch_std"],
+        fresh["watch_std"],
+        kept_rank=rank / before if before else 1.0,
         steps=steps,
     )
+    of_embeddings = _defined(trained.get("watch_rankme_embedding"))
+    narrow = diagnosis.dimensional_collapse(of_embeddings, rank, before, ceiling=ceiling, steps=steps)
     lie = unknown("lying_loss", "the training images have too few labels for k-NN.")
     if queries:
         classes, gone = len(splits.train.class_names), collapse.status == "found"
         knn = trained["watch_knn"], fresh["watch_knn"]
         lie = diagnosis.lying_loss(losses, *knn, classes=classes, images=queries, collapsed=gone)
-    return [collapse, rank, lie, _leak(splits)]
+    return [collapse, narrow, lie, _leak(splits)]
 
 
 def _defined(number: float | None) -> float | None:

@@ -22,7 +22,7 @@ from recipes_lib.recipes.families import recipe as families
 from recipes_lib.training import folder as run_folder
 
 SMALL = {
-    "data.name": "digits",
+    "data.name": "pantry",
     "data.image_size": 16,
     "views.image_size": 16,
     "data.train_size": 600,
