@@ -19,8 +19,8 @@
 #
 # Paper: {cite:t}`radford2021clip`. Implementation: `recipes_lib/recipes/clip/`; the same code runs on this page and on a cluster.
 #
-# You need first: some PyTorch, and a look at the {doc}`/book/pantry`, where the pictures come from. No other chapter is needed. The chapters
-# {doc}`sieve`, {doc}`switchback` and {doc}`imagenet_x` build on this one.
+# You need first: {doc}`what_is_ssl`, whose {ref}`loss with negatives <ssl-simclr>` and {ref}`collapse <ssl-views>` return here, and a look at the
+# {doc}`/book/pantry`, where the pictures come from. The chapters {doc}`sieve`, {doc}`switchback` and {doc}`imagenet_x` build on this one.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -234,7 +234,7 @@ result = clip.RECIPE.run(toy, Path(mkdtemp()) / "run")
 # Five scores tell how good the towers are. *Zero-shot* is the accuracy of {term}`zero-shot classification`: a picture gets the class whose
 # sentence is nearest. *TR@k* and *IR@k* are {term}`retrieval` scores. For TR@k we ask whether a picture's own text is among the $k$ nearest of five
 # hundred texts; for IR@k we ask the same for a text and its picture. {numref}`fig-clip-toy` shows them beside those of
-# the untrained towers (`random init`).
+# the untrained towers ({ref}`random init <ssl-yardsticks>`).
 
 
 # %% mystnb={"figure": {"name": "fig-clip-toy", "caption": "Scores of the toy run on pairs that it never saw, after training and before it."}, "image": {"alt": "Five bar charts: zero-shot, TR@1, TR@5, IR@1 and IR@5. In each, the bar of CLIP is far above that of the untrained towers, which is near zero, or below 0.1 for zero-shot."}} tags=["hide-input"]
@@ -445,7 +445,7 @@ plots.bars(axes[2], bars, ylabel="IR@5", levels={"chance": 5 / 500})
 plt.show()
 
 # %% [markdown]
-# Without wrong pairs the loss looks perfect, and it is worthless: all pictures and all texts have moved to one point of the sphere, a {term}`collapse`. The
+# Without wrong pairs the loss looks perfect, and it is worthless: all pictures and all texts have moved to one point of the sphere, a {ref}`collapse <ssl-views>`. The
 # loss alone would never tell you. The mean cosine between different pictures does, within the first ten steps; so does any retrieval score.
 #
 # ### When something is wrong

@@ -20,7 +20,7 @@
 # Papers: the families are those of the Cookbook ({cite:t}`balestriero2023cookbook`, section 2); each method's paper is named where the method appears. Implementation:
 # `recipes_lib/recipes/families/`, with the losses in `recipes_lib/objectives/`.
 #
-# You need first: {needs}`families`, which explains views, collapse and the probes.
+# You need first: {doc}`what_is_ssl`, which explains views, collapse and the probes.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -42,8 +42,9 @@ notebook.start("families")
 # ## The question
 #
 # If two views of an image only have to agree, a network can give every image the same {term}`embedding`, and the loss is perfect. Every method that compares views has
-# a *guard* against this {term}`collapse`. {numref}`fig-families-guards` shows what the guard is worth. Each pair of bars is one method, trained with its guard and without,
-# with everything else equal. The height is how far the embeddings of test pictures spread: about 1 if they point everywhere, 0 if they all point the same way.
+# a *guard* against this {term}`collapse`. {numref}`fig-families-guards` shows what the guard is worth. Each panel is one method, trained with its guard and without,
+# with everything else equal. The height is how far the embeddings of test pictures spread, in units of the intact method. For Barlow Twins it is in how many directions they spread
+# ({term}`RankMe`).
 
 # %% tags=["hide-input"]
 import json
@@ -59,7 +60,7 @@ from recipes_lib.config import override
 from recipes_lib.data import embedded
 from recipes_lib.recipes.families import recipe as families
 from recipes_lib.recipes.families.claims import GUARDS
-from recipes_lib.recipes.systems import SYSTEMS
+from recipes_lib.systems import SYSTEMS
 
 figures = json.loads(embedded.path("claims/families.json").read_text())["figures"]
 
@@ -74,11 +75,13 @@ def seeds_of(arm: str, *path: str) -> list[float]:
     return found
 
 
-# %% mystnb={"figure": {"name": "fig-families-guards", "caption": "Spread of the embeddings of test pictures, with and without each method's guard against collapse. One point per seed."}, "image": {"alt": "Pairs of bars, one pair for each method. The bar without the guard is far lower than the bar with it for most methods."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-families-guards", "caption": "Spread of the embeddings of test pictures with and without each method's guard against collapse, the intact method being 1. One point per seed."}, "image": {"alt": "Ten panels, one for each method, with two bars each. The bar without the guard is far lower than the bar with it in most panels."}} tags=["hide-input"]
 figure, axes = plots.panels(len(GUARDS), columns=5, height=2.0, sharey=True)
 for ax, (method, guard) in zip(axes, GUARDS.items(), strict=True):
-    arms = {"with": seeds_of(method, "diagnostics", "std")}
-    arms["without"] = seeds_of(f"{method}_{guard.arm}", "diagnostics", "std")
+    intact = seeds_of(method, "diagnostics", guard.metric)
+    broken = seeds_of(f"{method}_{guard.arm}", "diagnostics", guard.metric)
+    unit = sum(intact) / len(intact)
+    arms = {"with": [x / unit for x in intact], "without": [x / unit for x in broken]}
     plots.bars(ax, arms, ylabel="spread" if ax is axes[0] else "")
     ax.set_title(f"{SYSTEMS[method].title}\n{guard.what}", fontsize=9)
 plt.show()
@@ -389,11 +392,10 @@ def race(ax, methods: tuple[str, ...], yardstick: str) -> None:
         ax.plot([x] * len(accuracy), accuracy, linestyle="none", **plots.style(index))
         title = SYSTEMS[method.removesuffix("_vit")].title
         ax.annotate(title, (x, sum(accuracy) / len(accuracy)), fontsize=8)
-    names = {"random_init": "random init", "raw_pixels": "raw pixels", "supervised": "supervised"}
     levels = {}
-    for key, name in names.items():
+    for key in ("random_init", "raw_pixels", "supervised"):
         found = seeds_of(yardstick, "scores", "knn", key)
-        levels[name] = sum(found) / len(found)
+        levels[key.replace("_", " ")] = sum(found) / len(found)
     plots.baselines(ax, levels)
     ax.set(xlabel="time, in steps of SimCLR", ylabel="k-NN accuracy")
 
@@ -411,14 +413,14 @@ plt.show()
 # ## Knobs
 #
 # The learning rate matters as much as the loss. {numref}`fig-families-rates` shows what the search saw, on the held-out pictures: each method at three learning rates and two lengths. One line per
-# length, and the dot on the line is where the preset stands. The chapter {doc}`knobs` turns the other knobs.
+# length, and the dot on the line is where the preset stands.
 
 # %% tags=["hide-input"]
 search = json.loads(embedded.path("searches/families.json").read_text())
 
 
 def rates_of(method: str) -> dict[str, dict[float, float]]:
-    """Held-out accuracy by length and learning rate, of the runs that varied nothing else."""
+    """Held-out accuracy by length and learning rate, where nothing else was varied."""
     lines: dict[str, dict[float, float]] = {}
     for row in search["runs"]:
         if row["method"] == method and not row["other"]:
@@ -449,9 +451,7 @@ brief = {"train.steps": 100, "eval.baselines": "none"}
 simsiam = families.PRESETS["simsiam_toy"]
 pair = {"intact": {}, "no stop-gradient": {"loss.stop_gradient": False}}
 runs = {
-    name: families.RECIPE.run(
-        override(simsiam, brief | change), Path(mkdtemp()) / "run"
-    )
+    name: families.RECIPE.run(override(simsiam, brief | change), Path(mkdtemp()) / "run")
     for name, change in pair.items()
 }
 
@@ -538,10 +538,7 @@ torch.testing.assert_close(simclr, torch.tensor(7.0, dtype=torch.float64).log())
 # %% tags=["solution", "hide-cell"]
 # Solution 2
 whole = contrastive.nt_xent(z1, z2, temperature=0.5)["loss"]
-parts = [
-    contrastive.nt_xent(z1[part], z2[part], temperature=0.5)["loss"]
-    for part in (slice(0, 2), slice(2, 4))
-]
+parts = [contrastive.nt_xent(z1[part], z2[part], temperature=0.5)["loss"] for part in (slice(0, 2), slice(2, 4))]
 print(f"one process {whole:.4f}, two that do not gather {sum(parts) / 2:.4f}")
 print("each view lacks the four views of the other process as candidates")
 assert whole > sum(parts) / 2
@@ -554,7 +551,8 @@ assert whole > sum(parts) / 2
 # Solution 3
 constant = torch.full_like(drawn, float(drawn.mean()))
 lost = masked.mae_loss(constant, picture, hidden.bool(), patch_size=2)["loss"]
-print(f"the best constant answer has loss {lost:.3f}: the target does not depend on the network")
+print(f"the best constant answer has loss {lost:.3f}")
+print("the target does not depend on the network")
 assert lost > 0.9
 
 # %% [markdown]

@@ -191,7 +191,7 @@ e_f = (1 - a_f) / (1 - a)
 print("a =", a, " a_f =", a_f.tolist(), " e_f =", e_f.round(6).tolist())
 
 # %% [markdown]
-# How sure is that? The {term}`bootstrap` draws eight images with replacement, again and again, and looks at the spread of the ratio:
+# How sure is that? The {ref}`bootstrap <ssl-bootstrap>` draws eight images with replacement, again and again, and looks at the spread of the ratio:
 
 # %%
 generator = np.random.default_rng(0)
@@ -355,8 +355,8 @@ for name, strength in (("dark", those.light_strength), ("lit", 1.0)):
 # ```
 #
 # What follows are aggregates, which `recipes verify imagenet_x` computed from the annotations and from four models' predictions and tables that
-# {cite:t}`idrissi2023imagenetx` published. {numref}`fig-imagenet-x-real` has one point per factor and model. DINO and {term}`SimCLR` learned without labels
-# ({term}`DINO`), ResNet-50 and ViT with labels.
+# {cite:t}`idrissi2023imagenetx` published. {numref}`fig-imagenet-x-real` has one point per factor and model. {term}`DINO` and {ref}`SimCLR <ssl-simclr>` learned
+# without labels (see the {ref}`four families <ssl-families>`), ResNet-50 and ViT with labels.
 
 # %% mystnb={"figure": {"name": "fig-imagenet-x-real", "caption": "Error ratios of four published models on 46,110 images of ImageNet-X, with 95 percent intervals; marks top, and the number of images per factor."}, "image": {"alt": "Sixteen factors sorted by their mean ratio. Texture, person_blocking, object_blocking and subcategory are on top, near 2 for all four models. Pose is lowest, near 0.75, then pattern and brighter. Intervals of rare factors such as style and multiple_objects are wide."}} tags=["hide-input"]
 figures = json.loads(embedded.path("claims/imagenet_x.json").read_text())["figures"]
@@ -497,7 +497,7 @@ plt.show()
 # The paper finds that supervised and self-supervised models fail on much the same images, and that the latter are slightly more robust to some
 # factors, such as colour, dark images and texture. On the Pantry we compare three networks that have little in common. A small convolutional network learned from
 # labels. The book's {doc}`clip` learned from captions of the same pictures and classifies by sentences. And {doc}`msn`, as it was cooked for its chapter,
-# learned from neither, on other pictures; it classifies by its nearest neighbours ({term}`k-NN probe`).
+# learned from neither, on other pictures; it classifies by its nearest neighbours ({ref}`k-NN probe <ssl-knn>`).
 
 # %% mystnb={"figure": {"name": "fig-imagenet-x-teacher", "caption": "Error ratio on Pantry-X by what taught the network: small points are seeds, large ones means."}, "image": {"alt": "Fourteen factors, sorted by their mean over the three networks. Smaller and partial_view are on top and highest for the network with labels, near 1.8; CLIP's ratios are closest to 1. Larger, shape and multiple_objects are at the bottom, near 1 for all three."}} tags=["hide-input"]
 by_teacher = list(figures["captions"].values())

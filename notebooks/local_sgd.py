@@ -100,7 +100,7 @@ plt.show()
 # :::
 
 # %% [markdown]
-# Every arm got the same tuning budget, ten settings of two runs for each seed, on scans that are neither trained on nor in the
+# Every arm got the same tuning budget, ten settings of two runs for each {ref}`seed <ssl-seeds>`, on scans that are neither trained on nor in the
 # test set.
 
 # %% [markdown]

@@ -19,8 +19,8 @@
 #
 # Paper: {cite:t}`assran2022msn`. Implementation: `recipes_lib/recipes/msn/`; this page, the command line and a cluster run the same code.
 #
-# You need first: some PyTorch. This is the book's first chapter. {doc}`/book/pantry` shows where its pictures come from, and the
-# {doc}`/book/glossary` explains the words {term}`view`, {term}`patch` and {term}`prototype`.
+# You need first: {doc}`what_is_ssl`, which explains views, collapse, the probes and what a score must beat. {doc}`/book/pantry` shows where the
+# pictures come from, and the {doc}`/book/glossary` explains the words {term}`patch` and {term}`prototype`.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -94,16 +94,8 @@ show_neighbours(neighbours(pixels[0], pixels[1][queries], 9), queries, title)
 # they show. A person would answer *another bowl*. The pixels answer *another red thing in the middle*. How can a network learn to see the
 # bowl if nobody tells it which pictures show bowls?
 #
-# {term}`Self-supervised learning <self-supervised learning>` answers with a task that needs no labels, because the pictures hold its
-# solution. Four families of such tasks are common:
-#
-# - *Contrastive* methods such as {term}`SimCLR` pull two views of an image together and push all other images away.
-# - *Regularised* methods such as {term}`VICReg` pull two views together, and statistics of the batch keep the embeddings spread out.
-# - *Distillation* methods such as {term}`DINO` train a network to predict the output of a moving average of itself.
-# - *Masked prediction* ({cite:t}`he2022mae`) hides most of an image and reconstructs what was hidden.
-#
-# MSN joins ideas of the last two families. It hides patches, but it predicts a soft choice among prototypes instead of pixels, and a moving
-# average of the network provides the targets.
+# MSN joins ideas of two of the {ref}`four families <ssl-families>`, masked modelling and self-distillation. It hides patches, but it predicts a
+# soft choice among prototypes instead of pixels, and a moving average of the network provides the targets.
 
 # %% [markdown]
 # :::{claims} msn
@@ -357,16 +349,11 @@ print(f"lightly {theirs:.6f}, ours {parts['loss'].item():.6f}")
 #
 # The next cell trains preset {term}`toy`: a Vision Transformer ({term}`ViT`) of two blocks with 16 tokens, 128 prototypes, 3,000 pictures, and 15 %
 # of the anchors' patches dropped. A batch has 256 pictures, so that it can fill all 128 prototypes at once. This is the chapter's longest cell.
-# It also trains and scores what the run is compared with, on the same pictures:
+# It also scores what the run is compared with, on the same pictures: the {ref}`three yardsticks <ssl-yardsticks>` *random init*, *raw pixels* and
+# *supervised*, and *cooked*, the same recipe trained for many more steps. The cooked weights are stored with the book.
 #
-# - *random init*: the same network with random weights, untrained;
-# - *raw pixels*: the pictures themselves, as the network gets them;
-# - *supervised*: the same network trained *with* all labels for as many steps;
-# - *cooked*: the same recipe trained for many more steps. Its weights are stored with the book, and this cell probes them.
-#
-# A {term}`probe` asks how well frozen features tell classes apart. This chapter uses three. In the {term}`k-NN probe`, the 20 nearest training pictures
-# vote. The {term}`linear probe` fits a linear classifier to all labelled training pictures. The {term}`low-shot probe` fits a
-# {term}`logistic regression` to five labelled pictures per class.
+# This chapter uses three {ref}`probes <ssl-probes>` of frozen features: {ref}`k-NN <ssl-knn>` with 20 neighbours, the {ref}`linear probe <ssl-linear>`, and
+# the {ref}`low-shot probe <ssl-lowshot>` with five labelled pictures per class.
 
 # %%
 from tempfile import mkdtemp
@@ -570,7 +557,7 @@ interact_manual(
 # ## Break it
 #
 # The paper says that something must keep the images from all choosing one prototype. The next cell removes everything that does: mean-entropy
-# maximisation and Sinkhorn. The loss will become *lower* than before, and the features will be lost. This failure is called {term}`collapse`.
+# maximisation and Sinkhorn. The loss will become *lower* than before, and the features will be lost. This failure is the {ref}`collapse <ssl-views>` of the opening chapter.
 
 # %%
 nothing_spreads = {"loss.me_max_weight": 0.0, "loss.sinkhorn_iterations": 0}

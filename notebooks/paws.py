@@ -271,15 +271,15 @@ print("the same loss; the supports learn too:", bool(leaf.grad.abs().sum() > 0))
 # `recipes_lib.recipes.paws.recipe.PAWS` in
 # [recipe.py](https://github.com/ssl-cookbook/ssl-cookbook/blob/main/recipes_lib/recipes/paws/recipe.py).
 #
-# Why do the embeddings not {term}`collapse`? Suppose that all embeddings were one and the same. Every view would then resemble all supports equally, and
+# Why do the embeddings not {ref}`collapse <ssl-views>`? Suppose that all embeddings were one and the same. Every view would then resemble all supports equally, and
 # its prediction would be uniform, because the support is balanced. A target that is sharper than uniform has a gradient that leads away from
-# there. The labels in the support hold the embedding apart, as the negatives do in contrastive learning.
+# there. The labels in the support hold the embedding apart, as the {ref}`negatives <ssl-simclr>` do in SimCLR.
 
 # %% [markdown]
 # ## Cook
 #
-# The next cell trains preset {term}`toy`: four convolutions, the labels above, and all the other pictures without theirs. The chart below compares it with three
-# baselines. The *supervised* network has the same labels, views and number of steps, but not the other pictures. The bar *random init* is the untrained network, with random
+# The next cell trains preset {term}`toy`: four convolutions, the labels above, and all the other pictures without theirs. The chart below compares it with the
+# {ref}`three yardsticks <ssl-yardsticks>`. The *supervised* network has the same labels, views and number of steps, but not the other pictures. The bar *random init* is the untrained network, with random
 # weights. The bar *raw pixels* compares the pictures themselves, as in {numref}`fig-paws-pixels`.
 
 # %%
@@ -307,7 +307,7 @@ show_scores(result.report, f"after {result.report['steps']} steps")
 # *Nearest neighbours* (the probe `snn`) is the paper's own classifier: {eq}`paws-snn` once more, with all the labelled images as the
 # support. Nothing is fitted for it. All baselines are probed with the same ten labels.
 #
-# The {term}`linear probe` fits a linear classifier to the backbone's features, which lie below the head whose embeddings PAWS compares. It does worse
+# The {ref}`linear probe <ssl-linear>` fits a linear classifier to the backbone's features, which lie below the head whose embeddings PAWS compares. It does worse
 # there for PAWS.
 #
 # ### A pseudo-label as it forms
@@ -563,7 +563,7 @@ from recipes_lib import claims
 claims.verdicts("paws")
 
 # %% [markdown]
-# SimCLR's features in `paws.beats_two_stages` were read by two classifiers, nearest neighbours and logistic regression. The better
+# {ref}`SimCLR <ssl-simclr>`'s features in `paws.beats_two_stages` were read by two classifiers, nearest neighbours and logistic regression. The better
 # of them was named as the control after the runs. That is fair, because it can only make the claim harder to hold.
 #
 # Read `paws.beats_supervised` beside {numref}`fig-paws-labels-sweep`. With one label per class, the choice of the labelled picture matters more than the method. With two

@@ -20,7 +20,8 @@
 #
 # Paper: {cite:t}`assran2023prior`. Its authors released no code. Implementation: `recipes_lib/recipes/pmsn/`, which is {doc}`msn` with one term changed.
 #
-# You need first: {doc}`msn`. Three other methods occur here too: {term}`SimCLR`, {term}`VICReg` and {term}`SwAV`. The chapter says what it needs of them.
+# You need first: {doc}`msn`. Three other methods occur here too, {ref}`SimCLR <ssl-simclr>`, {term}`VICReg` and {term}`SwAV`; the opening chapter has them
+# among its {ref}`four families <ssl-families>`. Accuracies are those of the {ref}`k-NN probe <ssl-knn>`.
 
 # %% tags=["hide-input"]
 import importlib.util
@@ -524,7 +525,7 @@ print(f"{'the prior itself':<17} {in_effect(priors.power_law(128, 1.0)):5.1f}")
 
 # %% [markdown]
 # The diagnostic is `exp_mean_entropy`, the prototypes in effect, beside the same number of the prior itself. The intact run comes close to the prior. Without the divergence
-# nearly one prototype is left: the run has collapsed. With targets that are balanced equally the number is far above the prior's, because Sinkhorn wins.
+# nearly one prototype is left: the run has {ref}`collapsed <ssl-views>`. With targets that are balanced equally the number is far above the prior's, because Sinkhorn wins.
 
 # %% [markdown]
 # ## Verdicts

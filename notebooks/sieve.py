@@ -125,7 +125,7 @@ show_kinds(ax, {"CLIPScore": clip_alone}, list(alt_text.KINDS))
 plt.show()
 
 # %% [markdown]
-# The number on the axis is an {term}`AUC`: the chance that a right pair scores above a wrong one. Guessing gives one half, a perfect judge gives one.
+# The number on the axis is an {ref}`AUC <ssl-auc>`: the chance that a right pair scores above a wrong one. Guessing gives one half, a perfect judge gives one.
 
 # %% [markdown]
 # :::{claims} sieve

@@ -305,7 +305,7 @@ result = switchback.RECIPE.run(toy, Path(mkdtemp()) / "run")
 
 # %% [markdown]
 # The scores are those of {doc}`clip`: {term}`zero-shot accuracy <zero-shot classification>`, and {term}`retrieval` of texts (TR) and of images (IR)
-# among the 1 or 5 nearest. {numref}`fig-switchback-toy` shows them beside those of the untrained towers (`random init`).
+# among the 1 or 5 nearest. {numref}`fig-switchback-toy` shows them beside those of the untrained towers ({ref}`random init <ssl-yardsticks>`).
 
 
 # %% mystnb={"figure": {"name": "fig-switchback-toy", "caption": "Scores of the toy run on pairs that it never saw, after training and before it."}, "image": {"alt": "Five bar charts: zero-shot, TR@1, TR@5, IR@1 and IR@5. In each, the bar of SwitchBack is well above that of the untrained network, which is close to zero."}} tags=["hide-input"]

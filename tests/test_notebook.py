@@ -42,7 +42,7 @@ def test_start_says_what_runs_how_long_it_takes_and_what_to_read_first(shown):
 
 
 def test_start_of_a_chapter_that_needs_no_other_names_none(shown):
-    notebook.start("msn")
+    notebook.start("what_is_ssl")
     assert "read first" not in repr(shown[0])
 
 

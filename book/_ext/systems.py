@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map of systems as a table: the directive ``{systems}``, made from ``recipes_lib.recipes.systems``.
+"""The map of systems as a table: the directive ``{systems}``, made from ``recipes_lib.systems``.
 
 The column of the cost comes from the stored figures of the chapter ``families``, which its measurement ``cost`` made.
 """
@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from recipes_lib.recipes import MENU
-from recipes_lib.recipes.systems import SYSTEMS, System
+from recipes_lib.systems import SYSTEMS, System
 
 STORED = "data/claims/families.json"
 TRAITS = {
@@ -79,7 +79,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this when it loads the extension."""
     missing = {system.chapter for system in SYSTEMS.values()} - set(MENU)
     if missing:
-        raise ValueError(f"recipes_lib.recipes.systems names chapters that are not in the menu: {sorted(missing)}")
+        raise ValueError(f"recipes_lib.systems names chapters that are not in the menu: {sorted(missing)}")
     app.add_directive("systems", SystemsDirective)
     app.add_directive("who-has", WhoHasDirective)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -103,6 +103,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     _add_menu(commands)
     _add_plan(commands)
     _add_runs(commands)
+    _add_sweep(commands)
     _add_import(commands)
     _add_claims(commands)
     if not argv:
@@ -113,7 +114,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         arguments, flags = parser.parse_known_args(argv[:2])
         arguments.flags = [*flags, *argv[2:]]
         return arguments
-    if argv[0] in ("plan", "import"):  # the same, but these commands also have their own flags
+    if argv[0] in ("plan", "sweep", "import"):  # the same, but these commands also have their own flags
         arguments, arguments.flags = parser.parse_known_args(argv)
         return arguments
     return parser.parse_args(argv)
@@ -175,6 +176,30 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--out", type=Path, metavar="DIR", help="default: export-FORMAT in the run folder")
     for command in (resume, evaluate, export, doctor):
         command.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    text = "run every combination of several values of some fields, and show the scores in one table and one figure"
+    sweep = _add(commands, "sweep", verbs.sweep, text)
+    sweep.usage = (
+        "recipes sweep NAME --preset P --FIELD V [V ...] [--FIELD V [V ...] ...] [--jobs N] [--out DIR] [--json]"
+    )
+    sweep.add_argument("name", metavar="NAME")
+    sweep.add_argument("--preset", metavar="P")
+    sweep.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="runs at the same time, a core each (default 2)"
+    )
+    where = "default runs/sweep-NAME-DATE; a sweep that was stopped there goes on"
+    sweep.add_argument("--out", type=Path, metavar="DIR", help=where)
+    many = f"the number of runs: asked for if there are more than {verbs.UNASKED}"
+    sweep.add_argument("--confirm", type=int, metavar="N", help=many)
+    sweep.epilog = (
+        "then: any field of the config, as in `recipes run`, with one or more values, each a word; a value of several parts "
+        "is joined by commas. The first field is the figure's x axis, the second its lines, the others its panels; over "
+        "train.seed it averages. Example: recipes sweep msn --preset toy --optim.lr 5e-4 1e-3 --views.global-scale 0.2,1 "
+        "0.5,1 --train.seed 0 1 2 --eval.baselines none"
+    )
+    _add_json(sweep)
 
 
 def _add_import(commands: argparse._SubParsersAction) -> None:

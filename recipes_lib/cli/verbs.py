@@ -2,6 +2,7 @@
 """One function per command. Modules that import torch are imported inside the functions that need them."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,14 @@ from recipes_lib.errors import ConfigError, nearest
 from recipes_lib.recipes import MENU, Entry
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from recipes_lib.pretraining.engine import Result
 
 Act = Callable[[argparse.Namespace], int | None]
 """Does what a command asks for; returns the exit code if it is not 0."""
+UNASKED = 50
+"""Number of runs that a sweep makes without a confirmation."""
 FOUND = 4
 """Exit code of ``recipes doctor`` if it found something."""
 
@@ -83,6 +88,38 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = recipes.named(entry.name)
     config = flags.parse(recipe.presets[preset], rest, prog=prog, about=about)
     _finish(recipe.run(config, flags.out_of(own)))
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """``recipes sweep NAME --preset P --optim.lr 1e-4 1e-3``: makes the runs of a grid and prints their scores."""
+    entry = _entry(arguments.name)
+    _positive_jobs(arguments.jobs)
+    from recipes_lib.cli import flags
+
+    preset = flags.preset_of("sweep", entry.name, arguments.preset, entry.presets)
+    with terminal.aside().status(f"checking the runs of {entry.name}, preset {preset}"):
+        from recipes_lib.launch import sweep as trial
+
+        prog = f"recipes run {entry.name} --preset {preset}"
+        values = flags.values_of(recipes.named(entry.name).presets[preset], arguments.flags, prog=prog)
+        count = math.prod(map(len, values.values()))
+        if count > UNASKED and count != arguments.confirm:
+            raise ConfigError(f"This grid has {count:,} runs. If that is meant, add --confirm {count}.")
+        axes = {field: some for field, some in values.items() if len(some) > 1}
+        alike = {field: some[0] for field, some in values.items() if len(some) == 1}
+        grid = trial.grid(entry.name, preset, axes, alike)
+    with _bar() as bar:
+        task = bar.add_task(f"sweep {entry.name}", total=count)
+
+        def progress(found: "trial.Sweep", what: str) -> None:
+            bar.update(task, completed=count - found.left, description=display.sweep_state(found, what, arguments.jobs))
+
+        found = trial.run(grid, arguments.out, jobs=arguments.jobs, progress=progress)
+    if arguments.json:
+        display.as_json(trial.facts(found))
+    else:
+        display.show(display.sweep(found))
+        display.show(f"table and figure: {found.folder / 'sweep'}.csv, .json, .png")
 
 
 def resume(arguments: argparse.Namespace) -> None:
@@ -161,15 +198,11 @@ def cook(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> None:
     """``recipes verify NAME``: runs a chapter's arms, stores their metrics and prints the verdicts."""
     entry = _entry(arguments.name)
-    if arguments.jobs < 1:
-        raise ConfigError(f"--jobs = {arguments.jobs} is not allowed: use a value of at least 1.")
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    _positive_jobs(arguments.jobs)
     from recipes_lib import claims
     from recipes_lib.claims import verify as trial
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=terminal.aside()) as bar:
+    with _bar() as bar:
         task = bar.add_task(f"verify {entry.name}", total=None)
 
         def progress(done: int, total: int, what: str) -> None:
@@ -180,6 +213,20 @@ def verify(arguments: argparse.Namespace) -> None:
     for line in [*(verdict.line for verdict in verdicts.values()), *lacking]:
         display.show(line)
     display.show(str(path))
+
+
+def _positive_jobs(jobs: int) -> None:
+    """Raises ``ConfigError`` unless at least one run may go on at a time."""
+    if jobs < 1:
+        raise ConfigError(f"--jobs = {jobs} is not allowed: use a value of at least 1.")
+
+
+def _bar() -> "Progress":
+    """A progress bar on stderr: the runs that are done of all, the time, and what was done last."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=terminal.aside())
 
 
 def _entry(name: str) -> Entry:

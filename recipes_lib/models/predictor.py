@@ -51,8 +51,7 @@ class PatchPredictor(nn.Module):
     Shapes: visible [B, extra + n, ``in_dim``] at places int64 [B, n], and hidden places int64 [B, m] ->
     [B, m, ``out_dim``]. The ``extra`` first tokens (such as [CLS]) have no place.
     Source: MAE, arXiv 2111.06377, and I-JEPA, arXiv 2301.08243.
-    Differs: weights are drawn as in MAE's code (Xavier-uniform); I-JEPA's code draws them with std 0.02, and divides
-    those of a block's last layers by the root of twice its number.
+    Differs: weights are drawn as in MAE's code (Xavier-uniform); I-JEPA's code draws them with std 0.02.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, grid: int, width: int, depth: int, heads: int) -> None:

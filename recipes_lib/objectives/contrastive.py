@@ -143,7 +143,8 @@ def nnclr_loss(
     Units: ``temperature`` above 0; ``loss`` in nats, log(N) if all predictions are alike.
     Raises: ``ValueError`` for a temperature out of range, shapes that do not fit, or a single image.
     Source: Dwibedi et al.
-    Differs: lightly's composition of NT-Xent and neighbours also has neighbours among its candidates. On several ranks as :func:`nt_xent`.
+    Differs: lightly composes NT-Xent and neighbours, so that neighbours are candidates too. On several ranks as
+    :func:`nt_xent`.
     """
     rows = [*projections, *predictions]
     if len(rows) != 4 or any(x.shape != rows[0].shape for x in rows):

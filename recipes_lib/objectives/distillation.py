@@ -135,15 +135,13 @@ def ibot_patch_loss(
         )
     _need_centre(centre, student)
     with torch.autocast(student.device.type, enabled=False):
-        # the softmax of K prototypes is computed for hidden patches only
-        log_p = (at_least_float32(student[masked]) / temperature).log_softmax(dim=1)  # [hidden, K]
+        log_p = (at_least_float32(student) / temperature).log_softmax(dim=2)  # [B, N, K]
         with torch.no_grad():
-            log_q = _log_targets(teacher[masked], centre, teacher_temperature)  # [hidden, K]
+            log_q = _log_targets(teacher, centre, teacher_temperature)  # [B, N, K]
             q = log_q.exp()
-        hidden = masked.sum(dim=1, keepdim=True)  # [B, 1]
-        share = hidden.clamp_min(1).to(log_p.dtype).reciprocal().expand(masked.shape)[masked] / len(masked)  # [hidden]
-        loss = -(share[:, None] * q * log_p).sum()
-        entropy = -(share[:, None] * q * log_q).sum() / share.sum().clamp_min(torch.finfo(share.dtype).tiny)
+        each = masked / masked.sum(dim=1, keepdim=True).clamp_min(1)  # [B, N]: weights of an image's hidden patches
+        loss = -(each * (q * log_p).sum(dim=2)).sum(dim=1).mean()
+        entropy = -(each * (q * log_q).sum(dim=2)).sum() / each.sum().clamp_min(1)
     return {"loss": loss, "teacher_entropy": entropy}
 
 

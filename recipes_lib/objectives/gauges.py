@@ -17,7 +17,7 @@ def embedding_std(embeddings: Tensor) -> Tensor:
     the images of all ranks. Embeddings that are tiny but point everywhere have 1 as well.
 
     Shapes: [..., d] -> [].
-    Source: Chen, He, arXiv 2011.10566 (SimSiam), section 4.1.
+    Source: Chen, He, arXiv 2011.10566 (SimSiam).
     """
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(at_least_float32(embeddings), dim=-1).flatten(0, -2)  # [n, d]

@@ -110,10 +110,9 @@ def barlow_twins_loss(first: Tensor, second: Tensor, *, redundancy_weight: float
     and, detached, ``invariance`` (the first sum) and ``redundancy`` (the second, without lambda).
     Raises: ``ValueError`` if the shapes differ, or for a single image, which has no variance.
     Source: Eq. 1.
-    Differs: in the authors' code the sum of C over ranks has no gradient, so that a rank's gradient only knows how its
-    own images change C: one divided by the number of ranks of the whole, which their LARS undoes for weights. Here it is
-    the whole. Several libraries also take mean and variance from one rank's images; here, as in the authors' code, they
-    are those of all.
+    Differs: in the authors' code autograd does not see the sum of C over ranks, so its gradient is divided by the number
+    of ranks; LARS undoes this for weights. Here the gradient is that of one process with all images. Some libraries
+    take mean and variance from one rank's images; here, as in the authors' code, they are those of all ranks.
     """
     _check(first, second)
     with torch.autocast(first.device.type, enabled=False):

@@ -19,11 +19,13 @@ from recipes_lib.objectives.precision import at_least_float32
 def whiten(z: Tensor) -> Tensor:
     """The embeddings with mean 0 and covariance I: v = W_V (z - mu) with W_V = L^-1 and Sigma = L L^T (Cholesky).
 
-    Sigma is the unbiased covariance. The paper adds nothing to it, and neither does this. It is factorised in float64:
-    its condition is the square of that of the embeddings, and float32 would leave no digit of the smallest directions.
+    Sigma is the unbiased covariance. The authors' code adds nothing to it by default, and neither does this. It is
+    factorised in float64: its condition is the square of that of the embeddings, and float32 would leave no digit of the
+    smallest directions.
 
     Shapes: [..., n, d] -> [..., n, d], each batch of n whitened on its own; n above d.
     Raises: ``FloatingPointError`` if a covariance has no inverse: the embeddings do not vary in some direction.
+    Source: ``methods/whitening.py``.
     """
     centred = (z - z.mean(dim=-2, keepdim=True)).double()
     covariance = centred.mT @ centred / (z.shape[-2] - 1)  # [..., d, d]
@@ -47,7 +49,7 @@ def w_mse_loss(embeddings: Tensor, *, whitening_size: int, whiten_first: bool = 
     Units: ``whitening_size`` above d; it divides the number of images of all ranks. Without ``whiten_first`` the
     embeddings are compared as they are, and collapse.
     Raises: ``ValueError`` for sizes that do not fit; ``FloatingPointError`` as :func:`whiten`.
-    Source: Eq. 3 to 6, with the distance of section 3 and the code's ``norm_mse_loss``.
+    Source: ``methods/w_mse.py``.
     Differs: the authors' code permutes the batch before it cuts it into sub-batches, on some data sets several times, and
     averages. Here each batch is cut once, as it comes: its images are in random order already. If a rank's images are not
     a whole number of sub-batches, the sub-batches span ranks, so that two ranks equal one.

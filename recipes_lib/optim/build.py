@@ -60,7 +60,7 @@ def _plain(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opt
         case "lars":
             return LARS(groups, lr=config.lr, lr_in_momentum=config.lr_in_momentum)
         case "sgd":
-            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=config.nesterov)
         case "stable_adamw":
             return StableAdamW(
                 groups,

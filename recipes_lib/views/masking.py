@@ -58,18 +58,29 @@ def random_keep(
     return uniform(keys, "random mask", patches).argsort(dim=1, stable=True)[:, :kept]
 
 
-def random_mask(keys: Tensor, grid: int, ratio: float, *, unit: int = 1) -> Tensor:
-    """Hides random squares of ``unit`` x ``unit`` patches: ceil(ratio * units) of the image's (grid / unit)^2 squares.
+def hidden_count(grid: int, ratio: float, *, unit: int = 1) -> int:
+    """The number of hidden patches of a grid if the share ``ratio`` in [0, 1) of its squares of ``unit`` x ``unit``
+    patches is hidden, rounded up.
 
-    Shapes: ``keys`` int64 [B] (``randomness.sample_keys``) -> bool [B, grid * grid], row-major, True if hidden.
-    Raises: ``ValueError`` if units do not tile the grid, or if none or all would be hidden.
-    Source: Xie et al., "SimMIM", arXiv 2111.09886, whose units have 32 x 32 pixels: of 7 x 7 units 30 are hidden at 0.6.
+    >>> hidden_count(14, 0.75), hidden_count(14, 0.6, unit=2)
+    (147, 120)
+
+    Raises: ``ValueError`` if units do not tile the grid or if none would be visible.
     """
     if unit < 1 or grid % unit:
         raise ValueError(f"a mask unit of {unit} patches does not tile a grid of {grid} x {grid}: use a divisor.")
-    side = grid // unit
-    hidden = math.ceil(side**2 * ratio - 1e-9)  # without the 1e-9, 0.55 of 100 units would be 56
-    _refuse_all_or_none(hidden, side**2, f"mask ratio {ratio}")
+    units = (grid // unit) ** 2
+    return (units - keep_count(units, ratio)) * unit**2
+
+
+def random_mask(keys: Tensor, grid: int, ratio: float, *, unit: int = 1) -> Tensor:
+    """Hides random squares of ``unit`` x ``unit`` patches: the share ``ratio`` of them, rounded up.
+
+    Shapes: ``keys`` int64 [B] (``randomness.sample_keys``) -> bool [B, grid * grid], row-major, True if hidden.
+    Raises: ``ValueError`` as :func:`hidden_count`.
+    Source: Xie et al., "SimMIM", arXiv 2111.09886, whose units have 32 x 32 pixels: of 7 x 7 units 30 are hidden at 0.6.
+    """
+    side, hidden = grid // unit, hidden_count(grid, ratio, unit=unit) // unit**2
     order = uniform(keys, "random mask", side**2).argsort(dim=1, stable=True)
     units = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :hidden], True)
     units = units.view(-1, side, side)
@@ -100,7 +111,8 @@ def block_mask(keys: Tensor, grid: int, count: int) -> Tensor:
     drawn again, at most ten times, so that an image may have fewer hidden patches than asked for. Here it is cut, and
     all images have equally many, as the mean of a loss over ranks needs.
     """
-    _refuse_all_or_none(count, grid**2, f"count {count}")
+    if not 0 < count < grid**2:
+        raise ValueError(f"{count} of {grid**2} patches hidden; at least 1 must be hidden and 1 visible.")
     smallest = max(1, round(SMALLEST_BLOCK * grid**2))
     hidden = torch.zeros(len(keys), grid**2, dtype=torch.bool, device=keys.device)
     number = 0
@@ -146,16 +158,11 @@ def context_and_targets(
     cuts all images to the fewest of the batch, and always cuts the last rows; so an image's context depends on the
     batch and the rank. Here n is what is left if no two target blocks overlap, for all images: patches of the context
     block are taken in random order, and patches outside of it, but of no target, only if these are too few. On 14 x 14
-    patches n is 30 % of the patches on average (the official code with 128 images: 26 %). Also, the official code draws
+    patches n is 31 % of the patches on average (the official code with 128 images: 26 %). Also, the official code draws
     a block's scale and aspect from one number and never places a block in the last row or column; here they are
     independent, as in the paper, and all places are equally likely.
     """
-    most = blocks * largest_block(grid, target_scale, target_aspect)
-    if most >= grid**2:
-        raise ValueError(
-            f"{blocks} target blocks of up to {most // blocks} patches may cover all {grid**2} patches: use fewer or "
-            "smaller target blocks."
-        )
+    refuse_no_context(grid, blocks, target_scale, target_aspect)
     draws = uniform(torch.tensor([step_key]), "block sizes", 3)[0].tolist()
     area, aspect, context_area = (
         low + draw * (high - low)
@@ -176,16 +183,24 @@ def context_and_targets(
     )
 
 
-def largest_block(grid: int, scale: tuple[float, float], aspect: tuple[float, float]) -> int:
-    """The number of patches of the largest target block that :func:`context_and_targets` may draw."""
+def refuse_no_context(grid: int, blocks: int, scale: tuple[float, float], aspect: tuple[float, float]) -> None:
+    """Raises ``ValueError`` if target blocks may be so large that no patch is left for the context."""
     low, high = aspect
     sides = [_sides(grid, scale[1], low + step / 1000 * (high - low)) for step in range(1001)]
-    return max(height * width for height, width in sides)
+    largest = max(height * width for height, width in sides)
+    if blocks * largest >= grid**2:
+        raise ValueError(
+            f"{blocks} target blocks of up to {largest} patches may cover all {grid**2} patches: use fewer or smaller "
+            "target blocks."
+        )
 
 
 def _sides(grid: int, area: float, aspect: float) -> tuple[int, int]:
-    """Height and width in patches of a block with the share ``area`` of the patches and height / width ``aspect``."""
-    height, width = (round(math.sqrt(area * ratio) * grid) for ratio in (aspect, 1 / aspect))
+    """Height and width in patches of a block with the share ``area`` of the patches and height / width ``aspect``.
+
+    The area is cut to whole patches before its sides are rounded, as in the official code.
+    """
+    height, width = (round(math.sqrt(int(area * grid**2) * ratio)) for ratio in (aspect, 1 / aspect))
     return min(max(height, 1), grid), min(max(width, 1), grid)
 
 
@@ -201,8 +216,3 @@ def _block(grid: int, height: Tensor, width: Tensor, place: Tensor) -> Tensor:
         for start, side in zip(first.unbind(dim=1), (height, width), strict=True)
     )
     return (rows[:, :, None] & columns[:, None, :]).flatten(1)
-
-
-def _refuse_all_or_none(hidden: int, of: int, what: str) -> None:
-    if not 0 < hidden < of:
-        raise ValueError(f"{what} hides {hidden} of {of} places: at least 1 must be hidden and 1 visible.")

@@ -15,8 +15,9 @@ from recipes_lib.distributed import collectives, slowmo
 from recipes_lib.distributed.local import run_ranks
 from recipes_lib.optim import build as optim
 from recipes_lib.pretraining import engine
+from recipes_lib.pretraining.recipe import Job
 
-TRAINED = [name for name in recipes.MENU if name not in ("sieve", "imagenet_x")]  # these score and analyse
+TRAINED = [name for name in recipes.MENU if not isinstance(recipes.named(name), Job)]
 SMALL = {
     "data.train_size": 64,
     "data.test_size": 8,

@@ -236,11 +236,12 @@ def step_of_a_share() -> dict[str, Tensor]:
         "patch": distillation.ibot_patch_loss(patches, seen, centre, masked),
         "koleo": {"loss": distillation.koleo_loss(outputs[0])},
     }
-    results = {"centre": distillation.moved_centre(centre, targets), "std": parts["byol"]["std"]}
+    results = {}
     for name, part in parts.items():
         (gradient,) = torch.autograd.grad(part["loss"], weight, retain_graph=True)
         results |= {name: part["loss"].detach(), f"gradient of {name}": gradient}
-    return {name: collectives.all_reduce_mean(value) for name, value in results.items()}
+    everywhere = {"centre": distillation.moved_centre(centre, targets), "std": parts["byol"]["std"]}  # on each rank
+    return {name: collectives.all_reduce_mean(value) for name, value in results.items()} | everywhere
 
 
 @pytest.mark.distributed

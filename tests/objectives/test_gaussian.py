@@ -84,6 +84,15 @@ def test_every_view_enters_both_terms(view, weight):
     assert (lejepa_loss(moved, slices(), global_views=2, weight=weight)["loss"] - loss).abs() > 1e-4
 
 
+def test_without_sigreg_a_collapse_is_the_minimum_and_with_it_draws_of_a_normal_are_better():
+    collapsed, normal = torch.zeros(2, 64, 4, dtype=torch.float64), draw(1, 64, 4).expand(2, -1, -1)
+    free, held = (
+        [lejepa_loss(z, slices(), global_views=2, weight=w)["loss"] for z in (collapsed, normal)] for w in (0.0, 0.05)
+    )
+    assert free[0] == free[1] == 0
+    assert held[0] > 5 * held[1]
+
+
 def test_nothing_is_detached():
     z = draw(3, 5, 4).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: lejepa_loss(x, slices(), global_views=2, weight=0.2)["loss"], z)

@@ -78,6 +78,17 @@ def test_only_groups_that_decay_get_weight_decay(name, kind):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [PAPER.at(500_399)["weight_decay"], 0, 0]
 
 
+@pytest.mark.parametrize(("nesterov", "moved"), [(True, 0.1 * (1 + 0.9 + 1 + 0.9 * 1.9)), (False, 0.1 * (1 + 1.9))])
+def test_the_momentum_of_sgd_is_the_configs(nesterov, moved):
+    """Two steps with the gradient 1: the momentum is 1, then 1.9; Nesterov's step adds 0.9 of it to the gradient."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = build(OptimConfig(name="sgd", lr=0.1, nesterov=nesterov), [{"params": [weight], "decays": False}])
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert weight.item() == pytest.approx(1 - moved, abs=1e-6)
+
+
 def test_the_learning_rate_of_a_group_that_asks_for_it_is_the_peak_at_every_step():
     """SimSiam's predictor: neither warm-up nor cosine."""
     config = OptimConfig(name="sgd", lr=0.1, lr_start=0.0, lr_final=0.0, warmup_steps=2, stretch=1.0)

@@ -2,6 +2,7 @@
 """Barlow Twins, VICReg, SwAV and W-MSE as methods: what they learn, store and resume; that two processes equal one."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,13 @@ SHORT = {
 OWN = {
     "barlow_twins": {},
     "vicreg": {},
-    "swav": {"model.prototypes": 8, "views.local_views": 1, "views.local_size": 16},
+    "swav": {
+        "model.prototypes": 8,
+        "views.local_views": 1,
+        "views.local_size": 16,
+        "loss.freeze_prototypes": 0.25,
+        "loss.queue": 32,
+    },
     "w_mse": {"loss.whitening_size": 32, "views.global_views": 2},
 }
 PARTS = {
@@ -85,6 +92,34 @@ def test_swavs_prototypes_do_not_decay_and_are_frozen_for_the_share_of_the_confi
     model = method("swav", **{"loss.freeze_prototypes": 0.3})
     group = next(each for each in model.param_groups() if each["params"][0] is model.prototypes.weight)
     assert (group["decays"], group["frozen"]) == (False, 0.3)
+
+
+def test_swavs_queues_fill_with_the_large_views_and_are_used_from_their_start_on():
+    changes = {"loss.queue": 64, "loss.queue_start": 0.75, "train.steps": 4}
+    model, plain = method("swav", **changes), method("swav", **{"loss.queue": 0})
+    plain.load_state_dict(model.state_dict(), strict=False)
+    views = [model.views(replace(batch(), epoch=epoch), step=epoch) for epoch in range(4)]
+    same = [torch.equal(model(each)["loss"], plain(each)["loss"]) for each in views]
+    assert same == [True, True, True, False]
+    for queue, view in zip(model.queues, model.embeddings(views[3]), strict=False):
+        torch.testing.assert_close(queue.rows[:32], torch.nn.functional.normalize(view.detach(), dim=1))
+
+
+def test_a_queue_that_is_not_yet_full_is_not_used():
+    model = method("swav", **{"loss.queue": 96})
+    assert model._earlier(2) is None
+    assert model._earlier(3).shape == (2, 96, 16)
+
+
+def test_the_paper_presets_have_the_released_values():
+    barlow, vicreg, swav = (recipe.PRESETS[f"{name}_rn50_imagenet"] for name in ("barlow_twins", "vicreg", "swav"))
+    for preset in (barlow, vicreg):
+        assert (preset.optim.lr, preset.optim.lr_final, preset.optim.weight_decay) == (1.6, 0.0016, 1e-6)
+        assert (preset.train.batch_size, preset.train.epochs, preset.model.dim) == (2048, 1000, 8192)
+        assert (preset.views.blur, preset.views.second_blur, preset.views.second_solarize) == (1.0, 0.1, 0.2)
+    assert (swav.optim.lr_start, swav.optim.lr, swav.optim.lr_final) == (0.3, 4.8, 0.0048)
+    assert (swav.model.prototypes, swav.views.local_views, swav.train.batch_size) == (3000, 6, 4096)
+    assert swav.loss.freeze_prototypes * swav.train.epochs == 1
 
 
 @pytest.mark.parametrize(

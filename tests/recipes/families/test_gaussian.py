@@ -87,6 +87,16 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits(tmp_path):
         assert (folder / file).read_bytes() == (whole / file).read_bytes(), file
 
 
+def test_the_paper_presets_have_the_released_values():
+    example, large = recipe.PRESETS["lejepa_vits8_imagenette"], recipe.PRESETS["lejepa_vitl14_imagenet"]
+    assert (example.loss.sigreg_weight, example.loss.slices, example.loss.knots) == (0.02, 256, 17)
+    assert (example.views.global_views, example.model.dim, example.train.batch_size) == (3, 16, 256)
+    assert (example.optim.lr, example.optim.lr_final, example.train.epochs) == (2e-3, 1e-3, 800)
+    assert (large.loss.sigreg_weight, large.loss.slices, large.loss.knots) == (0.05, 1024, 17)
+    assert (large.views.global_views, large.views.local_views, large.views.local_size) == (1, 6, 98)
+    assert (large.optim.lr, large.optim.weight_decay, large.train.epochs) == (5e-4, 0.05, 100)
+
+
 def train(folder: str) -> str:
     given = override(TINY, {"optim.name": "sgd", "optim.lr": 1e-3})
     return str(engine.pretrain(recipe.RECIPE, given, Path(folder)).folder)

@@ -45,6 +45,14 @@ _MASKED = "masked modelling"
 _AFTER = "after the Cookbook"
 
 SYSTEMS: dict[str, System] = {
+    "rotation": System(
+        title="rotation (RotNet)",
+        family="pretext task",
+        cite="gidaris2018rotation",
+        chapter="families",
+        terms="cross-entropy of the four rotations",
+        guard="targets are angles, which do not depend on the network",
+    ),
     "simclr": System(
         title="SimCLR",
         family=_METRIC,
@@ -196,6 +204,15 @@ SYSTEMS: dict[str, System] = {
         guard="targets are visual words, which do not depend on the network",
         masking=True,
     ),
+    "lejepa": System(
+        title="LeJEPA",
+        family=_AFTER,
+        cite="balestriero2025lejepa",
+        chapter="families",
+        terms="distance to the views' mean, and SIGReg's distance from a Gaussian",
+        guard="SIGReg",
+        batch_coupled=True,
+    ),
     "ijepa": System(
         title="I-JEPA",
         family=_AFTER,
@@ -207,23 +224,6 @@ SYSTEMS: dict[str, System] = {
         stop_gradient=True,
         predictor=True,
         masking=True,
-    ),
-    "lejepa": System(
-        title="LeJEPA",
-        family=_AFTER,
-        cite="balestriero2025lejepa",
-        chapter="families",
-        terms="distance to the views' mean, and SIGReg's distance from a Gaussian",
-        guard="SIGReg",
-        batch_coupled=True,
-    ),
-    "rotation": System(
-        title="rotation (RotNet)",
-        family="pretext task",
-        cite="gidaris2018rotation",
-        chapter="families",
-        terms="cross-entropy of the four rotations",
-        guard="targets are angles, which do not depend on the network",
     ),
     "msn": System(
         title="MSN",
