@@ -17,9 +17,14 @@ Status = Literal["healthy", "found", "unknown"]
 FEW_STEPS = 50
 """Fewer steps cannot tell a collapse: an untrained projector gives all images nearly the same embedding too (the
 families' convolutional network: a spread of 0.06), and healthy toy runs are above 0.3 after 50 steps."""
-NO_SPREAD = 0.2
-"""Spread of embeddings below which they have collapsed. An even spread is 1; healthy runs of the families had 0.3 to 1,
-and those without their collapse guard 0.006 to 0.16."""
+NO_SPREAD = 0.1
+"""Spread of embeddings below which they have collapsed. An even spread is 1. Healthy runs of the families had 0.5 to 1,
+DINO 0.17 after 150 steps and 0.3 later; those without their collapse guard 0.006 to 0.16."""
+LITTLE_SPREAD = 0.2
+"""Spread below which embeddings have collapsed if the features have also lost half of the untrained network's RankMe:
+DINO kept three quarters of it, and those without their collapse guard a fifth to two fifths."""
+KEPT_RANK = 0.5
+"""Share of the untrained network's RankMe that tells the two apart."""
 LOST_SPREAD = 0.25
 """Share of the untrained network's spread of features below which features have collapsed too. Features after a ReLU lie
 in a cone, whose width depends on the network, so that no absolute number tells."""
@@ -91,11 +96,14 @@ def _told(check: str, bad: bool, number: float, threshold: float, text: str, cur
     )
 
 
-def full_collapse(embedding: float | None, features: float, untrained: float, *, steps: int) -> Finding:
+def full_collapse(
+    embedding: float | None, features: float, untrained: float, *, kept_rank: float = 1.0, steps: int
+) -> Finding:
     """Whether all images have nearly the same embedding, or the same features.
 
     ``embedding`` and ``features``: std of the normalised rows times sqrt(D) (:func:`hypersphere.normalized_std`);
     ``embedding`` None for a method without a projector. ``untrained``: that of the untrained network's features.
+    ``kept_rank``: RankMe of the features divided by that of the untrained network's.
     """
     name = "full_collapse"
     if steps < FEW_STEPS:
@@ -105,8 +113,9 @@ def full_collapse(embedding: float | None, features: float, untrained: float, *,
     text = f"the features' spread is {features:.3g} (found below {limit:.3g}, a quarter of the untrained network's)."
     if embedding is None or features < limit:
         return _told(name, features < limit, features, limit, text, cure)
-    text = f"the embeddings' spread is {embedding:.3g} (found below {NO_SPREAD:g}; 1 is even)."
-    return _told(name, embedding < NO_SPREAD, embedding, NO_SPREAD, text, cure)
+    limit = LITTLE_SPREAD if kept_rank < KEPT_RANK else NO_SPREAD
+    text = f"the embeddings' spread is {embedding:.3g} (found below {limit:g}; 1 is even)."
+    return _told(name, embedding < limit, embedding, limit, text, cure)
 
 
 def dimensional_collapse(

@@ -7,7 +7,7 @@ are not at hand are checked as far as their folder goes; what could not be check
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from recipes_lib import randomness
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
-from recipes_lib.data.load import Images, Splits
+from recipes_lib.data.load import Splits
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import DataError, RunError, UserError
 from recipes_lib.evaluation import diagnosis
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 WATCHED = 2048
 """The number of training images whose features are compared, a quarter of which k-NN classifies."""
-MOST_FILES = 20_000
-"""The number of image files, at most, that are compared with each other, drawn from the training and the test images."""
+TESTED_FILES, TRAINED_FILES = 2_000, 200_000
+"""The number of test files, at most, that are looked for among so many training files; images in memory all are."""
 FROM_LOG = ("divergence", "gradient_spikes", "learning_rate", "slow_input")
 """The checks that need the log of the run alone."""
 FROM_WEIGHTS = ("few_images", "teacher", "full_collapse", "dimensional_collapse", "lying_loss", "leaky_labels")
@@ -134,22 +135,22 @@ def _from_images(
     trained, fresh, queries = _features(config, splits, method, untrained)
     steps, losses = len(rows), [row["loss"] for row in rows if row["loss"] is not None]
     ceiling = min(len(splits.train), int(method.backbone.num_features))  # type: ignore[arg-type]
+    rank, before = (_defined(numbers["watch_rankme"]) or 0.0 for numbers in (trained, fresh))
     collapse = diagnosis.full_collapse(
-        trained.get("watch_std_embedding"), trained["watch_std"], fresh["watch_std"], steps=steps
-    )
-    rank = diagnosis.dimensional_collapse(
-        _defined(trained.get("watch_rankme_embedding")),
-        _defined(trained["watch_rankme"]) or 0.0,
-        _defined(fresh["watch_rankme"]) or 0.0,
-        ceiling=ceiling,
+        trained.get("watch_std_embedding"),
+        trained["watch_std"],
+        fresh["watch_std"],
+        kept_rank=rank / before if before else 1.0,
         steps=steps,
     )
+    of_embeddings = _defined(trained.get("watch_rankme_embedding"))
+    narrow = diagnosis.dimensional_collapse(of_embeddings, rank, before, ceiling=ceiling, steps=steps)
     lie = unknown("lying_loss", "the training images have too few labels for k-NN.")
     if queries:
         classes, gone = len(splits.train.class_names), collapse.status == "found"
         knn = trained["watch_knn"], fresh["watch_knn"]
         lie = diagnosis.lying_loss(losses, *knn, classes=classes, images=queries, collapsed=gone)
-    return [collapse, rank, lie, _leak(splits)]
+    return [collapse, narrow, lie, _leak(splits)]
 
 
 def _defined(number: float | None) -> float | None:
@@ -176,24 +177,28 @@ def _features(
 
 
 def _leak(splits: Splits) -> Finding:
-    """How many of the test images are training images."""
-    if splits.test.labels is None:
+    """How many of the test images are training images: of the same pixels in memory, or of the same bytes on disk."""
+    train, test = splits.train, splits.test
+    if test.labels is None:
         return unknown("leaky_labels", "the test images have no labels.")
-    sides = [_prints(images) for images in (splits.train, splits.test)]
-    if None in sides:
-        return unknown("leaky_labels", "the images lie in shards, whose images are not compared.")
-    train, test = (list(side) for side in sides if side is not None)
-    seen = set(train)
-    return diagnosis.leaky_labels(sum(one in seen for one in test), len(test))
+    if isinstance(train, ImageSet) and isinstance(test, ImageSet):
+        known = set(_hashes(train.images[index].numpy().tobytes() for index in range(len(train))))
+        tested = list(_hashes(test.images[index].numpy().tobytes() for index in range(len(test))))
+        return diagnosis.leaky_labels(sum(one in known for one in tested), len(tested))
+    if not (isinstance(train, ImageFiles) and isinstance(test, ImageFiles)):
+        return unknown("leaky_labels", "images that lie in shards are not compared.")
+    asked, others = _sizes(test, TESTED_FILES), _sizes(train, TRAINED_FILES)
+    sizes = set(asked.values())
+    alike = [path for path, size in others.items() if size in sizes]  # the rest need not be read
+    known = set(_hashes(path.read_bytes() for path in alike))
+    return diagnosis.leaky_labels(sum(one in known for one in _hashes(path.read_bytes() for path in asked)), len(asked))
 
 
-def _prints(images: Images) -> Iterator[bytes] | None:
-    """A hash of each image: of its pixels in memory, or of the file; None for pairs in shards."""
+def _sizes(files: ImageFiles, most: int) -> dict[Path, int]:
+    """The size in bytes of at most ``most`` of the files."""
+    chosen = randomness.permutation(0, 0, len(files))[:most].tolist()
+    return {path: path.stat().st_size for path in map(files.path, chosen)}
 
-    def hashed(read: Callable[[int], bytes]) -> Iterator[bytes]:
-        return (blake2b(read(index), digest_size=16).digest() for index in range(min(len(images), MOST_FILES)))
 
-    if isinstance(images, ImageSet):
-        pixels = images.images.numpy()
-        return hashed(lambda index: pixels[index].tobytes())
-    return hashed(lambda index: images.path(index).read_bytes()) if isinstance(images, ImageFiles) else None
+def _hashes(contents: Iterable[bytes]) -> Iterator[bytes]:
+    return (blake2b(content, digest_size=16).digest() for content in contents)

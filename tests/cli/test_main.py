@@ -356,3 +356,43 @@ def test_help_in_a_terminal_of_one_column_comes_to_an_end(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(["run", "msn", "--help"])
     assert "--train.seed" in capsys.readouterr().out
+
+
+def finding(status: str):
+    from recipes_lib.evaluation.diagnosis import Finding
+
+    return Finding(check="full_collapse", status=status, text="a line [of text].", number=0.5, threshold=0.2)
+
+
+@pytest.mark.parametrize(("statuses", "code"), [(("healthy", "unknown"), 0), (("healthy", "found"), 4)])
+def test_doctor_prints_a_line_per_check_and_exits_4_if_something_was_found(
+    statuses, code, monkeypatch, capsys, tmp_path
+):
+    from recipes_lib.pretraining import doctor
+
+    findings = [finding(status) for status in statuses]
+    monkeypatch.setattr(recipes, "of_run", lambda folder: "recipe")
+    monkeypatch.setattr(doctor, "diagnose", lambda recipe, folder: findings)
+    assert cli.main(["doctor", str(tmp_path)]) == code
+    assert capsys.readouterr().out.splitlines() == [
+        f"{status:<8} full_collapse: a line [of text]." for status in statuses
+    ]
+    assert cli.main(["doctor", str(tmp_path), "--json"]) == code
+    assert [entry["status"] for entry in json.loads(capsys.readouterr().out)] == list(statuses)
+
+
+def test_doctor_compares_two_processes_where_it_is_asked_to(monkeypatch, capsys, tmp_path):
+    from recipes_lib.pretraining import doctor, two_ranks
+
+    monkeypatch.setattr(recipes, "of_run", lambda folder: "recipe")
+    monkeypatch.setattr(doctor, "diagnose", lambda recipe, folder: [])
+    monkeypatch.setattr(two_ranks, "compare", lambda find, folder: finding("found"))
+    assert cli.main(["doctor", str(tmp_path), "--ranks", "2"]) == 4
+    assert capsys.readouterr().out.startswith("found ")
+    assert cli.main(["doctor", str(tmp_path), "--ranks", "3"]) == 2
+    assert "--ranks = 3 is not allowed: use 1, or 2" in capsys.readouterr().err
+
+
+def test_doctor_of_no_run_folder_is_a_mistake_of_the_user(capsys, tmp_path):
+    assert cli.main(["doctor", str(tmp_path)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err

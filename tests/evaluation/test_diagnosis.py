@@ -34,6 +34,12 @@ def test_a_full_collapse_is_told_by_embeddings_and_by_features(embedding, featur
     assert (finding.number < finding.threshold) == (expected == "found")
 
 
+def test_little_spread_is_a_collapse_only_if_the_features_lost_their_rank_too():
+    assert status(diagnosis.full_collapse(0.17, 0.6, 0.5, kept_rank=0.77, steps=150)) == "healthy"  # DINO
+    assert status(diagnosis.full_collapse(0.153, 0.6, 0.5, kept_rank=0.41, steps=150)) == "found"  # no stop-gradient
+    assert status(diagnosis.full_collapse(0.95, 0.6, 0.5, kept_rank=0.2, steps=150)) == "healthy"
+
+
 @pytest.mark.parametrize(
     ("embedding", "features", "untrained", "expected"),
     [

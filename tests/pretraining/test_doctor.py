@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from recipes_lib import recipes
 from recipes_lib.config import override
-from recipes_lib.data.images import ImageSet
+from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.load import Splits
 from recipes_lib.errors import Diverged, RunError
 from recipes_lib.pretraining import doctor
@@ -22,7 +22,7 @@ from recipes_lib.recipes.families import recipe as families
 from recipes_lib.training import folder as run_folder
 
 SMALL = {
-    "data.name": "digits",
+    "data.name": "pantry",
     "data.image_size": 16,
     "views.image_size": 16,
     "data.train_size": 600,
@@ -156,11 +156,18 @@ def test_test_images_that_were_trained_on_are_found(tmp_path):
     assert "the images cannot be read" in findings["leaky_labels"].text
 
 
-def test_image_files_are_compared_too_and_images_without_labels_leak_none(tmp_path):
+def test_images_are_compared_in_memory_and_on_disk_and_those_without_labels_leak_none(tmp_path):
     pixels = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = ImageSet(pixels, torch.arange(6) % 2, ("a", "b"))
-    assert doctor._leak(Splits(images, images.select(torch.tensor([1, 3])))).status == "found"
-    assert doctor._leak(Splits(images, replace(images, labels=None))).status == "unknown"
+    apart, same = images.select(torch.arange(4)), images.select(torch.tensor([1, 5]))
+    assert doctor._leak(Splits(apart, same)).number == 0.5
+    assert doctor._leak(Splits(apart, replace(same, labels=None))).status == "unknown"
+    for number, content in enumerate([b"first", b"other", b"third", b"other"]):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    files = [ImageFiles(tmp_path, np.array(names), torch.zeros(2, dtype=torch.long), ("a",)) for names in (
+        ["0.png", "1.png"], ["2.png", "3.png"])]  # fmt: skip
+    assert doctor._leak(Splits(*files)).number == 0.5
+    assert doctor._leak(Splits(files[0], images)).status == "unknown"
 
 
 def test_an_unfinished_run_is_looked_at_with_its_newest_checkpoint(copy):

@@ -20,6 +20,7 @@ from recipes_lib.optim import build as optim
 from recipes_lib.training import checkpoint, loop, rank_checkpoints
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.training.log import RunLog
+from recipes_lib.training.timing import Timing
 
 _FILE = "workers.safetensors"
 
@@ -42,10 +43,13 @@ def fit(given: loop.Training, folder: RunFolder, workers: int) -> SimulatedTraff
         closing(given.batches.stream(start, steps, workers=given.workers, device=given.world.device)) as stream,
         RunLog(folder, steps, start, tensorboard=train.tensorboard) as log,
     ):
+        timing = Timing(folder.path)
         folder.set_state("running", start)
         for step in range(start, steps):
             schedule.apply(group.optimizer, step)
-            views = method.views(next(stream), step)
+            with timing.of("data"):
+                batch = next(stream)
+            views = method.views(batch, step)
             group.step(({name: view.unflatten(0, (workers, -1)) for name, view in views.items()},))
             last, due, stop = step + 1 == steps, (step + 1) % train.checkpoint_every == 0, stopped.is_set()
             if last:
@@ -59,10 +63,13 @@ def fit(given: loop.Training, folder: RunFolder, workers: int) -> SimulatedTraff
             sent, lr = group.traffic.bytes_sent, group.optimizer.param_groups[0]["lr"]
             if given.monitor is not None:
                 _become_mean(method, group)
-            watched = given.measured(method, step)
+            with timing.of("watch"):
+                watched = given.measured(method, step)
+            timing.step()
             log.step(step, {**metrics, "lr": lr, "sync_bytes": sent, "drift": group.drift(), **watched})
             if last or due or stop:
                 _save(folder, step + 1, train.keep_checkpoints, method, group)
+                timing.write(step)
             if stop and not last:
                 folder.set_state("interrupted", step + 1)
                 raise Interrupted(f"Interrupted after step {step + 1} of {steps}. Go on: recipes resume {folder.path}")
