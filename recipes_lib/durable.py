@@ -5,7 +5,9 @@ Other users who may write into a run's folder could create a symbolic link there
 write. No file is written through such a link.
 """
 
+import fcntl
 import os
+import platform
 import shutil
 import stat
 from collections.abc import Iterator
@@ -54,6 +56,30 @@ def append(path: Path) -> IO[str]:
     Raises: ``OSError`` if ``path`` is a symbolic link or cannot be written.
     """
     return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+def lock(path: Path) -> int:
+    """Locks the file ``path``, which is made, until the process ends in whatever way; closing the result unlocks it.
+
+    It is a POSIX lock, not ``flock``: loader workers would inherit the latter through ``fork``, and they outlive a killed
+    parent by seconds, in which nobody else could take the lock. A file system without locks gives none, and no error,
+    since a lock only protects from a user's mistake.
+
+    Raises: ``BlockingIOError`` with the holder's name as its text; ``OSError`` if ``path`` is a symbolic link or cannot
+    be written.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX allows either error for a lock that is taken
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise BlockingIOError(holder) from None
+    except OSError:
+        pass  # a file system without locks
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+    return descriptor
 
 
 def clear(path: Path) -> None:

@@ -236,18 +236,79 @@ def sweep(
     return figure
 
 
-def _places(ax: Axes, settings: list[float | str]) -> NDArray[np.float64]:
-    """Where settings stand on the axis, which gets a tick at each (or whole numbers, where they are many)."""
+def responses(
+    panels_of: Mapping[str, Mapping[str, Mapping[float | str, Sequence[float]]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    levels: Mapping[str, float] | None = None,
+    columns: int = 2,
+) -> Figure:
+    """A grid of settings: one setting along x, one as lines, and a panel for each of the others.
+
+    ``panels_of[title][line][setting]`` holds a value per seed: their mean is drawn, with a bar over their range, and a
+    cross at the lower edge where there is none. Words stand in their order. Numbers stand where their value is, on a
+    logarithmic axis if they span a decade; if they also reach 0, they stand in their order. ``levels`` are named
+    horizontal lines. All panels share one scale.
+
+    Raises: ``ValueError`` for no panel.
+    """
+    if not panels_of:
+        raise ValueError("A figure of no panel; give at least one.")
+    figure, axes = panels(len(panels_of), columns=columns, sharey=True)
+    names = list(dict.fromkeys(name for lines in panels_of.values() for name in lines))
+    look_of = dict(zip(names, looks(names), strict=True))
+    for ax, (title, lines) in zip(axes, panels_of.items(), strict=True):
+        settings = list(dict.fromkeys(setting for values in lines.values() for setting in values))
+        at = dict(zip(settings, _places(ax, _without_zero(settings), log_from=10.0), strict=True))
+        _prepare(ax, xlabel=xlabel, ylabel=ylabel if ax.get_subplotspec().is_first_col() else "", title=title)
+        for name, values in lines.items():
+            _response(ax, {at[setting]: seeds for setting, seeds in values.items()}, look_of[name], name)
+        for level in (levels or {}).values() if ax is not axes[-1] else ():
+            ax.axhline(level, color=BASELINE, linestyle="--", linewidth=1.2)
+    baselines(axes[-1], levels or {})
+    if len(names) > 1:
+        shown = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=min(3, len(names)))
+    return figure
+
+
+def _response(ax: Axes, values: Mapping[float, Sequence[float]], look: Mapping[str, str], name: str) -> None:
+    """One line of :func:`responses`: a value per seed for each place."""
+    some = {place: np.asarray(seeds, dtype=np.float64) for place, seeds in sorted(values.items()) if len(seeds)}
+    means = np.array([seeds.mean() for seeds in some.values()])
+    low, high = (np.array([end(seeds) for seeds in some.values()]) for end in (np.min, np.max))
+    ax.errorbar(
+        list(some), means, yerr=[means - low, high - means], **look, markersize=5, linewidth=1.8, capsize=3, label=name
+    )
+    if lost := [place for place, seeds in values.items() if not len(seeds)]:
+        crosses = {"marker": "x", "linestyle": "none", "color": look["color"], "markersize": 8}
+        ax.plot(lost, [0.03] * len(lost), transform=ax.get_xaxis_transform(), **crosses)
+
+
+def _places(ax: Axes, settings: list[float | str], *, log_from: float = 20.0) -> NDArray[np.float64]:
+    """Where settings stand on the axis, which gets a tick at each (or whole numbers, where they are many).
+
+    Words stand in their order. The axis is logarithmic if the largest number is ``log_from`` times the smallest, or more.
+    """
     if any(isinstance(setting, str) for setting in settings):
         at = np.arange(len(settings), dtype=np.float64)
         ax.set_xticks(at, [str(setting) for setting in settings])
         return at
     at = np.asarray(settings, dtype=np.float64)
-    if at.min() > 0 and at.max() >= 20 * at.min():
+    if at.min() > 0 and at.max() >= log_from * at.min():
         ax.set_xscale("log")
         ax.xaxis.set_minor_locator(NullLocator())
     _ticks_at(ax, at)
     return at
+
+
+def _without_zero(settings: list[float | str]) -> list[float | str]:
+    """The settings as words, if they are numbers that reach from 0 over a decade: no scale has room for both."""
+    above = [setting for setting in settings if not isinstance(setting, str) and setting > 0]
+    if len(above) in (0, len(settings)) or max(above) < 10 * min(above):
+        return settings
+    return [setting if isinstance(setting, str) else f"{setting:g}" for setting in settings]
 
 
 def bars(

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +59,16 @@ def test_what_is_there_is_named(tmp_path):
     found = [durable.kind(tmp_path / name) for name in (".", "pipe", "link", "absent")]
     assert found == ["a folder", "a named pipe", "a symbolic link", "nothing"]
     assert durable.kind(Path("/dev/null")) == "a device"
+
+
+def test_a_lock_names_its_holder_to_another_process_and_ends_when_it_is_closed(tmp_path):
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom recipes_lib import durable\n"
+        "try:\n    durable.lock(Path(sys.argv[1]))\nexcept BlockingIOError as held:\n    sys.exit(str(held))"
+    )
+    held = durable.lock(tmp_path / ".lock")
+    command = [sys.executable, "-c", program, str(tmp_path / ".lock")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stderr == f"process {os.getpid()} on {platform.node()}\n"
+    os.close(held)
+    assert subprocess.run(command).returncode == 0

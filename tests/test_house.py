@@ -98,8 +98,9 @@ OWN_SUBJECT = {
     "claims/test_commands.py",
     "claims/test_imagenet_x.py",
     "claims/test_msn_paws_pmsn.py",
-    "cli/test_main.py",  # of cli/__init__.py, as is the next
+    "cli/test_main.py",  # of cli/__init__.py, as are the next two
     "cli/test_plan.py",
+    "cli/test_sweep.py",
     "distributed/test_sync_rounds.py",
     "launch/test_paper_runs.py",
     "launch/test_two_ranks.py",

@@ -128,6 +128,45 @@ def test_a_sweep_that_does_not_fit_together_is_refused(panels, chosen, message):
         plots.sweep(panels, ylabel="accuracy", chosen=chosen)
 
 
+def test_responses_are_means_with_the_range_over_seeds_and_crosses_where_there_is_no_value():
+    panels = {"a": {"x": {1e-3: [0.1, 0.3], 1e-2: [0.4]}, "y": {1e-3: [0.5], 1e-2: []}}, "b": {"x": {1e-3: [0.2]}}}
+    figure = plots.responses(panels, xlabel="rate", ylabel="accuracy", levels={"chance": 0.1})
+    left, right = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b"]
+    assert (left.get_xlabel(), left.get_ylabel(), right.get_ylabel()) == ("rate", "accuracy", "")
+    assert (left.get_xscale(), right.get_xscale()) == ("log", "linear")
+    x, y = left.containers
+    assert x[0].get_xydata().tolist() == [[1e-3, pytest.approx(0.2)], [1e-2, 0.4]]
+    assert x[2][0].get_segments()[0][:, 1].tolist() == pytest.approx([0.1, 0.3])
+    assert y[0].get_xydata().tolist() == [[1e-3, 0.5]]
+    crosses = [line for line in left.lines if line.get_marker() == "x"]
+    assert [line.get_xdata().tolist() for line in crosses] == [[1e-2]]
+    assert crosses[0].get_color() == y[0].get_color()
+    assert left.get_ylim() == right.get_ylim()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["x", "y"]
+    assert [text.get_text() for text in right.texts] == [" chance 0.1"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "ticks"),
+    [
+        ([0.1, 0.9], "linear", ["0.1", "0.9"]),
+        ([0.1, 1.0], "log", ["0.1", "1"]),
+        ([0.0, 0.01, 0.1], "linear", ["0", "0.01", "0.1"]),
+        ([0, 1, 2], "linear", ["0", "1", "2"]),
+        (["b", "a"], "linear", ["b", "a"]),
+    ],
+)
+def test_an_axis_of_responses_is_logarithmic_from_a_decade_on_and_zero_stands_in_order(settings, scale, ticks):
+    (ax,) = plots.responses({"": {"": {setting: [1.0] for setting in settings}}}, xlabel="x", ylabel="y").axes
+    assert ax.get_xscale() == scale
+    assert [label.get_text() for label in ax.get_xticklabels()] == ticks
+    even = np.diff(ax.get_xticks())
+    assert scale == "log" or np.allclose(even, even[0])
+    with pytest.raises(ValueError, match="no panel"):
+        plots.responses({}, xlabel="x", ylabel="y")
+
+
 def test_panels_stand_in_rows_over_the_whole_column():
     figure, axes = plots.panels(3, columns=2, height=2)
     assert len(axes) == len(figure.axes) == 3

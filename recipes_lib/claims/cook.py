@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from recipes_lib import recipes
 from recipes_lib.claim import Arm
@@ -20,7 +19,7 @@ from recipes_lib.config import to_yaml
 from recipes_lib.data import embedded
 from recipes_lib.errors import RunError
 from recipes_lib.training import checkpoint
-from recipes_lib.training.folder import RunFolder
+from recipes_lib.training.folder import finished
 
 PRESET = "simmer"
 MOST_BYTES = 8_000_000
@@ -59,14 +58,6 @@ def digest(text: str, mark: Fingerprint | None) -> str:
     """Eight hex digits that change with the config or the numerics, so that another run gets another folder."""
     exact = json.dumps(mark, sort_keys=True)
     return hashlib.sha256(f"{text}\n{exact}".encode()).hexdigest()[:8]
-
-
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The report of a finished run folder, or ``None`` if the run is not finished."""
-    if not (folder / "state.json").is_file():
-        return None
-    run = RunFolder.open(folder)
-    return run.read_report() if run.state()["status"] == "done" else None
 
 
 def store(folder: Path, destination: Path, mark: Fingerprint) -> None:

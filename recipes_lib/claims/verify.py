@@ -6,23 +6,22 @@ metrics are stored in ``data/claims/NAME.json``, from which verdicts and ledger 
 arms; the stored metrics of the others stay if their fingerprints still match the code.
 """
 
+import contextlib
 import json
 import os
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes_lib import durable, recipes
+from recipes_lib import durable, processes, recipes
 from recipes_lib.claim import Arm
-from recipes_lib.claims.cook import digest, finished, storage
+from recipes_lib.claims.cook import digest, storage
 from recipes_lib.claims.fingerprint import Fingerprint, compare, function, takers
 from recipes_lib.config import override, to_yaml
 from recipes_lib.errors import ConfigError, Interrupted, RunError, nearest
+from recipes_lib.training.folder import finished
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished runs, the number of all runs, and a text about what was just done."""
@@ -129,42 +128,31 @@ def _run_all(name: str, todo: list[SeedRun], jobs: int, progress: Progress) -> N
     missing = [run for run in todo if report_of(run) is None]
     done = len(todo) - len(missing)
     progress(done, len(todo), f"{done} of {len(todo)} runs were there")
-    halt = threading.Event()
-    with ThreadPoolExecutor(jobs) as pool:
-        futures: dict[Future, SeedRun] = {pool.submit(_run_one, name, run, halt): run for run in missing}
-        try:
-            for future in as_completed(futures):
-                if future.result():
-                    done += 1
-                    progress(done, len(todo), f"{futures[future].arm}, seed {futures[future].seed}")
-        except (KeyboardInterrupt, Interrupted):
-            raise Interrupted(f"Stopped with {done} of {len(todo)} runs done. Go on: recipes verify {name}") from None
-        finally:
-            halt.set()  # no other run starts; the current runs end by themselves, since Ctrl-C reaches them too
+    try:
+        with contextlib.closing(processes.each([_command(name, run) for run in missing], jobs)) as ends:
+            for index, code in ends:
+                _refuse_failed(name, missing[index], code)
+                done += 1
+                progress(done, len(todo), f"{missing[index].arm}, seed {missing[index].seed}")
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(f"Stopped with {done} of {len(todo)} runs done. Go on: recipes verify {name}") from None
 
 
-def _run_one(name: str, run: SeedRun, halt: threading.Event) -> bool:
-    """Runs one arm and seed in its own process; returns False, without a run, if ``halt`` was set before."""
-    if halt.is_set():
-        return False
-    log = run.folder.with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two runs at once on two cores, and bit-equal results
-    with log.open("w") as written:
-        ended = subprocess.run(_command(name, run), stdout=written, stderr=subprocess.STDOUT, env=environment)
-    if ended.returncode != 0:
-        halt.set()  # here, since this thread would start another run before the main thread sees the error
-    if ended.returncode == Interrupted.exit_code:
+def _refuse_failed(name: str, run: SeedRun, code: int) -> None:
+    """Raises ``Interrupted`` or ``RunError`` unless the process of this run ended with exit code 0."""
+    if code == Interrupted.exit_code:
         raise Interrupted(f"arm {run.arm}, seed {run.seed}")
-    if ended.returncode != 0:
-        last = (log.read_text().splitlines() or ["no output"])[-1]
-        raise RunError(f"Arm {run.arm}, seed {run.seed} of {name} failed: {last} (the whole log: {log})")
-    return True
+    if code != 0:
+        command = _command(name, run)
+        raise RunError(
+            f"Arm {run.arm}, seed {run.seed} of {name} failed: {command.last_line} (the whole log: {command.log})"
+        )
 
 
-def _command(name: str, run: SeedRun) -> list[str]:
+def _command(name: str, run: SeedRun) -> processes.Command:
     """The command that runs one arm and seed: this file as a program."""
-    return [sys.executable, "-m", "recipes_lib.claims.verify", name, run.arm, str(run.seed), str(run.folder)]
+    words = (sys.executable, "-m", "recipes_lib.claims.verify", name, run.arm, str(run.seed), str(run.folder))
+    return processes.Command(words, run.folder.with_suffix(".log"))
 
 
 def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_out: Sequence[str] = ()) -> Path:
@@ -177,7 +165,11 @@ def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_o
     versions: dict[str, str] = _stored(name)["versions"] if left_out else {}
     for run in todo:
         report = report_of(run)
-        kept = report if run.arm in chapter.measurements else ("scores", "diagnostics", "factors", "seconds", "steps")
+        kept = (
+            report
+            if run.arm in chapter.measurements
+            else ("scores", "diagnostics", "factors", "label_free", "seconds", "steps")
+        )
         reports.setdefault(run.arm, {})[str(run.seed)] = {key: report[key] for key in kept if key in report}
         versions |= report.get("versions", {})
     seconds = round(sum(report["seconds"] for arm in reports.values() for report in arm.values()))
@@ -188,7 +180,7 @@ def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_o
 
 
 def _worker(name: str, arm: str, seed: int, folder: Path) -> int:
-    """Runs one arm and seed in this process, which :func:`_run_one` started; returns the exit code."""
+    """Runs one arm and seed in this process, which :func:`_run_all` started; returns the exit code."""
     import time
 
     chapter = recipes.chapter(name)

@@ -2,8 +2,8 @@
 """The ``recipes`` command: parses arguments and prints results.
 
 ``list``, ``show`` and every ``--help`` except that of ``run NAME`` answer without importing torch. Results go to
-stdout, everything else to stderr. Exit codes: 0 done; 2 a mistake of the user; 3 interrupted, can be resumed; 141 the
-reader of a pipe has closed it; 1 a fault of this library, with its traceback.
+stdout, everything else to stderr. Exit codes: 0 done; 2 a mistake of the user; 3 interrupted, can be resumed; 4
+``doctor`` has found something; 141 the reader of a pipe has closed it; 1 a fault of this library, with its traceback.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = _parse(list(sys.argv[1:] if argv is None else argv))
-            arguments.act(arguments)
+            return arguments.act(arguments) or 0
         finally:
             display.flush()  # also after the help, which exits by SystemExit
     except UserError as error:
@@ -60,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(line)
         return UserError.exit_code
-    return 0
 
 
 def _widen_the_terminal() -> None:
@@ -104,6 +103,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     _add_menu(commands)
     _add_plan(commands)
     _add_runs(commands)
+    _add_sweep(commands)
     _add_import(commands)
     _add_claims(commands)
     if not argv:
@@ -114,7 +114,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         arguments, flags = parser.parse_known_args(argv[:2])
         arguments.flags = [*flags, *argv[2:]]
         return arguments
-    if argv[0] in ("plan", "import"):  # the same, but these commands also have their own flags
+    if argv[0] in ("plan", "sweep", "import"):  # the same, but these commands also have their own flags
         arguments, arguments.flags = parser.parse_known_args(argv)
         return arguments
     return parser.parse_args(argv)
@@ -166,11 +166,40 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     which = "probes of the run's recipe, such as knn; a wrong name is answered with all of them (default: eval.probes)"
     evaluate.add_argument("--probe", nargs="+", metavar="PROBE", help=which)
     _add_json(evaluate)
+    text = "run all diagnostics on a run, finished or not: a line for each; exit code 0 healthy, 4 something found"
+    doctor = _add(commands, "doctor", verbs.doctor, text)
+    ranks = "2: also compare the gradient of two processes with that of one, which takes some seconds (default 1)"
+    doctor.add_argument("--ranks", type=int, default=1, metavar="N", help=ranks)
+    _add_json(doctor)
     export = _add(commands, "export", verbs.export, "write a run's backbone in another library's layout")
     export.add_argument("--format", choices=("timm", "hf"), required=True)
     export.add_argument("--out", type=Path, metavar="DIR", help="default: export-FORMAT in the run folder")
-    for command in (resume, evaluate, export):
+    for command in (resume, evaluate, export, doctor):
         command.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    text = "run every combination of several values of some fields, and show the scores in one table and one figure"
+    sweep = _add(commands, "sweep", verbs.sweep, text)
+    sweep.usage = (
+        "recipes sweep NAME --preset P --FIELD V [V ...] [--FIELD V [V ...] ...] [--jobs N] [--out DIR] [--json]"
+    )
+    sweep.add_argument("name", metavar="NAME")
+    sweep.add_argument("--preset", metavar="P")
+    sweep.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="runs at the same time, a core each (default 2)"
+    )
+    where = "default runs/sweep-NAME-DATE; a sweep that was stopped there goes on"
+    sweep.add_argument("--out", type=Path, metavar="DIR", help=where)
+    many = f"the number of runs: asked for if there are more than {verbs.UNASKED}"
+    sweep.add_argument("--confirm", type=int, metavar="N", help=many)
+    sweep.epilog = (
+        "then: any field of the config, as in `recipes run`, with one or more values, each a word; a value of several parts "
+        "is joined by commas. The first field is the figure's x axis, the second its lines, the others its panels; over "
+        "train.seed it averages. Example: recipes sweep msn --preset toy --optim.lr 5e-4 1e-3 --views.global-scale 0.2,1 "
+        "0.5,1 --train.seed 0 1 2 --eval.baselines none"
+    )
+    _add_json(sweep)
 
 
 def _add_import(commands: argparse._SubParsersAction) -> None:

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -16,6 +17,9 @@ from rich.text import Text
 from recipes_lib import recipes
 from recipes_lib.errors import OutputClosed
 from recipes_lib.recipes import Entry
+
+if TYPE_CHECKING:
+    from recipes_lib.launch.sweep import Sweep
 
 COLUMNS = ("method", "random_init", "raw_pixels", "supervised", "cooked")
 
@@ -167,6 +171,61 @@ def factors(found: Mapping[str, Mapping[str, float]]) -> Table:
     """A table of the scores of the probe ``factors`` (arm -> factor -> score), with one row per factor."""
     names = dict.fromkeys(name for scores in found.values() for name in scores)
     return _table("factor", {name: {arm: found[arm][name] for arm in found if name in found[arm]} for name in names})
+
+
+def duration(hours: float) -> str:
+    """Formats a time in hours, in a unit that suits its size.
+
+    >>> duration(0.0001), duration(0.002), duration(0.5), duration(12.3), duration(100)
+    ('less than a second', '7.2 s', '30 min', '12.3 h', '4.2 days')
+    """
+    if hours * 3600 < 1:
+        return "less than a second"
+    for limit, factor, unit in ((1 / 60, 3600, "s"), (1, 60, "min"), (48, 1, "h")):
+        if hours < limit:
+            return f"{hours * factor:.3g} {unit}"
+    return f"{hours / 24:,.1f} days"
+
+
+def sweep_state(found: "Sweep", what: str, jobs: int) -> str:
+    """What was done last, and how long the rest of a sweep will take, from the seconds of its finished runs."""
+    seconds = [row.seconds for row in found.rows if row.seconds]
+    if not (seconds and found.left):
+        return what
+    rounds = -(-found.left // jobs)
+    return f"about {duration(rounds * sum(seconds) / len(seconds) / 3600)} left; {what}"
+
+
+def sweep(found: "Sweep") -> Group:
+    """A table of a sweep: a row per setting, with the mean of each score over the seeds, and their range if it has one.
+
+    Its last column counts the runs that gave no score; below it, the errors of those that failed.
+    """
+    from recipes_lib.launch.sweep import SEED, spelled  # imports torch
+
+    fields = [field for field in found.axes if field != SEED]
+    table = Table(*fields, *found.probes, "seconds", "", box=None, header_style="bold", pad_edge=False)
+    for setting, rows in found.over_seeds():
+        scores = [[row.scores[probe]["method"] for row in rows if probe in row.scores] for probe in found.probes]
+        seconds = [row.seconds for row in rows if row.seconds]
+        ends = Counter(row.status for row in rows if row.status != "done")
+        notes = ", ".join(f"{count} of {len(rows)} {status}" for status, count in ends.items())
+        cells = [*map(spelled, setting.values()), *map(_mean_and_range, scores)]
+        table.add_row(*cells, f"{sum(seconds) / len(seconds):.0f}" if seconds else "", notes)
+    lines = [Text(f"failed: {error} (its log: {found.folder / row.folder}.log)") for error, row in found.lost.items()]
+    return Group(table, *lines)
+
+
+def _mean_and_range(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    ends = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.3f}{ends}"
+
+
+def label_free(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """A table of the probes that need no labels (probe -> arm -> number), with one row per probe."""
+    return _table("without labels", found)
 
 
 def _table(kind: str, found: Mapping[str, Mapping[str, float]]) -> Table:

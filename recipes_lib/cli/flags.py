@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The typed flags of ``recipes run``: ``tyro`` reads the config's fields, and every mistake becomes one error line."""
+"""The typed flags of ``recipes run``: ``tyro`` reads the config's fields, and every mistake becomes one error line.
+
+``recipes sweep`` takes the same flags, each with several values.
+"""
 
 import contextlib
 import dataclasses
 import io
 import typing
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +67,67 @@ def parse(default: Any, flags: list[str], *, prog: str, about: str) -> Any:
         if not left.code:
             raise  # the exit after --help
     raise ConfigError(f"{_unboxed(said.getvalue())} See: {prog} --help")
+
+
+ONE_VALUE = ("eval.probes",)
+"""Fields with the same value in all runs of a sweep: who names two probes wants both of each run."""
+
+
+def values_of(default: Any, words: list[str], *, prog: str) -> dict[str, tuple[Any, ...]]:
+    """The values of each field that the flags of a sweep name: ``--optim.lr 1e-4 3e-4 --views.local-scale 0.05,0.3``.
+
+    Each word after a flag is a value. The parts of a value of several parts (a tuple) are joined by commas. Every value
+    is read as ``recipes run`` reads it.
+
+    Raises: ``ConfigError`` as :func:`parse`, or for a field without a value or named twice.
+    """
+    _refuse_unknown(fields_of(type(default)), [word for word in words if word.startswith("--")])
+    found: dict[str, tuple[Any, ...]] = {}
+    for flag, spellings in _grouped(words):
+        field = flag.removeprefix("--").replace("-", "_")
+        if field in found:
+            raise ConfigError(f"{field} is given twice. Write all of its values after one --{field}.")
+        if not spellings:
+            raise ConfigError(f"--{field} has no value. Give one or more, such as --optim.lr 0.001 0.003.")
+        if field in ONE_VALUE and len(spellings) > 1:
+            raise ConfigError(
+                f"{field} is the same in all runs of a sweep. For several write --{field} {','.join(spellings)}."
+            )
+        parts = _is_tuple(type(default), field)
+        values = []
+        for spelling in spellings:
+            given = [f"--{field}", *filter(None, spelling.split(","))] if parts else [f"--{field}={spelling}"]
+            values.append(_read(parse(default, given, prog=prog, about=""), field))
+        found[field] = tuple(values)
+    return found
+
+
+def _grouped(words: list[str]) -> list[tuple[str, list[str]]]:
+    """Each flag with the words after it; ``--flag=word`` is a flag and its first word.
+
+    Raises: ``ConfigError`` for words before the first flag.
+    """
+    found: list[tuple[str, list[str]]] = []
+    stray: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            found.append((name, [value] if equals else []))
+        else:
+            (found[-1][1] if found else stray).append(word)
+    if stray:
+        raise ConfigError(f"These values belong to no field: {' '.join(stray)}.")
+    return found
+
+
+def _read(config: Any, field: str) -> Any:
+    return reduce(lambda group, name: vars(group)[name], field.split("."), config)
+
+
+def _is_tuple(kind: type, field: str) -> bool:
+    """Whether the field's values are tuples."""
+    found = reduce(lambda group, name: typing.get_type_hints(group)[name], field.split("."), kind)
+    return typing.get_origin(found) is tuple
 
 
 def fields_of(kind: type, prefix: str = "") -> list[str]:

@@ -5,6 +5,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from recipes_lib.cli.display import duration
 from recipes_lib.launch.hardware import GPUS
 from recipes_lib.launch.plan import Plan
 
@@ -34,20 +35,6 @@ def units(value: float, unit: str = "") -> str:
         value, power = value / 1000, power + 1
     digits = f"{value:,.0f}" if value >= 99.95 or value == 0 else f"{value:.1f}" if value >= 9.995 else f"{value:.3g}"
     return f"{digits} {_NUMBERS[power]}{unit}".rstrip()
-
-
-def duration(hours: float) -> str:
-    """Formats a time in hours, in a unit that suits its size.
-
-    >>> duration(0.0001), duration(0.002), duration(0.5), duration(12.3), duration(100)
-    ('less than a second', '7.2 s', '30 min', '12.3 h', '4.2 days')
-    """
-    if hours * 3600 < 1:
-        return "less than a second"
-    for limit, factor, unit in ((1 / 60, 3600, "s"), (1, 60, "min"), (48, 1, "h")):
-        if hours < limit:
-            return f"{hours * factor:.3g} {unit}"
-    return f"{hours / 24:,.1f} days"
 
 
 Rows = list[tuple[str, ...]]

@@ -2,7 +2,9 @@
 """One function per command. Modules that import torch are imported inside the functions that need them."""
 
 import argparse
+import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from recipes_lib import recipes, terminal
@@ -11,9 +13,16 @@ from recipes_lib.errors import ConfigError, nearest
 from recipes_lib.recipes import MENU, Entry
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from recipes_lib.pretraining.engine import Result
 
-Act = Callable[[argparse.Namespace], None]
+Act = Callable[[argparse.Namespace], int | None]
+"""Does what a command asks for; returns the exit code if it is not 0."""
+UNASKED = 50
+"""Number of runs that a sweep makes without a confirmation."""
+FOUND = 4
+"""Exit code of ``recipes doctor`` if it found something."""
 
 
 def list_menu(arguments: argparse.Namespace) -> None:
@@ -81,6 +90,38 @@ def run(arguments: argparse.Namespace) -> None:
     _finish(recipe.run(config, flags.out_of(own)))
 
 
+def sweep(arguments: argparse.Namespace) -> None:
+    """``recipes sweep NAME --preset P --optim.lr 1e-4 1e-3``: makes the runs of a grid and prints their scores."""
+    entry = _entry(arguments.name)
+    _positive_jobs(arguments.jobs)
+    from recipes_lib.cli import flags
+
+    preset = flags.preset_of("sweep", entry.name, arguments.preset, entry.presets)
+    with terminal.aside().status(f"checking the runs of {entry.name}, preset {preset}"):
+        from recipes_lib.launch import sweep as trial
+
+        prog = f"recipes run {entry.name} --preset {preset}"
+        values = flags.values_of(recipes.named(entry.name).presets[preset], arguments.flags, prog=prog)
+        count = math.prod(map(len, values.values()))
+        if count > UNASKED and count != arguments.confirm:
+            raise ConfigError(f"This grid has {count:,} runs. If that is meant, add --confirm {count}.")
+        axes = {field: some for field, some in values.items() if len(some) > 1}
+        alike = {field: some[0] for field, some in values.items() if len(some) == 1}
+        grid = trial.grid(entry.name, preset, axes, alike)
+    with _bar() as bar:
+        task = bar.add_task(f"sweep {entry.name}", total=count)
+
+        def progress(found: "trial.Sweep", what: str) -> None:
+            bar.update(task, completed=count - found.left, description=display.sweep_state(found, what, arguments.jobs))
+
+        found = trial.run(grid, arguments.out, jobs=arguments.jobs, progress=progress)
+    if arguments.json:
+        display.as_json(trial.facts(found))
+    else:
+        display.show(display.sweep(found))
+        display.show(f"table and figure: {found.folder / 'sweep'}.csv, .json, .png")
+
+
 def resume(arguments: argparse.Namespace) -> None:
     """``recipes resume DIR``: continues an interrupted run and prints its scores."""
     from recipes_lib.pretraining import runs
@@ -103,6 +144,27 @@ def evaluate(arguments: argparse.Namespace) -> None:
         display.as_json(found)
     else:
         _show_scores(found)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """``recipes doctor DIR``: runs all diagnostics on a run folder; the exit code is 4 if something was found."""
+    from functools import partial
+
+    from recipes_lib.pretraining import doctor as diagnostics
+    from recipes_lib.pretraining import two_ranks
+
+    if arguments.ranks not in (1, 2):
+        raise ConfigError(f"--ranks = {arguments.ranks} is not allowed: use 1, or 2 to compare two processes with one.")
+    recipe = recipes.of_run(arguments.folder)
+    findings = diagnostics.diagnose(recipe, arguments.folder)
+    if arguments.ranks == 2:
+        findings.append(two_ranks.compare(partial(recipes.that_trained, arguments.folder), arguments.folder))
+    if arguments.json:
+        display.as_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            display.show(finding.line)
+    return FOUND if any(finding.status == "found" for finding in findings) else 0
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -136,15 +198,11 @@ def cook(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> None:
     """``recipes verify NAME``: runs a chapter's arms, stores their metrics and prints the verdicts."""
     entry = _entry(arguments.name)
-    if arguments.jobs < 1:
-        raise ConfigError(f"--jobs = {arguments.jobs} is not allowed: use a value of at least 1.")
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    _positive_jobs(arguments.jobs)
     from recipes_lib import claims
     from recipes_lib.claims import verify as trial
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=terminal.aside()) as bar:
+    with _bar() as bar:
         task = bar.add_task(f"verify {entry.name}", total=None)
 
         def progress(done: int, total: int, what: str) -> None:
@@ -155,6 +213,20 @@ def verify(arguments: argparse.Namespace) -> None:
     for line in [*(verdict.line for verdict in verdicts.values()), *lacking]:
         display.show(line)
     display.show(str(path))
+
+
+def _positive_jobs(jobs: int) -> None:
+    """Raises ``ConfigError`` unless at least one run may go on at a time."""
+    if jobs < 1:
+        raise ConfigError(f"--jobs = {jobs} is not allowed: use a value of at least 1.")
+
+
+def _bar() -> "Progress":
+    """A progress bar on stderr: the runs that are done of all, the time, and what was done last."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=terminal.aside())
 
 
 def _entry(name: str) -> Entry:
@@ -174,6 +246,7 @@ def _finish(result: "Result") -> None:
 
 
 def _show_scores(report: dict[str, Any]) -> None:
-    for part, table in (("scores", display.scores), ("factors", display.factors)):
+    tables = (("scores", display.scores), ("factors", display.factors), ("label_free", display.label_free))
+    for part, table in tables:
         if report.get(part):
             display.show(table(report[part]))

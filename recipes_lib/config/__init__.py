@@ -7,17 +7,27 @@ the full-scale values; presets change some of them with ``dataclasses.replace``.
 """
 
 from recipes_lib.config.data import MOST_WORKERS, DataConfig
-from recipes_lib.config.evaluation import CLASS_PROBES, ClassProbe, EvalConfig
+from recipes_lib.config.evaluation import (
+    CLASS_PROBES,
+    LABEL_FREE_PROBES,
+    PROBES,
+    ClassProbe,
+    EvalConfig,
+    LabelFreeProbe,
+)
 from recipes_lib.config.training import OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.config.tree import dotted, from_dict, override, refuse_unordered, to_dict, to_yaml
 from recipes_lib.config.views import ViewsConfig
 
 __all__ = [
     "CLASS_PROBES",
+    "LABEL_FREE_PROBES",
     "MOST_WORKERS",
+    "PROBES",
     "ClassProbe",
     "DataConfig",
     "EvalConfig",
+    "LabelFreeProbe",
     "OptimConfig",
     "SyncConfig",
     "TrainConfig",

@@ -14,7 +14,7 @@ class OptimConfig:
 
     name: Literal["adamw", "adamw8bit", "lars", "sgd", "stable_adamw"] = "adamw"
     """Name of the optimiser. adamw8bit is bitsandbytes' AdamW, with 8-bit running means (needs the extra ``lowbit``).
-    sgd has Nesterov momentum 0.9; fine-tuning always uses it.
+    sgd has momentum 0.9; fine-tuning always uses it.
     stable_adamw takes smaller steps for a tensor whose gradient outgrows its running mean square."""
     lr: float = 1e-3
     """Peak learning rate. It is used as given and not scaled with the batch size."""
@@ -48,6 +48,8 @@ class OptimConfig:
     lr_in_momentum: bool = False
     """``lars`` only. True: the learning rate multiplies each update before it enters the momentum, as in PAWS.
     False: the learning rate multiplies the momentum."""
+    nesterov: bool = True
+    """``sgd`` only. True: Nesterov momentum. False: plain momentum, as in the code of SimSiam and DINO."""
     clip: float | None = 3.0
     """Largest norm of the gradient of the clipped parameters (in MSN the encoder's); None: no clipping."""
 
@@ -73,6 +75,13 @@ class OptimConfig:
             self.lr_in_momentum,
             f"of False with optim.name {self.name}",
             "Only lars has this form.",
+        )
+        faults.need(
+            self.nesterov or self.name == "sgd",
+            "optim.nesterov",
+            self.nesterov,
+            f"of True with optim.name {self.name}",
+            "Only sgd has plain momentum.",
         )
         faults.need(self.clip is None or self.clip > 0, "optim.clip", self.clip, "above 0, or None for no clipping")
 

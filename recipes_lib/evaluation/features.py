@@ -2,7 +2,7 @@
 """Extracts frozen features: each image passes once through the backbone in evaluation mode, without augmentation."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,21 +57,29 @@ def extract(
     Raises: ``DataError`` naming an image file that cannot be read.
     """
     device = next(backbone.parameters()).device
-    mode = backbone.training
-    backbone.eval()
     before, final, embedded = [], [], []
-    try:
-        with torch.no_grad(), closing(read_chunks(dataset, image_size, batch_size, workers, resize)) as chunks:
-            for images in chunks:
-                rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize, resize))  # [B, D]
-                before.append(rows.float().cpu())
-                features = backbone.norm(rows)
-                final.append(features.float().cpu())
-                if embed:
-                    embedded.append(embed(features).float().cpu())
-    finally:
-        backbone.train(mode)
+    chunks = read_chunks(dataset, image_size, batch_size, workers, resize)
+    with torch.no_grad(), evaluating(backbone), closing(chunks):
+        for images in chunks:
+            rows = backbone.before_norm(eval_view(images.to(device), image_size, normalize, resize))  # [B, D]
+            before.append(rows.float().cpu())
+            features = backbone.norm(rows)
+            final.append(features.float().cpu())
+            if embed:
+                embedded.append(embed(features).float().cpu())
     return Features(torch.cat(final), torch.cat(before), torch.cat(embedded) if embed else None)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside the context ``module`` is in evaluation mode; afterwards each part is in the mode in which it was before."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def read_chunks(

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recipes_lib.config import EvalConfig
+from recipes_lib.config import LABEL_FREE_PROBES, EvalConfig
 from recipes_lib.data import labelled as labelled_list
 from recipes_lib.data import splits
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
@@ -20,6 +20,10 @@ from recipes_lib.evaluation.knn import weighted_knn
 from recipes_lib.evaluation.linear import linear_probe
 from recipes_lib.evaluation.lowshot import low_shot
 from recipes_lib.evaluation.snn import nearest_neighbours
+from recipes_lib.evaluation.trained_heads import best_head
+
+MLP_WIDTH = 512
+"""Units of the hidden layer of the probe ``mlp``."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,11 @@ def run_probes(
     labelled: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> ProbeScores:
-    """Scores frozen features with the probes ``knn``, ``linear``, ``lowshot`` and ``snn``, as far as ``config`` asks.
+    """Scores frozen features with the probes that need nothing but features and labels, as far as ``config`` asks.
 
-    k-NN compares the final features; the linear and the low-shot probe read those before the last norm. Soft nearest
-    neighbours (``snn``) compare the embeddings if there are any, else the final features. ``factors`` and ``finetune``
-    need more than features and labels, and are skipped here.
+    k-NN compares the final features; the linear, MLP and low-shot probes read those before the last norm. Soft nearest
+    neighbours (``snn``) compare the embeddings if there are any, else the final features. ``factors``, ``finetune`` and
+    the probes that need no labels are skipped here.
 
     ``labelled`` (int64, indices among the rows of ``train`` that have a label) are the images of the low-shot probe;
     None draws them, ``config.lowshot_splits`` times. ``seed`` draws them and orders the linear probe's batches. All
@@ -120,7 +124,7 @@ def run_probes(
 
     Raises: ``DataError`` in one line if there are too few labels.
     """
-    if not set(config.probes) - {"factors", "finetune"}:
+    if not set(config.probes) - {"factors", "finetune", *LABEL_FREE_PROBES}:
         return ProbeScores({}, {})
     known = (train_labels != UNLABELLED).nonzero()[:, 0]
     if len(known) < len(train_labels):
@@ -141,6 +145,10 @@ def run_probes(
             case "linear":
                 rows, test_rows = train.before_norm.to(device), test.before_norm.to(device)
                 scores[probe] = linear_probe(rows, test=test_rows, seed=seed, **labels)
+            case "linear_sweep" | "mlp":
+                rows, test_rows = train.before_norm.to(device), test.before_norm.to(device)
+                hidden = MLP_WIDTH if probe == "mlp" else 0
+                scores[probe] = best_head(rows, test=test_rows, seed=seed, hidden=hidden, **labels).accuracy
             case "lowshot":
                 choices = _draw_labelled(config, train_labels, seed) if labelled is None else [labelled]
                 penalty = config.lowshot_penalty

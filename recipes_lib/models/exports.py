@@ -16,7 +16,7 @@ from recipes_lib.config.views import CHANNELS, Normalize, Resize
 from recipes_lib.errors import RunError
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.interchange import Backbone
-from recipes_lib.models.layouts import HF_FIXED, to_hf
+from recipes_lib.models.layouts import HF_FIXED, to_hf, to_timm
 from recipes_lib.models.mlp import MLP
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.vit import Shape, VisionTransformer
@@ -55,11 +55,16 @@ def write(
             raise RunError(
                 f"ViTMSN of Hugging Face has no place for this backbone: {_kind(backbone)}. Export it with --format timm."
             )
+        if backbone.pooling == "mean" or backbone.reg_token is not None:
+            raise RunError(
+                "ViTMSN of Hugging Face has neither registers nor the mean of the patches as its representation. Export "
+                "this backbone with --format timm."
+            )
         state, config = to_hf(state), _hf_config(backbone)
         if normalize in CHANNELS:
             files["preprocessor_config.json"] = _hf_preprocessor(backbone.image_size, normalize, resize)
     else:
-        config = _timm_config(backbone, normalize, resize)
+        state, config = to_timm(state, _pool(backbone)), _timm_config(backbone, normalize, resize)
     files |= {"config.json": {**config, "trained_on": list(classes)} if classes else config}
     contents = {name: (json.dumps(facts, indent=2) + "\n").encode() for name, facts in files.items()}
     _write_folder(folder, contents | {"model.safetensors": tensors_to_bytes(state, {"format": "pt"})})
@@ -118,6 +123,8 @@ def _timm_config(backbone: Backbone, normalize: Normalize, resize: Resize) -> di
         arguments = {"img_size": own["image_size"], "patch_size": own["patch_size"]}
         arguments |= {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.heads}
         arguments |= {"init_values": 1.0} if own["layer_scale"] else {}  # timm has the vectors then; values are loaded
+        arguments |= {"global_pool": "avg"} if own.get("pool") == "mean" else {}
+        arguments |= {"reg_tokens": own["registers"]} if "registers" in own else {}
         preprocessing["input_size"] = [3, own["image_size"], own["image_size"]]
     elif isinstance(backbone, ResNet):
         name = backbone.arch
@@ -146,6 +153,8 @@ def _own(backbone: Backbone) -> dict[str, Any]:
                 "pre_norm": not isinstance(backbone.norm_pre, nn.Identity),
                 "layer_scale": not isinstance(blocks[0].ls1, nn.Identity),
             }
+            facts |= {"pool": backbone.pooling} if backbone.pooling == "mean" else {}
+            facts |= {"registers": backbone.reg_token.shape[1]} if backbone.reg_token is not None else {}
         case ResNet(arch=arch, stem=stem):
             facts = {"arch": arch, "stem": stem}
         case WideResNet(depth=layers, width=width):
@@ -157,6 +166,10 @@ def _own(backbone: Backbone) -> dict[str, Any]:
         case _:
             raise RunError(f"There is no layout for a {type(backbone).__name__}; its weights are in the run folder.")
     return {"network": type(backbone).__name__, **facts}
+
+
+def _pool(backbone: Backbone) -> str:
+    return backbone.pooling if isinstance(backbone, VisionTransformer) else "cls"
 
 
 def _kind(backbone: Backbone) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from recipes_lib.config.views import CHANNELS, Normalize, Resize
 from recipes_lib.errors import RunError
 from recipes_lib.models.convnet import ConvNet
-from recipes_lib.models.layouts import HF_FIXED, Official, check_keys, depth, from_hf, from_official, listed
+from recipes_lib.models.layouts import HF_FIXED, Official, check_keys, depth, from_hf, from_official, from_timm, listed
 from recipes_lib.models.mlp import MLP
 from recipes_lib.models.resnet import BLOCKS, ResNet
 from recipes_lib.models.vit import ARCHS, Shape, VisionTransformer
@@ -77,7 +77,7 @@ def load(path: Path) -> Backbone:
     if layout == "hf":
         return fill(_from_hf_config(config), from_hf(state))
     if isinstance(own := config.get("recipes_lib"), Mapping):
-        return fill(_rebuilt(own), state)
+        return fill(_rebuilt(own), from_timm(state))
     if isinstance(config.get("architecture"), str):
         return _of_timm(path)
     raise RunError(
@@ -226,6 +226,8 @@ def _rebuilt(own: Mapping[str, Any]) -> Backbone:
                     f"config.json has shape = {shape!r}; width, depth and heads are wanted, as [384, 12, 6]."
                 )
             flags = {name: _one_of(own, name, (False, True)) for name in ("pre_norm", "layer_scale") if name in own}
+            flags |= {"pool": _one_of(own, "pool", ("cls", "mean"))} if "pool" in own else {}
+            flags |= {"registers": _count(own, "registers")} if "registers" in own else {}
             sides = {name: _count(own, name) for name in ("image_size", "patch_size")}
             return _transformer(Shape(*shape), stem=_one_of(own, "stem", ("patch", "conv")), **sides, **flags)
         case "ResNet":

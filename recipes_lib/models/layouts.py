@@ -56,6 +56,16 @@ class Official(NamedTuple):
     """[count, dim], unnormalised."""
 
 
+def to_timm(state: Mapping[str, Tensor], pool: str) -> State:
+    """Our weights under timm's keys, which are ours but for a mean of patches: its last norm is ``fc_norm`` in timm."""
+    return {("fc_" + key if pool == "mean" and key.startswith("norm.") else key): x for key, x in state.items()}
+
+
+def from_timm(state: Mapping[str, Tensor]) -> State:
+    """The inverse of :func:`to_timm`."""
+    return {key.removeprefix("fc_") if key.startswith("fc_norm.") else key: x for key, x in state.items()}
+
+
 def to_hf(state: Mapping[str, Tensor]) -> State:
     """Our ViT's weights under the keys of a ViTMSN file, which transformers 4 and 5 both read.
 

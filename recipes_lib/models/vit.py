@@ -194,7 +194,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         """The input of the first block.  [B, 3, side, side] -> [B, 1 + registers + n, D]"""
         tokens = self._embed(images, masked, mask_token)  # [B, N, D]
         if keep is not None:
-            tokens = _kept(tokens, keep)  # [B, n, D]
+            tokens = kept(tokens, keep)  # [B, n, D]
         first = self.cls_token if self.reg_token is None else torch.cat([self.cls_token, self.reg_token], dim=1)
         first = first + self.pos_embed[:, : self.num_prefix_tokens]  # [1, 1 + registers, D]: never dropped
         return self.norm_pre(torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1))
@@ -283,8 +283,12 @@ def _untiled(side: int, patch_size: int, view: str) -> str:
     )
 
 
-def _kept(tokens: Tensor, keep: Tensor) -> Tensor:
-    """The kept tokens, in the order of ``keep``.  [B, N, D], int64 [n] or [B, n] -> [B, n, D]"""
+def kept(tokens: Tensor, keep: Tensor) -> Tensor:
+    """The kept tokens, in the order of ``keep``.
+
+    Shapes: tokens [B, N, D], ``keep`` int64 [n] (the same of all images) or [B, n] -> [B, n, D].
+    Raises: ``ValueError`` if ``keep`` has another shape.
+    """
     batch, count, width = tokens.shape
     if keep.dim() == 1:
         return tokens.index_select(1, keep)

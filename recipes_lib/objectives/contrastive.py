@@ -37,7 +37,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> dict[
     Differs: on several ranks ``loss`` is this rank's mean; averaging the ranks' gradients, as DDP does, gives the
     gradient of one rank with the whole batch.
     """
-    _check(first, second, temperature)
+    check_pairs(first, second, temperature)
     with torch.autocast(first.device.type, enabled=False):
         logits, itself, other = _all_pairs(first, second, temperature)
         positive = logits.gather(1, other[:, None]).mean().detach() * temperature
@@ -55,9 +55,9 @@ def dcl_loss(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> dict
 
     Shapes, units and differences: those of :func:`nt_xent`.
     Raises: ``ValueError`` as :func:`nt_xent`.
-    Source: Yeh et al., the loss without weights.
+    Source: Yeh et al.; the form without their weights.
     """
-    _check(first, second, temperature)
+    check_pairs(first, second, temperature)
     with torch.autocast(first.device.type, enabled=False):
         logits, itself, other = _all_pairs(first, second, temperature)
         positive = logits.gather(1, other[:, None])  # [2B, 1]
@@ -75,7 +75,7 @@ def agreement(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> dic
     Shapes: ``first`` and ``second`` [B, d] -> scalars ``loss`` (with its graph) and, detached, ``positive``.
     Raises: ``ValueError`` as :func:`nt_xent`.
     """
-    _check(first, second, temperature)
+    check_pairs(first, second, temperature)
     with torch.autocast(first.device.type, enabled=False):
         cosines = F.cosine_similarity(at_least_float32(first), at_least_float32(second)).mean()
     return {"loss": -cosines / temperature, "positive": cosines.detach()}
@@ -96,10 +96,10 @@ def info_nce(
     Units: ``temperature`` above 0; ``loss`` in nats, log(1 + M) or log(N) if all embeddings are alike.
     Raises: ``ValueError`` for a temperature out of range, shapes that differ, a queue of other width, or a single image
     without a queue.
-    Source: He et al., Eq. 1 and Algorithm 1; Chen, Xie, He, Eq. 1 and Algorithm 1, whose factor 2 tau is the caller's.
+    Source: He et al., Eq. 1; Chen, Xie, He, whose code multiplies by 2 tau, which is left to the caller.
     Differs: on several ranks as :func:`nt_xent`.
     """
-    _check(queries, keys, temperature, alone=queue is not None)
+    check_pairs(queries, keys, temperature, alone=queue is not None)
     if queue is not None and (queue.dim() != 2 or queue.shape[1] != queries.shape[1] or not len(queue)):
         raise ValueError(f"a queue of [M, {queries.shape[1]}] is wanted; got {list(queue.shape)}.")
     with torch.autocast(queries.device.type, enabled=False):
@@ -118,7 +118,7 @@ def nearest(z: Tensor, queue: Tensor) -> Tensor:
 
     Shapes: ``z`` [B, d], ``queue`` [M, d] -> [B, d].
     Raises: ``ValueError`` for shapes that do not fit.
-    Source: Dwibedi et al., Eq. 3.
+    Source: Dwibedi et al., who take the smallest Euclidean distance: the same row, because all are normalised.
     """
     if z.dim() != 2 or queue.dim() != 2 or z.shape[1] != queue.shape[1] or not len(queue):
         raise ValueError(f"embeddings [B, d] and a queue [M, d] are wanted; got {list(z.shape)}, {list(queue.shape)}.")
@@ -142,13 +142,14 @@ def nnclr_loss(
     neighbour and the prediction) and ``found`` (share of the neighbours whose nearest prediction is that of its image).
     Units: ``temperature`` above 0; ``loss`` in nats, log(N) if all predictions are alike.
     Raises: ``ValueError`` for a temperature out of range, shapes that do not fit, or a single image.
-    Source: Dwibedi et al., Eq. 4 and Appendix A.
-    Differs: on several ranks as :func:`nt_xent`.
+    Source: Dwibedi et al.
+    Differs: lightly composes NT-Xent and neighbours, so that neighbours are candidates too. On several ranks as
+    :func:`nt_xent`.
     """
     rows = [*projections, *predictions]
     if len(rows) != 4 or any(x.shape != rows[0].shape for x in rows):
         raise ValueError(f"four tensors [B, d] of one shape are wanted; got {[list(x.shape) for x in rows]}.")
-    _check(rows[0], rows[2], temperature)
+    check_pairs(rows[0], rows[2], temperature)
     parts = []
     for z, prediction in zip(projections, reversed(predictions), strict=True):
         neighbours = nearest(z, queue)
@@ -158,8 +159,9 @@ def nnclr_loss(
     return {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]}
 
 
-def _check(first: Tensor, second: Tensor, temperature: float, *, alone: bool = False) -> None:
-    """Raises ``ValueError`` for what no contrastive loss can use; ``alone``: a single image has negatives elsewhere."""
+def check_pairs(first: Tensor, second: Tensor, temperature: float, *, alone: bool = False) -> None:
+    """Raises ``ValueError`` for what no contrastive loss can use: a temperature out of range, shapes that differ, or a
+    single image on all ranks, unless it may be ``alone`` because its negatives are not in the batch."""
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature = {temperature}; it must be above 0 and finite (0.1 is usual).")
     if first.shape != second.shape or first.dim() != 2:

@@ -26,12 +26,26 @@ def check(config: OptimConfig, sync: SyncConfig, device: torch.device) -> None:
 
 
 def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Builds the optimiser ``config.name`` over ``groups``, each a dict with ``params`` and ``decays``.
+    """Builds the optimiser ``config.name`` over ``groups``, dicts with the keys of :mod:`recipes_lib.optim.groups`.
 
     :meth:`Schedule.apply` sets its learning rate and weight decay before each step.
 
     Raises: ``ConfigError`` if ``adamw8bit`` cannot run; ``ValueError`` for an unknown name.
     """
+    optimizer = _plain(config, groups)
+    optimizer.register_step_pre_hook(_drop_frozen_gradients)
+    return optimizer
+
+
+def _drop_frozen_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Removes the gradients of the groups that do not move in this step: the optimiser skips what has no gradient."""
+    for group in optimizer.param_groups:
+        if group.get("still", False):
+            for weight in group["params"]:
+                weight.grad = None
+
+
+def _plain(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     match config.name:
         case "adamw":
             # fused: one pass over each tensor instead of a dozen, on CPUs too
@@ -46,7 +60,7 @@ def build(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opti
         case "lars":
             return LARS(groups, lr=config.lr, lr_in_momentum=config.lr_in_momentum)
         case "sgd":
-            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=config.nesterov)
         case "stable_adamw":
             return StableAdamW(
                 groups,
@@ -94,8 +108,14 @@ class Schedule:
         return {"lr": lr, "weight_decay": decay}
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Sets the learning rate of every group, and its weight decay: 0 unless the group ``decays``."""
+        """Sets for every group the learning rate, the weight decay, and ``still``: whether it is frozen at this step.
+
+        The weight decay is 0 unless the group ``decays``.
+        """
         now = self.at(step)
         for group in optimizer.param_groups:
-            group["lr"] = now["lr"]
+            rate = self.config.lr if group.get("constant_lr", False) else now["lr"]
+            group["lr"] = rate * group.get("lr_scale", 1.0)
             group["weight_decay"] = now["weight_decay"] if group["decays"] else 0.0
+            if "frozen" in group:
+                group["still"] = step < group["frozen"] * self.steps

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter groups: which parameters get weight decay.
+"""Parameter groups: which parameters get weight decay, another learning rate, or no update at first.
 
 Each group has the key ``decays``: if it is True, :class:`recipes_lib.optim.build.Schedule` sets the weight decay of the
-step, else 0.
+step, else 0. Three more keys may be absent. ``constant_lr``: if it is True, the learning rate is the peak at every
+step, without warm-up and cosine. ``lr_scale``: a factor on the group's learning rate. ``frozen``: the share of the run,
+from its start, in which the group's parameters do not move; the optimiser does not see their gradients, so its running
+means start afterwards.
 """
 
 from typing import Any

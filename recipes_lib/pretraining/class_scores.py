@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from recipes_lib.config import ClassProbe, EvalConfig
+from recipes_lib.config import CLASS_PROBES, ClassProbe, EvalConfig, LabelFreeProbe
 from recipes_lib.data.load import Images, Splits
 from recipes_lib.data.load import load as load_images
 from recipes_lib.errors import DataError
@@ -23,7 +23,7 @@ from recipes_lib.views.multicrop import eval_view
 class ClassEval(EvalConfig):
     """The accuracy of the trained classifier, and the probes on its features that all recipes have."""
 
-    probes: tuple[Literal["accuracy", ClassProbe], ...] = ("accuracy",)
+    probes: tuple[Literal["accuracy", ClassProbe, LabelFreeProbe], ...] = ("accuracy",)
     """The probes to score with. accuracy: the share of test images that the trained classifier gets right."""
 
 
@@ -35,7 +35,7 @@ def load(config: Any, warn: Callable[[str], None]) -> Splits:
     splits = load_images(config.data, scoring.DATA_SEED, warn=warn)
     splits = replace(splits, train=splits.labelled_train)
     if config.eval.probes:
-        others = tuple(name for name in config.eval.probes if name != "accuracy")
+        others = tuple(name for name in config.eval.probes if name in CLASS_PROBES)
         probes.require_labels(splits, replace(config.eval, probes=others or ("linear",)), config.data.labelled)
     found, allowed = int(splits.train.labels.max()) + 1, config.model.classes
     if found > allowed:

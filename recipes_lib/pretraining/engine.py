@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from recipes_lib import __version__, lowbit, randomness
-from recipes_lib.config import CLASS_PROBES, from_dict
+from recipes_lib.config import CLASS_PROBES, LABEL_FREE_PROBES, from_dict
 from recipes_lib.data import embedded, identity
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, check_scored
@@ -28,7 +28,7 @@ from recipes_lib.errors import ConfigError, RunError
 from recipes_lib.evaluation import finetune, probes
 from recipes_lib.models import interchange
 from recipes_lib.optim import build as optim
-from recipes_lib.pretraining import scoring
+from recipes_lib.pretraining import monitor, scoring
 from recipes_lib.pretraining.scoring import Cooked, Scored, Scores
 from recipes_lib.training import checkpoint, folder, limits, loop
 
@@ -97,7 +97,9 @@ def assemble(recipe: "Recipe", config: Any, run: folder.RunFolder, place: world.
     batches.encode = method.encode_texts
     collectives.from_main(lambda: check_scored(splits, config.data, run.warn))
     how = {"train": config.train, "optim_config": config.optim, "sync": config.sync, "workers": config.data.workers}
-    return Assembled(splits, method, loop.training(method, batches, world=place, **how))
+    training = loop.training(method, batches, world=place, **how)
+    watching = monitor.of(config, splits, method, place)
+    return Assembled(splits, method, replace(training, monitor=watching, monitor_every=config.eval.watch_every))
 
 
 def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
@@ -156,8 +158,12 @@ def score(
     with_baselines: bool,
     cooked: Cooked | None = None,
 ) -> Scores:
-    """The recipe's scores by the probes ``names``, except fine-tuning, in which all ranks have to take part."""
+    """The recipe's scores by the probes ``names``, except fine-tuning, in which all ranks have to take part.
+
+    Probes that need no labels are the same for all recipes, and stand under ``label_free`` (probe -> arm -> number).
+    """
     device = next(method.parameters()).device
+    with_labels = tuple(name for name in names if name not in ("finetune", *LABEL_FREE_PROBES))
 
     def untrained() -> "Method":
         return build(recipe, config, steps=1).to(device)
@@ -166,13 +172,17 @@ def score(
         config=config,
         method=method,
         splits=splits,
-        probes=tuple(name for name in names if name != "finetune"),
-        untrained=untrained if with_baselines else None,
+        probes=with_labels,
+        untrained=untrained if with_baselines and with_labels else None,
         cooked=cooked,
         needs_labels=recipe.needs_labels,
         diagnostics=recipe.diagnostics,
     )
-    return recipe.score(scored)
+    report = recipe.score(scored)
+    free = tuple(name for name in names if name in LABEL_FREE_PROBES)
+    if free:
+        report["label_free"] = scoring.without_labels(config, method, untrained(), splits.train, free)
+    return report
 
 
 def require_labels(config: Any, splits: Splits, names: Sequence[str]) -> None:

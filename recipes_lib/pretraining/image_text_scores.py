@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from recipes_lib.config import ClassProbe, EvalConfig
+from recipes_lib.config import CLASS_PROBES, ClassProbe, EvalConfig, LabelFreeProbe
 from recipes_lib.data import torchvision_sets
 from recipes_lib.data.load import Images, Splits
 from recipes_lib.errors import DataError, Faults
@@ -27,7 +27,7 @@ PANTRY_TEMPLATES = ("a {}", "a photo of a {}", "a {} on a table")
 class PairEval(EvalConfig):
     """Zero-shot classification, retrieval, and the probes that all recipes have."""
 
-    probes: tuple[Literal["zero_shot", "retrieval", ClassProbe], ...] = (
+    probes: tuple[Literal["zero_shot", "retrieval", ClassProbe, LabelFreeProbe], ...] = (
         "zero_shot",
         "retrieval",
     )
@@ -46,7 +46,7 @@ class PairEval(EvalConfig):
                 faults.add("eval.probes retrieval needs pairs held out: add --data.test-root FOLDER, or leave it out.")
             elif probe == "zero_shot" and self.imagenet is None:
                 faults.add("eval.probes zero_shot needs classes: add --eval.imagenet FOLDER, or leave it out.")
-            elif probe not in ("retrieval", "zero_shot"):
+            elif probe in CLASS_PROBES:
                 faults.add(f"eval.probes {probe} needs labels, and shards have none: leave it out.")
 
 

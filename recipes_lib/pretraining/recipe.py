@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from recipes_lib.config import CLASS_PROBES
+from recipes_lib.config import PROBES
 from recipes_lib.data.load import Images, Splits
 from recipes_lib.data.load import load as load_splits
 from recipes_lib.data.loader import Batch, Crop
@@ -36,6 +36,17 @@ Warn = Callable[[str], None]
 """Shows the user one line, and appends it to the run's ``warnings.txt``."""
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """A method's teacher: a moving average of the student, from which the student's targets come."""
+
+    teacher: nn.Module
+    student: nn.Module
+    """Has the same parameters as the teacher, in the same order."""
+    momentum: float
+    """Momentum of the average at the first step, in [0, 1]; 1 / (1 - momentum) steps are the teacher's memory."""
+
+
 class Method(nn.Module):
     """A module that the engine can train and score.
 
@@ -53,6 +64,10 @@ class Method(nn.Module):
     """Maps texts to tokens, int64 [n, context], if the method learns from texts."""
     finetune_layer: nn.Module | None = None
     """The part of the head that fine-tuning with cross-entropy keeps on top of the backbone."""
+    teaching: Teaching | None = None
+    """The teacher, if the targets come from a moving average of the network."""
+    least_batch: int = 1
+    """Fewest images of a micro-batch, over all ranks, with which the loss's batch statistics make sense."""
     embedder: nn.Module | None = None
     """The whole head as a module, for fine-tuning with SuNCEt, which trains the embeddings."""
 
@@ -141,7 +156,7 @@ class Recipe(Generic[C]):
     """Trains the method."""
     score: Callable[[Scored], Scores] = scoring.score
     """Scores a trained method, by probe and arm."""
-    probes: tuple[str, ...] = CLASS_PROBES
+    probes: tuple[str, ...] = PROBES
     """Names of all probes that ``score`` knows; the command line and the config allow only these."""
     diagnostics: Callable[[Any, tuple[Features, Features] | None, Splits], dict[str, float]] = no_diagnostics
     """Numbers to report beside the scores, from the method and its features of training and test images."""

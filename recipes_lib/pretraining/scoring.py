@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores a pretrained backbone by probes, beside raw pixels, random weights and a supervised network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from recipes_lib.data.images import ImageFiles
-from recipes_lib.data.load import Splits
+from recipes_lib.data.load import Images, Splits
 from recipes_lib.data.loader import StepBatches
-from recipes_lib.evaluation import baselines, probes
+from recipes_lib.evaluation import baselines, label_free, probes
 from recipes_lib.evaluation.features import Features, extract
+from recipes_lib.evaluation.label_free import Looks
 from recipes_lib.views.multicrop import MultiCrop
 
 if TYPE_CHECKING:
@@ -101,6 +102,22 @@ def score(scored: Scored) -> Scores:
             report.setdefault("factors", {})[arm] = found
     report["diagnostics"] = scored.diagnostics(scored.method, arms["method"], Splits(train, splits.test))
     return report | ({"cooked": {"steps": cooked.config.train.steps}} if cooked else {})
+
+
+def without_labels(
+    config: Any, method: "Method", untrained: "Method", train: Images, names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The label-free probes ``names``, each of the method, of an untrained network and, where it makes sense, of pixels.
+
+    The untrained network is always beside the trained one, because these numbers mean nothing alone: an untrained
+    network often has the higher rank. Its batch norms have their initial statistics, mean 0 and variance 1.
+    """
+    looks = Looks(**_how(config), views=config.views, seed=DATA_SEED)
+    arms = {"method": method.eval().backbone, "random_init": untrained.backbone}
+    found = {arm: label_free.measure(backbone, train, names, looks) for arm, backbone in arms.items()}
+    of_pixels = [name for name in names if name in label_free.OF_DIRECTIONS]
+    found["raw_pixels"] = label_free.measure(label_free.RawPixels(), train, of_pixels, looks)
+    return {name: {arm: values[name] for arm, values in found.items() if name in values} for name in names}
 
 
 def _how(config: Any) -> dict[str, Any]:

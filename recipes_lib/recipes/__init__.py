@@ -38,6 +38,30 @@ class Entry:
         return f"notebooks/{self.name}.ipynb"
 
 
+_SIZES = ("toy", "simmer", "laptop")
+_OF_THE_FAMILIES = (
+    "rotation",
+    "simclr",
+    "dcl",
+    "nnclr",
+    "moco_v2",
+    "moco_v3",
+    "byol",
+    "simsiam",
+    "dino",
+    "ibot",
+    "barlow_twins",
+    "vicreg",
+    "swav",
+    "w_mse",
+    "mae",
+    "simmim",
+    "beit",
+    "lejepa",
+    "ijepa",
+)
+"""The methods that the recipe ``families`` has small presets of."""
+
 MENU = {
     entry.name: entry
     for entry in (
@@ -50,6 +74,46 @@ MENU = {
             idea="A task made of the data itself, why its cheapest answer is worthless, and how one knows what was learned.",
             presets=("toy", "simmer"),
             seconds=40,
+        ),
+        Entry(
+            name="families",
+            title="The families: eighteen methods, one loop",
+            paper="Balestriero, Ibrahim, Sobal, Morcos, Shekhar, Goldstein, Bordes, Bardes, Mialon, Tian, Schwarzschild, "
+            "Wilson, Geiping, Garrido, Fernandez, Bar, Pirsiavash, LeCun, Goldblum: A Cookbook of Self-Supervised "
+            "Learning, 2023, arXiv 2304.12210, section 2",
+            idea="The losses of eighteen methods in one training loop, each with and without what keeps it from collapsing.",
+            presets=(
+                *_SIZES,
+                *(f"{method}_{size}" for method in _OF_THE_FAMILIES for size in _SIZES),
+                "rotation_rn50_imagenet",
+                "simclr_rn50_imagenet",
+                "dcl_rn50_imagenet",
+                "nnclr_rn50_imagenet",
+                "moco_v2_rn50_imagenet",
+                "moco_v3_rn50_imagenet",
+                "moco_v3_vits16_imagenet",
+                "byol_rn50_imagenet",
+                "simsiam_rn50_imagenet",
+                "dino_vits16_imagenet",
+                "dino_rn50_imagenet",
+                "ibot_vits16_imagenet",
+                "w_mse_rn18_cifar10",
+                "w_mse_rn18_imagenet100",
+                "barlow_twins_rn50_imagenet",
+                "vicreg_rn50_100ep_imagenet",
+                "vicreg_rn50_imagenet",
+                "swav_rn50_b256_imagenet",
+                "swav_rn50_imagenet",
+                "mae_vitl16_imagenet",
+                "mae_vitb16_imagenet",
+                "simmim_vitb16_imagenet",
+                "beit_vitb16_imagenet",
+                "lejepa_vits8_imagenette",
+                "lejepa_vitl14_imagenet",
+                "ijepa_vith14_imagenet",
+            ),
+            seconds=90,
+            needs=("what_is_ssl",),
         ),
         Entry(
             name="msn",

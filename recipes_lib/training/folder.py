@@ -2,15 +2,13 @@
 """The folder of a run: its config, its state, its results, and a lock against other processes.
 
 It holds ``config.yaml``, ``state.json`` (``running``, ``interrupted``, ``done`` or ``failed``, and the step),
-``data.json`` (which images the run learns from), ``metrics.jsonl``, ``warnings.txt``, ``checkpoints/``,
-``model.safetensors`` and ``report.json``. Only rank 0 writes, and nothing is written through a symbolic link.
+``data.json`` (which images the run learns from), ``metrics.jsonl``, ``timing.jsonl`` (where the time went),
+``warnings.txt``, ``checkpoints/``, ``model.safetensors`` and ``report.json``. Only rank 0 writes, and nothing is written through a symbolic link.
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +25,7 @@ from recipes_lib.errors import ConfigError, Interrupted, RunError, UserError, pr
 Status = Literal["running", "interrupted", "done", "failed"]
 
 _STATUSES = get_args(Status)
-_FILES: tuple[str, ...] = ("config.yaml", "state.json", "data.json", "metrics.jsonl", "warnings.txt")
+_FILES: tuple[str, ...] = ("config.yaml", "state.json", "data.json", "metrics.jsonl", "timing.jsonl", "warnings.txt")
 _FILES += ("model.safetensors", "report.json", ".lock")
 _FREE = ("data.on_damage", "train.timeout")
 """Fields of the config that may change when a run is resumed: they change how it is supervised, not what it trains."""
@@ -40,6 +38,14 @@ def default_path(recipe: str) -> Path:
     while path.exists():
         path, number = Path("runs", f"{stem}-{number}"), number + 1
     return path
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """The report of a finished run folder, or ``None`` if the run is not finished."""
+    if not (path / "state.json").is_file():
+        return None
+    run = RunFolder.open(path)
+    return run.read_report() if run.state()["status"] == "done" else None
 
 
 class RunFolder:
@@ -312,23 +318,10 @@ class RunFolder:
                 path.rmdir() if path == self.path else path.unlink()
 
     def _take_lock(self) -> None:
-        """Locks ``.lock`` until the process ends, in whatever way.
-
-        It is a POSIX lock, not ``flock``: loader workers would inherit the latter through ``fork``, and they outlive a
-        killed parent by seconds, in which the run could not be resumed.
-        """
-        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # POSIX allows either error for a lock that is taken
-            holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
-            os.close(lock)
-            raise RunError(f"{self.path} is in use by {holder}. Wait for it, or choose another --out.") from None
-        except OSError:
-            pass  # a file system without locks; the lock only protects from a user's mistake, so continue
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
-        self._lock = lock
+            self._lock = durable.lock(self.path / ".lock")
+        except BlockingIOError as held:
+            raise RunError(f"{self.path} is in use by {held}. Wait for it, or choose another --out.") from None
 
     def _refuse_other(self, recipe: str, config: Any) -> None:
         """Raises ``RunError`` if this is not an unfinished run of ``config``; updates the fields that may change."""

@@ -41,7 +41,7 @@ class RunLog:
     def __enter__(self) -> Self:
         if is_main():
             self._board = _writer(self._board_path, self._start) if self._tensorboard else None
-            with _disk_errors(self._path):
+            with disk_errors(self._path):
                 _truncate(self._path, self._start)
                 self._file: IO[str] = durable.append(self._path)
             self._began = self._told = time.monotonic()
@@ -76,11 +76,11 @@ class RunLog:
         if not is_main():
             return
         line = {"step": step, **{name: value if math.isfinite(value) else None for name, value in metrics.items()}}
-        with _disk_errors(self._path):
+        with disk_errors(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if self._board is not None:
-            with _disk_errors(self._board_path):
+            with disk_errors(self._board_path):
                 for name, value in metrics.items():
                     self._board.add_scalar(name, value, step)
         self._done, self._loss = step + 1, metrics["loss"]
@@ -123,7 +123,8 @@ def _step_of(line: str) -> float:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Inside the context, an error of the disk becomes a ``RunError`` that names the file at ``path``."""
     try:
         yield
     except OSError as error:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from recipes_lib.optim import build as optim
 from recipes_lib.training import checkpoint, rank_checkpoints
 from recipes_lib.training.folder import RunFolder
 from recipes_lib.training.log import RunLog
+from recipes_lib.training.timing import Timing
 
 _DDP = SyncConfig()
 
@@ -51,6 +53,15 @@ class Training:
     world: World
     workers: int = 0
     """Number of processes of this rank that load batches."""
+    monitor: Callable[[Any], dict[str, float]] | None = None
+    """Measures the method after some of the steps, without changing it; its numbers join the step's metrics."""
+    monitor_every: int = 100
+    """Number of steps between two measurements; the first and the last step are always measured."""
+
+    def measured(self, method: nn.Module, step: int) -> dict[str, float]:
+        """The numbers of ``monitor`` after ``step``, on rank 0; empty where none are due."""
+        due = step in (0, self.steps - 1) or (step + 1) % self.monitor_every == 0
+        return self.monitor(method) if self.monitor is not None and due and collectives.is_main() else {}
 
 
 def training(
@@ -108,12 +119,13 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
         RunLog(folder, steps, start, tensorboard=train.tensorboard) as log,
         Watch(train.timeout, folder.stop_without_main) as watch,
     ):
+        timing = Timing(folder.path)
         folder.set_state("running", start)
         for step in range(start, steps):
             schedule.apply(optimizer, step)
             randomness.seed_torch(randomness.step_key(train.seed, step, "layers"), world.device)
             try:
-                metrics = _accumulate(model, strategy, stream, method.views, step, train, watch)
+                metrics = _accumulate(model, strategy, stream, method.views, step, train, watch, timing)
             except FloatingPointError as error:  # raised by a loss for values that it cannot use
                 folder.set_state("failed")
                 raise Diverged(advice(step, str(error), schedule.config, folder, method)) from None
@@ -126,7 +138,11 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
                 strategy.finish(step)
             method.after_step(step)
             sent = {"sync_bytes": strategy.traffic.bytes_sent} if world.size > 1 else {}
-            untold.append({**metrics, "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"], **sent})
+            with timing.of("watch"):
+                watched = given.measured(method, step)
+            rate = {"lr": optimizer.param_groups[0]["lr"]}
+            untold.append({**metrics, "grad_norm": norm, **rate, **sent, **watched})
+            timing.step()
             if not (last or due or strategy.meets(step)):
                 continue
             _tell(untold, step, log, schedule.config, folder, method)
@@ -136,6 +152,7 @@ def fit(given: Training, folder: RunFolder) -> Traffic:
                 rank_checkpoints.save(
                     folder, step + 1, train.keep_checkpoints, method, optimizer, strategy, alike=alike
                 )
+                timing.write(step)
             if stop and not last:
                 folder.set_state("interrupted", step + 1)
                 raise Interrupted(f"Interrupted after step {step + 1} of {steps}. Go on: recipes resume {folder.path}")
@@ -176,12 +193,14 @@ def _accumulate(
     step: int,
     train: TrainConfig,
     watch: Watch,
+    timing: Timing,
 ) -> dict[str, Tensor]:
     """Accumulates the gradients of one optimiser step; returns its metrics, averaged over its micro-batches."""
     totals: dict[str, Tensor] = {}
     for micro in range(train.accumulate):
         watch.at(step, "reading its images")
-        batch = next(stream)
+        with timing.of("data"):
+            batch = next(stream)
         watch.at(step, "computing")
         with strategy.hold(step, last=micro + 1 == train.accumulate):
             views = make_views(batch, step)

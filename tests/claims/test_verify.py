@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recipes_lib import claims, recipes
+from recipes_lib import claims, processes, recipes
 from recipes_lib.claim import HOLDS, Arm, Measurement
 from recipes_lib.claims import verify as trial
 from recipes_lib.claims.fingerprint import compare, fingerprint, takers
@@ -28,12 +28,13 @@ def inside(fake, monkeypatch):
     """Jobs run in this process, where the fake recipe is; a list of what ran."""
     ran = []
 
-    def run_one(name, run, halt):
-        ran.append((run.arm, run.seed))
-        assert trial._worker(name, run.arm, run.seed, run.folder) == 0
-        return True
+    def each(commands, at_once):
+        for index, command in enumerate(commands):
+            name, arm, seed, folder = command.words[-4:]
+            ran.append((arm, int(seed)))
+            yield index, trial._worker(name, arm, int(seed), Path(folder))
 
-    monkeypatch.setattr(trial, "_run_one", run_one)
+    monkeypatch.setattr(processes, "each", each)
     return ran
 
 
@@ -148,7 +149,12 @@ def test_an_unfinished_run_is_not_taken_for_a_metric(fake, inside, tmp_path):
 
 def program(monkeypatch, text):
     """Every job becomes this Python program, in a process of its own."""
-    monkeypatch.setattr(trial, "_command", lambda name, run: [sys.executable, "-c", text, run.arm, str(run.folder)])
+
+    def command(name, run):
+        words = (sys.executable, "-c", text, run.arm, str(run.folder))
+        return processes.Command(words, run.folder.with_suffix(".log"))
+
+    monkeypatch.setattr(trial, "_command", command)
 
 
 def test_jobs_run_in_processes_of_one_thread_and_at_most_so_many_at_once(fake, monkeypatch, tmp_path):

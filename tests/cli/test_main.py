@@ -255,7 +255,7 @@ def test_no_command_shows_the_help(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "list", "show msn", "list --json", "evaluate --help", "run msn --preset toi"]
+    "command", ["--help", "list", "show msn", "list --json", "evaluate --help", "sweep --help", "run msn --preset toi"]
 )
 def test_what_needs_no_torch_imports_none(command):
     program = (

@@ -134,6 +134,7 @@ def test_data_that_is_drawn_refuses_a_root():
         (OptimConfig(stretch=0.5), "optim.stretch"),
         (OptimConfig(first_count=2), "optim.first_count"),
         (OptimConfig(lr_in_momentum=True), "optim.lr_in_momentum"),
+        (OptimConfig(nesterov=False), "optim.nesterov"),
         (OptimConfig(clip=0.0), "optim.clip"),
         (TrainConfig(epochs=0.0), "train.epochs"),
         (TrainConfig(epochs=None), "train.epochs"),

@@ -196,9 +196,11 @@ def test_a_run_is_evaluated_by_every_probe_that_the_recipe_lists(recipe, run, tm
     folder = Path(shutil.copytree(run, tmp_path / "run"))  # fine-tuning writes
     found = runs.evaluate(recipe, folder, recipe.probes)
     named = {"retrieval" if name in ("ir1", "ir5", "tr1", "tr5") else name for name in found["scores"]}
-    assert named | ({"factors"} & set(found)) == set(recipe.probes)
+    assert named | ({"factors"} & set(found)) | set(found["label_free"]) == set(recipe.probes)
     scores = [score for probe in found["scores"].values() for score in probe.values()]
     assert all(0 <= score <= 1 for score in [*scores, *found["factors"]["method"].values()]), found
+    numbers = [number for probe in found["label_free"].values() for number in probe.values()]
+    assert all(map(math.isfinite, numbers)), found["label_free"]
 
 
 def test_baselines_leave_the_trained_method_as_it_was(recipe, run):

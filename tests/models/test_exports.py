@@ -19,7 +19,7 @@ from recipes_lib.models.wide_resnet import WideResNet
 from recipes_lib.views import colour
 
 
-def network(stem: str = "patch", width: int = 32, **options: bool) -> vit.VisionTransformer:
+def network(stem: str = "patch", width: int = 32, **options: object) -> vit.VisionTransformer:
     torch.manual_seed(0)
     shape = vit.Shape(width, 2, width // 16)
     return vit.VisionTransformer(shape, image_size=16, patch_size=4, stem=stem, **options).eval()
@@ -38,7 +38,16 @@ def pictures() -> torch.Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("make", [network, clips, lambda: ResNet("resnet18", stem="imagenet").eval()])
+def meant() -> vit.VisionTransformer:
+    """A network whose representation is the mean of its patches, with registers, and norms that are no longer plain."""
+    model = network(pool="mean", registers=2)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("make", [network, clips, meant, lambda: ResNet("resnet18", stem="imagenet").eval()])
 def test_timm_builds_and_fills_an_exported_network_itself(tmp_path, make):
     model = make()
     exports.write(model, tmp_path / "out", "timm")
@@ -121,6 +130,8 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     ("make", "kind"),
     [
         (lambda: network("conv"), "VisionTransformer with stem 'conv'"),
+        (lambda: network(pool="mean"), "neither registers nor the mean of the patches"),
+        (lambda: network(registers=2), "neither registers nor the mean of the patches"),
         (lambda: ResNet("resnet18", stem="cifar"), "ResNet"),
         (lambda: WideResNet(depth=10, width=1), "WideResNet"),
         (ConvNet, "ConvNet"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recipes_lib.models.heads import Predictor, ProjectionHead, Prototypes
+from recipes_lib.models.heads import MLPHead, Predictor, ProjectionHead, Prototypes
 
 
 @pytest.mark.parametrize(("name", "activation"), [("gelu", F.gelu), ("relu", F.relu)])
@@ -41,6 +41,50 @@ def test_projection_head_starts_with_the_papers_weights():
     for layer in (head.fc1, head.fc2, head.fc3):
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
         assert (layer.bias == 0).all()
+
+
+def kinds(head: MLPHead) -> list[str]:
+    return [type(layer).__name__ for layer in head.layers]
+
+
+def test_an_mlp_head_is_linear_norm_relu_for_each_hidden_layer_then_linear():
+    torch.manual_seed(0)
+    head, features = MLPHead(6, 10, 4, layers=3), torch.randn(5, 6)
+    hidden = ["Linear", "CrossRankBatchNorm", "ReLU"]
+    assert kinds(head) == [*hidden, *hidden, "Linear"]
+    first, second, last = (layer for layer in head.layers if isinstance(layer, torch.nn.Linear))
+    assert [first.weight.shape, second.weight.shape, last.weight.shape] == [(10, 6), (10, 10), (4, 10)]
+    assert (first.bias, second.bias) == (None, None)  # a batch norm would take it away
+    x = F.relu(F.batch_norm(features @ first.weight.T, None, None, training=True))
+    x = F.relu(F.batch_norm(x @ second.weight.T, None, None, training=True))
+    torch.testing.assert_close(head(features), x @ last.weight.T + last.bias)
+    assert head.out_dim == 4
+
+
+def test_an_mlp_head_without_norm_has_gelu_and_biases():
+    torch.manual_seed(0)
+    head, features = MLPHead(6, 10, 4, layers=2, norm="none"), torch.randn(5, 6)
+    assert kinds(head) == ["Linear", "GELU", "Linear"]
+    first, _, last = head.layers
+    torch.testing.assert_close(
+        head(features), F.gelu(features @ first.weight.T + first.bias) @ last.weight.T + last.bias
+    )
+
+
+def test_the_last_norm_of_an_mlp_head_has_no_learned_scale_and_no_bias_before_it():
+    torch.manual_seed(0)
+    head, features = MLPHead(6, 10, 4, layers=1, last_norm=True), torch.randn(5, 6)
+    assert kinds(head) == ["Linear", "CrossRankBatchNorm"]
+    assert [name for name, _ in head.named_parameters()] == ["layers.0.weight"]
+    want = F.batch_norm(features @ head.layers[0].weight.T, None, None, training=True)
+    torch.testing.assert_close(head(features), want)
+
+
+def test_an_mlp_head_of_one_layer_is_linear_and_of_none_is_the_identity():
+    assert kinds(MLPHead(6, 10, 4, layers=1)) == ["Linear"]
+    none, features = MLPHead(6, 10, 4, layers=0, last_norm=True), torch.randn(5, 6)
+    assert none(features) is features
+    assert none.out_dim == 6
 
 
 def test_predictor_is_norm_linear_norm_relu_linear_with_a_quarter_of_the_width_between():

@@ -16,7 +16,7 @@ from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.wide_resnet import WideResNet
 
 
-def network(stem: str = "patch", width: int = 32, **options: bool) -> vit.VisionTransformer:
+def network(stem: str = "patch", width: int = 32, **options: object) -> vit.VisionTransformer:
     torch.manual_seed(0)
     shape = vit.Shape(width, 2, width // 16)
     return vit.VisionTransformer(shape, image_size=16, patch_size=4, stem=stem, **options).eval()
@@ -41,7 +41,11 @@ def pictures() -> torch.Tensor:
         (network, "timm"),
         (network, "hf"),
         (clips, "timm"),
+        (lambda: network(pool="mean"), "timm"),
+        (lambda: network(pool="mean", registers=3), "timm"),
+        (lambda: network(registers=1), "timm"),
         (lambda: network("conv"), "timm"),
+        (lambda: network("conv", pool="mean"), "timm"),
         (lambda: ResNet("resnet18", stem="cifar").eval(), "timm"),
         (lambda: WideResNet(depth=10, width=2).eval(), "timm"),
         (lambda: ConvNet().eval(), "timm"),

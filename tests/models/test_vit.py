@@ -13,10 +13,10 @@ from recipes_lib.models.vit import VisionTransformer, ViTConfig
 from recipes_lib.views.masking import keep_count, random_keep
 
 
-def network(stem: str = "patch") -> VisionTransformer:
+def network(stem: str = "patch", **options: object) -> VisionTransformer:
     """3 blocks of width 32 on a grid of 4x4 patches of 8 pixels."""
     torch.manual_seed(0)
-    model = VisionTransformer(vit.Shape(32, 3, 4), image_size=32, patch_size=8, stem=stem).double()
+    model = VisionTransformer(vit.Shape(32, 3, 4), image_size=32, patch_size=8, stem=stem, **options).double()
     for parameter in model.parameters():  # biases of 0 and norms of 1 would hide a mistake
         nn.init.normal_(parameter, std=0.1)
     return model.eval()
@@ -123,6 +123,93 @@ def test_dropped_patches_cost_nothing_in_the_blocks(ratio):
         assert vit.forward_flops(model, images, torch.zeros(kept, dtype=torch.int64)) == 2 * 2 * (
             11 * block + last + embed
         )
+
+
+# all tokens, masked ones too
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_all_tokens_are_timms_the_class_token_and_registers_first(registers):
+    model, images = network(registers=registers), pictures()
+    tokens = model.tokens(images)
+    assert tokens.shape == (3, 1 + registers + 16, 32)
+    torch.testing.assert_close(tokens, model.forward_features(images))
+    torch.testing.assert_close(tokens[:, 0], model(images))
+
+
+def test_tokens_of_kept_patches_are_in_the_order_of_keep_and_see_no_others():
+    model, images = network(registers=1), pictures()
+    keep = torch.tensor([[7, 2, 11], [0, 1, 2], [5, 4, 3]])
+    tokens = model.tokens(images, keep)
+    assert tokens.shape == (3, 2 + 3, 32)
+    turned = model.tokens(images, keep.flip(1))
+    torch.testing.assert_close(turned[:, :2], tokens[:, :2])
+    torch.testing.assert_close(turned[:, 2:], tokens[:, 2:].flip(1))
+    torch.testing.assert_close(tokens[:, 0], model(images, keep))
+
+
+def test_a_mask_token_replaces_the_embedding_of_a_patch_and_keeps_its_position():
+    model, images = network(), pictures()
+    masked = torch.zeros(3, 16, dtype=torch.bool)
+    masked[:, [2, 9]] = True
+    token = torch.randn(32, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    embedded = model.patch_embed(images)  # timm's own steps, with the token put in by hand
+    embedded[:, [2, 9]] = token
+    want = model.norm(model.blocks(model._pos_embed(embedded)))
+    got = model.tokens(images, masked=masked, mask_token=token)
+    torch.testing.assert_close(got, want)
+    assert (got[:, 1 + 2] - got[:, 1 + 9]).abs().max() > 1e-3  # the same token at two places
+    other = images.clone()
+    other[:, :, :8, 16:24] += 1  # patch 2
+    assert torch.equal(model.tokens(other, masked=masked, mask_token=token), got)
+    got.square().sum().backward()
+    assert token.grad.abs().sum() > 0
+
+
+def test_masking_nothing_is_the_plain_network_and_half_of_the_arguments_is_refused():
+    model, images = network(), pictures()
+    none = torch.zeros(3, 16, dtype=torch.bool)
+    torch.testing.assert_close(model.tokens(images, masked=none, mask_token=torch.ones(32)), model.tokens(images))
+    for half in ({"masked": none}, {"mask_token": torch.ones(32)}):
+        with pytest.raises(ValueError, match="masked and mask_token go together"):
+            model.tokens(images, **half)
+
+
+# the mean of the patches, and registers
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_the_mean_of_the_patches_is_timms_average_pooling(registers):
+    model, images = network(pool="mean", registers=registers), pictures()
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 0}
+    theirs = timm.create_model("vit_base_patch16_224", **sizes, global_pool="avg", reg_tokens=registers).double().eval()
+    names = {"norm.weight": "fc_norm.weight", "norm.bias": "fc_norm.bias"}
+    theirs.load_state_dict({names.get(key, key): value for key, value in model.state_dict().items()})
+    torch.testing.assert_close(model(images), theirs(images))
+    torch.testing.assert_close(model(images), model.norm(model.before_norm(images)))
+
+
+def test_the_mean_is_over_kept_patches_alone():
+    model, images = network(pool="mean", registers=2), pictures()
+    keep = torch.tensor([3, 8])
+    want = model.norm(all_kept(model, images, keep)[:, 3:].mean(dim=1))
+    torch.testing.assert_close(model(images, keep), want)
+
+
+def all_kept(model: VisionTransformer, images: Tensor, keep: Tensor) -> Tensor:
+    """timm's tokens before the final norm, of a sequence without the other patches."""
+    tokens = model._pos_embed(model.patch_embed(images))
+    first = model.num_prefix_tokens
+    return model.blocks(torch.cat([tokens[:, :first], tokens[:, first + keep]], dim=1))
+
+
+def test_registers_are_trained_and_start_as_small_as_the_class_token():
+    torch.manual_seed(0)
+    model = vit.build(ViTConfig(arch="vit_small", registers=4), image_size=224)
+    assert model.reg_token.shape == (1, 4, 384)
+    assert model.reg_token.std().item() == pytest.approx(0.02, rel=0.1)
+    model(torch.zeros(1, 3, 224, 224)).sum().backward()
+    assert model.reg_token.grad is not None
 
 
 # other image sizes

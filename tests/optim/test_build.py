@@ -78,6 +78,60 @@ def test_only_groups_that_decay_get_weight_decay(name, kind):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [PAPER.at(500_399)["weight_decay"], 0, 0]
 
 
+@pytest.mark.parametrize(("nesterov", "moved"), [(True, 0.1 * (1 + 0.9 + 1 + 0.9 * 1.9)), (False, 0.1 * (1 + 1.9))])
+def test_the_momentum_of_sgd_is_the_configs(nesterov, moved):
+    """Two steps with the gradient 1: the momentum is 1, then 1.9; Nesterov's step adds 0.9 of it to the gradient."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = build(OptimConfig(name="sgd", lr=0.1, nesterov=nesterov), [{"params": [weight], "decays": False}])
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert weight.item() == pytest.approx(1 - moved, abs=1e-6)
+
+
+def test_the_learning_rate_of_a_group_that_asks_for_it_is_the_peak_at_every_step():
+    """SimSiam's predictor: neither warm-up nor cosine."""
+    config = OptimConfig(name="sgd", lr=0.1, lr_start=0.0, lr_final=0.0, warmup_steps=2, stretch=1.0)
+    first, second, third = groups()
+    optimizer = build(config, [first, second | {"constant_lr": False}, third | {"constant_lr": True}])
+    schedule = Schedule(config=config, steps=10, steps_per_epoch=10)
+    for step in range(10):
+        schedule.apply(optimizer, step)
+        assert [group["lr"] for group in optimizer.param_groups] == [schedule.at(step)["lr"]] * 2 + [0.1]
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars", "sgd", "stable_adamw"])
+def test_a_frozen_group_stands_still_for_its_share_and_its_running_means_start_afterwards(name):
+    config = OptimConfig(name=name, warmup_steps=0)
+    schedule = Schedule(config=config, steps=10, steps_per_epoch=10)
+    (weight, frozen), alone = (nn.Parameter(torch.ones(2, 2)) for _ in range(2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = build(
+        config,
+        [{"params": [weight], "decays": True}, {"params": [frozen], "decays": True, "frozen": 0.25}],
+    )
+    other = build(config, [{"params": [alone], "decays": True}])
+    for step in range(4):
+        schedule.apply(optimizer, step)
+        weight.grad, frozen.grad = torch.full((2, 2), 2.0), torch.full((2, 2), 3.0)
+        optimizer.step()
+        assert (frozen.grad is None) == (step < 3)
+        assert not torch.equal(weight.detach(), torch.ones(2, 2))
+        assert torch.equal(frozen.detach(), torch.ones(2, 2)) == (step < 3)
+    schedule.apply(other, 3)  # an optimiser whose first step is the fourth of the run
+    alone.grad = torch.full((2, 2), 3.0)
+    other.step()
+    assert torch.equal(frozen, alone)
+
+
+def test_a_group_with_a_factor_has_the_learning_rate_of_the_step_times_this_factor():
+    one, scaled = [{"params": [torch.nn.Parameter(torch.ones(2, 2))], "decays": True} for _ in range(2)]
+    optimizer = build(OptimConfig(name="lars"), [one, {**scaled, "lr_scale": 0.024}])
+    for step in (0, 500_399):
+        PAPER.apply(optimizer, step)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == [PAPER.at(step)["lr"], 0.024 * PAPER.at(step)["lr"]]
+
+
 def test_adamw_step_is_the_one_of_the_papers():
     """Decoupled decay, betas .9 and .999, eps 1e-8: the first step is lr * sign(gradient), after lr * decay * weight."""
     weights = groups()

@@ -76,6 +76,40 @@ def test_some_views_are_equalised_and_the_others_left_as_they_were():
     assert 2 <= same.sum() <= 10
 
 
+def test_the_second_view_and_the_small_ones_may_have_their_own_colours_and_keep_their_places():
+    plain = MultiCrop(replace(GEOMETRY, global_views=2), seed=0)(batch(range(12)))
+    looks = {"second": replace(GEOMETRY, solarize=1.0), "local": replace(GEOMETRY, grayscale=1.0)}
+    views = MultiCrop(replace(GEOMETRY, global_views=2), seed=0, **looks)(batch(range(12)))
+    for number in (0, 2):  # the other large views are as they were
+        torch.testing.assert_close(views[number], plain[number], atol=2e-5, rtol=0)
+    values = plain[1] * std() + mean()
+    want = torch.where(values < 0.5, values, 1 - values)
+    torch.testing.assert_close(views[1] * std() + mean(), want, atol=1e-4, rtol=0)
+    for number in (3, 4):
+        values = views[number] * std() + mean()
+        torch.testing.assert_close(values[:, 0], values[:, 2], atol=1e-4, rtol=0)
+        torch.testing.assert_close(values[:, 0], grey(plain[number] * std() + mean()), atol=3e-4, rtol=0)
+
+
+def test_geometry_noise_and_normalisation_are_those_of_the_main_config_alone():
+    other = replace(GEOMETRY, global_scale=(0.1, 0.2), flip=1.0, noise=0.5, normalize="image", image_size=64)
+    changed = MultiCrop(GEOMETRY, seed=0, second=other, local=other)(batch(range(12)))
+    for a, b in zip(changed, MultiCrop(GEOMETRY, seed=0)(batch(range(12))), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+
+
+def mean() -> torch.Tensor:
+    return torch.tensor(colour.CHANNELS["imagenet"][0]).view(3, 1, 1)
+
+
+def std() -> torch.Tensor:
+    return torch.tensor(colour.CHANNELS["imagenet"][1]).view(3, 1, 1)
+
+
+def grey(values: torch.Tensor) -> torch.Tensor:
+    return (values * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1)
+
+
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 1}])
 def test_another_epoch_or_seed_has_other_views(change):
     first = MultiCrop(EVERYTHING, seed=0)(batch([3, 4]))

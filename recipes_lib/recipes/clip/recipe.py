@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes_lib import randomness
-from recipes_lib.config import CLASS_PROBES, OptimConfig, SyncConfig, TrainConfig
+from recipes_lib.config import PROBES, OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.data import tokenizer
 from recipes_lib.data.load import Splits
 from recipes_lib.data.loader import Batch, Crop
@@ -295,6 +295,6 @@ RECIPE = Recipe(
     method=CLIP,
     load=load,
     score=image_text_scores.score,
-    probes=("zero_shot", "retrieval", *CLASS_PROBES),
+    probes=("zero_shot", "retrieval", *PROBES),
     diagnostics=diagnostics,
 )

@@ -41,10 +41,12 @@ def small(
     toy_steps: int = 300,
     simmer_steps: int = 1000,
     laptop_model: ModelConfig | None = None,
+    name: str | None = None,
 ) -> dict[str, Config]:
     """The presets ``METHOD_toy`` (45 s of a core), ``METHOD_simmer`` and ``METHOD_laptop`` (CIFAR-10) of a method.
 
-    ``laptop_model`` is the network for CIFAR-10; by default a ResNet-18 with the same heads, or a larger transformer.
+    ``name`` replaces METHOD where an objective has options that go by a name of their own. ``laptop_model`` is the
+    network for CIFAR-10; by default a ResNet-18 with the same heads, or a larger transformer.
     """
     toy = Config(
         data=DATA,
@@ -58,7 +60,7 @@ def small(
     if laptop_model is None:
         larger = {"arch": "vit_nano", "patch_size": 4} if model.has_blocks else {"arch": "resnet18", "stem": "cifar"}
         laptop_model = replace(model, hidden=512, dim=128, **larger)
-    name = loss.objective
+    name = name or loss.objective
     return {
         f"{name}_toy": toy,
         f"{name}_simmer": replace(toy, train=replace(toy.train, steps=simmer_steps, checkpoint_every=500)),

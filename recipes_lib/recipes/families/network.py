@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recipes_lib.data.loader import Batch, Crop
 from recipes_lib.models import backbones, heads
 from recipes_lib.optim import groups, schedules
-from recipes_lib.pretraining.recipe import Method
+from recipes_lib.pretraining.recipe import Method, Teaching
 from recipes_lib.recipes.families.settings import Config, FamiliesViews
 from recipes_lib.views.multicrop import MultiCrop
 
@@ -81,6 +81,10 @@ class Siamese(FamilyMethod):
         """The backbone, which is evaluated and exported."""
         return self.encoder.backbone
 
+    def embed(self, features: Tensor) -> Tensor:
+        """The embeddings of the evaluated backbone's features.  [batch, features] -> [batch, dim]"""
+        return self.encoder.projector(features)
+
     def embeddings(self, views: dict) -> Tensor:
         """The embeddings of all views, large ones first: [V, batch, dim], one encoder call per resolution."""
         large = self.encoder(views["large"])
@@ -101,12 +105,21 @@ class Taught(Siamese):
         super().__init__(config, steps)
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
 
-    @torch.no_grad()
+    @property
+    def teaching(self) -> Teaching:
+        """The teacher, the encoder, and the momentum of the moving average at the first step."""
+        return Teaching(self.teacher, self.encoder, self.config.model.ema)
+
     def after_step(self, step: int) -> None:
         """Moves the teacher's parameters towards the encoder's; its batch norms keep their own running statistics."""
+        self.follow(self.teacher, self.encoder, step)
+
+    @torch.no_grad()
+    def follow(self, teacher: nn.Module, student: nn.Module, step: int) -> None:
+        """Moves the parameters of ``teacher`` towards those of ``student``, with the momentum of the step."""
         model = self.config.model
         momentum = schedules.cosine(step, model.ema, model.ema_final, self.steps)
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.encoder.parameters()), 1 - momentum)
+        torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
 
     def param_groups(self) -> list[dict]:
         """The optimiser's groups, without the teacher: weights decay; biases and norms do not."""

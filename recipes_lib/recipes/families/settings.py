@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from recipes_lib.config import DataConfig, EvalConfig, OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.errors import Faults
 from recipes_lib.models import backbones, layers
+from recipes_lib.views import masking
 from recipes_lib.views.multicrop import ViewsConfig
 
 Objective = Literal[
@@ -70,8 +71,9 @@ class FamiliesViews(ViewsConfig):
     local_blur: float | None = None
     """Probability of blurring a small view; None: that of ``blur``. DINO's is 0.5."""
     mask_ratio: float = 0.0
-    """Share of the patches that are hidden, in [0, 1). ``mae``: 0.75; ``simmim``: 0.6; ``beit``: 0.4 in blocks;
-    ``dino`` with ``loss.patch_weight``: the share of the patches that iBOT's student does not see, 0.3."""
+    """Share of the patches that are hidden, in [0, 1). ``mae``: 0.75; ``simmim``: 0.6; ``beit``: 0.4 in blocks
+    (75 of 196 patches are 0.38); ``dino`` with ``loss.patch_weight``: iBOT's student does not see the share 0.3 of
+    half of the large views."""
     mask_unit: int = 1
     """Patches along the side of a square that is hidden as a whole; ``simmim`` only, whose 2 x 16 pixels make 32."""
     target_blocks: int = 4
@@ -131,11 +133,11 @@ class ModelConfig(backbones.BackboneConfig):
     ema_final: float = 1.0
     """Momentum of the teacher at the end of a cosine (``ijepa``: a straight line) over the run, in [0, 1]."""
     decoder_width: int = 512
-    """Width of the decoder (``mae``) or of the predictor (``ijepa``: 384), a multiple of ``decoder_heads``."""
+    """Width of the decoder (``mae``) or of the predictor (``ijepa``: 384), a multiple of 4 and of ``decoder_heads``."""
     decoder_depth: int = 8
     """Blocks of the decoder (``mae``) or of the predictor (``ijepa``: 12), at least 1."""
     decoder_heads: int = 16
-    """Attention heads of the decoder (``mae``) or of the predictor (``ijepa``: 12), at least 1."""
+    """Attention heads of the decoder (``mae``) or of the predictor (``ijepa``: as many as the encoder), at least 1."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
@@ -157,8 +159,8 @@ class ModelConfig(backbones.BackboneConfig):
         for name in ("decoder_depth", "decoder_heads"):
             faults.need(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "of at least 1")
         if self.decoder_heads >= 1:
-            whole = self.decoder_width >= 1 and self.decoder_width % self.decoder_heads == 0
-            allowed = f"that is a multiple of model.decoder_heads = {self.decoder_heads}"
+            whole = self.decoder_width >= 1 and self.decoder_width % math.lcm(4, self.decoder_heads) == 0
+            allowed = f"that is a multiple of 4 and of model.decoder_heads = {self.decoder_heads}"
             faults.need(whole, "model.decoder_width", self.decoder_width, allowed)
         for name in ("ema", "ema_final"):
             faults.need(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "in [0, 1]")
@@ -177,7 +179,9 @@ class LossConfig:
     """Whether views of other images push an image's views away; ``simclr`` only. False shows the collapse: the loss
     then asks for agreement alone."""
     stop_gradient: bool = True
-    """Whether the target branch passes no gradient; ``simsiam`` only. False shows the collapse."""
+    """Whether the target branch passes no gradient; ``simsiam`` and ``ijepa`` only. False shows the collapse. With
+    ``ijepa``, whose teacher gets no gradient in any case, the encoder itself then computes the targets, as with
+    ``model.ema`` and ``model.ema_final`` 0, which must be set too."""
     queue: int = 0
     """Number of earlier embeddings that are kept: the candidates for neighbours (``nnclr``: 98,304), the negatives
     (``moco_v2``: 65,536) or more images for the codes (``swav``: 3,840). A multiple of the batch size."""
@@ -257,7 +261,7 @@ class LossConfig:
 READ_BY: dict[str, tuple[str, ...]] = {
     "loss.temperature": ("simclr", "dcl", "nnclr", "moco_v2", "moco_v3", "swav", "dino"),
     "loss.negatives": ("simclr",),
-    "loss.stop_gradient": ("simsiam",),
+    "loss.stop_gradient": ("simsiam", "ijepa"),
     "loss.queue": ("nnclr", "moco_v2", "swav"),
     "loss.queue_start": ("swav",),
     "loss.teacher_temperature": ("dino",),
@@ -298,7 +302,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "model.freeze_patch": _EMBED,
     "model.predictor_layers": _PREDICT,
     "model.predictor_hidden": _PREDICT,
-    "model.predictor_last_norm": _PREDICT,
+    "model.predictor_last_norm": ("nnclr", "moco_v3"),
     "model.prototypes": ("swav", "dino"),
     "model.ema": WITH_TEACHER,
     "model.ema_final": WITH_TEACHER,
@@ -360,7 +364,8 @@ class Config:
                     f"{path} = {value} has no use with loss.objective {objective}: leave it at {default}, or choose "
                     f"{_either(readers)}."
                 )
-        views, batch, loss = self.views, self.train.batch_size // max(self.train.accumulate, 1), self.loss
+        views, loss = self.views, self.loss
+        batch = max(self.train.batch_size // max(self.train.accumulate, 1), 1)  # train.check refuses a batch of 0
         count = views.global_views + 1
         if objective in TWO_VIEWS:
             faults.need(
@@ -385,6 +390,17 @@ class Config:
                 f"{self.model.arch}, {self.model.stem}",
                 f"of a vit with stem patch: {who} hides patches",
             )
+        if objective == "dino":
+            hides, used = views.mask_ratio > 0, loss.patch_weight > 0
+            allowed = "above 0 with loss.patch_weight above 0" if used else "of 0 with loss.patch_weight 0"
+            faults.need(hides == used, "views.mask_ratio", views.mask_ratio, allowed, "iBOT hides 0.3.")
+            faults.need(
+                not used or self.model.pool == "cls",
+                "model.pool",
+                self.model.pool,
+                "of cls with loss.patch_weight above 0",
+                "iBOT compares the class tokens of views, and patches by themselves.",
+            )
         if objective in ("mae", "simmim", "beit"):
             faults.need(
                 views.mask_ratio > 0,
@@ -393,12 +409,18 @@ class Config:
                 "above 0",
                 "With 0 there is nothing to predict.",
             )
+        if objective in MASKED and not faults.lines:
+            self._check_mask(faults)
+        if objective == "ijepa" and not loss.stop_gradient:
+            own = self.model.ema == self.model.ema_final == 0
+            allowed = "of 0 with loss.stop_gradient False: the encoder itself computes the targets"
+            faults.need(own, "model.ema and model.ema_final", (self.model.ema, self.model.ema_final), allowed)
         if objective in ("moco_v2", "nnclr"):
             faults.need(loss.queue > 0, "loss.queue", loss.queue, f"above 0: {objective} compares with earlier images")
         if loss.queue:
             whole = loss.queue % batch == 0
             faults.need(whole, "loss.queue", loss.queue, f"that is a multiple of a micro-batch of {batch} images")
-        if objective == "w_mse" and loss.whiten:
+        if objective == "w_mse" and loss.whiten and loss.whitening_size >= 2:
             faults.need(
                 batch % loss.whitening_size == 0,
                 "loss.whitening_size",
@@ -412,6 +434,18 @@ class Config:
                 f"above model.dim = {self.model.dim}",
                 "With fewer images than dimensions the covariance has no inverse.",
             )
+
+    def _check_mask(self, faults: Faults) -> None:
+        """Adds a fault if the mask leaves nothing visible or its squares do not tile the patches."""
+        views = self.views
+        grid = views.image_size // self.model.patch_size
+        try:
+            if self.loss.objective == "ijepa":
+                masking.refuse_no_context(grid, views.target_blocks, views.target_scale, views.target_aspect)
+            else:
+                masking.hidden_count(grid, views.mask_ratio, unit=views.mask_unit)
+        except ValueError as error:
+            faults.add(f"The masks of {self.loss.objective} do not fit {grid} x {grid} patches: {error}")
 
 
 def _default(group: type, name: str) -> Any:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes_lib.config import CLASS_PROBES, DataConfig, OptimConfig, SyncConfig, TrainConfig
+from recipes_lib.config import PROBES, DataConfig, OptimConfig, SyncConfig, TrainConfig
 from recipes_lib.config.views import ViewsConfig
 from recipes_lib.data.loader import Batch, Crop
 from recipes_lib.distributed import batch_norm
@@ -294,6 +294,6 @@ RECIPE = Recipe(
     load=class_scores.load,
     fit=fit,
     score=class_scores.score,
-    probes=("accuracy", *CLASS_PROBES),
+    probes=("accuracy", *PROBES),
     simulated_workers=lambda config: config.sync.workers,
 )

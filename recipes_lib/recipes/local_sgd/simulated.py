@@ -57,7 +57,10 @@ def fit(given: loop.Training, folder: RunFolder, workers: int) -> SimulatedTraff
                 what = f"the loss is {metrics['loss']:g}, its gradient's norm {metrics['grad_norm']:g}."
                 raise Diverged(loop.advice(step, what, schedule.config, folder))
             sent, lr = group.traffic.bytes_sent, group.optimizer.param_groups[0]["lr"]
-            log.step(step, {**metrics, "lr": lr, "sync_bytes": sent, "drift": group.drift()})
+            if given.monitor is not None:
+                _become_mean(method, group)
+            watched = given.measured(method, step)
+            log.step(step, {**metrics, "lr": lr, "sync_bytes": sent, "drift": group.drift(), **watched})
             if last or due or stop:
                 _save(folder, step + 1, train.keep_checkpoints, method, group)
             if stop and not last:

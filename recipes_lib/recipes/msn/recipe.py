@@ -29,7 +29,7 @@ from recipes_lib.evaluation.features import Features
 from recipes_lib.models import heads, layers, vit
 from recipes_lib.objectives import prototypes
 from recipes_lib.optim import groups, schedules
-from recipes_lib.pretraining.recipe import Method, Recipe
+from recipes_lib.pretraining.recipe import Method, Recipe, Teaching
 from recipes_lib.views import masking
 from recipes_lib.views.multicrop import MultiCrop, ViewsConfig
 
@@ -165,6 +165,16 @@ class MSN(Method):
     def backbone(self) -> vit.VisionTransformer:
         """The target's backbone, which is evaluated and exported."""
         return self.target.backbone
+
+    @property
+    def teaching(self) -> Teaching:
+        """The target encoder, the anchor encoder, and the momentum of the moving average."""
+        return Teaching(self.target, self.anchor, self.config.model.ema)
+
+    @property
+    def least_batch(self) -> int:
+        """Sinkhorn cannot use all prototypes equally often with fewer images than prototypes."""
+        return self.config.model.prototypes if self.config.loss.sinkhorn_iterations else 1
 
     @property
     def crop_one(self) -> Crop:

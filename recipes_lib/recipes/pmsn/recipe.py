@@ -115,6 +115,11 @@ class PMSN(msn.MSN):
             self.unread, prior = error, torch.full((config.model.prototypes,), torch.nan)
         self.register_buffer("prior", prior.float())
 
+    @property
+    def least_batch(self) -> int:
+        """Sinkhorn cannot use all prototypes with fewer images than prototypes; without it any batch will do."""
+        return 1 if self.config.loss.sinkhorn == "off" else super().least_batch
+
     def views(self, batch: Batch, step: int) -> dict[str, object]:
         """The views of MSN, and ``prior`` [prototypes], which depends only on the number of the step."""
         return super().views(batch, step) | {"prior": self.prior_at(step)}
@@ -156,6 +161,11 @@ class Siamese(msn.MSN):
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__(config, steps)
         self.prototypes.requires_grad_(config.loss.objective == "swav")
+
+    @property
+    def least_batch(self) -> int:
+        """SwAV's codes use all prototypes; SimCLR and VICReg have none."""
+        return super().least_batch if self.config.loss.objective == "swav" else 1
 
     def forward(self, views: dict[str, Tensor | None]) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`msn.MSN.views`."""
