@@ -4,7 +4,6 @@
 One thread for each process keeps all cores busy with as many processes as there are cores, and gives bit-equal results.
 """
 
-import contextlib
 import os
 import subprocess
 import time
@@ -64,13 +63,13 @@ def _stop(running: Sequence[subprocess.Popen]) -> None:
     After Ctrl-C in a terminal they have got its signal already, and after a scheduler's signal to this process alone
     they have not. A second signal does no harm: the training loop ends after its current step, and writes a checkpoint.
     """
-    for process in running:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
     try:
+        for process in running:
+            process.terminate()  # does nothing if it has ended
         for process in running:
             process.wait()
     except KeyboardInterrupt:
         for process in running:
             process.kill()
+            process.wait()
         raise
