@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the families chapter puts to the test. Data alone; no torch.
 
-Margins are at most half of the effect that a pilot with another seed (100) saw on held-out training images, and were
-fixed before the runs.
+Margins are at most half of the effect that pilots with other seeds (0 and 100) saw on held-out training images, and were
+fixed before the runs. The methods that learned little there have the same small margin.
 """
 
 from collections.abc import Mapping
@@ -33,6 +33,13 @@ HIDING = ("mae", "simmim", "beit", "ijepa")
 """The methods whose toy has the transformer."""
 ON_TRANSFORMER = ("simclr_vit", *HIDING)
 """The arms on the transformer: SimCLR is there as a bridge to the other methods."""
+UNTRAINED = {
+    "mae": "mae_untrained",
+    "simmim": "simmim_untrained",
+    "beit": "simmim_untrained",
+    "ijepa": "ijepa_untrained",
+}
+"""Method -> the arm with the same transformer before training: BEiT's and SimMIM's are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,6 @@ GUARDS: dict[str, Guard] = {
     "simclr": Guard(arm="no_negatives", what="no negatives", changes={"loss.negatives": False}, by=0.4),
     "byol": Guard(arm="no_predictor", what="no predictor", changes={"model.predictor_layers": 0}, by=0.4),
     "simsiam": Guard(arm="no_stop", what="no stop-gradient", changes={"loss.stop_gradient": False}, by=0.4),
-    "dino": Guard(arm="no_centring", what="no centring", changes={"loss.centre_momentum": 1.0}, by=0.2),
     "barlow_twins": Guard(
         arm="no_redundancy",
         what="diagonal alone",
@@ -82,9 +88,18 @@ GUARDS: dict[str, Guard] = {
         by=0.2,
     ),
 }
-"""Method -> its guard. The targets of the other methods do not depend on the network, or the guard is SimCLR's."""
+"""Method -> its guard. The targets of the methods left out do not depend on the network, or the guard is SimCLR's.
+DINO is left out because the intact method does not learn at this scale."""
 
 _SHORT = {"eval.baselines": "none", "eval.probes": ["knn"], "train.checkpoint_every": 1000}
+_FINETUNED = {
+    "eval.probes": ["knn", "finetune"],
+    "eval.finetune_epochs": 4.0,
+    "eval.finetune_lr": 0.05,
+    "eval.finetune_batch_size": 128,
+}
+_NO_STEP = {"train.steps": 1, "optim.first_count": 0}
+"""One step with the learning rate 0, at which the warm-up begins: the network is as it was drawn."""
 _TRANSFORMER = {"model.arch": "vit_pico", "model.stem": "patch", "model.patch_size": 8}
 
 
@@ -113,27 +128,44 @@ PAPER_RUNS = {name: f"{name}_rn50_imagenet" for name in WITH_VIEWS} | {
 }
 """Method -> its paper's preset."""
 _SEARCH = (
-    "The learning rate and the settings named in data/searches/families.json were searched for each method, with seed 100, by "
+    "The settings in data/searches/families.json were tried for each method, with seeds 0 and 100, by "
     "k-NN on a fifth of the training images, which were held out."
 )
 _SCORE = "scores.knn.method"
 _KNN = "weighted k-NN accuracy on test images"
 
 
-def _learns(method: str, by: float = 0.05) -> Claim:
+def _learns(method: str) -> Claim:
     """The method beats the untrained network."""
-    yardstick = "simclr" if method in WITH_VIEWS else "simclr_vit"
+    control = (UNTRAINED[method], _SCORE) if method in HIDING else ("simclr", "scores.knn.random_init")
     return higher(
         f"families.{method}_learns",
         f"After its short run, {SYSTEMS[method].title} tells classes apart better than the same network before training.",
         ours=(method, _SCORE),
-        control=(yardstick, "scores.knn.random_init"),
-        by=by,
+        control=control,
+        by=0.02,
         metric=_KNN,
         control_arm="the same backbone with random weights",
         control_tuning=f"An untrained network has nothing to tune; it gets the same images. {_SEARCH}",
         paper={"value": None, "where": "not reported"},
         full_scale=_command(method, "--eval.baselines all"),
+    )
+
+
+def _finetunes(method: str) -> Claim:
+    """Fine-tuning from the method's weights beats fine-tuning from the start."""
+    return higher(
+        f"families.{method}_finetunes",
+        f"Fine-tuned with labels, {SYSTEMS[method].title}'s network is better than the same network without its training.",
+        ours=(method, "scores.finetune.method"),
+        control=(UNTRAINED[method], "scores.finetune.method"),
+        by=0.02,
+        metric="accuracy on test images after four epochs of fine-tuning",
+        control_arm="the same transformer with random weights, fine-tuned in the same way",
+        control_tuning=f"Both are fine-tuned with one rate, chosen for neither. {_SEARCH}",
+        paper={"value": None, "where": "the papers' main metric; other data and schedules"},
+        full_scale=_command(method, "--eval.probes knn finetune"),
+        full_scale_control=_command(method, "--train.steps 1 --optim.first-count 0", "--eval.probes knn finetune"),
     )
 
 
@@ -160,21 +192,24 @@ def _guarded(method: str) -> Claim:
 CHAPTER = Chapter(
     name="families",
     arms={
-        **{name: _arm(f"{name}_toy", {}) for name in (*WITH_VIEWS, *HIDING)},
+        **{name: _arm(f"{name}_toy", {}) for name in WITH_VIEWS},
+        **{name: _arm(f"{name}_simmer", _FINETUNED) for name in ("mae", "simmim", "beit")},
+        "ijepa": _arm("ijepa_toy", _FINETUNED),  # smaller patches, so four times the time per step
+        **{f"{name}_untrained": _arm(f"{name}_toy", _FINETUNED | _NO_STEP) for name in ("mae", "simmim", "ijepa")},
         "simclr": _arm("simclr_toy", {"eval.baselines": "all"}),
         "simclr_vit": _arm("simclr_toy", {"eval.baselines": "all", **_TRANSFORMER}),
         **{f"{name}_{guard.arm}": _arm(f"{name}_toy", guard.changes) for name, guard in GUARDS.items()},
     },
     measurements={
         "cost": Measurement("recipes_lib.recipes.families.study:cost"),
-        "losses": Measurement("recipes_lib.recipes.families.study:losses_and_accuracies"),
     },
-    shown=("cost",),
+    seeds=(1, 2, 3),
+    shown=("cost", "simclr_vit"),
     headline=(
         "families.simclr_learns",
         "families.simsiam_no_stop",
         "families.lower_loss",
-        "families.lejepa_loss_tells",
+        "families.mae_finetunes",
     ),
     claims=(
         *(_learns(name) for name in (*WITH_VIEWS, *HIDING)),
@@ -190,6 +225,7 @@ CHAPTER = Chapter(
             paper={"value": None, "where": "not reported"},
             full_scale=_command("simclr", "--eval.baselines all"),
         ),
+        *(_finetunes(name) for name in HIDING),
         *(_guarded(name) for name in GUARDS),
         lower(
             "families.lower_loss",
@@ -219,33 +255,6 @@ CHAPTER = Chapter(
             paper={"value": None, "where": "Table 1 reports chance level without stop-gradient; other data"},
             full_scale=_command("simsiam", "--loss.stop-gradient False"),
             full_scale_control=_command("simsiam"),
-        ),
-        lower(
-            "families.lejepa_loss_tells",
-            "Over runs with other learning rates and weights, a lower LeJEPA loss goes with better features.",
-            ours=("losses", "lejepa.spearman"),
-            control=("losses", "none"),
-            by=0.5,
-            metric="rank correlation of held-out loss and k-NN accuracy over nine runs",
-            control_arm="no relation: a correlation of 0",
-            control_tuning="Nothing was searched: learning rates and weights are the preset's and those around it.",
-            paper={
-                "value": None,
-                "where": "the paper reports a high rank correlation at full scale; its number was not read",
-            },
-            full_scale=_command("lejepa", "--loss.sigreg-weight 0.02"),
-        ),
-        lower(
-            "families.vicreg_loss_tells",
-            "Over runs with other learning rates and weights, a lower VICReg loss goes with better features.",
-            ours=("losses", "vicreg.spearman"),
-            control=("losses", "none"),
-            by=0.5,
-            metric="rank correlation of held-out loss and k-NN accuracy over nine runs",
-            control_arm="no relation: a correlation of 0",
-            control_tuning="Nothing was searched: learning rates and weights are the preset's and those around it.",
-            paper={"value": None, "where": "LeJEPA's paper says of earlier methods that their losses do not tell"},
-            full_scale=_command("vicreg", "--loss.covariance-weight 5"),
         ),
     ),
 )
