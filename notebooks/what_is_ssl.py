@@ -17,8 +17,8 @@
 # *A network can learn what pictures show from the pictures alone, if the task is made of the pictures and cannot be solved by a trick.
 # This chapter makes such a task, watches it fail, repairs it, and explains the measures that all other chapters use.*
 #
-# The map of the field: {cite:t}`balestriero2023cookbook`. Implementation: `recipes_lib/recipes/what_is_ssl/`, which trains the methods of
-# `recipes_lib/recipes/families/`.
+# The map of the field: {cite:t}`balestriero2023cookbook`. Implementation: `recipes_lib/recipes/what_is_ssl/`, which trains one of the methods
+# of {doc}`families`.
 #
 # You need first: Python and the basics of PyTorch. This is the book's first chapter. {doc}`/book/pantry` shows where its pictures come from.
 
@@ -128,7 +128,7 @@ plots.image_grid(ax, sheet, columns=8, title="pictures, first views, second view
 plt.show()
 
 # %% [markdown]
-# A *batch* is the pictures of one training step. The network has two parts. The {term}`backbone` turns a view into features. A small {term}`head` behind it, also called projector, turns features into
+# A *batch* is the pictures of one training step. The network has two parts. The {term}`backbone` turns a view into features. A small {term}`head` behind it, also called {term}`projector`, turns features into
 # an {term}`embedding` $z$, which the loss compares. After training the head is thrown away.
 #
 # How alike two embeddings are is measured by the cosine of the angle between them: 1 if they point in the same direction, 0 if they stand at right
@@ -278,17 +278,17 @@ plt.show()
 #
 # | method | idea | what keeps it from collapsing | in this book |
 # |---|---|---|---|
-# | {term}`SimCLR`, MoCo {cite:p}`he2020moco` | find the own partner among others | negatives | this chapter; recipe `families` |
+# | {term}`SimCLR`, {term}`MoCo` {cite:p}`he2020moco` | find the own partner among others | negatives | this chapter, {doc}`families` |
 # | {term}`CLIP` | the two views are a picture and its caption | negatives | {doc}`clip` |
-# | BYOL {cite:p}`grill2020byol`, SimSiam {cite:p}`chen2021simsiam` | predict the other view's embedding | a stop-gradient, and a small network (the predictor) in one branch only | recipe `families` |
-# | {term}`DINO` | predict a teacher's choice among outputs | no output may be favoured, and the teacher's choice is made nearly certain | recipe `families` |
-# | {term}`VICReg`, Barlow Twins {cite:p}`zbontar2021barlow` | agree, with uncorrelated coordinates | a penalty on the batch's statistics | recipe `families` |
-# | {term}`SwAV` | predict the other view's cluster | clusters of equal size | {doc}`pmsn` |
-# | MAE {cite:p}`he2022mae`, SimMIM {cite:p}`xie2022simmim`, BEiT {cite:p}`bao2022beit` | fill in hidden patches | what is hidden differs from picture to picture | recipe `families` |
+# | {term}`BYOL` {cite:p}`grill2020byol`, {term}`SimSiam` {cite:p}`chen2021simsiam` | predict the other view's embedding | a stop-gradient, and a small network (the {term}`predictor`) in one branch only | {doc}`families` |
+# | {term}`DINO` | predict a teacher's choice among outputs | no output may be favoured, and the teacher's choice is made nearly certain | {doc}`families` |
+# | {term}`VICReg`, {term}`Barlow Twins` {cite:p}`zbontar2021barlow` | agree, with uncorrelated coordinates | a penalty on the batch's statistics | {doc}`families` |
+# | {term}`SwAV` | predict the other view's cluster | clusters of equal size | {doc}`families`, {doc}`pmsn` |
+# | {term}`MAE` {cite:p}`he2022mae`, {term}`SimMIM` {cite:p}`xie2022simmim`, {term}`BEiT` {cite:p}`bao2022beit` | fill in hidden patches | what is hidden differs from picture to picture | {doc}`families` |
 # | {term}`MSN`, PMSN | a view with holes chooses the same cluster | targets made nearly certain, and a rule for the sizes of clusters | {doc}`msn`, {doc}`pmsn` |
 # | {term}`PAWS` | resemble the same labelled pictures | the labels, and targets made nearly certain | {doc}`paws` |
-# | I-JEPA {cite:p}`assran2023ijepa` | predict the embeddings of hidden blocks | a teacher and a stop-gradient | recipe `families` |
-# | LeJEPA {cite:p}`balestriero2025lejepa` | agree, with embeddings spread like a Gaussian | a term that compares them with a Gaussian | recipe `families` |
+# | {term}`I-JEPA` {cite:p}`assran2023ijepa` | predict the embeddings of hidden blocks | a teacher and a stop-gradient | {doc}`families` |
+# | {term}`LeJEPA` {cite:p}`balestriero2025lejepa` | agree, with embeddings spread like a Gaussian | a term that compares them with a Gaussian | {doc}`families` |
 
 # %% [markdown]
 # (ssl-probes)=
@@ -609,6 +609,7 @@ claims.verdicts("what_is_ssl")
 # %% [markdown]
 # ## What the rest of the book answers
 #
+# - How do the families compare on the same pictures, in one training loop? {doc}`families`.
 # - How can a network learn without negatives, and with holes in its pictures? {doc}`msn`.
 # - What do a handful of labels add? {doc}`paws`.
 # - What does a method assume about the classes when it spreads pictures evenly? {doc}`pmsn`.

@@ -10,7 +10,7 @@ import pytest
 from recipes_lib import recipes
 from recipes_lib.cli import flags
 
-CHAPTERS = ("clip", "local_sgd", "sieve", "switchback")
+CHAPTERS = ("what_is_ssl", "clip", "local_sgd", "sieve", "switchback")
 
 
 def commands(name: str) -> list[str]:
@@ -51,7 +51,8 @@ def differing(identity: str) -> dict[str, tuple]:
     ours, control = config_of(claim.full_scale), config_of(claim.full_scale_control)
     return {
         f"{group}.{name}": (value, getattr(getattr(control, group), name))
-        for group in ("data", "views", "model", "optim", "sync", "train", "eval")
+        for group in ("data", "views", "model", "loss", "optim", "sync", "train", "eval")
+        if group in vars(ours)  # not every recipe has a loss to choose
         for name, value in vars(getattr(ours, group)).items()
         if value != getattr(getattr(control, group), name)
     }
@@ -60,6 +61,15 @@ def differing(identity: str) -> dict[str, tuple]:
 @pytest.mark.parametrize(
     ("identity", "fields"),
     [
+        ("what_is_ssl.collapse", {"loss.negatives": (True, False)}),
+        (
+            "what_is_ssl.lower_loss",
+            {
+                "views.global_scale": ((0.8, 1.0), (0.08, 1.0)),
+                "views.jitter": (0.0, 0.8),
+                "views.grayscale": (0.0, 0.2),
+            },
+        ),
         ("switchback.accuracy", {"model.linear": ("switchback", "full")}),
         ("switchback.int8_worse", {"model.linear": ("switchback", "int8")}),
         ("switchback.fp8_fails", {"model.linear": ("full", "fp8")}),
