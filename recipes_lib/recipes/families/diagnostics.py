@@ -40,6 +40,7 @@ def diagnostics(method: FamilyMethod, features: tuple[Features, Features], image
     return {**found, "held_out_loss": held_out_loss(method, images.test)}
 
 
+@torch.no_grad()
 def held_out_loss(method: FamilyMethod, images: ImageSet) -> float:
     """The mean loss of the first batches of ``images``, of a copy in training mode: the method does not change.
 
