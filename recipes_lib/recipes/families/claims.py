@@ -2,7 +2,7 @@
 """What the families chapter puts to the test. Data alone; no torch.
 
 Margins are at most half of the effect that pilots with other seeds (0 and 100) saw on held-out training images, and were
-fixed before the runs. The methods that learned little there have the same small margin.
+fixed before the runs.
 """
 
 from collections.abc import Mapping
@@ -66,30 +66,54 @@ _WORDS = {
 
 GUARDS: dict[str, Guard] = {
     "simclr": Guard(arm="no_negatives", what="no negatives", changes={"loss.negatives": False}, by=0.4),
-    "byol": Guard(arm="no_predictor", what="no predictor", changes={"model.predictor_layers": 0}, by=0.4),
-    "simsiam": Guard(arm="no_stop", what="no stop-gradient", changes={"loss.stop_gradient": False}, by=0.4),
+    "byol": Guard(arm="no_predictor", what="no predictor", changes={"model.predictor_layers": 0}, by=0.3),
+    "simsiam": Guard(arm="no_stop", what="no stop-gradient", changes={"loss.stop_gradient": False}, by=0.3),
     "barlow_twins": Guard(
         arm="no_redundancy",
         what="diagonal alone",
         changes={"loss.redundancy_weight": 0.0},
-        by=5.0,
+        by=10.0,
         metric="rank",
     ),
     "vicreg": Guard(
         arm="no_variance", what="no variance term", changes={"loss.variance_weight": 0.0}, by=0.2, metric="raw_std"
     ),
-    "swav": Guard(arm="no_sinkhorn", what="no Sinkhorn", changes={"loss.sinkhorn_iterations": 0}, by=0.2),
-    "w_mse": Guard(arm="no_whitening", what="no whitening", changes={"loss.whiten": False}, by=0.4),
-    "lejepa": Guard(arm="no_sigreg", what="no SIGReg", changes={"loss.sigreg_weight": 0.0}, by=0.2, metric="raw_std"),
+    "swav": Guard(arm="no_sinkhorn", what="no Sinkhorn", changes={"loss.sinkhorn_iterations": 0}, by=0.4),
+    "w_mse": Guard(arm="no_whitening", what="no whitening", changes={"loss.whiten": False}, by=0.3),
+    "lejepa": Guard(arm="no_sigreg", what="no SIGReg", changes={"loss.sigreg_weight": 0.0}, by=0.4, metric="raw_std"),
     "ijepa": Guard(
         arm="no_stop",
         what="no stop-gradient,\nno teacher",
         changes={"loss.stop_gradient": False, "model.ema": 0.0, "model.ema_final": 0.0},
-        by=0.2,
+        by=0.3,
     ),
 }
 """Method -> its guard. The targets of the methods left out do not depend on the network, or the guard is SimCLR's.
 DINO is left out because the intact method does not learn at this scale."""
+
+LEARNS = {
+    "rotation": 0.015,
+    "simclr": 0.1,
+    "dcl": 0.1,
+    "nnclr": 0.04,
+    "moco_v2": 0.07,
+    "moco_v3": 0.06,
+    "byol": 0.01,
+    "simsiam": 0.02,
+    "dino": 0.02,  # no pilot of DINO learned
+    "barlow_twins": 0.02,
+    "vicreg": 0.06,
+    "swav": 0.06,
+    "w_mse": 0.05,
+    "mae": 0.04,
+    "simmim": 0.01,
+    "beit": 0.07,
+    "lejepa": 0.05,
+    "ijepa": 0.04,
+}
+"""Method -> by how much it must beat the untrained network: half of what pilots saw, rounded down."""
+FINETUNES = {"mae": 0.07, "simmim": 0.03, "beit": 0.08, "ijepa": 0.05}
+"""Method -> by how much fine-tuning must gain by it, likewise."""
 
 _SHORT = {"eval.baselines": "none", "eval.probes": ["knn"], "train.checkpoint_every": 1000}
 _FINETUNED = {
@@ -143,7 +167,7 @@ def _learns(method: str) -> Claim:
         f"After its short run, {SYSTEMS[method].title} tells classes apart better than the same network before training.",
         ours=(method, _SCORE),
         control=control,
-        by=0.02,
+        by=LEARNS[method],
         metric=_KNN,
         control_arm="the same backbone with random weights",
         control_tuning=f"An untrained network has nothing to tune; it gets the same images. {_SEARCH}",
@@ -159,7 +183,7 @@ def _finetunes(method: str) -> Claim:
         f"Fine-tuned with labels, {SYSTEMS[method].title}'s network is better than the same network without its training.",
         ours=(method, "scores.finetune.method"),
         control=(UNTRAINED[method], "scores.finetune.method"),
-        by=0.02,
+        by=FINETUNES[method],
         metric="accuracy on test images after four epochs of fine-tuning",
         control_arm="the same transformer with random weights, fine-tuned in the same way",
         control_tuning=f"Both are fine-tuned with one rate, chosen for neither. {_SEARCH}",
@@ -212,7 +236,7 @@ CHAPTER = Chapter(
         "families.mae_finetunes",
     ),
     claims=(
-        *(_learns(name) for name in (*WITH_VIEWS, *HIDING)),
+        *(_learns(name) for name in LEARNS),
         higher(
             "families.simclr_beats_pixels",
             "After its short run, SimCLR tells classes apart better than raw pixels.",
@@ -225,14 +249,14 @@ CHAPTER = Chapter(
             paper={"value": None, "where": "not reported"},
             full_scale=_command("simclr", "--eval.baselines all"),
         ),
-        *(_finetunes(name) for name in HIDING),
+        *(_finetunes(name) for name in FINETUNES),
         *(_guarded(name) for name in GUARDS),
         lower(
             "families.lower_loss",
             "SimSiam without its stop-gradient reaches a lower loss than the intact method, on test images too.",
             ours=("simsiam_no_stop", "diagnostics.held_out_loss"),
             control=("simsiam", "diagnostics.held_out_loss"),
-            by=0.05,
+            by=0.1,
             metric="the loss itself: minus the cosine of prediction and embedding, on test images",
             control_arm="the intact method",
             control_tuning=f"Nothing was searched for the broken arm: it differs in the stop-gradient alone. {_SEARCH}",
