@@ -160,6 +160,8 @@ def lying_loss(
     noise = STANDARD_ERRORS * math.sqrt(2 * untrained * (1 - untrained) / images)
     limit = min(chance + LOST_KNN * (untrained - chance), untrained - noise)
     text = f"the loss went from {first:.3g} to {last:.3g}, and k-NN from {untrained:.3g} (untrained) to {knn:.3g} (found below {limit:.3g})."
+    if collapsed:
+        text += " The embeddings have collapsed."
     bad = fell and (knn < limit or collapsed)
     cure = "The loss is no measure of the features here: stop, and look at the other findings first."
     return _told(name, bad, knn, limit, text, cure)

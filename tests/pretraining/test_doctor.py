@@ -138,7 +138,7 @@ def test_waiting_for_images_is_found(copy):
 
 
 def test_a_batch_smaller_than_the_prototypes_is_found(tmp_path):
-    run = trained(tmp_path, "swav_toy", train__steps=3, optim__warmup_steps=1, train__batch_size=32)
+    run = trained(tmp_path, "swav_toy", train__steps=3, optim__warmup_steps=1, model__prototypes=128)
     assert alarms(run) == ["few_images"]
 
 
