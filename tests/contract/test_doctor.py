@@ -22,17 +22,13 @@ SHORT = {
     "eval.baselines": "none",
 }
 """Long enough for the checks of the features (50 steps), and past its warm-up."""
-OWN = {
-    "msn": {"train.batch_size": 64, "model.prototypes": 64},  # not more prototypes than images
-    "pmsn": {"train.batch_size": 64, "model.prototypes": 64},
-}
 
 
 def short_run(name: str, folder: Path) -> Path:
     """A short run of the recipe's toy; of a job, which trains no backbone, a folder that says it is done."""
     recipe = recipes.named(name)
     if not isinstance(recipe, Job):
-        return recipe.run(override(recipe.presets["toy"], SHORT | OWN.get(name, {})), folder).folder
+        return recipe.run(override(recipe.presets["toy"], SHORT), folder).folder
     run = RunFolder.create_or_continue(folder, name, recipe.presets["toy"])
     run.set_state("done", 0)
     run.unlock()

@@ -121,12 +121,12 @@ PATHOLOGIES: dict[str, Pathology] = {
         length={"train.steps": 20},
     ),
     "few_images": Pathology(
-        title="A batch smaller than the prototypes",
-        symptom="Sinkhorn must use all prototypes equally often, and there are more of them than images.",
+        title="A batch far smaller than the prototypes",
+        symptom="Sinkhorn must use all prototypes equally often, and there are many more of them than images.",
         cure="A larger batch, fewer prototypes, or a queue.",
         check="few_images",
         preset="swav_toy",
-        changes={"model.prototypes": 128},
+        changes={"model.prototypes": 512},
         length=AT_ONCE,
     ),
 }
