@@ -48,12 +48,14 @@ SPIKE_WINDOW = 50
 SLOW_TEACHER = 0.2
 """Share of the run that the teacher's memory, 1 / (1 - momentum) steps, may take. At a third, BYOL's teacher was still
 near its random weights at the end, and k-NN ended far below the untrained network; at 3 to 8 % it learned."""
-FAST_TEACHER = 2.0
-"""Steps of memory below which the teacher copies the student, so that targets move with every step."""
+FAST_TEACHER = 1.5
+"""Steps of memory below which the teacher copies the student. BYOL's toy learns with a memory of 2 steps."""
 STILL_TEACHER = 0.01
 """Share of the student's way that a teacher must have gone too. A teacher that stands still has random targets."""
 WAITING = 0.3
 """Share of the time spent waiting for images, above which a faster input would pay: more workers, smaller files."""
+FEW_IMAGES = 0.25
+"""Images of a micro-batch per prototype, below which the assignments are mostly noise. SwAV's toy learns with half."""
 LEAKED = 0.001
 """Share of the test images that are training images too. A few exact duplicates are in many public data sets."""
 APART = 0.01
@@ -160,6 +162,8 @@ def lying_loss(
     noise = STANDARD_ERRORS * math.sqrt(2 * untrained * (1 - untrained) / images)
     limit = min(chance + LOST_KNN * (untrained - chance), untrained - noise)
     text = f"the loss went from {first:.3g} to {last:.3g}, and k-NN from {untrained:.3g} (untrained) to {knn:.3g} (found below {limit:.3g})."
+    if collapsed:
+        text += " The embeddings have collapsed."
     bad = fell and (knn < limit or collapsed)
     cure = "The loss is no measure of the features here: stop, and look at the other findings first."
     return _told(name, bad, knn, limit, text, cure)
@@ -250,11 +254,18 @@ def leaky_labels(duplicates: int, tested: int) -> Finding:
     return _told("leaky_labels", share > LEAKED, share, LEAKED, text, cure)
 
 
-def few_images(batch: int, least: int) -> Finding:
-    """Whether a micro-batch, over all processes, has enough images for the loss's batch statistics."""
-    text = f"{batch} images are in a micro-batch, and the loss needs {least}."
-    cure = "Raise --train.batch-size, lower --train.accumulate, or use fewer prototypes."
-    return _told("few_images", batch < least, batch, least, text, cure)
+def few_images(batch: int, prototypes: int) -> Finding:
+    """Whether a micro-batch, over all processes, has images enough for Sinkhorn to use all prototypes equally often.
+
+    ``prototypes``: their number, less the images in a queue; 0 for a loss without Sinkhorn.
+    """
+    limit = FEW_IMAGES * prototypes
+    text = f"{batch} images are in a micro-batch, and Sinkhorn spreads them over {prototypes} prototypes"
+    text += f" (found below {limit:g} images)."
+    if not prototypes:
+        text = f"{batch} images are in a micro-batch, and the loss needs no more."
+    cure = "Raise --train.batch-size, lower --train.accumulate, use fewer prototypes, or a queue."
+    return _told("few_images", batch < limit, batch, limit, text, cure)
 
 
 def two_processes(loss: float, gradient: float) -> Finding:

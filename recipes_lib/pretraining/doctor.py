@@ -102,7 +102,7 @@ def _from_log(state: dict[str, Any], rows: Sequence[dict[str, Any]], times: Sequ
 
 def _from_method(config: Any, method: "Method", untrained: "Method", steps: int, done: int) -> list[Finding]:
     batch = config.train.batch_size // config.train.accumulate
-    findings = [diagnosis.few_images(batch, method.least_batch)]
+    findings = [diagnosis.few_images(batch, method.sinkhorn_prototypes)]
     now, before = method.teaching, untrained.teaching
     if now is None or before is None:
         return [*findings, unknown("teacher", "the method has no teacher.")]

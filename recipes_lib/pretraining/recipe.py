@@ -66,8 +66,8 @@ class Method(nn.Module):
     """The part of the head that fine-tuning with cross-entropy keeps on top of the backbone."""
     teaching: Teaching | None = None
     """The teacher, if the targets come from a moving average of the network."""
-    least_batch: int = 1
-    """Fewest images of a micro-batch, over all ranks, with which the loss's batch statistics make sense."""
+    sinkhorn_prototypes: int = 0
+    """Number of prototypes that Sinkhorn uses equally often in a micro-batch, less the queued images; 0: there is none."""
     embedder: nn.Module | None = None
     """The whole head as a module, for fine-tuning with SuNCEt, which trains the embeddings."""
 

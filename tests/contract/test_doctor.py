@@ -8,8 +8,9 @@ import pytest
 from recipes_lib import recipes
 from recipes_lib.config import override
 from recipes_lib.pretraining import doctor
+from recipes_lib.pretraining.recipe import Job
+from recipes_lib.training.folder import RunFolder
 
-JOBS = ("sieve", "imagenet_x")
 SHORT = {
     "data.train_size": 600,
     "data.test_size": 60,
@@ -21,17 +22,25 @@ SHORT = {
     "eval.baselines": "none",
 }
 """Long enough for the checks of the features (50 steps), and past its warm-up."""
-OWN = {
-    "msn": {"train.batch_size": 64, "model.prototypes": 64},  # not more prototypes than images
-    "pmsn": {"train.batch_size": 64, "model.prototypes": 64},
-}
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.MENU if name not in JOBS])
-def test_a_short_healthy_run_gives_no_alarm(name: str, tmp_path: Path):
+def short_run(name: str, folder: Path) -> Path:
+    """A short run of the recipe's toy; of a job, which trains no backbone, a folder that says it is done."""
     recipe = recipes.named(name)
-    run = recipe.run(override(recipe.presets["toy"], SHORT | OWN.get(name, {})), tmp_path / "run").folder
-    findings = doctor.diagnose(recipe, run)
+    if not isinstance(recipe, Job):
+        return recipe.run(override(recipe.presets["toy"], SHORT), folder).folder
+    run = RunFolder.create_or_continue(folder, name, recipe.presets["toy"])
+    run.set_state("done", 0)
+    run.unlock()
+    return folder
+
+
+@pytest.mark.parametrize("name", recipes.MENU)
+def test_a_short_healthy_run_gives_no_alarm(name: str, tmp_path: Path):
+    findings = doctor.diagnose(recipes.named(name), short_run(name, tmp_path / "run"))
     assert [finding.line for finding in findings if finding.status == "found"] == []
     checked = {finding.check for finding in findings if finding.status == "healthy"}
-    assert {"divergence", "gradient_spikes", "learning_rate", "slow_input", "full_collapse"} <= checked
+    if isinstance(recipes.named(name), Job):
+        assert checked == {"divergence"}
+    else:
+        assert {"divergence", "gradient_spikes", "learning_rate", "slow_input", "full_collapse"} <= checked

@@ -137,7 +137,9 @@ def test_waiting_leaking_and_batches_that_are_too_small_are_found():
     assert status(diagnosis.leaky_labels(0, 1000)) == "healthy"
     assert status(diagnosis.leaky_labels(50, 1000)) == "found"
     assert status(diagnosis.few_images(256, 128)) == "healthy"
-    assert status(diagnosis.few_images(64, 128)) == "found"
+    assert status(diagnosis.few_images(128, 256)) == "healthy"
+    assert status(diagnosis.few_images(2, 0)) == "healthy"
+    assert status(diagnosis.few_images(64, 300)) == "found"
 
 
 @pytest.mark.parametrize(

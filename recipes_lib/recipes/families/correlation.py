@@ -82,10 +82,10 @@ class SwAV(Siamese):
         self.queues = torch.nn.ModuleList(Queue(config.loss.queue, dim) for _ in range(count))
 
     @property
-    def least_batch(self) -> int:
-        """Sinkhorn cannot use all prototypes equally often with fewer images, in batch and queue, than prototypes."""
+    def sinkhorn_prototypes(self) -> int:
+        """The number of prototypes that the codes use equally often, less the queued images; 0 without Sinkhorn."""
         loss = self.config.loss
-        return max(1, self.config.model.prototypes - loss.queue) if loss.sinkhorn_iterations else 1
+        return max(0, self.config.model.prototypes - loss.queue) if loss.sinkhorn_iterations else 0
 
     def forward(self, views: dict) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts; then the large views' embeddings enter the queues."""

@@ -172,9 +172,9 @@ class MSN(Method):
         return Teaching(self.target, self.anchor, self.config.model.ema)
 
     @property
-    def least_batch(self) -> int:
-        """Sinkhorn cannot use all prototypes equally often with fewer images than prototypes."""
-        return self.config.model.prototypes if self.config.loss.sinkhorn_iterations else 1
+    def sinkhorn_prototypes(self) -> int:
+        """The number of prototypes that Sinkhorn uses equally often for the targets of a micro-batch; 0 without it."""
+        return self.config.model.prototypes if self.config.loss.sinkhorn_iterations else 0
 
     @property
     def crop_one(self) -> Crop:

@@ -116,9 +116,9 @@ class PMSN(msn.MSN):
         self.register_buffer("prior", prior.float())
 
     @property
-    def least_batch(self) -> int:
-        """Sinkhorn cannot use all prototypes with fewer images than prototypes; without it any batch will do."""
-        return 1 if self.config.loss.sinkhorn == "off" else super().least_batch
+    def sinkhorn_prototypes(self) -> int:
+        """The number of prototypes that Sinkhorn spreads the targets of a micro-batch over; 0 without it."""
+        return 0 if self.config.loss.sinkhorn == "off" else super().sinkhorn_prototypes
 
     def views(self, batch: Batch, step: int) -> dict[str, object]:
         """The views of MSN, and ``prior`` [prototypes], which depends only on the number of the step."""
@@ -163,9 +163,9 @@ class Siamese(msn.MSN):
         self.prototypes.requires_grad_(config.loss.objective == "swav")
 
     @property
-    def least_batch(self) -> int:
-        """SwAV's codes use all prototypes; SimCLR and VICReg have none."""
-        return super().least_batch if self.config.loss.objective == "swav" else 1
+    def sinkhorn_prototypes(self) -> int:
+        """The number of prototypes that SwAV's codes use equally often; 0 for SimCLR and VICReg."""
+        return super().sinkhorn_prototypes if self.config.loss.objective == "swav" else 0
 
     def forward(self, views: dict[str, Tensor | None]) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`msn.MSN.views`."""
