@@ -289,12 +289,10 @@ print(f"the first patch {rows[0, 0].tolist()}, loss {by_hand['MAE']:.4f}")
 # why.
 
 # %% tags=["nbval-check-output"]
-import warnings
 
 import lightly.loss as theirs
 
-from recipes_lib.objectives import contrastive, distillation
-from recipes_lib.objectives import gaussian, masked, redundancy
+from recipes_lib.objectives import contrastive, distillation, gaussian, masked, redundancy
 
 ours = {
     "SimCLR": contrastive.nt_xent(z1, z2, temperature=0.5),
@@ -379,7 +377,7 @@ plt.show()
 # The settings of each method were searched on pictures held out of the training set, with one run of 300 steps per setting. No test picture was seen in the search.
 
 # %% mystnb={"figure": {"name": "fig-families-race", "caption": "k-NN accuracy on test pictures by processor time, one point per seed. Lines: the yardsticks of the same network. Left: methods that compare views, and rotation, on the convolutional network. Right: methods that hide patches, and SimCLR, on the transformer."}, "image": {"alt": "Two scatter plots of k-NN accuracy by processor time, each method with its name beside its points, and horizontal lines for the untrained network, raw pixels and the supervised network."}} tags=["hide-input"]
-from recipes_lib.recipes.families.claims import CHAPTER, ON_TRANSFORMER, WITH_VIEWS
+from recipes_lib.recipes.families.claims import ON_TRANSFORMER, WITH_VIEWS
 
 relative = next(iter(figures["cost"].values()))["seconds"]
 
@@ -469,9 +467,7 @@ brief = {"train.steps": 100, "eval.baselines": "none"}
 simsiam = families.PRESETS["simsiam_toy"]
 pair = {"intact": {}, "no stop-gradient": {"loss.stop_gradient": False}}
 runs = {
-    name: families.RECIPE.run(
-        override(simsiam, brief | change), Path(mkdtemp()) / "run"
-    )
+    name: families.RECIPE.run(override(simsiam, brief | change), Path(mkdtemp()) / "run")
     for name, change in pair.items()
 }
 
