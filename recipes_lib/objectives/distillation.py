@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes_lib.distributed import collectives
+from recipes_lib.objectives.gauges import embedding_std
 from recipes_lib.objectives.precision import at_least_float32
 
 KOLEO_EPSILON = 1e-8
@@ -34,7 +35,7 @@ def byol_loss(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
     gradient. Half precision is raised to float32, under autocast too.
 
     Shapes: ``predictions`` and ``targets`` [2, B, d], first views, then second -> scalars ``loss`` (with its graph) and,
-    detached, ``cosine`` (mean of p and z') and ``std`` (:func:`spread` of the targets).
+    detached, ``cosine`` (mean of p and z') and ``std`` (:func:`~recipes_lib.objectives.gauges.embedding_std` of the targets).
     Raises: ``ValueError`` for other shapes.
     Source: Eq. 2 and Sec. 3.1.
     Differs: nothing is exchanged between ranks but the sums of ``std``; on several ranks ``loss`` is this rank's mean.
@@ -43,7 +44,7 @@ def byol_loss(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
     with torch.autocast(predictions.device.type, enabled=False):
         cosine = _swapped_cosine(predictions, targets.detach())  # sg: the target network is not trained by the loss
         loss = 4 - 4 * cosine
-    return {"loss": loss, "cosine": cosine.detach(), "std": spread(targets)}
+    return {"loss": loss, "cosine": cosine.detach(), "std": embedding_std(targets)}
 
 
 def simsiam_loss(predictions: Tensor, embeddings: Tensor, *, stop_gradient: bool = True) -> dict[str, Tensor]:
@@ -55,7 +56,7 @@ def simsiam_loss(predictions: Tensor, embeddings: Tensor, *, stop_gradient: bool
     ``stop_gradient``: with False the embeddings get a gradient too, and all images end at the same embedding.
 
     Shapes: ``predictions`` and ``embeddings`` [2, B, d], first views, then second -> scalars ``loss`` (with its graph)
-    and, detached, ``std`` (:func:`spread` of the embeddings).
+    and, detached, ``std`` (:func:`~recipes_lib.objectives.gauges.embedding_std` of the embeddings).
     Units: ``loss`` in [-1, 1].
     Raises: ``ValueError`` for other shapes.
     Source: Eq. 1 and 2 (without), 3 and 4 (with stop-gradient).
@@ -65,7 +66,7 @@ def simsiam_loss(predictions: Tensor, embeddings: Tensor, *, stop_gradient: bool
     with torch.autocast(predictions.device.type, enabled=False):
         targets = embeddings.detach() if stop_gradient else embeddings
         loss = -_swapped_cosine(predictions, targets)
-    return {"loss": loss, "std": spread(embeddings)}
+    return {"loss": loss, "std": embedding_std(embeddings)}
 
 
 def dino_loss(
@@ -188,20 +189,6 @@ def koleo_loss(features: Tensor) -> Tensor:
             nearest = cosines.scatter_(1, here[:, None], -math.inf).argmax(dim=1)  # [B]: no image is its own neighbour
         distances = torch.linalg.vector_norm(own - everyone[nearest], dim=1)  # [B]
         return -(distances + KOLEO_EPSILON).log().mean()
-
-
-@torch.no_grad()
-def spread(embeddings: Tensor) -> Tensor:
-    """How far the normalised embeddings of a batch spread: 0 if all are alike, about 1 if they fill all directions.
-
-    It is the mean over views and dimensions of the standard deviation over the images of all ranks, times sqrt(d).
-
-    Shapes: [V, B, d] -> [], no gradient.
-    Source: SimSiam, Sec. 4.1.
-    """
-    normalised = F.normalize(at_least_float32(embeddings), dim=2).transpose(0, 1)  # [B, V, d]
-    everyone = collectives.all_gather(normalised.contiguous())  # [n, V, d]
-    return everyone.std(dim=0, correction=0).mean() * math.sqrt(embeddings.shape[2])
 
 
 def _swapped_cosine(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from recipes_lib.distributed.local import run_ranks
 from recipes_lib.optim import build as optim
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.recipe import Job
+from recipes_lib.recipes.families import recipe as families
 
 TRAINED = [name for name in recipes.MENU if not isinstance(recipes.named(name), Job)]
 SMALL = {
@@ -31,24 +32,39 @@ OWN = {"local_sgd": {"sync.workers": 0}}  # the toy simulates its workers
 VIT = {"model.arch": "vit_pico", "model.stem": "patch", "model.patch_size": 8, "model.pre_norm": True}
 SWITCHES = {"predictor": {"model.predictor": True}, "pre_norm": VIT}
 """Switches of the ``model`` group that add parameters, and how to turn each on."""
+WHITENED = {"model.dim": 8, "loss.whitening_size": 16}
+IN_PRESETS = {
+    "families": [
+        *((f"{name}_toy", WHITENED if name == "w_mse" else {}) for name in families.METHODS),
+        ("ibot_toy", {}),
+        ("simclr_toy", {"model.last_norm": True}),
+        ("moco_v3_toy", {"model.predictor_last_norm": True}),
+        ("simclr_toy", VIT),
+        ("simclr_toy", {**VIT, "model.pre_norm": False, "model.freeze_patch": True}),
+    ]
+}
+"""Recipes each of whose objectives needs other fields: the presets that have them, and the switches turned on."""
+SWITCHED_IN_PRESETS = {"families": {"last_norm", "predictor_last_norm", "freeze_patch"}}
 
 
-def choices(name: str) -> list[dict[str, Any]]:
-    """Every objective of the recipe, with its network as it is and with each switch turned on."""
+def choices(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Preset and changes for every objective of the recipe, as it is and with each switch of its network turned on."""
+    if name in IN_PRESETS:
+        return IN_PRESETS[name]
     config = recipes.named(name).presets["toy"]
     kind = get_type_hints(type(config.loss)).get("objective") if hasattr(config, "loss") else None
     objectives = [{"loss.objective": value} for value in get_args(kind)] if get_origin(kind) is Literal else [{}]
     networks = [{}, *(changes for switch, changes in SWITCHES.items() if hasattr(config.model, switch))]
-    return [OWN.get(name, {}) | objective | network for objective, network in product(objectives, networks)]
+    return [("toy", OWN.get(name, {}) | objective | network) for objective, network in product(objectives, networks)]
 
 
-CASES = [(name, changes) for name in TRAINED for changes in choices(name)]
+CASES = [(name, preset, changes) for name in TRAINED for preset, changes in choices(name)]
 
 
-def without_gradient(name: str, changes: dict[str, Any]) -> list[str]:
-    """The trainable parameters that one step of the recipe's ``toy`` leaves without gradient, on the ranks there are."""
+def without_gradient(name: str, preset: str, changes: dict[str, Any]) -> list[str]:
+    """The trainable parameters that one step of the preset leaves without gradient, on the ranks there are."""
     recipe = recipes.named(name)
-    config = override(recipe.presets["toy"], {**SMALL, **changes})
+    config = override(recipe.presets[preset], {**SMALL, **changes})
     config.validate()
     splits = recipe.hide_labels(config, recipe.load(config, print))
     method = engine.build(recipe, config, steps=1)
@@ -67,13 +83,13 @@ def without_gradient(name: str, changes: dict[str, Any]) -> list[str]:
 
 def every_case() -> list[str]:
     """The cases with such parameters, in words."""
-    found = [(name, changes, without_gradient(name, changes)) for name, changes in CASES]
-    return [f"{name} {changes}: {missing}" for name, changes, missing in found if missing]
+    found = [(*case, without_gradient(*case)) for case in CASES]
+    return [f"{name} {preset} {changes}: {missing}" for name, preset, changes, missing in found if missing]
 
 
 def test_the_cases_hold_every_recipe_and_every_objective():
-    assert {name for name, _ in CASES} == set(TRAINED)
-    objectives = {(name, changes.get("loss.objective")) for name, changes in CASES}
+    assert {name for name, _, _ in CASES} == set(TRAINED)
+    objectives = {(name, changes.get("loss.objective")) for name, _, changes in CASES}
     assert {("paws", "simclr"), ("pmsn", "swav"), ("pmsn", "vicreg"), ("clip", "siglip")} <= objectives
 
 
@@ -81,12 +97,13 @@ def test_the_cases_hold_every_recipe_and_every_objective():
 def test_every_switch_of_the_model_group_is_among_the_cases(name):
     model = recipes.named(name).presets["toy"].model
     switches = {field.name for field in fields(model) if isinstance(getattr(model, field.name), bool)}
-    assert switches - {"layer_scale"} <= set(SWITCHES)  # starts at zero: gradients are there, and zero for a step
+    known = set(SWITCHES) | SWITCHED_IN_PRESETS.get(name, set())
+    assert switches - {"layer_scale"} <= known  # starts at zero: gradients are there, and zero for a step
 
 
-@pytest.mark.parametrize(("name", "changes"), CASES, ids=lambda value: str(value).replace(" ", ""))
-def test_every_trainable_parameter_has_a_gradient_after_a_step_of_one_process(name, changes):
-    assert without_gradient(name, changes) == []
+@pytest.mark.parametrize(("name", "preset", "changes"), CASES, ids=lambda value: str(value).replace(" ", ""))
+def test_every_trainable_parameter_has_a_gradient_after_a_step_of_one_process(name, preset, changes):
+    assert without_gradient(name, preset, changes) == []
 
 
 @pytest.mark.distributed

@@ -45,6 +45,7 @@ DIGITS = {"data.name": "digits", "data.train_size": 64}
 MSN = {**DIGITS, "model.hidden": 32, "model.dim": 16, "model.prototypes": 8}
 CLIP = {**VIT, "model.dim": 16, "model.text_width": 32, "model.text_layers": 1}
 OWN = {
+    "families": {**DIGITS, **VIT, "model.hidden": 32, "model.dim": 16},
     "msn": MSN,
     "pmsn": {**MSN, "data.tail": 0.0},
     "paws": {

@@ -7,6 +7,7 @@ from recipes_lib import recipes
 from recipes_lib.launch import plan
 
 LARGEST = {
+    "families": ("ijepa_vith14_imagenet", 16),
     "paws": ("rn50_imagenet_10pct", 64),
     "switchback": ("vith14_laion2b", 128),
     "clip": ("datacomp_xlarge", 512),

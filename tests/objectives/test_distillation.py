@@ -75,14 +75,6 @@ def test_without_stop_gradient_both_sides_get_one():
     )
 
 
-def test_spread_is_one_for_all_directions_and_zero_at_collapse():
-    one = table([[1.0, 2.0, 3.0]] * 5)
-    assert distillation.spread(one).item() == pytest.approx(0, abs=1e-9)
-    assert distillation.spread(draw(2, 4000, 16)).item() == pytest.approx(1, abs=0.01)
-    z = np.asarray(Z1) / np.linalg.norm(Z1, axis=1, keepdims=True)
-    assert distillation.spread(table(Z1)).item() == pytest.approx(z.std(axis=0).mean() * math.sqrt(3), abs=1e-12)
-
-
 def test_dino_and_its_centre_over_two_steps():
     student, teacher = student_and_teacher()
     centre = torch.zeros(4, dtype=torch.float64)

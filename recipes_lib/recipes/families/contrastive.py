@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from recipes_lib.config import OptimConfig, TrainConfig
-from recipes_lib.models import heads
 from recipes_lib.models.queue import Queue
 from recipes_lib.objectives import contrastive
 from recipes_lib.pretraining.recipe import Method
 from recipes_lib.recipes.families.ladder import CONVNET, small
-from recipes_lib.recipes.families.network import Siamese, Taught
+from recipes_lib.recipes.families.network import Siamese, Taught, predictor
 from recipes_lib.recipes.families.settings import Config, FamiliesViews, LossConfig, ModelConfig
 
 
@@ -111,14 +110,6 @@ class MoCoV3(Taught):
         # the factor keeps the gradient's size when the temperature changes, as in the authors' code
         loss = 2 * temperature * (parts[0].pop("loss") + parts[1].pop("loss"))
         return {"loss": loss, **{name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]}}
-
-
-def predictor(config: Config, dim: int) -> heads.MLPHead:
-    """The predictor of ``config`` for embeddings of ``dim`` dimensions, which it keeps."""
-    model = config.model
-    return heads.MLPHead(
-        dim, model.predictor_hidden, dim, layers=model.predictor_layers, last_norm=model.predictor_last_norm
-    )
 
 
 METHODS: dict[str, type[Method]] = {

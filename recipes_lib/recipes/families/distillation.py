@@ -12,10 +12,11 @@ from recipes_lib.config import EvalConfig, OptimConfig, TrainConfig
 from recipes_lib.data.loader import Batch
 from recipes_lib.models import heads
 from recipes_lib.objectives import distillation
+from recipes_lib.objectives.gauges import embedding_std
 from recipes_lib.optim import groups, schedules
 from recipes_lib.pretraining.recipe import Method
 from recipes_lib.recipes.families.ladder import CONVNET, VIEWS, VIT, small
-from recipes_lib.recipes.families.network import Siamese, Taught
+from recipes_lib.recipes.families.network import Siamese, Taught, predictor
 from recipes_lib.recipes.families.settings import Config, FamiliesViews, LossConfig, ModelConfig
 from recipes_lib.views import masking
 
@@ -33,7 +34,7 @@ class BYOL(Taught):
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__(config, steps)
-        self.predictor = predictor(config.model, self.encoder.projector.out_dim)
+        self.predictor = predictor(config, self.encoder.projector.out_dim)
 
     def forward(self, views: dict) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
@@ -53,7 +54,7 @@ class SimSiam(Siamese):
 
     def __init__(self, config: Config, steps: int) -> None:
         super().__init__(config, steps)
-        self.predictor = predictor(config.model, self.encoder.projector.out_dim)
+        self.predictor = predictor(config, self.encoder.projector.out_dim)
 
     def forward(self, views: dict) -> dict[str, Tensor]:
         """The loss of one micro-batch and its parts. ``views`` is the output of :meth:`views`."""
@@ -150,7 +151,7 @@ class DINO(Taught):
             koleo = sum(distillation.koleo_loss(view) for view in features.unflatten(0, (large, -1)))
             total = total + loss.koleo_weight * koleo
             parts["koleo"] = koleo.detach()
-        return {**parts, "loss": total, "std": distillation.spread(embeddings[0].unflatten(0, (large, -1)))}
+        return {**parts, "loss": total, "std": embedding_std(embeddings[0].unflatten(0, (large, -1)))}
 
     def features(
         self, backbone: nn.Module, images: Tensor, masked: Tensor | None = None
@@ -193,11 +194,6 @@ class DINO(Taught):
             *({"params": [token], "decays": False} for token in mask_token),
             {"params": [self.prototypes.weight], "decays": False, "frozen": self.config.loss.freeze_prototypes},
         ]
-
-
-def predictor(model: ModelConfig, dim: int) -> heads.MLPHead:
-    """The predictor: hidden layers with batch norm and ReLU, then a plain layer; with 0 layers the identity."""
-    return heads.MLPHead(dim, model.predictor_hidden, dim, layers=model.predictor_layers)
 
 
 METHODS: dict[str, type[Method]] = {"byol": BYOL, "simsiam": SimSiam, "dino": DINO}

@@ -126,6 +126,14 @@ class Taught(Siamese):
         return groups.decay_groups(self)  # it leaves out what needs no gradient
 
 
+def predictor(config: Config, dim: int) -> heads.MLPHead:
+    """The predictor of ``config`` for embeddings of ``dim`` dimensions, which it keeps."""
+    model = config.model
+    return heads.MLPHead(
+        dim, model.predictor_hidden, dim, layers=model.predictor_layers, last_norm=model.predictor_last_norm
+    )
+
+
 def second_look(views: FamiliesViews) -> FamiliesViews:
     """The config of the second large view."""
     return replace(

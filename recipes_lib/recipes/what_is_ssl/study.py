@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three networks that differ in one thing each, and the numbers by which the opening chapter compares them."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from recipes_lib.config import override
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import load
 from recipes_lib.data.loader import Batch, StepBatches
+from recipes_lib.evaluation.hypersphere import normalized_std
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.scoring import DATA_SEED
 from recipes_lib.recipes.families import recipe as families
@@ -62,19 +61,6 @@ def describe(folder: Path) -> dict[str, float]:
     return {"knn": knn, **look(method, load(config.data, DATA_SEED).test)}
 
 
-def spread(embeddings: Tensor) -> float:
-    """How widely embeddings point in different directions: about 1 for random directions, 0 if all are the same.
-
-    Each embedding is scaled to length 1. The standard deviation of each of the d dimensions over the images is averaged
-    over dimensions and multiplied by sqrt(d), since the coordinates of a random direction have a deviation of
-    1 / sqrt(d).
-
-    Shapes: ``embeddings`` [N, d]. Source: the measure of collapse of Chen, He, arXiv 2011.10566 (SimSiam).
-    """
-    unit = F.normalize(embeddings.double(), dim=1)
-    return float(unit.std(dim=0, correction=0).mean() * math.sqrt(embeddings.shape[1]))
-
-
 @torch.no_grad()
 def look(method: Siamese, images: ImageSet, batch_size: int = 128) -> dict[str, float]:
     """What a trained network says of two views of images, without training: means over all whole batches.
@@ -91,7 +77,7 @@ def look(method: Siamese, images: ImageSet, batch_size: int = 128) -> dict[str, 
     first, second = torch.cat(embeddings, dim=1)  # [images, dim] each
     return {
         "agreement": float(F.cosine_similarity(first, second).mean()),
-        "spread": spread(first),
+        "spread": normalized_std(first),
         "loss": sum(losses) / len(losses),
     }
 
