@@ -140,7 +140,9 @@ def ibot_patch_loss(
         with torch.no_grad():
             log_q = _log_targets(teacher, centre, teacher_temperature)  # [B, N, K]
             q = log_q.exp()
-        each = masked / masked.sum(dim=1, keepdim=True).clamp_min(1)  # [B, N]: weights of an image's hidden patches
+        each = masked.to(log_p.dtype) / masked.sum(dim=1, keepdim=True).clamp_min(
+            1
+        )  # [B, N]: weights of an image's hidden patches
         loss = -(each * (q * log_p).sum(dim=2)).sum(dim=1).mean()
         entropy = -(each * (q * log_q).sum(dim=2)).sum() / each.sum().clamp_min(1)
     return {"loss": loss, "teacher_entropy": entropy}
