@@ -408,8 +408,8 @@ plt.show()
 # Do not read {numref}`fig-families-race` as a ranking. It says how far each method gets in some hundred steps on 6,000 pictures of 32 pixels. Published rankings on ImageNet have another order, and differ among
 # themselves by the length of training.
 #
-# One method does not learn here at all: DINO stays below the untrained network. Eight settings were tried for it: two numbers of prototypes, three teacher temperatures, batch norm in the head, a
-# teacher that follows faster, and frozen prototypes. Its teacher drifted towards giving every prototype the same share. With other data, multi-crop or more steps it may well learn, and its papers say that
+# One method does not learn here at all: DINO stays below the untrained network. Seven settings were tried for it: two numbers of prototypes, two temperatures of the teacher, batch norm in the head, a
+# teacher that follows faster, and frozen prototypes. Its embeddings collapse, and `recipes doctor` says so of its run. With other data, multi-crop or more steps it may well learn, and its papers say that
 # it does; this chapter has not shown it. So {numref}`fig-families-guards` has no panel for DINO: a guard says nothing where the intact method does not learn.
 #
 # For the methods that hide patches, {term}`k-NN probe` and distance are the wrong judges, says the Cookbook: their features need to be fine-tuned. {numref}`fig-families-finetuned` does that, with four epochs
@@ -484,7 +484,19 @@ plt.show()
 
 # %% [markdown]
 # The loss of the broken run is the better one. The spread, which is logged at every step as `std`, gives it away. The command `recipes doctor RUN` looks at this number and at others for
-# you; see {doc}`/book/start`.
+# you. The next cell calls what it calls, for both runs:
+
+# %%
+from textwrap import fill
+
+from recipes_lib.pretraining import doctor
+
+for name, run in runs.items():
+    findings = doctor.diagnose(families.RECIPE, run.folder)
+    lines = [finding.line for finding in findings if finding.status == "found"]
+    print(f"{name}:")
+    for line in lines or ["nothing found"]:
+        print(fill(line, 80, initial_indent="  ", subsequent_indent="    "))
 
 # %% [markdown]
 # ## Verdicts
