@@ -379,7 +379,7 @@ plt.show()
 # %% mystnb={"figure": {"name": "fig-families-race", "caption": "k-NN accuracy on test pictures by processor time, one point per seed. Lines: the yardsticks of the same network. Left: methods that compare views, and rotation, on the convolutional network. Right: methods that hide patches, and SimCLR, on the transformer."}, "image": {"alt": "Two scatter plots of k-NN accuracy by processor time, each method with its name beside its points, and horizontal lines for the untrained network, raw pixels and the supervised network."}} tags=["hide-input"]
 from recipes_lib.recipes.families.claims import ON_TRANSFORMER, WITH_VIEWS
 
-relative = next(iter(figures["cost"].values()))["seconds"]
+relative = next(iter(figures["cost"].values()))["time"]
 
 
 def race(ax, methods: tuple[str, ...], yardstick: str) -> None:

@@ -24,7 +24,7 @@ REPEATS = 7
 def cost(seed: int) -> dict[str, dict[str, float]]:
     """What a training step of each method's toy costs, divided by what SimCLR's costs.
 
-    ``cost``: operations of matrix products and convolutions, forward and backward. ``seconds``: processor seconds of
+    ``cost``: operations of matrix products and convolutions, forward and backward. ``time``: processor seconds of
     views, forward and backward pass, and teacher, the median over alternating steps on one thread.
     """
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def cost(seed: int) -> dict[str, dict[str, float]]:
     medians = {name: median(times) for name, times in seconds.items()}
     return {
         "cost": {name: operations[name] / operations["simclr"] for name in methods},
-        "seconds": {name: medians[name] / medians["simclr"] for name in methods},
+        "time": {name: medians[name] / medians["simclr"] for name in methods},
     }
 
 

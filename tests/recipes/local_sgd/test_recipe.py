@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recipes_lib import cli
-from recipes_lib.config import override
+from recipes_lib.config import PROBES, override
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits
 from recipes_lib.data.loader import Batch
@@ -94,7 +94,7 @@ def test_a_probe_that_this_recipe_has_not_is_answered_in_one_line_with_those_it_
     assert cli.main(["evaluate", str(folder), "--probe", *probes]) == 2
     (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("recipes: ")]
     assert line.startswith(f"recipes: There is no probe {probes[-1]!r} for this recipe.")
-    assert line.endswith("There are: accuracy, knn, linear, lowshot, snn, factors, finetune.")
+    assert line.endswith(f"There are: {', '.join(('accuracy', *PROBES))}.")
 
 
 def test_a_perceptron_is_exported_for_our_own_reader_and_the_command_line_says_who_cannot(folder, tmp_path, capsys):
