@@ -57,7 +57,7 @@ def epps_pulley(projected: Tensor, *, knots: int = 17) -> Tensor:
     weight = 2 * phi * HIGHEST_FREQUENCY / (knots - 1)  # twice: for t and -t
     weight[[0, -1]] /= 2  # the trapezoidal rule's ends
     angles = projected[..., None] * t  # [..., B, M, knots]
-    # torch.distributed.all_reduce would give the same value, but 1 / ranks of the gradient: autograd does not see it
+    # a plain all-reduce would give the same value, but 1 / ranks of the gradient: autograd does not see it
     real, imaginary = collectives.all_reduce_mean(torch.stack([angles.cos().mean(dim=-3), angles.sin().mean(dim=-3)]))
     images = projected.shape[-2] * collectives.world_size()
     return images * ((real - phi).square() + imaginary.square()) @ weight
