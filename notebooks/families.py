@@ -65,6 +65,7 @@ from recipes_lib.systems import SYSTEMS
 figures = json.loads(embedded.path("claims/families.json").read_text())["figures"]
 
 
+# %% tags=["hide-input"]
 def seeds_of(arm: str, *path: str) -> list[float]:
     """A number of an arm's stored reports, one per seed."""
     found = []
@@ -97,7 +98,7 @@ plt.show()
 # methods put a {term}`predictor` behind one branch. Some take the targets from a {term}`teacher`, which is an {term}`EMA` of the network. Masked methods have one view, from
 # which {term}`patches <patch>` are hidden. Their target is what was hidden, as pixels, words or embeddings.
 
-# %% mystnb={"figure": {"name": "fig-families-loop", "caption": "The loop that all methods share. Dashed: only in some methods. Two bars across an arrow: no gradient."}, "image": {"alt": "Diagram. Two views of a picture of kitchen things. The first goes through backbone, projector and predictor to the loss. The second goes through the teacher's backbone and projector to the loss, and two bars across its arrow mark the stop-gradient. A dashed arrow leads from the backbone to the teacher."}} tags=["hide-input"]
+# %% tags=["hide-input"]
 from recipes_lib import diagrams
 from recipes_lib.data.load import load
 from recipes_lib.data.loader import StepBatches
@@ -113,6 +114,7 @@ cut = engine.build(families.RECIPE, toy, steps=1).views(batch, step=0)["large"]
 mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
 first, second = (cut * std + mean).clamp(0, 1).unflatten(0, (2, -1))
 
+# %% mystnb={"figure": {"name": "fig-families-loop", "caption": "The loop that all methods share. Dashed: only in some methods. Two bars across an arrow: no gradient."}, "image": {"alt": "Diagram. Two views of a picture of kitchen things. The first goes through backbone, projector and predictor to the loss. The second goes through the teacher's backbone and projector to the loss, and two bars across its arrow mark the stop-gradient. A dashed arrow leads from the backbone to the teacher."}} tags=["hide-input"]
 nodes = {
     "one": Image(0, 0, first[3], "a view"),
     "two": Image(0, 1, second[3], "another view"),
@@ -288,10 +290,7 @@ print(f"the first patch {rows[0, 0].tolist()}, loss {by_hand['MAE']:.4f}")
 # The library's losses on the same tensors. The last column is the package lightly, which many readers know. Where its loss is another one by construction, the note under the table says
 # why.
 
-# %% tags=["nbval-check-output"]
-
-import lightly.loss as theirs
-
+# %%
 from recipes_lib.objectives import contrastive, distillation, gaussian, masked, redundancy
 
 ours = {
@@ -304,6 +303,10 @@ ours = {
     "LeJEPA": gaussian.lejepa_loss(torch.stack([z1, z2]), axes_only, global_views=2),
     "MAE": masked.mae_loss(drawn, hidden),
 }
+
+# %% tags=["nbval-check-output"]
+import lightly.loss as theirs
+
 peers = {
     "SimCLR": theirs.NTXentLoss(temperature=0.5)(z1, z2),
     "DCL": theirs.DCLLoss(temperature=0.5)(z1, z2),
@@ -380,8 +383,10 @@ plt.show()
 from recipes_lib.recipes.families.claims import ON_TRANSFORMER, WITH_VIEWS
 
 relative = next(iter(figures["cost"].values()))["time"]
+LINES = {"--": "random_init", ":": "raw_pixels", "-.": "supervised"}
 
 
+# %% tags=["hide-input"]
 def race(left, right, methods: tuple[str, ...], yardstick: str) -> None:
     """Rows of accuracies, the best on top, and the time of each run."""
     accuracy = {name: seeds_of(name, "scores", "knn", "method") for name in methods}
@@ -394,11 +399,10 @@ def race(left, right, methods: tuple[str, ...], yardstick: str) -> None:
         right.barh(row, steps * relative[plain], color=plots.PALETTE[0])
     titles = [SYSTEMS[name.removesuffix("_vit")].title for name in names]
     left.set_yticks(range(len(names)), titles)
-    for index, key in enumerate(("random_init", "raw_pixels", "supervised")):
+    for dashes, key in LINES.items():
         found = seeds_of(yardstick, "scores", "knn", key)
-        at, dashes = sum(found) / len(found), ("--", ":", "-.")[index]
-        label = key.replace("_", " ")
-        left.axvline(at, color="#555555", linestyle=dashes, label=label)
+        look = {"linestyle": dashes, "label": key.replace("_", " ")}
+        left.axvline(sum(found) / len(found), color="#555555", **look)
 
 
 # %% mystnb={"figure": {"name": "fig-families-race", "caption": "Left: k-NN accuracy on test pictures, one point per seed; the vertical lines are the yardsticks of the same network. Right: processor time of the run, in steps of SimCLR. Top: methods that compare views, and rotation, on the convolutional network. Bottom: methods that hide patches, and SimCLR, on the transformer."}, "image": {"alt": "Rows of points, one row per method, sorted by accuracy, beside bars of the time. On the convolutional network DCL and SimCLR are best and above the raw pixels, DINO is last and below the untrained network. On the transformer SimCLR is first, then BEiT, MAE, I-JEPA and SimMIM, all above the untrained network and below the raw pixels."}} tags=["hide-input"]

@@ -211,7 +211,7 @@ def test_the_box_states_each_claim_with_margin_control_and_seeds_and_the_headlin
 
 def test_a_box_of_no_chapter_is_a_warning(build):
     _, warnings = build(":::{claims} broth\n:::", RECORD)
-    assert "no chapter broth has claims; there are: what_is_ssl, msn, " in warnings
+    assert "no chapter broth has claims; there are: what_is_ssl, families, " in warnings
 
 
 def test_the_papers_numbers_stand_beside_ours_where_the_paper_has_some(build):
