@@ -287,8 +287,7 @@ print(f"the first patch {rows[0, 0].tolist()}, loss {by_hand['MAE']:.4f}")
 # %% [markdown]
 # ## The same numbers
 #
-# The library's losses on the same tensors. The last column is the package lightly, which many readers know. Where its loss is another one by construction, the note under the table says
-# why.
+# The next two cells feed the same tensors to the library's losses and to those of the package lightly, which many readers know.
 
 # %%
 from recipes_lib.objectives import contrastive, distillation, gaussian, masked, redundancy

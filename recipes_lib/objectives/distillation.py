@@ -125,8 +125,8 @@ def ibot_patch_loss(
     scalars ``loss`` (with its graph) and, detached, ``teacher_entropy`` (mean H(P_t) of hidden patches), in nats.
     Units: temperatures above 0.
     Raises: ``ValueError`` for a temperature out of range or shapes that do not fit.
-    Source: Eq. 2 of the paper; the mean over an image's hidden patches is the authors' code's.
-    Differs: the paper's sum over the patches has no divisor. On several ranks ``loss`` is this rank's mean.
+    Source: the authors' code, ``bytedance/ibot``, which takes the mean over an image's hidden patches.
+    Differs: on several ranks ``loss`` is this rank's mean.
     """
     _need_temperatures(temperature, teacher_temperature)
     if student.dim() != 3 or student.shape != teacher.shape or masked.shape != student.shape[:2]:
@@ -173,7 +173,7 @@ def koleo_loss(features: Tensor) -> Tensor:
 
     Shapes: [B, d], one view of each image -> [], with its graph.
     Raises: ``ValueError`` for another shape, or a single image, which has no neighbour.
-    Source: Sablayrolles et al., Sec. 3.2; eps from DINOv2's code.
+    Source: Sablayrolles et al.; eps from DINOv2's code.
     Differs: neighbours are searched among the images of all ranks, so that two ranks give the loss and the gradient of
     one; DINOv2's code searches among those of its own GPU. ``loss`` is this rank's mean.
     """

@@ -229,14 +229,14 @@ PRESETS: dict[str, Config] = {
         optim=_lars(1.6),
         train=TrainConfig(epochs=1000.0, batch_size=2048),
     ),
-    # 74.3 linear (card), 4 GPUs. 3,840 / 256 = 15 batches in the queue, from epoch 15 on; prototypes frozen for an epoch.
+    # 74.3 linear (authors' README), 4 GPUs. 3,840 / 256 = 15 batches in the queue, from epoch 15 on; prototypes frozen for an epoch.
     "swav_rn50_b256_imagenet": Config(
         views=_TWO_CROPS_AND_SIX,
         loss=replace(_SWAV, queue=3840, queue_start=15 / 400),
         optim=_lars(0.6, warmup_epochs=0.0),
         train=TrainConfig(epochs=400.0, batch_size=256),
     ),
-    # 74.6 linear (card), 64 GPUs. Prototypes frozen for 313 steps, an epoch. The authors' LARS scales biases and norms too.
+    # 74.6 linear (authors' README), 64 GPUs. Prototypes frozen for 313 steps, an epoch. The authors' LARS scales biases and norms too.
     "swav_rn50_imagenet": Config(
         views=_TWO_CROPS_AND_SIX,
         loss=_SWAV,

@@ -21,7 +21,7 @@ from recipes_lib.recipes.families.settings import Config, FamiliesViews, LossCon
 from recipes_lib.views import masking
 
 MASKED_VIEWS = 0.5
-"""Share of the large views of which iBOT hides patches, as in the paper's training of ViTs with local views."""
+"""Share of the large views of which iBOT hides patches: its authors' command draws the ratio 0 as often as 0.3."""
 
 
 class BYOL(Taught):

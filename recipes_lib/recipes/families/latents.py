@@ -24,7 +24,7 @@ optimiser                           AdamW; rate 2e-4, 1e-3 (40 epochs), 1e-6 (30
 augmentation                        random crop of scale 0.3 to 1, nothing else          config lines 3-14
 ==================================  ===================================================  ==============================
 
-The golden value of the loss on the card's Z1 and Z2 is 0.32669905520580717; tests compute it with numpy as well.
+The golden value of the loss on the two small matrices Z1 and Z2 of the tests is 0.32669905520580717; tests compute it with numpy as well.
 
 Differs: the context (see :func:`recipes_lib.views.masking.context_and_targets`); the encoder has a class token, which
 the predictor does not see; the loss is the code's, where the paper has the squared distance; weights of the predictor

@@ -192,11 +192,11 @@ PRESETS: dict[str, Config] = {
     **small(LossConfig(objective="simmim"), model=_VIT, laptop_model=_LARGER, views=replace(ONE_VIEW, mask_ratio=0.6)),
     **small(LossConfig(objective="beit"), model=_VIT, laptop_model=_LARGER, views=replace(ONE_VIEW, mask_ratio=0.4)),
     # The official repository's command. 85.952 after fine-tuning with layer-wise rates, mixup and drop path, which
-    # `eval.probes finetune` does not have (card; about 42 hours of 64 V100).
+    # `eval.probes finetune` does not have (README of the authors' code; about 42 hours of 64 V100).
     "mae_vitl16_imagenet": _MAE_LARGE,
-    # The same recipe with ViT-B; 83.664 after such fine-tuning (card).
+    # The same recipe with ViT-B; 83.664 after such fine-tuning (authors' README).
     "mae_vitb16_imagenet": replace(_MAE_LARGE, model=replace(_MAE_LARGE.model, arch="vit_base")),
-    # The repository's 800 epochs of ViT-B; 83.8 after fine-tuning (card), with a relative position bias, layer scale
+    # The repository's 800 epochs of ViT-B; 83.8 after fine-tuning (authors' README), with a relative position bias, layer scale
     # 0.1 and drop path 0.1, which our network does not have.
     "simmim_vitb16_imagenet": Config(
         views=replace(_PLAIN, global_scale=(0.67, 1.0), mask_ratio=0.6, mask_unit=2),  # 2 x 16 = 32 pixels

@@ -183,7 +183,7 @@ class LossConfig:
     ``ijepa``, whose teacher gets no gradient in any case, the encoder itself then computes the targets, as with
     ``model.ema`` and ``model.ema_final`` 0, which must be set too."""
     queue: int = 0
-    """Number of earlier embeddings that are kept: the candidates for neighbours (``nnclr``: 98,304), the negatives
+    """Number of earlier embeddings that are kept: the candidates for neighbours (``nnclr``), the negatives
     (``moco_v2``: 65,536) or more images for the codes (``swav``: 3,840). A multiple of the batch size."""
     queue_start: float = 0.0
     """Share of the run after which the queue is used, in [0, 1); ``swav`` only."""
