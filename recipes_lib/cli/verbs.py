@@ -119,7 +119,8 @@ def sweep(arguments: argparse.Namespace) -> None:
         display.as_json(trial.facts(found))
     else:
         display.show(display.sweep(found))
-        display.show(f"table and figure: {found.folder / 'sweep'}.csv, .json, .png")
+        drawn = "table and figure" if found.probes else "table"
+        display.show(f"{drawn}: {found.folder / 'sweep'}.csv, .json{', .png' if found.probes else ''}")
 
 
 def resume(arguments: argparse.Namespace) -> None:

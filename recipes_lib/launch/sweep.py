@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipes_lib import durable, plots, processes, recipes, terminal
+from recipes_lib import durable, processes, recipes, terminal
 from recipes_lib.config import dotted, from_dict, override, to_dict
 from recipes_lib.errors import STOP_SIGNALS, ConfigError, Diverged, Interrupted, RunError, UserError, nearest
 from recipes_lib.training.folder import default_path, finished
@@ -234,6 +234,8 @@ def figure(found: Sweep, *, levels: Mapping[str, float] | None = None) -> "Figur
 
     Raises: ``RunError`` if no run has a score.
     """
+    from recipes_lib import plots  # takes half a second, which the process of each run does not need
+
     if not found.probes:
         raise RunError(f"No run in {found.folder} has a score, so there is nothing to draw.")
     fields = [field for field, values in found.axes.items() if field != SEED and len(values) > 1] or [SEED]
@@ -383,6 +385,8 @@ def _write_figure(found: Sweep) -> None:
     if not found.probes:
         return
     from matplotlib import pyplot
+
+    from recipes_lib import plots
 
     with pyplot.rc_context(plots.STYLE), durable.whole(found.folder / "sweep.png") as partial:
         drawn = figure(found)

@@ -121,6 +121,13 @@ def test_the_table_averages_over_seeds_and_counts_the_runs_without_a_score(swept
     ]
 
 
+def test_where_no_run_has_a_score_there_is_no_figure_to_name(swept, capsys):
+    assert cli.main([*BEGIN, "--optim.clip", "1", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["optim.clip", "seconds"]
+    assert lines[-1] == "table: s/sweep.csv, .json"
+
+
 def test_as_json_it_prints_the_stored_sweep_alone(swept, capsys):
     assert cli.main([*BEGIN, "--optim.betas", "0.9,0.99", "0.8,0.9", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
