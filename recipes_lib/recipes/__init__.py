@@ -165,6 +165,17 @@ MENU = {
             needs=("msn",),
         ),
         Entry(
+            name="knobs",
+            title="Knobs: what each setting does",
+            paper="Balestriero, Ibrahim, Sobal, Morcos, Shekhar, Goldstein, Bordes, Bardes, Mialon, Tian, Schwarzschild, "
+            "Wilson, Geiping, Garrido, Fernandez, Bar, Pirsiavash, LeCun, Goldblum: A Cookbook of Self-Supervised "
+            "Learning, 2023, arXiv 2304.12210, section 3",
+            idea="Augmentation, projector, batch size, rates and masks, turned one at a time and compared with the advice.",
+            presets=("toy", "simmer"),
+            seconds=70,
+            needs=("families",),
+        ),
+        Entry(
             name="clip",
             title="CLIP: pictures and their captions",
             paper="Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever: "
