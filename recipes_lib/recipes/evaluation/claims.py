@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from recipes_lib.claim import Chapter, Claim, Measurement, higher, lower
+from recipes_lib.claim import Arm, Chapter, Claim, Measurement, higher, lower
 
 STEPS = 150
 """Number of steps of each network of the two zoos."""
@@ -80,6 +80,12 @@ def _full(preset: str, *flags: str) -> str:
     )
 
 
+def _measured(function: str, method: str) -> Measurement:
+    """A function of the study, with the fingerprint of a run of one of its methods."""
+    arm = Arm(recipe="families", preset=f"{method}_toy")
+    return Measurement(f"recipes_lib.recipes.evaluation.study:{function}", fingerprint=arm)
+
+
 def _tells(method: str, metric: str) -> Claim:
     """Over nine runs of a method, the metric ranks networks as k-NN does."""
     probes = "knn" if metric == "loss" else f"knn {metric}"
@@ -128,8 +134,13 @@ _BOTH_TRANSFORMERS = (
 CHAPTER = Chapter(
     name="evaluation",
     measurements={
-        name: Measurement(f"recipes_lib.recipes.evaluation.study:{name}")
-        for name in ("simclr", "vicreg", "lejepa", "across", "finetuning", "mistakes", "dense_probes")
+        "simclr": _measured("simclr", "simclr"),
+        "vicreg": _measured("vicreg", "vicreg"),
+        "lejepa": _measured("lejepa", "lejepa"),
+        "across": _measured("across", "simclr"),
+        "finetuning": _measured("finetuning", "simclr"),
+        "mistakes": _measured("mistakes", "simclr"),
+        "dense_probes": _measured("dense_probes", "mae"),
     },
     seeds=(1, 2, 3),
     headline=(
