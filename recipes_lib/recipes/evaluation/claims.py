@@ -67,6 +67,10 @@ _FULL = {"simclr": "simclr_rn50_imagenet", "vicreg": "vicreg_rn50_imagenet", "le
 _UNSEARCHED = "Nothing was searched: rates and settings are the preset's and those around it"
 _PRESETS = "Nothing was searched: each method is as its preset of the families has it"
 _NOT_READ = {"value": None, "where": "no figure of this kind was read"}
+_LIDAR = {
+    "value": None,
+    "where": "arXiv 2312.04000, abstract: LiDAR predicts the best settings better than ranks do; no figure was read",
+}
 _NONE = {"value": None, "where": "no paper is followed here"}
 
 
@@ -98,7 +102,7 @@ def _tells(method: str, metric: str) -> Claim:
         metric="Spearman's rank correlation with k-NN accuracy over nine runs",
         control_arm="no relation: a correlation of 0",
         control_tuning=f"{_UNSEARCHED}.",
-        paper=_NOT_READ,
+        paper=_LIDAR if metric == "lidar" else _NOT_READ,
         full_scale=_full(_FULL[method], f"--eval.probes {probes}"),
     )
 
@@ -166,7 +170,7 @@ CHAPTER = Chapter(
             "evaluation.across_lidar",
             "Over methods, a higher LiDAR goes with better features.",
             ours=("across", "spearman.lidar"),
-            paper=_NOT_READ,
+            paper=_LIDAR,
             full_scale=_full(_FULL["simclr"], "--eval.probes knn lidar"),
         ),
         _ranks(
