@@ -54,7 +54,14 @@ def right(
 
     Shapes: ``similarity`` [M, N], ``labels`` int64 [N], ``wanted`` int64 [M] -> bool [M].
     """
-    near, neighbours = similarity.topk(k, dim=1)
+    return _vote(*similarity.topk(k, dim=1), labels, wanted, temperature)
+
+
+def _vote(near: Tensor, neighbours: Tensor, labels: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Whether the neighbours, whose similarities fall from left to right, vote for the right class.
+
+    Shapes: [M, k], int64 [M, k], int64 [N], int64 [M] -> bool [M].
+    """
     weights = ((near - near[:, :1]) / temperature).exp()  # a common factor of a row changes no vote
     votes = torch.zeros(len(wanted), int(labels.max()) + 1).scatter_add_(1, labels[neighbours], weights)
     return votes.argmax(dim=1) == wanted
@@ -103,8 +110,9 @@ def answers(train: Tensor, labels: Tensor, asked: Tensor, wanted: Tensor) -> Ten
             rows, others = rows - mean, others - mean
         if treatment == "standardised":
             rows, others = rows / std, others / std
-        similarity = similarities(rows, others)["cosine"]
-        found += [right(similarity, labels, wanted, k=k, temperature=temperature) for k, temperature in SETTINGS]
+        cosines = F.normalize(others, dim=1) @ F.normalize(rows, dim=1).T
+        near, neighbours = cosines.topk(max(k for k, _ in SETTINGS), dim=1)
+        found += [_vote(near[:, :k], neighbours[:, :k], labels, wanted, temperature) for k, temperature in SETTINGS]
     return torch.stack(found)
 
 
