@@ -60,6 +60,7 @@ def test_the_interval_is_narrow_where_all_samples_agree_and_wide_where_there_is_
 
 
 def test_the_interval_is_the_same_for_the_same_seed():
-    rows = [table(knn=[0.1, 0.4, 0.3, 0.2, 0.7], rankme=[1, 3, 2, 5, 4])]
+    draw = np.random.default_rng(0)
+    rows = [table(knn=draw.normal(size=9), rankme=draw.normal(size=9)) for _ in range(3)]
     assert ranking.interval(rows, "rankme") == ranking.interval(rows, "rankme")
     assert ranking.interval(rows, "rankme") != ranking.interval(rows, "rankme", seed=1)
