@@ -65,6 +65,7 @@ figures = stored["figures"]
 NAMES = {"random_init": "random init", "raw_pixels": "raw pixels"}
 
 
+# %% tags=["hide-input"]
 def knn(arm: str) -> list[float]:
     """The k-NN accuracies of an arm, one per seed."""
     return [run["scores"]["knn"]["method"] for run in figures[arm].values()]
@@ -80,6 +81,7 @@ def yardsticks(arm: str) -> dict[str, float]:
     return {name: mean([row[key] for row in rows]) for key, name in NAMES.items()}
 
 
+# %% tags=["hide-input"]
 ROWS = {
     "augmentation": [*arms_of.AUGMENTATIONS],
     "projector": ["simclr", *(f"projector_{n}" for n in (0, 1, 3))],
@@ -113,7 +115,7 @@ plt.show()
 # %% [markdown]
 # ## The knobs in one picture
 
-# %% mystnb={"figure": {"name": "fig-knobs-where", "caption": "Where the knobs of this chapter sit. Dashed: only in methods with a teacher."}, "image": {"alt": "Diagram. A picture becomes two views by the augmentations. Both go through backbone and projector to the loss, one of them through a predictor, if there is one. A dashed arrow leads from the backbone to a teacher. Below the loss stands the optimiser with rate, decay and batch size."}} tags=["hide-input"]
+# %% tags=["hide-input"]
 from recipes_lib import diagrams
 from recipes_lib.data.load import load
 from recipes_lib.data.loader import StepBatches
@@ -135,6 +137,7 @@ def views_with(changes: dict) -> torch.Tensor:
     return (cut["large"] * spread + centre).clamp(0, 1).unflatten(0, (2, -1))
 
 
+# %% mystnb={"figure": {"name": "fig-knobs-where", "caption": "Where the knobs of this chapter sit. Dashed: only in methods with a teacher."}, "image": {"alt": "Diagram. A picture becomes two views by the augmentations. Both go through backbone and projector to the loss, one of them through a predictor, if there is one. A dashed arrow leads from the backbone to a teacher. Below the loss stands the optimiser with rate, decay and batch size."}} tags=["hide-input"]
 first, second = views_with({})
 nodes = {
     "image": Image(0, 0.5, batch.images[3], "an image"),
@@ -238,7 +241,7 @@ momenta = (0.9, 0.99, 0.996, 0.999)
 half_lives = {m: float(log_half / torch.tensor(m).log()) for m in momenta}
 for momentum, steps in half_lives.items():
     share = steps / arms_of.STEPS
-    print(f"momentum {momentum:<6} half-life {steps:4.0f} steps, {share:.0%} of a run here")
+    print(f"momentum {momentum:<6} half-life {steps:4.0f} steps, {share:.0%} of a run")
 
 # %% [markdown]
 # A momentum that was chosen for 100,000 steps averages over more than a short run has. Fit it to the length of the run.
@@ -274,7 +277,9 @@ with torch.no_grad():
     push[torch.arange(8), torch.arange(8).roll(4)] -= 1  # the partner is pulled
 table.backward(push / 0.2 / 8)  # the mean over eight views
 torch.testing.assert_close(leaf.grad, views.grad)
+print("the same gradient")
 
+# %% tags=["nbval-check-output"]
 weight = torch.ones(1, requires_grad=True)
 adamw = torch.optim.AdamW([weight], weight_decay=0.5)
 for rate in rates:
@@ -282,7 +287,7 @@ for rate in rates:
     weight.grad = torch.zeros(1)
     adamw.step()
 torch.testing.assert_close(weight.detach()[0], kept[0.5])
-print("the same gradient, and the same shrinking")
+print("the same shrinking")
 
 # %% [markdown]
 # Read the source: the loss is `recipes_lib.objectives.contrastive.nt_xent` in
