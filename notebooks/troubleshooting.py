@@ -232,17 +232,17 @@ print("the same numbers;", finding.check, "is", finding.status)
 # %% [markdown]
 # ## Cook
 #
-# Preset {term}`toy` trains three methods for 100 steps, with and without what keeps them from collapsing, and asks the doctor about all six runs. It takes about 30 seconds.
+# Preset {term}`toy` trains three methods for 150 steps, with and without what keeps them from collapsing, and asks the doctor about all six runs. It takes about 35 seconds.
 
 # %%
 toy = trouble.PRESETS["toy"]
 result = trouble.RECIPE.run(toy, place / "toy")
 
 # %% [markdown]
-# The runs were watched: `--eval.watch std rankme knn --eval.watch-every 10` measures the features of the same training pictures every ten steps and writes the numbers beside the loss.
+# The runs were watched: `--eval.watch std rankme knn --eval.watch-every 15` measures the features of the same training pictures every 15 steps and writes the numbers beside the loss.
 # {numref}`fig-trouble-curves` shows them. Each row is a method, and each column a number.
 
-# %% mystnb={"figure": {"name": "fig-trouble-curves", "caption": "Three methods with their guard against collapse (healthy) and without it (broken): loss, spread of the embeddings, RankMe of the features, and k-NN accuracy over training."}, "image": {"alt": "A grid of twelve panels over 100 training steps. Rows: SimCLR with and without negatives, VICReg with and without its variance term, SimSiam with and without stop-gradient. Columns: loss, spread, RankMe, k-NN accuracy. Each panel has a healthy and a broken run."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-trouble-curves", "caption": "Three methods with their guard against collapse (healthy) and without it (broken): loss, spread of the embeddings, RankMe of the features, and k-NN accuracy over training."}, "image": {"alt": "A grid of twelve panels over 150 training steps. Rows: SimCLR with and without negatives, VICReg with and without its variance term, SimSiam with and without stop-gradient. Columns: loss, spread, RankMe, k-NN accuracy. Each panel has a healthy and a broken run."}} tags=["hide-input"]
 CURVES = {"loss": "loss", "spread": "watch_std_embedding", "RankMe": "watch_rankme", "k-NN": "watch_knn"}
 TITLES = {"no_negatives": "SimCLR", "no_variance": "VICReg", "no_stop_gradient": "SimSiam"}
 
@@ -294,10 +294,10 @@ for finding in doctor.diagnose(families.RECIPE, place / "toy" / "no_negatives-br
 # | the loss falls; pictures differ in few directions | `dimensional_collapse`: RankMe | bring back variance or covariance term |
 # | the loss falls; k-NN falls below the untrained network | `lying_loss`: k-NN beside the loss | detach the target; choose by a probe |
 # | the run ends with NaN | `divergence` | lower the rate, warm up for longer, clip |
-# | k-NN stays low; the teacher moves too little | `teacher`: 1 / (1 - EMA) against the steps | fit the EMA to the run |
+# | targets stay near those of random weights | `teacher`: 1 / (1 - EMA) against the steps | fit the EMA to the run |
 # | targets jump with every step | `teacher`: memory below 1.5 steps | raise the EMA |
 # | little is learned; the rate still rises at the end | `learning_rate` | shorten the warm-up |
-# | assignments are mostly noise | `few_images`: batch against prototypes | larger batch, fewer prototypes, a queue |
+# | there are many more prototypes than pictures in a batch | `few_images`: batch against prototypes | larger batch, fewer prototypes, a queue |
 # | the network's processor is idle | `slow_input`: share of the time spent waiting | smaller files, more `--data.workers` |
 # | the test score is too good | `leaky_labels`: test pictures among the training pictures | hold others out |
 # | a run on eight devices is worse than on one | `two_processes`: `--ranks 2` | a gather with gradient, statistics over all processes |
@@ -336,7 +336,7 @@ told("slow_teacher", also=brief, broken=False)
 # %% [markdown]
 # ### A run within its warm-up, and a batch that is too small
 #
-# A warm-up is often given in epochs. Ten epochs are 3,000 steps on one data set and 50 on another. And {term}`Sinkhorn` must use all prototypes equally often, so a batch of 64 pictures with 2,048
+# A warm-up is often given in epochs. Ten epochs of ImageNet, with 128 pictures per step, are 100,000 steps, and most runs of this book have a few hundred. And {term}`Sinkhorn` must use all prototypes equally often, so a batch of 64 pictures with 2,048
 # {term}`prototypes <prototype>` leaves most of them a share of a picture.
 
 # %%
@@ -393,9 +393,9 @@ for broken in (True, False):
 # SimCLR whose batch norms see the pictures of their own process alone.
 
 # %%
-told("deaf")
-told("per_device")
-told("deaf", broken=False)
+told("plain_gather")
+told("local_batch_norm")
+told("plain_gather", broken=False)
 
 # %% [markdown]
 # Both faults leave the loss curve as it should be and make the run a little worse with every device that is added.

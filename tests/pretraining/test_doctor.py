@@ -26,7 +26,7 @@ from recipes_lib.recipes.families import recipe as families
 from recipes_lib.recipes.troubleshooting import pathologies
 from recipes_lib.training import folder as run_folder
 
-SMALL = {**pathologies.SMALL, "train.steps": 150, "train.checkpoint_every": 75, "eval.watch": []}
+SMALL = {**pathologies.SMALL, "eval.watch": []}
 
 
 def trained(where: Path, preset: str, **changes: object) -> Path:

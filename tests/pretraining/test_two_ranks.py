@@ -39,12 +39,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_take_the_step_of_one(run):
-    finding = two_ranks.compare(partial(recipe_of, "deaf", broken=False), run)
+    finding = two_ranks.compare(partial(recipe_of, "plain_gather", broken=False), run)
     assert finding.status == "healthy", finding.line
     assert finding.number < 1e-3
 
 
-@pytest.mark.parametrize("name", ["deaf", "per_device"])
+@pytest.mark.parametrize("name", ["plain_gather", "local_batch_norm"])
 def test_a_collective_without_gradient_and_statistics_per_device_are_found(run, name):
     finding = two_ranks.compare(partial(recipe_of, name, broken=True), run)
     assert finding.status == "found", finding.line

@@ -5,6 +5,7 @@ The census asks how far the doctor's word can be trusted. It trains methods of t
 them from collapsing, at settings for which no threshold was chosen, and counts what is found and what is missed.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from recipes_lib.config import override
+from recipes_lib.errors import Diverged
 from recipes_lib.evaluation import diagnosis
 from recipes_lib.evaluation.diagnosis import Finding
 from recipes_lib.pretraining import doctor, two_ranks
@@ -98,7 +100,10 @@ def census(seed: int) -> dict[str, Any]:
             drawn = settings(name, seed, number)
             for broken in (False, True):
                 out = Path(place) / f"{number}-{'broken' if broken else 'intact'}"
-                families.RECIPE.run(census_config(name, drawn, seed=seed, broken=broken), out)
+                with contextlib.suppress(
+                    Diverged
+                ):  # at a rate that is too high for it; the doctor is asked all the same
+                    families.RECIPE.run(census_config(name, drawn, seed=seed, broken=broken), out)
                 told.append({"method": name, "broken": broken, **drawn, **judge(out)})
     return {"runs": told, **compare(told)}
 
@@ -139,11 +144,13 @@ def judge(out: Path) -> dict[str, Any]:
     """
     findings, metrics = doctor.diagnose(families.RECIPE, out), rows(out)
     ends = curve_ends(metrics)
+    fell = (ends["loss_first"] - ends["loss"]) / max(abs(ends["loss_first"]), 1e-12) if ends else 0.0
+    ranks = [row["watch_rankme"] or 0.0 for row in metrics if "watch_rankme" in row]  # None: all features are equal
     return {
         "alarms": [finding.check for finding in findings if finding.status == "found"],
         "health": health(findings),
-        "loss_fell": (ends["loss_first"] - ends["loss"]) / max(abs(ends["loss_first"]), 1e-12),
-        "rank_fell": metrics[-1]["watch_rankme"] < metrics[0]["watch_rankme"],
+        "loss_fell": fell,
+        "rank_fell": len(ranks) > 1 and ranks[-1] < ranks[0],
     }
 
 
@@ -159,8 +166,9 @@ def health(findings: Sequence[Finding]) -> dict[str, float]:
 def compare(told: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """The last four entries of :func:`census`, from its ``runs``."""
     broken = np.array([run["broken"] for run in told])
-    numbers = {"doctor": [min(run["health"].values()) for run in told]}
-    numbers |= {check: [run["health"].get(check, np.inf) for run in told] for check in OF_FEATURES}
+    # a run that diverged has no features to look at, and is worse than any other
+    numbers = {"doctor": [min(run["health"].values(), default=0.0) for run in told]}
+    numbers |= {check: [run["health"].get(check, 0.0) for run in told] for check in OF_FEATURES}
     fell = np.array([run["loss_fell"] for run in told])
     alarms = {"doctor": np.array([bool(run["alarms"]) for run in told])}
     alarms["rank_fell"] = np.array([run["rank_fell"] for run in told])

@@ -61,7 +61,9 @@ def test_the_doctor_finds_it(name, tmp_path):
 def test_the_doctor_finds_nothing_in_the_run_beside_it(name, tmp_path):
     found = statuses(name, tmp_path, broken=False)
     assert found[PATHOLOGIES[name].check] == "healthy"
-    assert "found" not in found.values()
+    alarms = {check for check, status in found.items() if status == "found"}
+    # a network this small waits for image files of any size
+    assert alarms <= ({"slow_input"} if name == "leaky_labels" else set())
 
 
 def test_a_finished_run_is_not_repeated(tmp_path):
@@ -83,11 +85,13 @@ def test_on_one_process_a_gather_without_gradient_does_no_harm():
 
 
 def test_a_broken_method_stands_in_for_the_families_only_in_the_broken_run(tmp_path):
-    assert recipe_of("deaf", broken=True).method is pathologies.Deaf
-    assert recipe_of("deaf", broken=False) is recipe_of("no_negatives", broken=True) is families.RECIPE
-    config = PATHOLOGIES["per_device"].config(tmp_path)
+    assert recipe_of("plain_gather", broken=True).method is pathologies.PlainGather
+    assert recipe_of("plain_gather", broken=False) is recipe_of("no_negatives", broken=True) is families.RECIPE
+    config = PATHOLOGIES["local_batch_norm"].config(tmp_path)
     crossing = [isinstance(part, batch_norm.CrossRankBatchNorm) for part in families.build(config, 1).modules()]
-    apart = [isinstance(part, batch_norm.CrossRankBatchNorm) for part in pathologies.PerDevice(config, 1).modules()]
+    apart = [
+        isinstance(part, batch_norm.CrossRankBatchNorm) for part in pathologies.LocalBatchNorm(config, 1).modules()
+    ]
     assert sum(apart) < sum(crossing)
 
 

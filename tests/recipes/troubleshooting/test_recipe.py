@@ -32,8 +32,8 @@ def test_the_toy_finds_each_collapse_and_nothing_in_the_healthy_runs(toy):
     report = toy.report
     assert report["scores"] == {"found": {"broken": 1.0, "healthy": 0.0}}
     assert list(report["diagnostics"]) == ["no_negatives", "no_variance", "no_stop_gradient"]
-    assert (report["recipe"], report["steps"], report["seed"]) == ("troubleshooting", 100, 0)
-    assert RunFolder.open(toy.folder).state() == {"status": "done", "step": 100}
+    assert (report["recipe"], report["steps"], report["seed"]) == ("troubleshooting", 150, 0)
+    assert RunFolder.open(toy.folder).state() == {"status": "done", "step": 150}
     assert (toy.folder / "no_negatives-broken" / "model.safetensors").is_file()
 
 

@@ -38,7 +38,7 @@ def test_a_run_that_ended_at_once_is_described_by_its_check_alone(tmp_path):
 
 @pytest.mark.distributed
 def test_a_method_is_described_by_what_two_processes_do_differently(tmp_path):
-    told = study.describe("deaf", tmp_path, broken=True)
+    told = study.describe("plain_gather", tmp_path, broken=True)
     assert told["found"] == 1.0
     assert told["loss_apart"] < 1e-4 < 0.01 < told["gradient_apart"]
 
