@@ -67,14 +67,11 @@ for name, broken in {"network A": False, "network B": True}.items():
 
 # %% mystnb={"figure": {"name": "fig-trouble-which", "caption": "Left: the loss of two networks, of which one has a fault. Right: how well their features tell classes apart."}, "image": {"alt": "Two panels over 60 training steps. Left, the losses of networks A and B. Right, the k-NN accuracy of both, measured every ten steps."}} tags=["hide-input"]
 figure, axes = plots.panels(2, columns=2, height=2.8)
-steps = range(1, 61)
-losses = {name: [row["loss"] for row in rows] for name, rows in guess.items()}
-plots.curve(axes[0], steps, losses, ylabel="loss")
-seen = [row["step"] + 1 for row in guess["network A"] if "watch_knn" in row]
-knn = {
-    name: [row["watch_knn"] for row in rows if "watch_knn" in row] for name, rows in guess.items()
-}
-plots.curve(axes[1], seen, knn, ylabel="k-NN accuracy")
+labels = {"loss": "loss", "watch_knn": "k-NN accuracy"}
+for ax, (key, label) in zip(axes, labels.items(), strict=True):
+    at, _ = study.series(guess["network A"], key)
+    arms = {name: study.series(rows, key)[1] for name, rows in guess.items()}
+    plots.curve(ax, at, arms, ylabel=label)
 plt.show()
 
 # %% [markdown]
@@ -176,7 +173,7 @@ for name, embeddings in clouds.items():
 # %%
 from recipes_lib.objectives.contrastive import nt_xent
 
-z = torch.randn(2, 4, 6, generator=draw, dtype=torch.float64)  # two views of four pictures
+z = torch.randn(2, 4, 6, generator=draw, dtype=torch.float64)  # [views, pictures, D]
 
 
 def loss_of_rank(views: torch.Tensor, rank: int, *, detach: bool) -> torch.Tensor:
@@ -190,13 +187,15 @@ def loss_of_rank(views: torch.Tensor, rank: int, *, detach: bool) -> torch.Tenso
     return torch.nn.functional.cross_entropy(logits[rows], (rows + 4) % 8)
 
 
+# %%
 found = {}
 for detach in (False, True):
     views = z.clone().requires_grad_()
-    loss = (loss_of_rank(views, 0, detach=detach) + loss_of_rank(views, 1, detach=detach)) / 2
+    loss = sum(loss_of_rank(views, rank, detach=detach) for rank in (0, 1)) / 2
     loss.backward()
     found[detach] = (float(loss), views.grad)
-    print(f"gather without gradient: {detach!s:<5}  loss {loss:.6f}  gradient {views.grad.norm():.4f}")
+    kind = "constants" if detach else "gradient "
+    print(f"gathered with {kind}: loss {loss:.6f}, gradient {views.grad.norm():.4f}")
 
 # %% [markdown]
 # The loss is the same to the last digit. The gradient is another one: the pull of each process on the other's pictures is missing.
@@ -243,25 +242,22 @@ result = trouble.RECIPE.run(toy, place / "toy")
 # {numref}`fig-trouble-curves` shows them. Each row is a method, and each column a number.
 
 # %% mystnb={"figure": {"name": "fig-trouble-curves", "caption": "Three methods with their guard against collapse (healthy) and without it (broken): loss, spread of the embeddings, RankMe of the features, and k-NN accuracy over training."}, "image": {"alt": "A grid of twelve panels over 150 training steps. Rows: SimCLR with and without negatives, VICReg with and without its variance term, SimSiam with and without stop-gradient. Columns: loss, spread, RankMe, k-NN accuracy. Each panel has a healthy and a broken run."}} tags=["hide-input"]
-CURVES = {"loss": "loss", "spread": "watch_std_embedding", "RankMe": "watch_rankme", "k-NN": "watch_knn"}
-TITLES = {"no_negatives": "SimCLR", "no_variance": "VICReg", "no_stop_gradient": "SimSiam"}
-
-
-def draw_curves(axes, runs: dict[str, list[dict]], method: str) -> None:
-    """The four curves of two runs, in a row of axes."""
-    for ax, (name, key) in zip(axes, CURVES.items(), strict=True):
-        at = [row["step"] + 1 for row in runs["healthy"] if key in row]
-        arms = {kind: [row[key] for row in rows if key in row] for kind, rows in runs.items()}
+FAULTS = {"no_negatives": "SimCLR", "no_variance": "VICReg"}
+FAULTS |= {"no_stop_gradient": "SimSiam"}
+CURVES = {"loss": "loss", "spread": "watch_std_embedding"}
+CURVES |= {"RankMe": "watch_rankme", "k-NN": "watch_knn"}
+figure, axes = plots.panels(12, columns=4, height=1.9)
+left = iter(axes)
+for fault, method in FAULTS.items():
+    runs = {kind: study.rows(place / "toy" / f"{fault}-{kind}") for kind in study.KINDS}
+    for name, key in CURVES.items():
+        ax = next(left)
+        at, _ = study.series(runs["healthy"], key)
+        arms = {kind: study.series(rows, key)[1] for kind, rows in runs.items()}
         plots.curve(ax, at, arms, ylabel="", xlabel="")
         ax.set_title(f"{method}: {name}", fontsize=10)
-        if name != "loss" or method != "SimCLR":
-            ax.legend().remove()
-
-
-figure, axes = plots.panels(12, columns=4, height=1.9)
-for row, (name, method) in enumerate(TITLES.items()):
-    runs = {kind: study.rows(place / "toy" / f"{name}-{kind}") for kind in ("healthy", "broken")}
-    draw_curves(axes[4 * row : 4 * row + 4], runs, method)
+        if ax is not axes[0]:
+            ax.get_legend().remove()
 plt.show()
 
 # %% [markdown]
@@ -356,17 +352,16 @@ for broken in (True, False):
     told("slow_input", broken=broken)
 
 # %% mystnb={"figure": {"name": "fig-trouble-input", "caption": "Seconds per step, and how many of them went into waiting for pictures, from files and from memory."}, "image": {"alt": "Two stacked bars of seconds per step, split into waiting and the rest. Waiting takes most of the bar of the files."}} tags=["hide-input"]
+waiting, rest = [], []
+for kind in study.KINDS:
+    file = place / "more" / f"slow_input-{kind}" / "timing.jsonl"
+    spent = json.loads(file.read_text().splitlines()[-1])
+    waiting.append(spent["data_seconds"] / spent["steps"])
+    rest.append(spent["seconds"] / spent["steps"] - waiting[-1])
 figure, ax = plt.subplots(figsize=(5, 2.2), layout="constrained")
-for row, kind in enumerate(("broken", "healthy")):
-    lines = (place / "more" / f"slow_input-{kind}" / "timing.jsonl").read_text().splitlines()
-    spent = json.loads(lines[-1])
-    waiting, computing = (
-        seconds / spent["steps"]
-        for seconds in (spent["data_seconds"], spent["seconds"] - spent["data_seconds"])
-    )
-    ax.barh(row, waiting, color=plots.PALETTE[1], label="" if row else "waiting")
-    ax.barh(row, computing, left=waiting, color=plots.PALETTE[0], label="" if row else "the rest")
-ax.set_yticks((0, 1), ("files", "memory"))
+places = ("files", "memory")
+ax.barh(places, waiting, color=plots.PALETTE[1], label="waiting")
+ax.barh(places, rest, left=waiting, color=plots.PALETTE[0], label="the rest")
 ax.set(xlabel="seconds per step")
 ax.legend()
 plt.show()
@@ -382,7 +377,8 @@ plt.show()
 # %%
 for broken in (True, False):
     told("leaky_labels", broken=broken)
-    report = place / "more" / f"leaky_labels-{'broken' if broken else 'healthy'}" / "report.json"
+    kind = "broken" if broken else "healthy"
+    report = place / "more" / f"leaky_labels-{kind}" / "report.json"
     score = json.loads(report.read_text())["scores"]["knn"]["method"]
     print(f"         nearest-neighbour accuracy on the test folder: {score:.3f}\n")
 
@@ -409,21 +405,23 @@ told("plain_gather", broken=False)
 # %%
 from recipes_lib.data import embedded
 
-figures = json.loads(embedded.path("claims/troubleshooting.json").read_text())["figures"]
-census = list(figures["census"].values())
-runs = [run for counted in census for run in counted["runs"]]
+stored = json.loads(embedded.path("claims/troubleshooting.json").read_text())
+census = list(stored["figures"]["census"].values())
+counted = [run for seed in census for run in seed["runs"]]
 for kind in ("intact", "broken"):
-    some = [run for run in runs if run["broken"] == (kind == "broken")]
-    print(f"{kind}: {sum(bool(run['alarms']) for run in some)} of {len(some)} runs with an alarm")
+    some = [run for run in counted if run["broken"] == (kind == "broken")]
+    raised = sum(bool(run["alarms"]) for run in some)
+    print(f"{kind:<7} {raised} of {len(some)} runs with an alarm")
 
 # %% mystnb={"figure": {"name": "fig-trouble-census", "caption": "Runs with their guard and without it, a row per method. Left: the worst of spread, RankMe and k-NN, each divided by its threshold; below 1 is an alarm. Right: the share of its first value by which the loss fell."}, "image": {"alt": "Two panels with a row per method and a point per run, intact and broken. Left, on a logarithmic axis, the worst number divided by its threshold, with a line at 1. Right, the fall of the loss."}} tags=["hide-input"]
-methods = list(dict.fromkeys(run["method"] for run in runs))
+methods = list(dict.fromkeys(run["method"] for run in counted))
 figure, axes = plots.panels(2, columns=2, height=3.6, sharey=True)
 for kind, index in {"intact": 0, "broken": 1}.items():
-    some = [run for run in runs if run["broken"] == (kind == "broken")]
+    some = [run for run in counted if run["broken"] == (kind == "broken")]
     at = [methods.index(run["method"]) + 0.2 * (2 * index - 1) for run in some]
     look = {**plots.style(index), "linestyle": "none", "markersize": 5, "alpha": 0.8}
-    axes[0].plot([min(run["health"].values()) for run in some], at, label=kind, **look)
+    worst = [min(run["health"].values(), default=0.01) for run in some]
+    axes[0].plot(worst, at, label=kind, **look)
     axes[1].plot([run["loss_fell"] for run in some], at, **look)
 axes[0].axvline(1, color=plots.BASELINE, linestyle="--")
 axes[0].set(xscale="log", xlabel="worst number / threshold")
@@ -433,10 +431,10 @@ axes[0].legend()
 plt.show()
 
 # %% mystnb={"figure": {"name": "fig-trouble-auc", "caption": "How well each number ranks broken runs as worse than intact ones (AUC; 0.5 is guessing), one point per seed. The doctor takes the worst of the three in the middle."}, "image": {"alt": "Bars of AUC for the doctor, spread, RankMe, k-NN and the loss, with one point per seed and a line at 0.5."}} tags=["hide-input"]
-NAMES = {"doctor": "doctor", "full_collapse": "spread", "dimensional_collapse": "RankMe"}
-NAMES |= {"lying_loss": "k-NN", "loss": "loss"}
+NAMES = {"doctor": "doctor", "full_collapse": "spread"}
+NAMES |= {"dimensional_collapse": "RankMe", "lying_loss": "k-NN", "loss": "loss"}
 figure, ax = plt.subplots(figsize=(plots.WIDTH, 2.8), layout="constrained")
-heights = {name: [counted["auc"][key] for counted in census] for key, name in NAMES.items()}
+heights = {name: [seed["auc"][key] for seed in census] for key, name in NAMES.items()}
 plots.bars(ax, heights, ylabel="AUC", levels={"guessing": 0.5})
 plt.show()
 
@@ -494,7 +492,8 @@ fields = {
     "data": ["workers"],
     "train": ["batch_size", "steps", "epochs"],
 }
-notebook.settings({"here": here, "paper": families.PRESETS["byol_rn50_imagenet"]}, fields)
+shown = {"here": here, "paper": families.PRESETS["byol_rn50_imagenet"]}
+notebook.settings(shown, fields)
 
 # %% [markdown]
 # ## Exercises
@@ -536,9 +535,10 @@ for iterations in (3, 0):
     out = place / f"swav-{iterations}"
     families.RECIPE.run(override(swav, {"loss.sinkhorn_iterations": iterations}), out)
     findings = doctor.diagnose(families.RECIPE, out)
-    outcome[iterations] = [finding.check for finding in findings if finding.status == "found"]
-print({f"{iterations} iterations": found for iterations, found in outcome.items()})
-assert outcome[0] and not outcome[3]
+    outcome[iterations] = [each.check for each in findings if each.status == "found"]
+    print(f"{iterations} iterations:", outcome[iterations] or "nothing found")
+assert outcome[0]
+assert not outcome[3]
 
 # %% [markdown]
 # **4. A spike** (10 min, medium). A gradient norm of 1 jumps to 30 at step 80 and returns. What does the doctor say, and what if the norm had been 30 in every tenth step before? You are right if it finds the first and not the

@@ -75,6 +75,12 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
+def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """The steps at which a number was written, counted from 1, and its values."""
+    some = [row for row in metrics if row.get(key) is not None]
+    return [row["step"] + 1 for row in some], [row[key] for row in some]
+
+
 def curve_ends(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The ends of a run's curves: ``loss_first`` and ``loss``, means over a tenth of the steps, and ``WATCHED`` at last."""
     if not metrics:

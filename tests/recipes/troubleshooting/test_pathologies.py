@@ -96,14 +96,14 @@ def test_a_broken_method_stands_in_for_the_families_only_in_the_broken_run(tmp_p
 
 
 def test_the_share_of_leaked_files_is_the_share_asked_for_and_files_of_training_alone_are_enlarged(tmp_path):
-    write_images(tmp_path / "clean", 40, train_size=24, test_size=12)
-    write_images(tmp_path / "leaky", 16, train_size=24, test_size=12, leaked=0.25)
+    write_images(tmp_path / "clean", 40, train_size=60, test_size=40)
+    write_images(tmp_path / "leaky", 16, train_size=60, test_size=40, leaked=0.25)
     config = {"data.name": "imagenet", "data.image_size": 16}
     clean, leaky = (
         load(override(families.PRESETS["toy"], {**config, "data.root": tmp_path / name}).data, DATA_SEED)
         for name in ("clean", "leaky")
     )
-    assert (len(leaky.train), len(leaky.test), doctor._leak(leaky).number) == (24, 12, 0.25)
+    assert (len(leaky.train), len(leaky.test), doctor._leak(leaky).number) == (60, 40, 0.25)
     assert doctor._leak(clean).number == 0
-    assert {clean.train.open(index).size for index in range(24)} == {(40, 40)}
-    assert {clean.test.open(index).size for index in range(12)} == {(16, 16)}
+    assert {clean.train.open(index).size for index in range(60)} == {(40, 40)}
+    assert {clean.test.open(index).size for index in range(40)} == {(16, 16)}

@@ -50,6 +50,16 @@ def test_the_ends_of_curves_are_means_over_a_tenth_and_the_last_watched_numbers(
     assert study.curve_ends([]) == {}
 
 
+def test_a_series_has_the_steps_at_which_there_is_a_number():
+    metrics = [
+        {"step": 0, "watch_knn": 0.1},
+        {"step": 1},
+        {"step": 2, "watch_knn": None},
+        {"step": 3, "watch_knn": 0.3},
+    ]
+    assert study.series(metrics, "watch_knn") == ([1, 4], [0.1, 0.3])
+
+
 @pytest.mark.parametrize("name", GUARDS)
 def test_a_pair_of_the_census_differs_in_the_guard_alone(name):
     drawn = study.settings(name, seed=5, number=3)
