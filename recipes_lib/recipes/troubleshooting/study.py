@@ -136,6 +136,8 @@ def census_config(name: str, drawn: Mapping[str, float], *, seed: int, broken: b
         "eval.watch_every": steps,
         "train.seed": seed,
     }
+    if name == "ijepa":
+        fields["model.ema"] = 1 - 1 / (0.05 * steps)  # the teacher remembers a twentieth of the run, however long
     if name == "w_mse":
         fields["loss.whitening_size"] = batch  # a whole number of these makes a batch
     return override(families.PRESETS[f"{name}_toy"], {**SMALL, **fields, **(GUARDS[name].changes if broken else {})})
