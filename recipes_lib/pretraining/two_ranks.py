@@ -17,7 +17,7 @@ from recipes_lib.data.images import ImageSet
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives
 from recipes_lib.distributed.local import run_ranks
-from recipes_lib.errors import UserError
+from recipes_lib.errors import RunError, UserError
 from recipes_lib.evaluation import diagnosis
 from recipes_lib.evaluation.diagnosis import Finding, unknown
 from recipes_lib.pretraining import engine
@@ -32,23 +32,34 @@ MOST_IMAGES = 256
 
 
 def compare(find: Callable[[], "Recipe"], path: Path) -> Finding:
+    """The finding on the first step of the run in ``path``; arguments are those of :func:`differences`."""
+    try:
+        return diagnosis.two_processes(*differences(find, path))
+    except RunError as error:
+        return unknown(NAME, str(error))
+
+
+def differences(find: Callable[[], "Recipe"], path: Path) -> tuple[float, float]:
     """Computes the first step of the run in ``path`` on one process and on two, from its initial weights.
 
+    Returns how much the loss of two differs from that of one, and how much the gradient does, both relative.
     ``find`` returns the recipe. It is sent to the processes, so it must be picklable, such as
     ``functools.partial(recipes.of_run, path)``.
+
+    Raises: ``RunError`` if one or two processes cannot compute the step.
     """
     try:
         alone = first_step(find, path)
     except (UserError, ValueError, RuntimeError) as error:
-        return unknown(NAME, f"the step cannot be computed: {str(error).splitlines()[0]}")
+        raise RunError(f"the step cannot be computed: {str(error).splitlines()[0]}") from None
     try:
         both = run_ranks(first_step, 2, find, path)
     except (RuntimeError, TimeoutError) as error:
-        return unknown(NAME, f"two processes cannot compute the step: {str(error).strip().splitlines()[-1]}")
+        raise RunError(f"two processes cannot compute the step: {str(error).strip().splitlines()[-1]}") from None
     (loss, gradient), (loss_of_two, gradient_of_two) = alone, both[0]
     size = float(gradient.norm())
     apart = float((gradient_of_two - gradient).norm()) / size if size else float(gradient_of_two.norm())
-    return diagnosis.two_processes(abs(loss_of_two - loss) / max(abs(loss), 1e-12), apart)
+    return abs(loss_of_two - loss) / max(abs(loss), 1e-12), apart
 
 
 def first_step(find: Callable[[], "Recipe"], path: Path) -> tuple[float, Tensor]:

@@ -187,6 +187,17 @@ MENU = {
             needs=("families",),
         ),
         Entry(
+            name="troubleshooting",
+            title="Troubleshooting: what went wrong",
+            paper="Balestriero, Ibrahim, Sobal, Morcos, Shekhar, Goldstein, Bordes, Bardes, Mialon, Tian, Schwarzschild, "
+            "Wilson, Geiping, Garrido, Fernandez, Bar, Pirsiavash, LeCun, Goldblum: A Cookbook of Self-Supervised "
+            "Learning, 2023, arXiv 2304.12210",
+            idea="Twelve faults made on purpose, the number that shows each, and how far these numbers can be trusted.",
+            presets=("toy", "simmer"),
+            seconds=85,
+            needs=("families",),
+        ),
+        Entry(
             name="clip",
             title="CLIP: pictures and their captions",
             paper="Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever: "

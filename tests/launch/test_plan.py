@@ -140,6 +140,13 @@ def test_nothing_is_read_written_sent_or_changed(monkeypatch, tmp_path):
         ("what_is_ssl", "toy", {}, {}, "Recipe what_is_ssl trains no backbone, so there is no training to plan."),
         ("evaluation", "toy", {}, {}, "Recipe evaluation trains no backbone, so there is no training to plan."),
         ("knobs", "toy", {}, {}, "Recipe knobs trains no backbone, so there is no training to plan."),
+        (
+            "troubleshooting",
+            "toy",
+            {},
+            {},
+            "Recipe troubleshooting trains no backbone, so there is no training to plan.",
+        ),
         ("sieve", "toy", {}, {}, "Recipe sieve trains no backbone, so there is no training to plan."),
         ("imagenet_x", "toy", {}, {}, "Recipe imagenet_x trains no backbone, so there is no training to plan."),
         (

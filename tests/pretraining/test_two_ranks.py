@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A step on two processes is compared with one: a healthy method agrees, and the two classic faults do not."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recipes_lib import recipes
 from recipes_lib.config import override
-from recipes_lib.distributed import batch_norm, collectives
-from recipes_lib.objectives.contrastive import nt_xent
 from recipes_lib.pretraining import two_ranks
-from recipes_lib.pretraining.recipe import Recipe
 from recipes_lib.recipes.families import recipe as families
+from recipes_lib.recipes.troubleshooting.pathologies import recipe_of
 from recipes_lib.training import folder as run_folder
 
 pytestmark = pytest.mark.distributed
@@ -34,48 +30,6 @@ CONFIG = override(
 )
 
 
-class Deaf(families.contrastive.SimCLR):
-    """SimCLR whose negatives of other processes carry no gradient: a plain all-gather inside the loss."""
-
-    def forward(self, views: dict) -> dict[str, Tensor]:
-        """The loss against all embeddings, of which those of the other processes are constants."""
-        first, second = (nn.functional.normalize(z, dim=1) for z in self.embeddings(views))
-        with torch.no_grad():
-            everyone = collectives.all_gather(second)
-        mine = slice(collectives.rank() * len(second), (collectives.rank() + 1) * len(second))
-        everyone = torch.cat([everyone[: mine.start], second, everyone[mine.stop :]])
-        wanted = torch.arange(len(first)) + mine.start
-        return {"loss": nn.functional.cross_entropy(first @ everyone.T / 0.2, wanted)}
-
-
-class PerDevice(families.contrastive.SimCLR):
-    """SimCLR whose batch norms see the images of their own process only."""
-
-    def __init__(self, config: object, steps: int) -> None:
-        super().__init__(config, steps)
-        batch_norm.separate(self.encoder.backbone)
-
-    def forward(self, views: dict) -> dict[str, Tensor]:
-        """SimCLR's own loss."""
-        return nt_xent(*self.embeddings(views), temperature=0.2)
-
-
-def with_method(method: type) -> Recipe:
-    return replace(families.RECIPE, method=method)
-
-
-def simclr() -> Recipe:
-    return families.RECIPE
-
-
-def deaf() -> Recipe:
-    return with_method(Deaf)
-
-
-def per_device() -> Recipe:
-    return with_method(PerDevice)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder without a checkpoint: the first step needs the config alone."""
@@ -85,14 +39,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_take_the_step_of_one(run):
-    finding = two_ranks.compare(simclr, run)
+    finding = two_ranks.compare(partial(recipe_of, "plain_gather", broken=False), run)
     assert finding.status == "healthy", finding.line
     assert finding.number < 1e-3
 
 
-@pytest.mark.parametrize("faulty", [deaf, per_device])
-def test_a_collective_without_gradient_and_statistics_per_device_are_found(run, faulty):
-    finding = two_ranks.compare(faulty, run)
+@pytest.mark.parametrize("name", ["plain_gather", "local_batch_norm"])
+def test_a_collective_without_gradient_and_statistics_per_device_are_found(run, name):
+    finding = two_ranks.compare(partial(recipe_of, name, broken=True), run)
     assert finding.status == "found", finding.line
     assert "carries no gradient, or batch statistics are per device" in finding.text
 
