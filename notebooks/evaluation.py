@@ -59,12 +59,15 @@ from recipes_lib.data import embedded, pantry
 from recipes_lib.recipes.evaluation import claims as chapter
 from recipes_lib.recipes.evaluation import ranking, traps, zoo
 from recipes_lib.recipes.evaluation import recipe as evaluation
+from recipes_lib.systems import SYSTEMS
 
 stored = json.loads(embedded.path("claims/evaluation.json").read_text())
 figures = stored["figures"]
 NAMES = {"rankme": "RankMe", "alpha_req": "alpha-ReQ", "lidar": "LiDAR"}
 NAMES |= {"std": "spread", "knn": "k-NN"}
 NAMES |= {"lowshot": "low-shot", "linear": "linear probe", "mlp": "MLP probe"}
+METHODS = {name: SYSTEMS[name].title for name in chapter.ACROSS}
+METHODS |= {"untrained": "untrained"}
 
 
 # %% tags=["hide-input"]
@@ -97,7 +100,7 @@ axes[0].legend()
 axes[1].margins(x=0.25)
 for name in chapter.ACROSS:
     at, look = (rank[name], accuracy[name]), {"textcoords": "offset points"}
-    axes[1].annotate(name.replace("_", " "), at, (4, 4), size=9, **look)
+    axes[1].annotate(METHODS[name], at, (4, 4), size=9, **look)
 plt.show()
 
 # %% [markdown]
@@ -383,7 +386,7 @@ kinds = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuned"}
 figure, axes = plots.panels(3, columns=3, height=2.8, sharey=True)
 for ax, (kind, title) in zip(axes, kinds.items(), strict=True):
     found = tables("finetuning")
-    by_name = {n: [rows[n][kind] for rows in found] for n in chapter.FINETUNED}
+    by_name = {METHODS[n]: [rows[n][kind] for rows in found] for n in chapter.FINETUNED}
     plots.bars(ax, by_name, ylabel="accuracy" if ax is axes[0] else "")
     ax.set_title(title)
     for tick in ax.get_xticklabels():
