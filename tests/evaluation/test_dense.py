@@ -35,7 +35,7 @@ def test_mean_iou_by_hand_counts_the_classes_that_the_labels_have():
 
 
 def test_the_ridge_is_scikit_learns_with_the_same_weights():
-    known, asked = rows(200, 5).double(), rows(30, 5, seed=1).double()
+    known, asked = rows(200, 5).double(), rows(3000, 5, seed=1).double()
     labels = (known[:, 0] > 0.8).long() + (known[:, 1] > 1.2).long()
     weights = labels.bincount()[labels].double().rsqrt()
     wanted = torch.nn.functional.one_hot(labels, 3).double()
