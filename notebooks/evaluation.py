@@ -59,12 +59,15 @@ from recipes_lib.data import embedded, pantry
 from recipes_lib.recipes.evaluation import claims as chapter
 from recipes_lib.recipes.evaluation import ranking, traps, zoo
 from recipes_lib.recipes.evaluation import recipe as evaluation
+from recipes_lib.systems import SYSTEMS
 
 stored = json.loads(embedded.path("claims/evaluation.json").read_text())
 figures = stored["figures"]
 NAMES = {"rankme": "RankMe", "alpha_req": "alpha-ReQ", "lidar": "LiDAR"}
 NAMES |= {"std": "spread", "knn": "k-NN"}
 NAMES |= {"lowshot": "low-shot", "linear": "linear probe", "mlp": "MLP probe"}
+METHODS = {name: SYSTEMS[name].title for name in chapter.ACROSS}
+METHODS |= {"untrained": "untrained"}
 
 
 # %% tags=["hide-input"]
@@ -81,24 +84,27 @@ def over_seeds(arm: str, metric: str) -> dict[str, float]:
     return {name: mean(rows[name][metric] for rows in found) for name in found[0]}
 
 
-# %% mystnb={"figure": {"name": "fig-evaluation-question", "caption": "RankMe and k-NN accuracy of ten methods after 150 steps, of the network before training, and of Gaussian noise in place of features. Mean of three seeds; chance is one in twelve."}, "image": {"alt": "A scatter plot of k-NN accuracy over RankMe. Ten dots are labelled with the names of methods, a square is the untrained network, and a triangle at chance level is Gaussian noise."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-evaluation-question", "caption": "RankMe and k-NN accuracy of ten methods after 150 steps, of the network before training, and of Gaussian noise in place of features; at the right, the methods alone. Mean of three seeds; chance is one in twelve."}, "image": {"alt": "Two scatter plots of k-NN accuracy over RankMe. Left: ten dots for methods, a square for the untrained network, and a triangle at chance level for Gaussian noise. Right: the ten dots alone, each with the name of its method."}} tags=["hide-input"]
 rank, accuracy = (over_seeds("across", metric) for metric in ("rankme", "knn"))
 noise = mean(run["noise"]["rankme"] for run in figures["mistakes"].values())
-figure, ax = plt.subplots(figsize=(plots.WIDTH, 3.6), layout="constrained")
-for name in chapter.ACROSS:
-    ax.plot(rank[name], accuracy[name], "o", color=plots.PALETTE[0])
-    at, look = (rank[name], accuracy[name]), {"textcoords": "offset points"}
-    ax.annotate(name.replace("_", " "), at, (4, 4), size=9, **look)
+figure, axes = plots.panels(2, columns=2, height=3.3)
+for ax in axes:
+    known = [[of[name] for name in chapter.ACROSS] for of in (rank, accuracy)]
+    ax.plot(*known, linestyle="none", **plots.style(0), label="ten methods")
+    ax.set(xlabel="RankMe of the features", ylabel="k-NN accuracy")
 others = {"untrained": (rank["untrained"], accuracy["untrained"])}
 others |= {"Gaussian noise": (noise, 1 / 12)}
 for index, (name, (x, y)) in enumerate(others.items(), start=1):
-    ax.plot(x, y, linestyle="none", **plots.style(index), label=name)
-ax.set(xlabel="RankMe of the features", ylabel="k-NN accuracy")
-ax.legend()
+    axes[0].plot(x, y, linestyle="none", **plots.style(index), label=name)
+axes[0].legend()
+axes[1].margins(x=0.25)
+for name in chapter.ACROSS:
+    at, look = (rank[name], accuracy[name]), {"textcoords": "offset points"}
+    axes[1].annotate(METHODS[name], at, (4, 4), size=9, **look)
 plt.show()
 
 # %% [markdown]
-# Somebody who keeps the network with the highest RankMe keeps the one at the right. The rest of the chapter asks when such a choice can be trusted.
+# Somebody who keeps what has the highest RankMe keeps the point farthest to the right. The rest of the chapter asks when such a choice can be trusted.
 #
 # :::{claims} evaluation
 # :::
@@ -380,7 +386,7 @@ kinds = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuned"}
 figure, axes = plots.panels(3, columns=3, height=2.8, sharey=True)
 for ax, (kind, title) in zip(axes, kinds.items(), strict=True):
     found = tables("finetuning")
-    by_name = {n: [rows[n][kind] for rows in found] for n in chapter.FINETUNED}
+    by_name = {METHODS[n]: [rows[n][kind] for rows in found] for n in chapter.FINETUNED}
     plots.bars(ax, by_name, ylabel="accuracy" if ax is axes[0] else "")
     ax.set_title(title)
     for tick in ax.get_xticklabels():

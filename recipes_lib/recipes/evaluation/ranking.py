@@ -40,7 +40,7 @@ def correlation(table: Table, metric: str, truth: str = TRUTH) -> float:
     pairs = [(goodness(metric, row[metric]), row[truth]) for row in table.values() if metric in row and truth in row]
     if len(pairs) < 3:
         raise ValueError(f"{len(pairs)} networks have {metric} and {truth}: a comparison of rankings needs 3.")
-    return _spearman(np.array(pairs))
+    return float(_spearman(np.array(pairs)))
 
 
 def correlations(table: Table, metrics: Sequence[str]) -> dict[str, float]:
@@ -59,7 +59,7 @@ def interval(
     draw, means = np.random.default_rng(seed), np.zeros(draws)
     for table in tables:
         pairs = np.array([(goodness(metric, row[metric]), row[truth]) for row in table.values()])
-        means += [_spearman(pairs[draw.integers(len(pairs), size=len(pairs))]) for _ in range(draws)]
+        means += _spearman(pairs[draw.integers(len(pairs), size=(draws, len(pairs)))])
     low, high = np.quantile(means / len(tables), [(1 - level) / 2, (1 + level) / 2])
     return math.fsum(correlation(table, metric, truth) for table in tables) / len(tables), float(low), float(high)
 
@@ -71,9 +71,10 @@ def beaten(table: Table, metric: str, name: str) -> float:
     return sum((mine > other) + 0.5 * (mine == other) for other in others) / len(others)
 
 
-def _spearman(pairs: np.ndarray) -> float:
-    """float64 [networks, 2] -> Spearman's correlation of the columns; 0 if a column is constant."""
-    ranks = stats.rankdata(pairs, axis=0)
-    if (np.ptp(ranks, axis=0) == 0).any():
-        return 0.0
-    return float(np.corrcoef(ranks.T)[0, 1])
+def _spearman(pairs: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of the two columns; 0 if a column is constant.  float64 [..., networks, 2] -> [...]"""
+    ranks = stats.rankdata(pairs, axis=-2)
+    ranks -= ranks.mean(axis=-2, keepdims=True)
+    length = np.sqrt((ranks**2).sum(axis=-2, keepdims=True))
+    unit = np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0)
+    return unit.prod(axis=-1).sum(axis=-1)
