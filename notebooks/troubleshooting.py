@@ -193,7 +193,7 @@ for detach in (False, True):
     views = z.clone().requires_grad_()
     loss = sum(loss_of_rank(views, rank, detach=detach) for rank in (0, 1)) / 2
     loss.backward()
-    found[detach] = (float(loss), views.grad)
+    found[detach] = (loss.item(), views.grad)
     kind = "constants" if detach else "gradient "
     print(f"gathered with {kind}: loss {loss:.6f}, gradient {views.grad.norm():.4f}")
 
@@ -216,7 +216,7 @@ for name, embeddings in clouds.items():
 whole = z.clone().requires_grad_()
 loss = nt_xent(*whole, temperature=0.1)["loss"]
 loss.backward()
-torch.testing.assert_close(float(loss), found[True][0])
+torch.testing.assert_close(loss.item(), found[True][0])
 torch.testing.assert_close(whole.grad, found[False][1])
 apart = float((found[True][1] - whole.grad).norm() / whole.grad.norm())
 finding = diagnosis.two_processes(loss=0.0, gradient=apart)

@@ -15,8 +15,6 @@ BRIEF = {
     "train.steps": 4,
     "train.checkpoint_every": 4,
     "eval.watch_every": 2,
-    "data.train_size": 128,
-    "data.test_size": 64,
 }
 
 
