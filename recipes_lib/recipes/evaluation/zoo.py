@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from recipes_lib.config import override
 from recipes_lib.data.images import ImageSet
@@ -95,22 +95,14 @@ def untrained(config: Config) -> Method:
     return method
 
 
-@torch.no_grad()
 def estimate_statistics(backbone: nn.Module, images: ImageSet, config: Config) -> None:
     """Sets the statistics of all batch norms of a backbone to those of the evaluation views of images; no weight changes.
 
     They are the mean over batches of 256 of each batch's statistics. Afterwards the backbone is in evaluation mode.
     """
-    norms = [part for part in backbone.modules() if isinstance(part, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
-    backbone.train()
-    for chunk in images.images.split(256):
-        backbone(eval_view(chunk, config.views.image_size, config.views.normalize, config.views.resize))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    chunks = images.images.split(256)
+    views = (eval_view(chunk, config.views.image_size, config.views.normalize, config.views.resize) for chunk in chunks)
+    update_bn(views, backbone)
     backbone.eval()
 
 

@@ -209,12 +209,11 @@ PATHOLOGIES: dict[str, Pathology] = {
         check="slow_input",
         files="large",
         shared={
+            **_BRIEF,
             "train.steps": 6,
-            "train.checkpoint_every": 6,
-            "train.batch_size": 32,
-            "eval.watch": [],
-            "eval.probes": [],
-        },
+            "data.train_size": 128,
+            "data.test_size": 128,
+        },  # as many as there are files
     ),
     "leaky_labels": Pathology(
         title="Leaky labels",

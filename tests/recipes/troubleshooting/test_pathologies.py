@@ -27,7 +27,7 @@ QUICK = {
     "slow_teacher": BRIEF,
     "copied_teacher": BRIEF,
     "endless_warmup": BRIEF | {"train.steps": 12},
-    "few_images": BRIEF | {"train.steps": 2, "train.batch_size": 64},
+    "few_images": BRIEF | {"train.steps": 2, "train.batch_size": 64, "optim.warmup_steps": 1},
     "slow_input": {},
     "leaky_labels": {},
 }
@@ -71,6 +71,12 @@ def test_a_finished_run_is_not_repeated(tmp_path):
     before = (out / "metrics.jsonl").stat().st_mtime_ns
     assert produce("few_images", tmp_path, also=QUICK["few_images"])[0] == out
     assert (out / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_run_that_diverged_diverges_again(tmp_path):
+    for _ in range(2):
+        _, findings = produce("nan", tmp_path)
+        assert findings[0].status == "found"
 
 
 def test_on_one_process_a_gather_without_gradient_does_no_harm():
