@@ -340,8 +340,13 @@ for ax, (method, title) in zip(axes, chapter.TITLES.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Two things to look at. *Labels*: the green rows say how far two honest measures with labels agree with each other; no measure without labels can be expected to do better. *The loss*: LeJEPA's authors argue that its loss tells
-# how good a run is {cite:p}`balestriero2025lejepa`. Compare its row in the three panels.
+# *Labels.* The green rows say how far two measures with labels agree with each other. No measure without labels can be expected to do better.
+#
+# *Without labels.* RankMe puts the runs of SimCLR and of VICReg nearly into the right order, and says nothing of LeJEPA's. LiDAR, uniformity and the spread order LeJEPA's runs the wrong way: SIGReg pushes features towards a Gaussian, and these
+# three measure how far that went. So a measure that resembles what the loss asks for says how well the loss was minimised, not how good the features are. The rotation probe is the best guide for SimCLR, and among the best for VICReg.
+#
+# *The loss.* LeJEPA's authors argue that its loss tells how good a run is {cite:p}`balestriero2025lejepa`. In these nine runs a lower loss of LeJEPA does not go with better features; a lower loss of VICReg does. The runs are short, and the weight of
+# SIGReg is one of the two settings that differ. The authors' runs are long and large, so this does not refute them.
 
 # %% [markdown]
 # ## Knobs: between methods
@@ -362,6 +367,8 @@ for ax, (title, found) in zip(axes, shown.items(), strict=True):
 plt.show()
 
 # %% [markdown]
+# Between methods, RankMe, alignment and the rotation probe give a fair order, and LiDAR and the spread do not. Probes with labels agree with k-NN, even one with five labels per class.
+#
 # A measure may be led astray by a single network. {numref}`fig-evaluation-astray` shows two: the untrained network, which no loss has asked to give up a direction, and the network that was trained to recognise rotations, which has
 # practised the rotation probe.
 
@@ -394,6 +401,10 @@ for ax, (kind, title) in zip(axes, kinds.items(), strict=True):
 plt.show()
 
 # %% [markdown]
+# Fine-tuning brings the methods close together. It also shows something that no probe of frozen features can: the untrained network, trained on all 6,000 labels in the same way, ends above all four. These methods were pretrained for 150
+# steps on the very pictures whose labels follow, and one rate of fine-tuning serves all networks. Pretraining pays where labels are few, or pictures many. The frozen networks say nothing of this.
+
+# %% [markdown]
 # ## Break it: five ways to a wrong number
 #
 # Each of these mistakes has been made in earnest. {numref}`fig-evaluation-mistakes` shows what four of them do to the k-NN accuracy of SimCLR.
@@ -421,9 +432,9 @@ for ax, title in zip(axes, titles, strict=True):
 plt.show()
 
 # %% [markdown]
-# **Features of any length.** k-NN takes the cosine. If the normalisation is forgotten, the inner product prefers long features, whatever they show.
+# **Features of any length.** k-NN takes the cosine. If the normalisation is forgotten, the inner product prefers long features, whatever they show, and the accuracy falls nearly to chance. The distance is as good as the cosine here.
 #
-# **The wrong view.** Training's random crops are meant to hide things. At evaluation the network should see the whole picture, at the resolution that it knows.
+# **The wrong view.** Training's random crops are meant to hide things. At evaluation the network should see the whole picture, at the resolution that it knows: a smaller or larger picture costs accuracy.
 #
 # **An untrained baseline that was never warmed up.** {term}`Batch normalisation <batch normalisation>` uses running statistics in evaluation mode. In a new network they are 0 and 1, whatever the activations are. Estimate them on
 # training pictures before you compare anything with an untrained network, as the next cell does. No weight changes.
@@ -524,7 +535,7 @@ for ax, (metric, label) in zip(axes, labels_of.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The two panels ask about the same weights. If their orders differ, "the better network" has no meaning without the task.
+# The two panels ask about the same weights, and their orders differ: MAE is better for places, and SimCLR for whole pictures. "The better network" has no meaning without the task.
 
 # %% [markdown]
 # ## Verdicts
@@ -538,7 +549,7 @@ from recipes_lib import claims
 claims.verdicts("evaluation")
 
 # %% [markdown]
-# These networks are small and were trained for a minute; their order may be another after a longer run, and so may the order that a measure gives them. And all accuracies here are those of one data set: a network that is best for the
+# Five claims do not hold: RankMe, LiDAR and the loss as guides within LeJEPA, the loss within SimCLR, and LiDAR between methods. These networks are small and were trained for a minute; their order may be another after a longer run, and so may the order that a measure gives them. And all accuracies here are those of one data set: a network that is best for the
 # Pantry's classes may not be so for yours.
 
 # %% [markdown]
@@ -564,7 +575,7 @@ notebook.plan("families", "simclr_rn50_imagenet", gpus=8)
 from recipes_lib.recipes.families import recipe as families
 
 fields = {
-    "data": ["train_size", "test_size"],
+    "data": ["name", "image_size"],
     "model": ["arch", "projector_layers", "hidden", "dim"],
     "optim": ["name", "lr", "weight_decay"],
     "train": ["batch_size", "steps", "epochs"],
