@@ -229,7 +229,8 @@ def label_free(found: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def _table(kind: str, found: Mapping[str, Mapping[str, float]]) -> Table:
-    columns = [column for column in COLUMNS if any(column in row for row in found.values())]
+    there = dict.fromkeys(column for row in found.values() for column in row)
+    columns = [column for column in COLUMNS if column in there] + [column for column in there if column not in COLUMNS]
     table = Table(
         kind, *(column.replace("_", " ") for column in columns), box=None, header_style="bold", pad_edge=False
     )

@@ -165,6 +165,17 @@ MENU = {
             needs=("msn",),
         ),
         Entry(
+            name="evaluation",
+            title="Evaluation: how one knows what was learned",
+            paper="Balestriero, Ibrahim, Sobal, Morcos, Shekhar, Goldstein, Bordes, Bardes, Mialon, Tian, Schwarzschild, "
+            "Wilson, Geiping, Garrido, Fernandez, Bar, Pirsiavash, LeCun, Goldblum: A Cookbook of Self-Supervised "
+            "Learning, 2023, arXiv 2304.12210, section 3",
+            idea="A number for a network is of use if it ranks networks rightly; some do only within one method.",
+            presets=("toy", "simmer"),
+            seconds=70,
+            needs=("families",),
+        ),
+        Entry(
             name="knobs",
             title="Knobs: what each setting does",
             paper="Balestriero, Ibrahim, Sobal, Morcos, Shekhar, Goldstein, Bordes, Bardes, Mialon, Tian, Schwarzschild, "

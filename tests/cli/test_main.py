@@ -333,6 +333,13 @@ def test_brackets_in_a_path_are_no_markup(monkeypatch, capsys):
     assert capsys.readouterr().out == "run folder: runs/[/x]\n"
 
 
+def test_a_table_has_a_column_for_each_network_the_known_ones_first(capsys):
+    display.show(display.scores({"knn": {"vicreg": 0.25, "random_init": 0.5, "method": 0.75}}))
+    head, row = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head == ["probe", "method", "random", "init", "vicreg"]
+    assert row == ["knn", "0.750", "0.500", "0.250"]
+
+
 @pytest.mark.parametrize(
     ("command", "line"),
     [

@@ -21,7 +21,14 @@ from recipes_lib.pretraining import engine, runs
 from recipes_lib.pretraining.recipe import Job, Recipe
 
 CPU = torch.device("cpu")
-JOBS = ("what_is_ssl", "knobs", "troubleshooting", "sieve", "imagenet_x")  # these compare, score and analyse
+JOBS = (
+    "what_is_ssl",
+    "evaluation",
+    "knobs",
+    "troubleshooting",
+    "sieve",
+    "imagenet_x",
+)  # they compare, score or analyse
 TRAINED = [name for name in recipes.MENU if name not in JOBS]
 PRESETS = [(name, preset) for name in recipes.MENU for preset in recipes.MENU[name].presets]
 

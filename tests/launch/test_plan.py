@@ -138,6 +138,7 @@ def test_nothing_is_read_written_sent_or_changed(monkeypatch, tmp_path):
     ("name", "which", "changes", "how", "line"),
     [
         ("what_is_ssl", "toy", {}, {}, "Recipe what_is_ssl trains no backbone, so there is no training to plan."),
+        ("evaluation", "toy", {}, {}, "Recipe evaluation trains no backbone, so there is no training to plan."),
         ("knobs", "toy", {}, {}, "Recipe knobs trains no backbone, so there is no training to plan."),
         (
             "troubleshooting",

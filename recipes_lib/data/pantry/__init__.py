@@ -7,7 +7,7 @@
 torch.Size([4, 3, 32, 32])
 """
 
-from recipes_lib.data.pantry.dataset import dataset
+from recipes_lib.data.pantry.dataset import dataset, true_masks
 from recipes_lib.data.pantry.factors import (
     BACKGROUNDS,
     CLASSES,
@@ -18,7 +18,7 @@ from recipes_lib.data.pantry.factors import (
     correlate,
     fix,
 )
-from recipes_lib.data.pantry.render import render
+from recipes_lib.data.pantry.render import masks, render
 from recipes_lib.data.pantry.scenes import sample_factors
 from recipes_lib.data.pantry.sheet import contact_sheet
 
@@ -33,6 +33,8 @@ __all__ = [
     "correlate",
     "dataset",
     "fix",
+    "masks",
     "render",
     "sample_factors",
+    "true_masks",
 ]

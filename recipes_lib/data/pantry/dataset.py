@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Pantry as a data set: pictures, classes and true factors; it is rendered once and then read from disk."""
 
+import dataclasses
 import hashlib
+
+from torch import Tensor
 
 from recipes_lib.data.cache import cached
 from recipes_lib.data.images import ImageSet
 from recipes_lib.data.pantry.factors import CLASSES, Factors
-from recipes_lib.data.pantry.render import VERSION, render
+from recipes_lib.data.pantry.render import VERSION, masks, render
 from recipes_lib.data.pantry.scenes import Scenes, Split, sample_factors
 
 
@@ -23,6 +26,18 @@ def dataset(count: int, *, size: int, seed: int, scenes: Scenes = "natural", spl
     arguments = {"factors": _digest(factors), "size": size, "version": VERSION}
     images = cached(lambda: {"images": render(factors, size)}, arguments)["images"]
     return ImageSet(images, factors.label, CLASSES, factors.to_dict())
+
+
+def true_masks(images: ImageSet) -> Tensor:
+    """What is seen at each pixel of images of the Pantry (:func:`masks`): int64 [N, side, side]; cached on disk.
+
+    Raises: ``ValueError`` for images of another data set, whose factors are not the Pantry's.
+    """
+    if set(images.factors) != {field.name for field in dataclasses.fields(Factors)}:
+        raise ValueError("these images have no masks: their factors are not those of the Pantry.")
+    factors, size = Factors(**images.factors), images.images.shape[-1]
+    arguments = {"masks of factors": _digest(factors), "size": size, "version": VERSION}
+    return cached(lambda: {"masks": masks(factors, size)}, arguments)["masks"]
 
 
 def _digest(factors: Factors) -> str:

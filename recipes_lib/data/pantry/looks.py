@@ -29,16 +29,20 @@ def _cover(light: Tensor, factors: Factors) -> None:
     rows = (factors.occluder == 1).nonzero()[:, 0]
     if not len(rows):
         return
-    side = light.shape[-1]
-    steps = (2 * torch.arange(side, device=light.device, dtype=torch.float32) + 1) / side - 1
-    x = steps[None, None, :] - factors.occluder_position[rows, 0, None, None]
-    y = -steps[None, :, None] - factors.occluder_position[rows, 1, None, None]
-    half = factors.occluder_size[rows, None, None]
-    cosine, sine = cos_sin(torch.tensor(20.0, device=light.device))
-    across, up = (cosine * x + sine * y).abs() - 0.7 * half, (cosine * y - sine * x).abs() - half
-    share = (0.5 - across.maximum(up) / 0.16).clamp(0, 1)[:, None]
+    share = card_share(factors.select(rows), light.shape[-1])[:, None]
     colour = factors.occluder_colour[rows, :, None, None]
     light[rows] = light[rows] + (0.7 * colour * colour - light[rows]) * share
+
+
+def card_share(factors: Factors, side: int) -> Tensor:
+    """The share of each pixel that the occluding card hides, if there is one: [images, side, side]."""
+    steps = (2 * torch.arange(side, device=factors.size.device, dtype=torch.float32) + 1) / side - 1
+    x = steps[None, None, :] - factors.occluder_position[:, 0, None, None]
+    y = -steps[None, :, None] - factors.occluder_position[:, 1, None, None]
+    half = factors.occluder_size[:, None, None]
+    cosine, sine = cos_sin(torch.tensor(20.0, device=factors.size.device))
+    across, up = (cosine * x + sine * y).abs() - 0.7 * half, (cosine * y - sine * x).abs() - half
+    return (0.5 - across.maximum(up) / 0.16).clamp(0, 1)
 
 
 def _styled(film: Tensor, style: str) -> Tensor:

@@ -44,6 +44,32 @@ def paint(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Colour]:
     Shapes: -> share [objects, size * size], and for each colour light [objects, size * size], already multiplied by the
     share.
     """
+    owner, pixel, ray, distance, share = _hits(stage, batch, name)
+    colour, opacity = _lit(stage, batch, name, owner, ray, distance)
+    share = share * opacity
+    return _gathered(stage, batch, owner, pixel, share), [
+        _gathered(stage, batch, owner, pixel, channel * share) for channel in colour
+    ]
+
+
+def cover(stage: Stage, batch: Things, name: str) -> Tensor:
+    """The share of each pixel in which objects of one class lie, were they alone; glass counts as all else does.
+
+    Shapes: -> [objects, size * size].
+    """
+    owner, pixel, _, _, share = _hits(stage, batch, name)
+    return _gathered(stage, batch, owner, pixel, share)
+
+
+def _gathered(stage: Stage, batch: Things, owner: Tensor, pixel: Tensor, values: Tensor) -> Tensor:
+    """The sum of the rays' values in each pixel of each object: [objects, size * size]."""
+    area = stage.size * stage.size
+    planes = torch.zeros(len(batch.image) * area, device=values.device)
+    return planes.index_add_(0, owner * area + pixel, values).view(-1, area)
+
+
+def _hits(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor, Points, Tensor, Tensor]:
+    """All rays that hit objects of one class: rows, pixels, directions, distances and shares of a pixel."""
     side = stage.size
     owner, pixel, ray, passage = _followed(stage, batch, name)
     rough = _edges(owner, pixel, passage, len(batch.image), side)
@@ -54,15 +80,7 @@ def paint(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Colour]:
     share = torch.cat([torch.ones_like(distance), fine[4]])
     owner, pixel, distance = torch.cat([owner, fine[0]]), torch.cat([pixel, fine[1]]), torch.cat([distance, fine[3]])
     ray = Points(*(torch.cat(pair) for pair in zip(ray.take(smooth), fine[2], strict=True)))
-    colour, opacity = _lit(stage, batch, name, owner, ray, distance)
-    share = share * opacity
-    place = owner * (side * side) + pixel
-
-    def gathered(values: Tensor) -> Tensor:
-        planes = torch.zeros(len(batch.image) * side * side, device=share.device)
-        return planes.index_add_(0, place, values).view(-1, side * side)
-
-    return gathered(share), [gathered(channel * share) for channel in colour]
+    return owner, pixel, ray, distance, share
 
 
 def _followed(stage: Stage, batch: Things, name: str) -> tuple[Tensor, Tensor, Points, Passage]:

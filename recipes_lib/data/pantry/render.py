@@ -47,6 +47,43 @@ def render(factors: Factors, size: int, chunk: int | None = None) -> Tensor:
     return pictures
 
 
+@torch.no_grad()
+def masks(factors: Factors, size: int) -> Tensor:
+    """Says for each pixel what is seen there: int64 [N, size, size], 1 + an object's class, or 0 for all that is no object.
+
+    A pixel belongs to what covers the largest share of it; the occluding card is no object, and a glass is one although
+    the table shows through it. Shadows, colours and style change no mask.
+
+    Raises: as :func:`render`.
+    """
+    if size < SMALLEST:
+        raise ValueError(f"size = {size} is not allowed: use a side of at least {SMALLEST} pixels.")
+    factors.check()
+    found = torch.empty(len(factors), size, size, dtype=torch.int64, device=factors.label.device)
+    for rows in torch.arange(len(factors), device=found.device).split(max(1, _BATCH // (size * size))):
+        found[rows] = _masks(factors.select(rows), size)
+    return found
+
+
+def _masks(factors: Factors, size: int) -> Tensor:
+    stage, things = Stage.of(factors, size), things_of(factors)
+    everything = torch.arange(len(things.image), device=factors.size.device)
+    share = torch.empty(len(everything), size * size, device=factors.size.device)
+    for rows, name in _batches(things.label, everything, CLASSES, len(everything)):
+        _keep([share], rows, [painting.cover(stage, things.take(rows), name)])
+    seen = torch.zeros(len(factors), 1 + len(CLASSES), size * size, device=factors.size.device)
+    seen[:, 0] = 1  # the backdrop, until something lies before it
+    for layer in range(RANGES["objects"][1]):  # from the far object to the near one
+        rows = (things.layer == layer).nonzero()[:, 0]
+        images, part = things.image[rows], share[rows]
+        seen[images] *= 1 - part[:, None]
+        seen[images, 1 + things.label[rows]] += part
+    hidden = (factors.occluder[:, None] * looks.card_share(factors, size).flatten(1))[:, None]
+    seen *= 1 - hidden
+    seen[:, :1] += hidden
+    return seen.argmax(dim=1).view(-1, size, size)
+
+
 def _page(factors: Factors, size: int, chunk: int) -> Tensor:
     stage, things = Stage.of(factors, size), things_of(factors)
     everything = torch.arange(len(things.image), device=factors.size.device)

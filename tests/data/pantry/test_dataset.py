@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recipes_lib.data import cache, pantry
+from recipes_lib.data.images import ImageSet
 
 pytestmark = pytest.mark.usefixtures("recipes_cache")
 
@@ -180,3 +181,22 @@ def test_another_process_draws_the_same_pictures():
 def test_wrong_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         draw(**change)
+
+
+def test_the_true_masks_of_images_are_those_of_their_factors_in_any_order():
+    images = pantry.dataset(14, size=16, seed=0)
+    masks = pantry.true_masks(images)
+    assert masks.shape == (14, 16, 16)
+    assert torch.equal(masks, pantry.masks(pantry.Factors(**images.factors), 16))
+    some = images.select(torch.tensor([5, 2]))
+    assert torch.equal(pantry.true_masks(some), masks[[5, 2]])
+    middle = masks[:, 6:10, 6:10].flatten(1)
+    assert (
+        (middle == 1 + images.labels[:, None]).any(dim=1)
+    ).double().mean() > 0.9  # the main object is near the centre
+
+
+def test_images_of_another_data_set_have_no_masks():
+    images = ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), ("a",))
+    with pytest.raises(ValueError, match="these images have no masks"):
+        pantry.true_masks(images)

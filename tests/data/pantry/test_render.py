@@ -166,3 +166,55 @@ def test_a_contact_sheet_holds_every_picture_once(pictures):
     assert (sheet[:, -1, -1] == 255).all()
     with pytest.raises(ValueError, match="columns = 0"):
         pantry.contact_sheet(pictures, columns=0)
+
+
+def test_a_mask_is_where_the_objects_colour_shows(drawn):
+    """Two pictures that differ in the colour of the object alone differ in its pixels, and by as much as it covers them."""
+    one = pantry.fix(
+        drawn, objects=1, occluder=0, material="matte", pattern="plain", colour=(0.0, 0.0, 0.0),
+        trim_colour=(0.0, 0.0, 0.0), light_strength=0.6,
+    )  # fmt: skip
+    bright = pantry.fix(one, colour=(0.6, 0.6, 0.6), trim_colour=(0.6, 0.6, 0.6))
+    pictures = [
+        (pantry.render(factors, 48).double() / 255).square().sum(1) for factors in (one, bright)
+    ]  # linear light
+    differs, mask = pictures[1] - pictures[0], pantry.masks(one, 48)
+    assert set(mask.unique().tolist()) == {0, 1 + pantry.CLASSES.index("mug")}
+    inside = mask > 0
+    edge = torch.nn.functional.max_pool2d(inside.double()[:, None], 3, 1, 1)[:, 0] > 0
+    assert (differs[~edge] == 0).all()  # beyond the edge's own pixels nothing of the object is seen
+    assert (differs[inside] > 0).double().mean() > 0.99
+    assert 0.1 < inside.double().mean() < 0.6
+
+
+def test_the_near_object_hides_the_far_one_and_the_card_hides_both(drawn):
+    two = pantry.fix(
+        drawn, objects=2, extra_label="pot", extra_azimuth=(-90.0, 0.0), occluder=0, occluder_position=(0.0, 0.0)
+    )
+    mug, pot = 1 + pantry.CLASSES.index("mug"), 1 + pantry.CLASSES.index("pot")
+    front, behind = pantry.masks(two, 32), pantry.masks(pantry.fix(two, extra_azimuth=(90.0, 0.0)), 32)
+    alone = pantry.masks(pantry.fix(two, objects=1), 32)
+    assert (front == pot).sum() > 1.5 * (behind == pot).sum() > 0
+    assert (front == mug).sum() < (behind == mug).sum() == (alone == mug).sum()
+    covered = pantry.masks(pantry.fix(two, occluder=1, occluder_size=1.0), 32)
+    assert (covered == 0).all()
+
+
+def test_a_mask_does_not_depend_on_light_colour_style_or_company():
+    factors = pantry.sample_factors(9, seed=6, scenes="controlled")
+    masks = pantry.masks(factors, 24)
+    other = pantry.fix(
+        factors, style="sketch", light_strength=0.2, colour=(0.1, 0.2, 0.3), table_colour=(1.0, 0.0, 0.0)
+    )
+    assert torch.equal(pantry.masks(other, 24), masks)
+    assert torch.equal(pantry.masks(factors.select(torch.tensor([4])), 24)[0], masks[4])
+
+
+@pytest.mark.parametrize("material", ["glass", "matte"])
+def test_glass_has_the_mask_of_any_other_material(drawn, material):
+    assert torch.equal(pantry.masks(pantry.fix(drawn, material=material), 24), pantry.masks(drawn, 24))
+
+
+def test_masks_of_wrong_sizes_and_factors_are_refused(drawn):
+    with pytest.raises(ValueError, match="size = 7 is not allowed: use a side of at least 8 pixels"):
+        pantry.masks(drawn, 7)
