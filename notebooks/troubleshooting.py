@@ -427,7 +427,7 @@ for kind, index in {"intact": 0, "broken": 1}.items():
     axes[1].plot([run["loss_fell"] for run in some], at, **look)
 axes[0].axvline(1, color=plots.BASELINE, linestyle="--")
 axes[0].set(xscale="log", xlabel="worst number / threshold")
-axes[1].set(xscale="symlog", xlabel="fall of the loss")
+axes[1].set(xlabel="fall of the loss")
 axes[0].set_yticks(range(len(methods)), methods)
 axes[0].legend()
 plt.show()
