@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from recipes_lib.pretraining.recipe import Recipe
 
 NAME = "two_processes"
+MOST_SECONDS = 600.0
+"""How long the two processes may take: they import torch anew, which takes minutes on a machine that has much else to do."""
 MOST_IMAGES = 256
 """Largest number of images of the step; a run with a smaller micro-batch takes its own."""
 
@@ -53,7 +55,7 @@ def differences(find: Callable[[], "Recipe"], path: Path) -> tuple[float, float]
     except (UserError, ValueError, RuntimeError) as error:
         raise RunError(f"the step cannot be computed: {str(error).splitlines()[0]}") from None
     try:
-        both = run_ranks(first_step, 2, find, path)
+        both = run_ranks(first_step, 2, find, path, max_seconds=MOST_SECONDS)
     except (RuntimeError, TimeoutError) as error:
         raise RunError(f"two processes cannot compute the step: {str(error).strip().splitlines()[-1]}") from None
     (loss, gradient), (loss_of_two, gradient_of_two) = alone, both[0]
