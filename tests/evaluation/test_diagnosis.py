@@ -113,7 +113,8 @@ def test_a_learning_rate_that_stays_0_or_still_rises_at_the_end_is_found():
     ("momentum", "moved", "steps", "expected", "word"),
     [
         (0.9, 0.8, 300, "healthy", "0.033 of the run"),
-        (0.99, 0.5, 300, "found", "too slow for this run: try 0.93"),
+        (0.99, 0.5, 300, "healthy", "0.33 of the run"),
+        (0.999, 0.5, 300, "found", "too slow for this run: try 0.93"),
         (0.0, 1.0, 300, "found", "copies the student"),
         (1.0, 0.0, 300, "found", "too slow"),
         (0.9, 0.0, 300, "found", "stands still"),

@@ -65,7 +65,7 @@ def test_a_healthy_run_gives_no_alarm_every_check_is_made_and_nothing_is_written
 
 def test_a_teacher_too_slow_for_the_run_is_found_and_one_that_copies_the_student(tmp_path, copy):
     config = (copy / "config.yaml").read_text()
-    for ema, told in (("0.99", ["teacher"]), ("0.0", ["teacher"]), ("0.9", [])):
+    for ema, told in (("0.996", ["teacher"]), ("0.0", ["teacher"]), ("0.9", [])):
         (copy / "config.yaml").write_text(re.sub(r"  ema: [\d.]+\n", f"  ema: {ema}\n", config))
         assert alarms(copy) == told
 

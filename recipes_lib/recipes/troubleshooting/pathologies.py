@@ -174,7 +174,7 @@ PATHOLOGIES: dict[str, Pathology] = {
     "slow_teacher": Pathology(
         title="A teacher too slow for the run",
         symptom="The loss falls, and the targets are nearly those of random weights all the time.",
-        cure="Fit the EMA to the run: 1 / (1 - EMA) steps should be a twentieth of it.",
+        cure="Fit the EMA to the run: 1 / (1 - EMA) steps should be a part of it, such as a twentieth.",
         check="teacher",
         preset="byol_toy",
         changes={"model.ema": 0.996, "model.ema_final": 1.0},
