@@ -68,7 +68,7 @@ class Peer(nn.Module):
 
     def __init__(self, config: Config, backbone: nn.Module) -> None:
         super().__init__()
-        self.config, self.backbone = config, copy.deepcopy(backbone)
+        self.config, self.backbone = config, copy.deepcopy(backbone).requires_grad_(True)
         model = config.model
         widths = [backbone.num_features, *[model.hidden] * (model.projector_layers - 1), model.dim]
         self.projector = head(*widths, last_norm=model.last_norm)

@@ -61,6 +61,7 @@ from recipes_lib.recipes.evaluation import ranking, traps, zoo
 from recipes_lib.recipes.evaluation import recipe as evaluation
 from recipes_lib.systems import SYSTEMS
 
+# %% tags=["hide-input"]
 stored = json.loads(embedded.path("claims/evaluation.json").read_text())
 figures = stored["figures"]
 NAMES = {"rankme": "RankMe", "alpha_req": "alpha-ReQ", "lidar": "LiDAR"}
@@ -105,7 +106,8 @@ plt.show()
 
 # %% [markdown]
 # Somebody who keeps what has the highest RankMe keeps the point farthest to the right. The rest of the chapter asks when such a choice can be trusted.
-#
+
+# %% [markdown]
 # :::{claims} evaluation
 # :::
 

@@ -109,7 +109,8 @@ plt.show()
 # %% [markdown]
 # :::{claims} knobs
 # :::
-#
+
+# %% [markdown]
 # Each claim is a piece of the Cookbook's advice. Its margin was fixed before the runs that decide it.
 
 # %% [markdown]
