@@ -206,7 +206,7 @@ class LeJEPA(Peer):
 
     def forward(self, views: list[Tensor]) -> Tensor:
         z = torch.stack(self.embed(views))
-        return self.loss(global_proj=z, local_proj=z[:0])
+        return self.loss(global_proj=z[:1], local_proj=z[1:])  # it wants a view of each kind
 
 
 class Masked(nn.Module):
