@@ -247,7 +247,7 @@ CHAPTER = Chapter(
             metric=_KNN,
             control_arm="the same backbone with random weights",
             control_tuning="An untrained network has nothing to tune; it gets the same images. Fourteen settings of DINO were tried, "
-            "three of them with other networks or terms of the loss; of two rates for 3,000 steps the better one is taken. "
+            "two of them on a transformer; of two rates for 3,000 steps the better one is taken. "
             f"{_SEARCH}",
             paper={"value": None, "where": "not reported"},
             full_scale=_command("dino", "--eval.baselines all"),
