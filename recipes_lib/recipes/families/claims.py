@@ -100,7 +100,7 @@ LEARNS = {
     "moco_v3": 0.06,
     "byol": 0.01,
     "simsiam": 0.02,
-    "dino": 0.02,  # no pilot of DINO learned
+    "dino": 0.02,  # no pilot of 300 steps learned
     "barlow_twins": 0.02,
     "vicreg": 0.06,
     "swav": 0.06,
