@@ -194,7 +194,7 @@ def test_the_near_object_hides_the_far_one_and_the_card_hides_both(drawn):
     mug, pot = 1 + pantry.CLASSES.index("mug"), 1 + pantry.CLASSES.index("pot")
     front, behind = pantry.masks(two, 32), pantry.masks(pantry.fix(two, extra_azimuth=(90.0, 0.0)), 32)
     alone = pantry.masks(pantry.fix(two, objects=1), 32)
-    assert (front == pot).sum() > 1.5 * (behind == pot).sum() > 0
+    assert (front == pot).sum() > 10 * (behind == pot).sum()  # the mug hides all but a rim of it
     assert (front == mug).sum() < (behind == mug).sum() == (alone == mug).sum()
     covered = pantry.masks(pantry.fix(two, occluder=1, occluder_size=1.0), 32)
     assert (covered == 0).all()
