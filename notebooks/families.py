@@ -419,6 +419,9 @@ plt.show()
 # Do not read {numref}`fig-families-race` as a ranking. It says how far each method gets in some hundred steps on 6,000 pictures of 32 pixels. Published rankings on ImageNet have another order, and differ among
 # themselves by the length of training.
 #
+# The line of the untrained network is lower than it could be. Its batch norms have the statistics of a new network, 0 and 1, while those of trained networks come from pictures. {doc}`evaluation` measures that statistics of
+# pictures raise the untrained network by about three points. So the methods that lie just above the line, BYOL, SimSiam and rotation, beat an untrained network by less than their claims say, and BYOL perhaps not at all.
+#
 # One method does not learn in so short a run: DINO stays below the untrained network after 300 steps, in every setting that was tried for that length: numbers of prototypes, temperatures of the teacher, batch norm in the
 # head, a teacher that follows faster, frozen prototypes, and a transformer. Its embeddings collapse at first, and `recipes doctor` says so of its run. With ten times the steps it learns (claim `families.dino_learns_later`): its preset
 # `dino_simmer` has 3,000 steps, a third of the rate, batch norm in the head and a sharper teacher. So a method that fails in a short run may need no repair but time. {numref}`fig-families-guards` has no panel for DINO:
