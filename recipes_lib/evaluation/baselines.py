@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Baselines for a score: raw pixels as a lower one, a supervised network with the same budget as an upper one.
-
-The third baseline, features of an untrained network, needs no code: extract features before training.
-"""
+"""Baselines for a score: raw pixels and an untrained network as lower ones, a supervised network as an upper one."""
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from recipes_lib import randomness
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
-from recipes_lib.evaluation.features import Features, read_chunks
+from recipes_lib.evaluation.features import Features, read_chunks, some
 from recipes_lib.optim.groups import decay_groups
 from recipes_lib.optim.schedules import warmup_cosine
 from recipes_lib.views.multicrop import Normalize, Resize, eval_view
@@ -21,6 +20,8 @@ from recipes_lib.views.multicrop import Normalize, Resize, eval_view
 PIXEL_SIDE = 32
 """Side in pixels to which larger images are reduced: a whole data set of 3 x 32 x 32 = 3,072 values per image fits in
 memory."""
+STATISTICS_IMAGES = 2048
+"""Number of training images on which the statistics of an untrained network's batch norms are estimated."""
 
 
 def raw_pixels(
@@ -53,6 +54,31 @@ def raw_pixels(
     if ignore_sign:
         features = torch.where(features.pow(3).sum(dim=1, keepdim=True) < 0, -features, features)
     return Features(final=features, before_norm=features)
+
+
+def estimate_statistics(
+    backbone: nn.Module,
+    images: ImageSet | ImageFiles,
+    *,
+    image_size: int,
+    normalize: Normalize,
+    resize: Resize = "bilinear",
+    workers: int = 0,
+) -> None:
+    """Sets the statistics of a backbone's batch norms to those of the evaluation views of images; no weight changes.
+
+    In a new network they are mean 0 and variance 1, whatever the activations are, while those of a trained network come
+    from images. A comparison of the two is fair only if both do. They are the means over batches of 256 images of each
+    batch's statistics; of more than :data:`STATISTICS_IMAGES` images, so many are drawn. A backbone without batch norm
+    stays as it is, and no image is read. Afterwards the backbone is in evaluation mode.
+
+    Raises: ``DataError`` naming an image file that cannot be read.
+    """
+    device = next(backbone.parameters()).device
+    chunks = read_chunks(some(images, STATISTICS_IMAGES), image_size, 256, workers, resize)
+    with closing(chunks):
+        update_bn((eval_view(chunk.to(device), image_size, normalize, resize) for chunk in chunks), backbone)
+    backbone.eval()
 
 
 def supervised(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 
+from recipes_lib import randomness
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.loader import each, outlive_signals
 from recipes_lib.errors import DataError
@@ -80,6 +81,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+def some(images: ImageSet | ImageFiles, most: int) -> ImageSet | ImageFiles:
+    """At most ``most`` images, drawn without regard to their order, the same at every call; all if there are fewer."""
+    if len(images) <= most:
+        return images
+    return images.select(randomness.permutation(0, 0, len(images))[:most].sort().values)
 
 
 def read_chunks(

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes_lib import randomness
 from recipes_lib.config.views import Normalize, Resize, ViewsConfig
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.evaluation import hypersphere, rotation, spectrum
 from recipes_lib.evaluation.baselines import PIXEL_SIDE
-from recipes_lib.evaluation.features import evaluating, read_chunks
+from recipes_lib.evaluation.features import evaluating, read_chunks, some
 from recipes_lib.views.multicrop import MultiCrop, eval_view
 
 MOST_IMAGES = 4096
@@ -99,13 +98,6 @@ def measure(backbone: nn.Module, images: ImageSet | ImageFiles, names: Sequence[
             accuracy = rotation.rotation_accuracy(turned.unflatten(0, (-1, rotation.TURNS)), seed=looks.seed)
             found["rotation"] = accuracy
     return {name: found[name] for name in names if name in found}
-
-
-def some(images: ImageSet | ImageFiles, most: int) -> ImageSet | ImageFiles:
-    """At most ``most`` images, drawn without regard to their order, the same at every call; all if there are fewer."""
-    if len(images) <= most:
-        return images
-    return images.select(randomness.permutation(0, 0, len(images))[:most].sort().values)
 
 
 def _evaluation_view(looks: Looks) -> Callable[[Tensor], Tensor]:

@@ -53,7 +53,9 @@ def score(scored: Scored) -> Scores:
     others = tuple(name for name in scored.probes if name != "accuracy")
     found = {}
     if "accuracy" in scored.probes:
-        arms = {"method": scored.method} | ({"random_init": scored.untrained()} if scored.untrained else {})
+        arms = {"method": scored.method}
+        if scored.untrained:
+            arms["random_init"] = scoring.random_init(scored.config, scored.untrained(), scored.splits.train)
         found["accuracy"] = {arm: accuracy(each, scored.config, scored.splits.test) for arm, each in arms.items()}
     report: Scores = {"scores": {}, "spread": {}, "diagnostics": {}}
     if others:

@@ -64,7 +64,9 @@ def score(scored: Scored) -> Scores:
         report = scoring.score(replace(scored, probes=others))
     else:
         report = {"scores": {}, "spread": {}, "diagnostics": scored.diagnostics(scored.method, None, splits)}
-    arms = {"method": scored.method} | ({"random_init": scored.untrained()} if scored.untrained else {})
+    arms = {"method": scored.method}
+    if scored.untrained:
+        arms["random_init"] = scoring.random_init(config, scored.untrained(), splits.train)
     for arm, towers in arms.items():
         found = {}
         if "zero_shot" in names:

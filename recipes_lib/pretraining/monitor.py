@@ -25,7 +25,7 @@ from recipes_lib.data.load import Images, Splits
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import ConfigError, DataError
 from recipes_lib.evaluation import label_free
-from recipes_lib.evaluation.features import Features, evaluating, extract, read_chunks
+from recipes_lib.evaluation.features import Features, evaluating, extract, read_chunks, some
 from recipes_lib.evaluation.knn import weighted_knn
 from recipes_lib.evaluation.spectrum import NoSpectrum
 
@@ -92,7 +92,7 @@ def of(config: Any, splits: Splits, method: "Method", world: World, *, fewest: i
     most = max(fewest, 2 * width)
     labels = splits.train.labels
     known = torch.zeros(0, dtype=torch.long) if labels is None else (labels != UNLABELLED).nonzero()[:, 0]
-    images = labelled = label_free.some(splits.train, most)
+    images = labelled = some(splits.train, most)
     if "knn" in asked.watch:
         bank = min(most, len(known)) * (ASKED - 1) // ASKED
         if bank < asked.neighbours:
@@ -101,7 +101,7 @@ def of(config: Any, splits: Splits, method: "Method", world: World, *, fewest: i
                 f"are {bank} to compare with. Use fewer neighbours, or leave knn out."
             )
         if len(known) < len(splits.train):
-            labelled = label_free.some(splits.train.select(known), most)
+            labelled = some(splits.train.select(known), most)
     watched = _in_memory(images, config)
     return Monitor(config, watched, watched if labelled is images else _in_memory(labelled, config))
 

@@ -110,14 +110,20 @@ def without_labels(
     """The label-free probes ``names``, each of the method, of an untrained network and, where it makes sense, of pixels.
 
     The untrained network is always beside the trained one, because these numbers mean nothing alone: an untrained
-    network often has the higher rank. Its batch norms have their initial statistics, mean 0 and variance 1.
+    network often has the higher rank.
     """
     looks = Looks(**_how(config), views=config.views, seed=DATA_SEED)
-    arms = {"method": method.eval().backbone, "random_init": untrained.backbone}
+    arms = {"method": method.eval().backbone, "random_init": random_init(config, untrained, train).backbone}
     found = {arm: label_free.measure(backbone, train, names, looks) for arm, backbone in arms.items()}
     of_pixels = [name for name in names if name in label_free.OF_DIRECTIONS]
     found["raw_pixels"] = label_free.measure(label_free.RawPixels(), train, of_pixels, looks)
     return {name: {arm: values[name] for arm, values in found.items() if name in values} for name in names}
+
+
+def random_init(config: Any, untrained: "Method", train: Images) -> "Method":
+    """The method ``untrained``, whose batch norms get statistics of training images, in evaluation mode."""
+    baselines.estimate_statistics(untrained.backbone, train, **_how(config))
+    return untrained.eval()
 
 
 def _how(config: Any) -> dict[str, Any]:
@@ -131,7 +137,7 @@ def _baseline_arms(
     config: Any, untrained: Callable[[], "Method"], splits: Splits, features_of: Callable
 ) -> dict[str, tuple[Features, Features]]:
     """Features of an untrained backbone, and of the same backbone trained with labels for as many steps."""
-    arms = {"random_init": features_of(untrained().backbone)}
+    arms = {"random_init": features_of(random_init(config, untrained(), splits.train).backbone)}
     supervised = untrained().backbone.requires_grad_(True)
     device = next(supervised.parameters()).device
     train = splits.labelled_train

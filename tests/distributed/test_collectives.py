@@ -65,6 +65,7 @@ def on_each_rank() -> dict:
     except RunError as error:
         refused = str(error)
     collectives.barrier()
+    x = torch.ones(3)
     return {
         "rank": rank,
         "size": collectives.world_size(),
@@ -74,6 +75,8 @@ def on_each_rank() -> dict:
         "rows": collectives.all_gather(torch.full((2, 1), float(rank))),
         "object": collectives.broadcast_object({"from": rank}),
         "from_main": collectives.from_main(lambda: 10 + rank),
+        # the others do not take part in it, so each of these would wait for them without end
+        "alone": collectives.from_main(lambda: (collectives.world_size(), float(collectives.all_gather(x).sum()))),
         "refused": refused,
         "mean_gradient": weight_gradient(lambda x, w: mean_entropy_loss(x, w, collectives.all_reduce_mean), RANKS),
         "raw_gradient": weight_gradient(lambda x, w: mean_entropy_loss(x, w, raw_mean), RANKS),
@@ -100,6 +103,11 @@ def test_sum_mean_and_rows_are_equal_on_every_rank(ranks):
 def test_objects_and_results_come_from_rank_0(ranks):
     assert [r["object"] for r in ranks] == [{"from": 0}] * 2
     assert [r["from_main"] for r in ranks] == [10, 10]
+
+
+def test_what_rank_0_does_for_all_waits_for_none_of_them(ranks):
+    assert [r["alone"] for r in ranks] == [(1, 3.0)] * 2
+    assert [r["size"] for r in ranks] == [2, 2]
 
 
 def test_what_rank_0_refuses_is_refused_on_every_rank(ranks):

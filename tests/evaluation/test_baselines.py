@@ -51,6 +51,41 @@ def test_pixels_are_those_of_the_view_that_features_are_extracted_from():
         torch.testing.assert_close(rows, seen - seen.mean(dim=1, keepdim=True))
 
 
+def convnet() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+
+
+def test_statistics_are_the_means_over_batches_and_no_weight_changes():
+    images = ImageSet(torch.randint(0, 256, (512, 3, 8, 8), dtype=torch.uint8, generator=generator()), None, ())
+    net, new = convnet(), convnet()
+    baselines.estimate_statistics(net, images, image_size=8, normalize="image")
+    assert all(torch.equal(*pair) for pair in zip(net.parameters(), new.parameters(), strict=True))
+    assert not net.training
+    assert net[1].momentum == new[1].momentum
+    views = eval_view(images.images, 8, "image")
+    with torch.no_grad():
+        maps = [net[0](part).transpose(0, 1).flatten(1) for part in views.split(256)]
+    mean = torch.stack([part.mean(dim=1) for part in maps]).mean(dim=0)
+    torch.testing.assert_close(net[1].running_mean, mean, atol=1e-6, rtol=1e-5)
+    variance = torch.stack([part.var(dim=1) for part in maps]).mean(dim=0)
+    torch.testing.assert_close(net[1].running_var, variance, atol=1e-6, rtol=1e-5)
+
+
+def test_statistics_come_from_images_drawn_from_all_classes_and_cost_nothing_without_batch_norm(monkeypatch):
+    monkeypatch.setattr(baselines, "STATISTICS_IMAGES", 64)
+    dark, bright = torch.zeros(500, 3, 8, 8, dtype=torch.uint8), torch.full((500, 3, 8, 8), 255, dtype=torch.uint8)
+    images = ImageSet(torch.cat([dark, bright]), None, ())  # in order of their classes, as in folders
+    net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3))
+    nn.init.dirac_(net[0].weight)
+    baselines.estimate_statistics(net, images, image_size=8, normalize="imagenet")
+    black, white = eval_view(images.images[[0, -1]], 8, "imagenet")[:, :, 0, 0]
+    assert ((net[1].running_mean - black) / (white - black)).sub(0.5).abs().max() < 0.25
+    monkeypatch.setattr(baselines, "read_chunks", lambda *_: (pytest.fail("an image was read") for _ in "1"))
+    baselines.estimate_statistics(small_net(), images, image_size=8, normalize="imagenet")
+
+
 def test_pixels_of_a_network_that_sees_grey_have_no_colour():
     shape = torch.randint(0, 256, (1, 1, 8, 8), generator=generator())
     tinted = torch.cat([shape.expand(1, 3, 8, 8), shape * torch.tensor([1.0, 0.5, 0.25]).view(1, 3, 1, 1)])

@@ -15,12 +15,14 @@ from recipes_lib import recipes
 from recipes_lib.config import override, to_yaml
 from recipes_lib.data import embedded
 from recipes_lib.data.load import Splits, load
+from recipes_lib.distributed.local import run_ranks
 from recipes_lib.errors import ConfigError, DataError, Interrupted, RunError
 from recipes_lib.evaluation.features import extract
 from recipes_lib.evaluation.knn import weighted_knn
 from recipes_lib.pretraining import engine, runs
 from recipes_lib.pretraining.scoring import DATA_SEED
 from recipes_lib.recipes.clip import recipe as clip
+from recipes_lib.recipes.families import recipe as families
 from recipes_lib.recipes.msn import recipe as msn
 from recipes_lib.recipes.pmsn import recipe as pmsn
 from recipes_lib.recipes.sieve import recipe as sieve
@@ -113,6 +115,30 @@ def test_factors_are_scored_of_every_arm_beside_the_probes(tmp_path):
     alone = runs.evaluate(msn.RECIPE, tmp_path / "run", ["factors"])
     assert alone["factors"] == {"method": report["factors"]["method"]}
     assert alone["scores"] == {}
+
+
+def scores_of_a_convnet(folder: str) -> dict[str, dict[str, float]]:
+    changes = {"data.name": "digits", "data.image_size": 16, "views.image_size": 16, "data.train_size": 96}
+    changes |= {"data.test_size": 32, "train.batch_size": 32, "train.steps": 2, "eval.baselines": "all"}
+    return families.RECIPE.run(override(families.PRESETS["simclr_toy"], changes), Path(folder)).report["scores"]
+
+
+@pytest.mark.distributed
+def test_baselines_with_batch_norm_are_those_of_one_process_on_two(tmp_path):
+    one = scores_of_a_convnet(str(tmp_path / "one"))["knn"]
+    first, second = run_ranks(scores_of_a_convnet, 2, str(tmp_path / "two"))
+    assert first == second
+    for arm in ("random_init", "raw_pixels", "supervised"):
+        assert first["knn"][arm] == one[arm]
+
+
+def test_the_untrained_network_beside_a_method_has_statistics_of_training_images(tmp_path):
+    config = override(families.PRESETS["simclr_toy"], {"data.train_size": 256, "data.test_size": 64})
+    splits, method = load(config.data, DATA_SEED), engine.build(families.RECIPE, config, steps=1)
+    found = engine.score(families.RECIPE, config, method, splits, ["knn", "rankme"], with_baselines=True)
+    # the method is untrained too, and has the statistics of a new network
+    assert found["label_free"]["rankme"]["random_init"] > 1.2 * found["label_free"]["rankme"]["method"]
+    assert found["scores"]["knn"]["random_init"] != found["scores"]["knn"]["method"]
 
 
 def test_the_pixels_beside_a_method_are_what_it_sees_and_ignore_the_sign_where_its_views_invert():

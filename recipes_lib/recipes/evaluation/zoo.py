@@ -7,12 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from recipes_lib.config import override
-from recipes_lib.data.images import ImageSet
 from recipes_lib.data.load import Splits, load
 from recipes_lib.evaluation import label_free, probes
 from recipes_lib.evaluation.features import Features, extract
@@ -20,19 +17,16 @@ from recipes_lib.evaluation.label_free import Looks
 from recipes_lib.evaluation.trained_heads import best_head
 from recipes_lib.pretraining import engine
 from recipes_lib.pretraining.recipe import Method
-from recipes_lib.pretraining.scoring import DATA_SEED
+from recipes_lib.pretraining.scoring import DATA_SEED, random_init
 from recipes_lib.recipes.evaluation.claims import ACROSS, RATES, STEPS, TEST_IMAGES, VARIED
 from recipes_lib.recipes.evaluation.ranking import LABEL_FREE
 from recipes_lib.recipes.families import recipe as families
 from recipes_lib.recipes.families.diagnostics import held_out_loss
 from recipes_lib.recipes.families.settings import Config
 from recipes_lib.training import folder
-from recipes_lib.views.multicrop import eval_view
 
 LINEAR_EPOCHS, MLP_EPOCHS = 30, 10
 """Passes of the two trained heads over the features: fewer than the probes' own 100, to afford many networks."""
-STATISTICS_IMAGES = 2048
-"""Number of training images on which the batch norms' statistics of an untrained network are estimated."""
 _SILENT = {"eval.probes": [], "eval.baselines": "none", "train.checkpoint_every": 10_000}
 
 
@@ -89,21 +83,7 @@ def train(config: Config, path: Path | None = None) -> Method:
 
 def untrained(config: Config) -> Method:
     """The method before training, with batch norm statistics estimated on training images."""
-    method = engine.build(families.RECIPE, config, 1)
-    images = data(config).train
-    estimate_statistics(method.backbone, images.select(torch.arange(min(len(images), STATISTICS_IMAGES))), config)
-    return method
-
-
-def estimate_statistics(backbone: nn.Module, images: ImageSet, config: Config) -> None:
-    """Sets the statistics of all batch norms of a backbone to those of the evaluation views of images; no weight changes.
-
-    They are the mean over batches of 256 of each batch's statistics. Afterwards the backbone is in evaluation mode.
-    """
-    chunks = images.images.split(256)
-    views = (eval_view(chunk, config.views.image_size, config.views.normalize, config.views.resize) for chunk in chunks)
-    update_bn(views, backbone)
-    backbone.eval()
+    return random_init(config, engine.build(families.RECIPE, config, 1), data(config).train)
 
 
 def data(config: Config) -> Splits:
