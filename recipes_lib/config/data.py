@@ -45,6 +45,9 @@ class DataConfig:
     Class r, counted from 1, keeps r ** -tail times as many images as class 1."""
     classes_per_batch: int | None = None
     """Number of random classes in each batch, with equally many images of each. None: images come in random order."""
+    repeats: int = 1
+    """Number of times that each image of an epoch is in it, at least 1, with an augmentation of its own each time
+    (repeated augmentation; DeiT's recipe has 3). An epoch stays as long, so it has one image of ``repeats``."""
     holdout: float = 0.0
     """Share of the training images, in [0, 1), that is held out and scored instead of the test set, for choosing
     hyper-parameters. With ``digits``, images of one scan stay together."""
@@ -72,5 +75,10 @@ class DataConfig:
         )
         classes = self.classes_per_batch
         faults.need(classes is None or classes >= 1, "data.classes_per_batch", classes, "of at least 1")
+        faults.need(self.repeats >= 1, "data.repeats", self.repeats, "of at least 1")
+        if self.repeats > 1 and classes is not None:
+            faults.add(
+                f"data.repeats = {self.repeats} and data.classes_per_batch = {classes} exclude each other. Leave one of them out."
+            )
         faults.need(0 <= self.holdout < 1, "data.holdout", self.holdout, "in [0, 1)")
         faults.need(0 <= self.workers <= MOST_WORKERS, "data.workers", self.workers, f"of 0 to {MOST_WORKERS}")
