@@ -45,6 +45,9 @@ class BackboneConfig(LayersConfig):
     """A Vision Transformer's representation. cls: the class token; mean: the mean of the patch tokens."""
     registers: int = 0
     """Number of a Vision Transformer's additional tokens without a patch."""
+    drop_path: float = 0.0
+    """Stochastic depth: probability, in [0, 1), that a branch of a transformer's last block is skipped for an image in training. It
+    rises linearly from 0 over the blocks."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
@@ -54,7 +57,7 @@ class BackboneConfig(LayersConfig):
         if self._is_transformer:
             self._transformer.check(faults)
             return
-        for name, only in (("pool", "cls"), ("registers", 0)):
+        for name, only in (("pool", "cls"), ("registers", 0), ("drop_path", 0.0)):
             value = getattr(self, name)
             faults.need(value == only, f"model.{name}", value, f"of {only} with {self.arch}", "Choose a vit.")
 
