@@ -66,37 +66,73 @@ def local_position_weights(heads: int, strength: float) -> Tensor:
     return strength * torch.stack([2 * dx, 2 * dy, -torch.ones(heads)], dim=1)
 
 
-def position_attention(v_pos: Tensor, codes: Tensor, b_pos: Tensor | None = None) -> Tensor:
-    """The position attention P of each head: the softmax over the keys of v_pos . r + b_pos, in float32 at least.
+def position_attention(v_pos: Tensor, codes: Tensor) -> Tensor:
+    """The position attention P of each head: the softmax over the keys of v_pos . r, in float32 at least.
 
-    b_pos, which the paper's layers have, cancels in the softmax.
-
-    Shapes: ``v_pos`` [H, 3], ``codes`` [N, M, 3], ``b_pos`` [H] -> [H, N, M].
+    Shapes: ``v_pos`` [H, 3], ``codes`` [N, M, 3] -> [H, N, M].
     """
     # half precision would lose the low digits of logits as large as strength * M
     precision = torch.promote_types(v_pos.dtype, torch.float32)
     with torch.autocast(v_pos.device.type, enabled=False):
-        bias = None if b_pos is None else b_pos.to(precision)
-        logits = F.linear(codes.to(precision), v_pos.to(precision), bias)  # [N, M, H]
+        logits = F.linear(codes.to(precision), v_pos.to(precision))  # [N, M, H]
         return logits.movedim(-1, 0).softmax(dim=-1)  # the softmax subtracts the largest logit, so it cannot overflow
 
 
-class PositionLogits(nn.Module):
-    """Each head's linear map of a relative code to a position logit, with timm's names of the two parameters.
+def axis_attention(slope: Tensor, curvature: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """The position attention along one axis: the softmax over the keys of slope delta + curvature delta^2.
+
+    A logit v_pos . r is the sum of one of dx and one of dy, so over a grid the softmax is the product of two: the
+    attention of :func:`position_attention` to the key in row m and column q is
+    ``axis_attention(v_pos[:, 1], v_pos[:, 2], rows, rows)[h, n, m]`` times
+    ``axis_attention(v_pos[:, 0], v_pos[:, 2], columns, columns)[h, p, q]``. This holds for any v_pos.
+
+    Shapes: ``slope``, ``curvature`` [H], ``queries`` [n], ``keys`` [m] -> [H, n, m], in float32 at least.
+    """
+    precision = torch.promote_types(slope.dtype, torch.float32)
+    delta = (keys - queries[:, None]).to(precision)  # [n, m]
+    slope, curvature = slope.to(precision)[:, None, None], curvature.to(precision)[:, None, None]
+    return (delta * (slope + delta * curvature)).softmax(dim=-1)
+
+
+def attend_along_axes(rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """The mean of the values under the product of an attention to rows and one to columns.
+
+    It takes two small products in place of one with the whole map: a number of the output costs q m / n + m products
+    in place of m q (28 in place of 196 on a grid of 14x14).
+
+    Shapes: ``rows`` [H, n, m], ``columns`` [H, p, q], ``values`` [B, m, q, H, d] -> [B, n, p, H, d].
+    """
+    batch, m, q, heads, width = values.shape
+    n, p = rows.shape[1], columns.shape[1]
+    inner = values.permute(3, 2, 0, 1, 4).reshape(heads, q, -1)  # [H, q, B m d]: one product per head is fastest
+    inner = (columns @ inner).view(heads, p, batch, m, width).permute(0, 3, 2, 1, 4).reshape(heads, m, -1)
+    return (rows @ inner).view(heads, n, batch, p, width).permute(2, 1, 3, 0, 4)
+
+
+class PositionWeights(nn.Module):
+    """Each head's linear map of a relative code to a position logit, with timm's state-dict keys.
 
     It is no ``nn.Linear``, so that no general rule about linear layers (initial weights, low-bit products) changes it.
-    The bias, b_pos, is in the paper's weights. It cancels in the softmax and its gradient is rounding noise, which Adam
-    would scale up to whole steps, so it is not trained.
+    The bias, b_pos, is a number per head in the paper's weights that cancels in the softmax. Its gradient would be
+    rounding noise, which Adam scales up to whole steps, so it is a buffer: stored, and neither used nor trained.
     """
 
     def __init__(self, heads: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(heads, 3))  # v_pos
-        self.bias = nn.Parameter(torch.zeros(heads), requires_grad=False)  # b_pos
+        self.register_buffer("bias", torch.zeros(heads))  # b_pos
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """The position attention P.  [N, M, 3] -> [H, N, M]"""
-        return position_attention(self.weight, codes, self.bias)
+    def forward(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The attention of a grid's cells to rows and to columns, whose product is P.  -> [H, n, n], [H, p, p]"""
+        rows, columns = (torch.arange(count, device=self.weight.device) for count in grid)
+        dx, dy, squared = self.weight.unbind(dim=1)
+        along_rows = axis_attention(dy, squared, rows, rows)
+        return along_rows, axis_attention(dx, squared, columns, columns)
+
+    def whole(self, grid: tuple[int, int]) -> Tensor:
+        """The position attention P of a grid of N cells.  -> [H, N, N]"""
+        positions = grid_positions(*grid, device=self.weight.device)
+        return position_attention(self.weight, relative_codes(positions, positions))
 
 
 class GPSA(nn.Module):
@@ -104,7 +140,7 @@ class GPSA(nn.Module):
 
     Each head attends with T = (1 - s) A + s P, where A is the attention to content of plain self-attention, P the
     attention to relative positions, and s = sigmoid(lambda) the gate. T V = (1 - s) A V + s P V, so that A V is torch's
-    fused attention and P is computed once for all images.
+    fused attention. P is computed once for all images, as the product of an attention to rows and one to columns.
 
     ``locality_strength``: alpha of :func:`local_position_weights`, with which the layer starts as a convolution whose
     values are the patches themselves; None starts from random positions and values.
@@ -113,7 +149,8 @@ class GPSA(nn.Module):
 
     Shapes: patches [B, N, D] of a grid of N = height * width, row by row -> [B, N, D].
     Source: arXiv 2103.10697, Eq. 4-6; the fixed variants are those of its Table 3.
-    Raises: ``ValueError`` if the heads do not divide the width, or as :func:`local_position_weights`.
+    Raises: ``ValueError`` if the heads do not divide the width, if patches do not fill the grid, or as
+    :func:`local_position_weights`.
     """
 
     def __init__(
@@ -133,7 +170,7 @@ class GPSA(nn.Module):
         self.qk = nn.Linear(width, 2 * width, bias=False)
         self.v = nn.Linear(width, width, bias=False)
         self.proj = nn.Linear(width, width)
-        self.pos_proj = PositionLogits(heads)
+        self.pos_proj = PositionWeights(heads)
         self.gating_param = nn.Parameter(torch.full((heads,), float(gate_init)))  # lambda
         for weight in (self.qk.weight, self.v.weight, self.proj.weight, self.pos_proj.weight):
             nn.init.trunc_normal_(weight, std=std)
@@ -154,26 +191,28 @@ class GPSA(nn.Module):
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """The layer's output, for patches of a grid of (height, width).  [B, N, D] -> [B, N, D]"""
-        query, key, value = self._split(patches)  # [B, H, N, d] each
-        content = F.scaled_dot_product_attention(query, key, value)
-        position = self.pos_proj(_codes(grid, patches.device)).to(value.dtype) @ value
-        mixed = torch.lerp(content, position, self.gate[:, None, None].to(value.dtype))
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        query, key, value = self._split(patches, grid)  # [B, N, H, d] each
+        content = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value)))
+        rows, columns = self.pos_proj(grid)
+        rows = rows * self.gate[:, None, None]  # the gate's s at its smallest factor; 1 - s without cancellation
+        position = attend_along_axes(rows.to(value), columns.to(value), value.unflatten(1, grid)).flatten(1, 2)
+        rest = (-self.gating_param).sigmoid()[:, None].to(value)
+        return self.proj(torch.addcmul(position, content.transpose(1, 2), rest).flatten(2))
 
     def attention_map(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """The whole map T, for analysis; each row sums to 1.  [B, N, D] -> [B, H, N, N]"""
-        query, key, _ = self._split(patches)
-        content = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
-        return torch.lerp(content, self.pos_proj(_codes(grid, patches.device)), self.gate[:, None, None])
+        query, key, _ = self._split(patches, grid)
+        position = self.pos_proj.whole(grid)  # [H, N, N]
+        content = torch.einsum("bnhd,bmhd->bhnm", query, key).to(position) / math.sqrt(query.shape[-1])
+        return torch.lerp(content.softmax(dim=-1), position, self.gate[:, None, None].to(position))
 
-    def _split(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values by head.  [B, N, D] -> 3 x [B, H, N, d]"""
-        batch, count, width = patches.shape
-        shape = (batch, count, -1, self.num_heads, width // self.num_heads)
-        query, key = self.qk(patches).view(shape).permute(2, 0, 3, 1, 4)
-        return query, key, self.v(patches).view(shape).permute(2, 0, 3, 1, 4)[0]
-
-
-def _codes(grid: tuple[int, int], device: torch.device) -> Tensor:
-    positions = grid_positions(*grid, device=device)
-    return relative_codes(positions, positions)
+    def _split(self, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values by head.  [B, N, D] -> 3 x [B, N, H, d]"""
+        _, count, width = patches.shape
+        if count != math.prod(grid):
+            raise ValueError(
+                f"{count} patches do not fill a grid of {grid[0]}x{grid[1]}: give (height, width) in patches, and no [CLS]."
+            )
+        heads = (self.num_heads, width // self.num_heads)
+        query, key = self.qk(patches).unflatten(-1, (2, *heads)).unbind(dim=2)
+        return query, key, self.v(patches).unflatten(-1, heads)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from recipes_lib.models.gpsa import (
     GPSA,
+    attend_along_axes,
+    axis_attention,
     grid_positions,
     local_position_weights,
     position_attention,
@@ -152,6 +154,33 @@ def test_a_locality_that_is_not_positive_is_refused(strength):
         local_position_weights(4, strength)
 
 
+# one axis at a time
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+def test_attention_to_a_grid_is_the_product_of_attention_to_rows_and_to_columns(pad):
+    v_pos = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert v_pos[:, 2].max() > 0  # one head avoids its neighbours
+    n, p, m, q = 2, 3, 4 + 2 * pad, 6 + 2 * pad  # every second cell of a 4x6 map asks, with a border of ``pad``
+    codes = relative_codes(grid_positions(n, p, step=2), grid_positions(m, q, start=-pad))
+    rows = axis_attention(v_pos[:, 1], v_pos[:, 2], 2 * torch.arange(n), torch.arange(m) - pad)
+    columns = axis_attention(v_pos[:, 0], v_pos[:, 2], 2 * torch.arange(p), torch.arange(q) - pad)
+    whole = position_attention(v_pos, codes)
+    product = torch.einsum("hnm,hpq->hnpmq", rows, columns).view(4, n * p, m * q)
+    torch.testing.assert_close(product, whole, rtol=0, atol=1e-15)
+    values = torch.randn(3, m, q, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    want = torch.einsum("hij,bjhd->bihd", whole, values.flatten(1, 2)).view(3, n, p, 4, 5)
+    torch.testing.assert_close(attend_along_axes(rows, columns, values), want, rtol=0, atol=1e-14)
+
+
+def test_attention_along_an_axis_is_not_rounded_to_half_precision():
+    weights, line = local_position_weights(9, 1.0), torch.arange(14)
+    want = axis_attention(weights[:, 0], weights[:, 2], line, line)
+    half = weights.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(axis_attention(half[:, 0], half[:, 2], line, line), want)
+
+
 # the layer
 
 
@@ -221,16 +250,13 @@ def test_an_open_gate_commutes_with_a_translation_inside_the_image():
     torch.testing.assert_close(out[0].roll((1, 2), dims=(1, 2))[:, 2:7, 3:8], out[1][:, 2:7, 3:8])
 
 
-def test_the_position_bias_changes_nothing_and_is_not_trained():
+def test_the_position_bias_is_stored_and_changes_nothing():
     made, x = layer(), patches()
     want = made(x, (3, 4))
-    assert not made.pos_proj.bias.requires_grad
-    made.pos_proj.bias.requires_grad_()
-    made(x, (3, 4)).square().sum().backward()
-    assert made.pos_proj.bias.grad.abs().max() < 1e-12 * made.pos_proj.weight.grad.abs().max()
-    with torch.no_grad():
-        made.pos_proj.bias.add_(3.0)
-    torch.testing.assert_close(made(x, (3, 4)), want)
+    assert "pos_proj.bias" in made.state_dict()
+    assert "pos_proj.bias" not in dict(made.named_parameters())
+    made.pos_proj.bias.add_(3.0)
+    assert torch.equal(made(x, (3, 4)), want)
 
 
 def test_gradients_of_every_trained_weight_are_exact():
@@ -270,3 +296,8 @@ def test_local_start_is_a_convolution_of_the_patches_and_the_other_is_random():
 def test_heads_that_do_not_divide_the_width_are_refused_with_both_numbers():
     with pytest.raises(ValueError, match="width of 48 cannot be divided among 9 heads"):
         GPSA(48, 9)
+
+
+def test_patches_that_do_not_fill_the_grid_are_refused():
+    with pytest.raises(ValueError, match=r"13 patches do not fill a grid of 3x4: give \(height, width\)"):
+        layer()(patches(13), (3, 4))
