@@ -84,7 +84,7 @@ class ViTConfig(LayersConfig):
     def check_side(self, faults: Faults, field: str, side: int) -> None:
         """Adds a fault to ``faults`` if the patch size does not divide ``side``, the value of config ``field``."""
         if self.patch_size >= 1 and side >= 1 and side % self.patch_size:
-            faults.add(_untiled(side, self.patch_size, f"{field} = {side}"))
+            faults.add(untiled(side, self.patch_size, f"{field} = {side}"))
 
 
 def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
@@ -171,7 +171,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         for block in self.blocks[:-1]:
             x = block(x)
         if self.pooling == "cls":
-            return _class_token(self.blocks[-1], x)
+            return class_token(self.blocks[-1], x)
         return self.blocks[-1](x)[:, self.num_prefix_tokens :].mean(dim=1)
 
     def tokens(
@@ -219,7 +219,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
                 f"images are {height}x{width} pixels; this network's grid of positions is square: crop them."
             )
         if height % self.patch_size:
-            raise ConfigError(_untiled(height, self.patch_size, f"a view of {height}x{width} pixels"))
+            raise ConfigError(untiled(height, self.patch_size, f"a view of {height}x{width} pixels"))
         if self.stem == "conv":  # a third faster on a CPU, and the tokens are contiguous
             images = images.contiguous(memory_format=torch.channels_last)
         tokens = self.patch_embed.proj(images).flatten(2).mT  # [B, D, g, g] -> [B, N, D]
@@ -261,12 +261,13 @@ class ConvStem(nn.Module):
         self.num_patches = (image_size // patch_size) ** 2
 
 
-def resize_positions(positions: Tensor, side: int) -> Tensor:
+def resize_positions(positions: Tensor, side: int | tuple[int, int]) -> Tensor:
     """Resizes a table of patch positions to another grid, by bicubic interpolation without antialiasing.
 
-    timm's own resizing has antialiasing, and differs by up to 2.7 on a table of unit variance.
+    ``side``: of a square grid, or the height and width of a grid. timm's own resizing has antialiasing, and differs by
+    up to 2.7 on a table of unit variance.
 
-    Shapes: ``positions`` [1, g * g, D] -> [1, side * side, D].
+    Shapes: ``positions`` [1, g * g, D] -> [1, side * side, D] or [1, height * width, D].
     Raises: ``ValueError`` if the table is not that of a square grid.
     """
     count, width = positions.shape[1:]
@@ -275,14 +276,16 @@ def resize_positions(positions: Tensor, side: int) -> Tensor:
         raise ValueError(
             f"a table of {count} patch positions is no square grid ({grid}x{grid} would have {grid * grid})."
         )
-    if grid == side:
+    size = (side, side) if isinstance(side, int) else side
+    if size == (grid, grid):
         return positions
     table = positions.mT.reshape(1, width, grid, grid)  # [1, D, g, g]
-    table = F.interpolate(table, size=(side, side), mode="bicubic", antialias=False, align_corners=False)
+    table = F.interpolate(table, size=size, mode="bicubic", antialias=False, align_corners=False)
     return table.flatten(2).mT
 
 
-def _untiled(side: int, patch_size: int, view: str) -> str:
+def untiled(side: int, patch_size: int, view: str) -> str:
+    """The error line for a patch size that does not divide the side of ``view``."""
     fits = [size for size in range(1, side + 1) if side % size == 0]
     return (
         f"model.patch_size = {patch_size} does not divide {view}: use a size that does "
@@ -306,8 +309,8 @@ def kept(tokens: Tensor, keep: Tensor) -> Tensor:
     return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(batch, -1, width)
 
 
-def _class_token(block: nn.Module, x: Tensor) -> Tensor:
-    """The last block's output at [CLS] only, because nothing else of it is used.  [B, 1 + n, D] -> [B, D]
+def class_token(block: nn.Module, x: Tensor) -> Tensor:
+    """The output at [CLS] of timm's block, the last one, of which nothing else is used.  [B, 1 + n, D] -> [B, D]
 
     It equals ``block(x)[:, 0]``, but saves three quarters of the products: only [CLS] attends and passes the MLP.
     """
