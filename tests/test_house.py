@@ -67,7 +67,6 @@ TESTED_ELSEWHERE = {
     "launch/hardware": "launch/test_plan.py",
     "launch/fake_tensors": "launch/test_trace.py",
     "lowbit/autograd": "lowbit/test_linear.py",
-    "models/backbones": "models/test_layers.py",
     "models/blip": "peers/test_hf_blip.py",
     "pretraining/class_scores": "recipes/local_sgd/test_recipe.py",
     "pretraining/few_labels": "recipes/paws/test_recipe.py",
