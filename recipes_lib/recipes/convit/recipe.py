@@ -39,7 +39,7 @@ ANALYSED_IMAGES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(backbones.BackboneConfig):
-    """The classifier; any backbone, by default ConViT-S. The last three fields are the paper's ablations."""
+    """The classifier; any backbone, by default ConViT-S. The last four fields are for the paper's ablations and for short runs."""
 
     arch: backbones.Arch = "convit_small"
     stem: backbones.Stem = "patch"
@@ -53,13 +53,17 @@ class ModelConfig(backbones.BackboneConfig):
     fixed: Literal["none", "gate", "attention"] = "none"
     """What a ConViT's first blocks do not learn. gate: the gates; attention: gates, positions, queries and keys, so that
     only values and outputs are learned."""
+    gate_lr_scale: float = 1.0
+    """Factor, above 0, on the learning rate of a ConViT's gates. The paper's runs have hundreds of thousands of steps in
+    which a gate can move; a run of some hundred steps needs a larger rate."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
         super().check(faults)
         faults.need(self.classes >= 2, "model.classes", self.classes, "of at least 2")
+        faults.need(self.gate_lr_scale > 0, "model.gate_lr_scale", self.gate_lr_scale, "above 0")
         if not self.arch.startswith("convit"):
-            for name, only in (("local_init", True), ("gate_init", 1.0), ("fixed", "none")):
+            for name, only in (("local_init", True), ("gate_init", 1.0), ("fixed", "none"), ("gate_lr_scale", 1.0)):
                 value = getattr(self, name)
                 faults.need(value == only, f"model.{name}", value, f"of {only} with {self.arch}", "Choose a convit.")
 
@@ -112,12 +116,24 @@ class ConViTClassifier(MixingClassifier):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The optimiser's groups: weights decay; biases, norms, gates, class tokens and tables of positions do not."""
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        weights, spared, gates = [], [], []
         for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                spared = name.rpartition(".")[2] in ("pos_embed", "cls_token", "reg_token")
-                groups[parameter.ndim > 1 and not spared].append(parameter)
-        return [{"params": parameters, "decays": decays} for decays, parameters in groups.items() if parameters]
+            own = name.rpartition(".")[2]
+            if not parameter.requires_grad:
+                continue
+            if own == "gating_param":
+                gates.append(parameter)
+            elif parameter.ndim == 1 or own in ("pos_embed", "cls_token", "reg_token"):
+                spared.append(parameter)
+            else:
+                weights.append(parameter)
+        scale = self.config.model.gate_lr_scale
+        groups: list[dict[str, Any]] = [
+            {"params": weights, "decays": True},
+            {"params": spared, "decays": False},
+            {"params": gates, "decays": False, "lr_scale": scale},
+        ]
+        return [group for group in groups if group["params"]]
 
 
 def _gates(backbone: nn.Module) -> dict[str, Tensor]:
