@@ -12,7 +12,7 @@ from typing import Any, Literal
 from safetensors.torch import save as tensors_to_bytes
 from torch import nn
 
-from recipes_lib.config.views import CHANNELS, Normalize, Resize
+from recipes_lib.config.views import CHANNELS, Normalize, Resize, kernel
 from recipes_lib.errors import RunError
 from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
@@ -108,7 +108,7 @@ def _hf_preprocessor(side: int, normalize: Normalize, resize: Resize) -> dict[st
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": side, "width": side},
-        "resample": {"bilinear": 2, "bicubic": 3}[resize],  # PIL's numbers
+        "resample": {"bilinear": 2, "bicubic": 3}[kernel(resize)],  # PIL's numbers
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -119,8 +119,8 @@ def _hf_preprocessor(side: int, normalize: Normalize, resize: Resize) -> dict[st
 
 def _timm_config(backbone: Backbone, normalize: Normalize, resize: Resize) -> dict[str, Any]:
     mean, std = CHANNELS.get(normalize, _AS_IT_IS)
-    preprocessing = {"mean": list(mean), "std": list(std), "interpolation": resize}
-    preprocessing |= {"crop_pct": 1.0} if resize == "bicubic" else {}  # no margin
+    preprocessing = {"mean": list(mean), "std": list(std), "interpolation": kernel(resize)}
+    preprocessing |= {"bicubic": {"crop_pct": 1.0}, "bicubic_margin": {"crop_pct": 0.875}}.get(resize, {})
     own, arguments, name = _own(backbone), {}, _kind(backbone)
     if isinstance(backbone, VisionTransformer):
         shape = own["shape"]

@@ -123,7 +123,8 @@ def preprocessing(path: Path) -> tuple[Normalize | None, Resize | None]:
         return _normalisation(said.get("image_mean"), said.get("image_std")), resizes.get(said.get("resample"))
     config = _read_config(path)
     said = config.get("pretrained_cfg", {})
-    resize = said.get("interpolation")
+    margin = said.get("interpolation") == "bicubic" and said.get("crop_pct") == 0.875
+    resize = "bicubic_margin" if margin else said.get("interpolation")
     named = config.get("normalize")
     normalize = named if named in get_args(Normalize) else _normalisation(said.get("mean"), said.get("std"))
     return normalize, resize if resize in get_args(Resize) else None

@@ -63,6 +63,9 @@ class ViTConfig(LayersConfig):
     """The representation. cls: the class token, [CLS]; mean: the mean of the patch tokens, as for masked modelling."""
     registers: int = 0
     """Number of additional learned tokens without a patch, which take up what the network needs to store globally."""
+    drop_path: float = 0.0
+    """Stochastic depth: probability, in [0, 1), that a branch of the last block is skipped for an image in training. It
+    rises linearly from 0 over the blocks."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
@@ -72,6 +75,7 @@ class ViTConfig(LayersConfig):
         faults.need(
             self.registers >= 0, "model.registers", self.registers, "of at least 0", "DINOv2's networks have 4."
         )
+        faults.need(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
         if self.stem == "conv" and size >= 1:
             power = size >= 2 and size & (size - 1) == 0
             hint = "The convolutional stem halves the image once a factor; --model.stem patch takes any size."
@@ -101,6 +105,7 @@ def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
         layer_scale=config.layer_scale,
         pool=config.pool,
         registers=config.registers,
+        drop_path=config.drop_path,
     )
 
 
@@ -127,6 +132,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         layer_scale: bool = False,
         pool: Literal["cls", "mean"] = "cls",
         registers: int = 0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__(
             img_size=image_size,
@@ -138,6 +144,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             qkv_bias=True,
             pre_norm=pre_norm,
             reg_tokens=registers,
+            drop_path_rate=drop_path,
             norm_layer=partial(nn.LayerNorm, eps=1e-5 if pre_norm else 1e-6),  # CLIP's value and timm's
             weight_init="skip",
         )

@@ -57,9 +57,11 @@ def score(scored: Scored) -> Scores:
         if scored.untrained:
             arms["random_init"] = scoring.random_init(scored.config, scored.untrained(), scored.splits.train)
         found["accuracy"] = {arm: accuracy(each, scored.config, scored.splits.test) for arm, each in arms.items()}
-    report: Scores = {"scores": {}, "spread": {}, "diagnostics": {}}
     if others:
         report = scoring.score(replace(scored, probes=others))
+    else:
+        diagnostics = scored.diagnostics(scored.method, None, scored.splits)
+        report = {"scores": {}, "spread": {}, "diagnostics": diagnostics}
     report["scores"] = found | report["scores"]
     return report
 

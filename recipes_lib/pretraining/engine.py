@@ -87,6 +87,7 @@ def assemble(recipe: "Recipe", config: Any, run: folder.RunFolder, place: world.
         rank=place.rank,
         world_size=place.size,
         classes_per_batch=config.data.classes_per_batch,
+        repeats=config.data.repeats,
     )
     if recipe.support is not None:
         batches.support = recipe.support(config, splits.train, rank=place.rank, world_size=place.size)
