@@ -244,7 +244,6 @@ MENU = {
                 "base_plus_imagenet",
             ),
             seconds=80,
-            needs=("what_is_ssl",),
         ),
         Entry(
             name="local_sgd",

@@ -12,7 +12,7 @@ from typing import Any
 from recipes_lib.claim import Arm, Chapter, Claim, higher, lower
 
 _SHORT: dict[str, Any] = {"eval.baselines": "none", "train.checkpoint_every": 10_000}
-_DIGITS = {"train.steps": 700, "optim.lr": 1e-3, "model.gate_lr_scale": 30.0}
+_DIGITS = {"train.steps": 700}
 _PANTRY = {
     "data.name": "pantry",
     "data.image_size": 32,
@@ -42,6 +42,9 @@ ABLATION: dict[str, Mapping[str, Any]] = {
     "fixed_random": {"model.fixed": "attention", "model.local_init": False},
 }
 """The seven rows of the paper's Table 3, in its order: name -> what differs from ConViT."""
+
+STRENGTHS = (0.25, 0.5, 1.0, 4.0)
+"""Locality strengths beside the toy's, 2."""
 
 
 def _pairs(changes: Mapping[str, Any]) -> Arm:
@@ -95,6 +98,8 @@ CHAPTER = Chapter(
     name="convit",
     arms={
         **{name: _pairs(changes) for name, changes in ABLATION.items()},
+        **{f"strength_{strength:g}": _pairs({"model.locality_strength": strength}) for strength in STRENGTHS},
+        "layers_1": _pairs({"model.gpsa_layers": 1}),
         "local_gates": _pairs({"model.gate_lr_scale": 30.0}),
         "digits": _digits({}),
         "digits_fixed": _digits({"model.fixed": "gate"}),
@@ -103,7 +108,13 @@ CHAPTER = Chapter(
         **{f"vit_{of_share(share)}": _pantry({"data.share": share, **VIT}) for share in SHARES},
         "vit_start": _pantry({**VIT, "train.steps": 1, "optim.lr_start": 0.0, "optim.warmup_steps": 10}),
     },
-    shown=("half_gate", "random_half_gate", "digits_vit"),
+    shown=(
+        "half_gate",
+        "random_half_gate",
+        "digits_vit",
+        "layers_1",
+        *(f"strength_{strength:g}" for strength in STRENGTHS),
+    ),
     headline=("convit.local_init", "convit.gates_leave", "convit.gates_help", "convit.share_10"),
     claims=(
         higher(
