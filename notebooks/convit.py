@@ -32,7 +32,9 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 ):  # Colab has torch; add only the cookbook
     source = "ssl-cookbook @ git+https://github.com/ssl-cookbook/ssl-cookbook@v0.1.0"
     light = ["timm", "lightly", "tyro", "rich", "safetensors", "pyyaml", "dacite"]
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, *light])
+    subprocess.check_call(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, *light]
+    )
 
 from recipes_lib import notebook
 
@@ -80,9 +82,17 @@ for name, layers in {"ViT": 0, "ConViT": 2}.items():
 # %% mystnb={"figure": {"name": "fig-convit-question", "caption": "Left: two patterns of each of the four classes. Right: training accuracy of two networks of equal size; a quarter is chance."}, "image": {"alt": "Left: eight patterns of black and white pixels. Right: training accuracy over 100 steps. The ConViT rises far above the Vision Transformer, which stays nearer to chance."}} tags=["hide-input"]
 figure, (left, right) = plots.panels(2, height=2.8)
 order = data.train.labels[:8].argsort()
-plots.image_grid(left, data.train.images[:8][order], columns=4, title="two of each class")
-accuracy = {name: [line["accuracy"] for line in lines_of(place / name)] for name in ("ConViT", "ViT")}
-smooth = {name: torch.tensor(values).unfold(0, 5, 1).mean(1).numpy() for name, values in accuracy.items()}
+plots.image_grid(
+    left, data.train.images[:8][order], columns=4, title="two of each class"
+)
+accuracy = {
+    name: [line["accuracy"] for line in lines_of(place / name)]
+    for name in ("ConViT", "ViT")
+}
+smooth = {
+    name: torch.tensor(values).unfold(0, 5, 1).mean(1).numpy()
+    for name, values in accuracy.items()
+}
 levels = {"chance": 0.25}
 plots.curve(right, range(5, 101), smooth, ylabel="training accuracy", levels=levels)
 plt.show()
@@ -98,7 +108,7 @@ plt.show()
 # %% [markdown]
 # ## The method in one picture
 
-# %% mystnb={"figure": {"name": "fig-convit-method", "caption": "One head of gated positional self-attention. The gate mixes two attentions, one to content and one to relative positions, and the values are averaged with the mixture."}, "image": {"alt": "Diagram. Patches give values, and by queries and keys the attention to content. The grid gives relative positions, and these the attention to positions, a blob beside the query. A gate mixes both attentions; the mixture averages the values, which gives the output."}} tags=["hide-input"]
+# %% tags=["hide-input"]
 from recipes_lib import diagrams
 from recipes_lib.diagrams import Box, Image
 
@@ -106,12 +116,16 @@ there = torch.arange(7).float()
 blob = torch.exp(-((there[:, None] - 3) ** 2) - (there - 4) ** 2)
 spots = torch.rand(7, 7, generator=torch.Generator().manual_seed(3)) ** 4
 pattern = data.train.images[0]
+
+# %% mystnb={"figure": {"name": "fig-convit-method", "caption": "One head of gated positional self-attention. The gate mixes two attentions, one to content and one to relative positions, and the values are averaged with the mixture."}, "image": {"alt": "Diagram. Patches give values, and by queries and keys the attention to content. The grid gives relative positions, and these the attention to positions, a blob beside the query. A gate mixes both attentions; the mixture averages the values, which gives the output."}} tags=["hide-input"]
 nodes = {
     "values": Box(1.2, 0, "values $V$"),
     "patches": Image(0, 0.8, pattern, "patches $x$"),
     "content": Image(1.2, 0.9, spots.expand(3, 7, 7), "$A$: to content"),
     "grid": Box(0, 2.2, "grid of the\npatches"),
-    "position": Image(1.2, 2.2, (blob / blob.max()).expand(3, 7, 7), "$P$: to positions"),
+    "position": Image(
+        1.2, 2.2, (blob / blob.max()).expand(3, 7, 7), "$P$: to positions"
+    ),
     "gate": Box(2.4, 1.5, "gate $s$:\n$T = (1 - s)\\,A + s\\,P$"),
     "output": Box(3.4, 0.8, "output $T\\,V$"),
 }
@@ -168,7 +182,9 @@ row, column = torch.arange(side**2) // side, torch.arange(side**2) % side
 delta_x = column[None] - column[:, None]  # [query, key]
 delta_y = row[None] - row[:, None]
 codes = torch.stack([delta_x, delta_y, delta_x**2 + delta_y**2], dim=-1).double()
-for name, part in zip(("delta_x", "delta_y", "squared distance"), codes[4].T, strict=True):
+for name, part in zip(
+    ("delta_x", "delta_y", "squared distance"), codes[4].T, strict=True
+):
     print(f"{name:16}", part.view(side, side).int().tolist())
 
 # %% [markdown]
@@ -176,7 +192,9 @@ for name, part in zip(("delta_x", "delta_y", "squared distance"), codes[4].T, st
 
 # %%
 alpha = 1.0
-offsets = torch.tensor([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])  # (x, y) of each head
+offsets = torch.tensor(
+    [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+)  # (x, y) of each head
 v_pos = alpha * torch.cat([2 * offsets, -torch.ones(9, 1)], dim=1).double()
 P = (codes @ v_pos.T).softmax(dim=1).permute(2, 0, 1)  # [head, query, key]
 print("head 4 from the centre, row by row:")
@@ -187,7 +205,9 @@ print(P[4, 4].view(side, side).numpy().round(3))
 # a convolution does. At the border there is a difference from a convolution, which sees zeros outside the image:
 
 # %%
-print("head 0 looks up and to the left; from the first patch, where nothing lies there:")
+print(
+    "head 0 looks up and to the left; from the first patch, where nothing lies there:"
+)
 print(P[0, 0].view(side, side).numpy().round(3))
 print("all rows of P sum to 1:", torch.allclose(P.sum(-1), torch.ones(9, 9).double()))
 
@@ -195,13 +215,22 @@ print("all rows of P sum to 1:", torch.allclose(P.sum(-1), torch.ones(9, 9).doub
 # The probability has to go somewhere, and goes to the nearest patch. The next figure shows all nine heads on a larger grid, as the patch in the centre sees them.
 
 # %% mystnb={"figure": {"name": "fig-convit-heads", "caption": "Attention of nine heads to positions, seen from the centre of a grid of seven by seven patches, at two strengths. White is the largest."}, "image": {"alt": "Two groups of nine small maps. In each map a white blob lies beside the centre, at another one of the nine offsets of a three by three convolution. At strength 1 the blobs cover several patches, at strength 4 hardly more than one."}} tags=["hide-input"]
-from recipes_lib.models.gpsa import grid_positions, local_position_weights, position_attention, relative_codes
+from recipes_lib.models.gpsa import (
+    grid_positions,
+    local_position_weights,
+    position_attention,
+    relative_codes,
+)
 
 positions = grid_positions(7, 7)
 figure, axes = plots.panels(2, height=2.9)
-row_major = [3 * x + y for y in range(3) for x in range(3)]  # heads in the order of their offsets on the page
+row_major = [
+    3 * x + y for y in range(3) for x in range(3)
+]  # heads in the order of their offsets on the page
 for ax, strength in zip(axes, (1.0, 4.0), strict=True):
-    maps = position_attention(local_position_weights(9, strength), relative_codes(positions, positions))
+    maps = position_attention(
+        local_position_weights(9, strength), relative_codes(positions, positions)
+    )
     centre = maps[row_major, 24].view(9, 1, 7, 7)
     title = f"strength {strength:g}"
     plots.image_grid(ax, centre / centre.amax(), columns=3, title=title)
@@ -213,11 +242,16 @@ plt.show()
 
 # %%
 draws = torch.Generator().manual_seed(0)
-query, key, value = torch.randn(3, 9, 4, generator=draws).double()  # [9 patches, 4] each
+query, key, value = torch.randn(
+    3, 9, 4, generator=draws
+).double()  # [9 patches, 4] each
 A = (query @ key.T / 4**0.5).softmax(dim=-1)
 s = torch.tensor(1.0).double().sigmoid()
 T = (1 - s) * A + s * P[8]
-print(f"gate {s:.3f}; rows of T sum to 1: {torch.allclose(T.sum(-1), torch.ones(9).double())}")
+print(
+    f"gate {s:.3f}; rows of T sum to 1:",
+    torch.allclose(T.sum(-1), torch.ones(9).double()),
+)
 print("largest attention of the centre to content, to positions, mixed:")
 print([f"patch {row[4].argmax()}: {row[4].max():.2f}" for row in (A, P[8], T)])
 
@@ -265,7 +299,10 @@ def distance_by_hand(attention: torch.Tensor, side: int) -> float:
 
 for side in (2, 14):
     uniform = torch.full((side**2, side**2), 1 / side**2)
-    print(f"{side} x {side} patches, attention to all alike: {distance_by_hand(uniform, side):.3f}")
+    print(
+        f"{side} x {side} patches, attention to all alike:",
+        f"{distance_by_hand(uniform, side):.3f}",
+    )
 
 # %% [markdown]
 # ## The same numbers
@@ -312,9 +349,15 @@ torch.manual_seed(0)
 images = torch.rand(4, 3, 14, 14)
 far = {}
 for name, layers in {"ConViT": 2, "ViT": 0}.items():
-    network = build(ConViTConfig(arch="convit_pico", patch_size=1, gpsa_layers=layers), image_size=14)
+    network = build(
+        ConViTConfig(arch="convit_pico", patch_size=1, gpsa_layers=layers),
+        image_size=14,
+    )
     far[name] = non_localities(network, [images]).mean(1)  # over the heads
-    print(f"{name:7}", [f"block {block}: {value:.1f}" for block, value in enumerate(far[name], 1)])
+    print(
+        f"{name:7}",
+        [f"block {block}: {value:.1f}" for block, value in enumerate(far[name], 1)],
+    )
 print(f"attention to all alike: {uniform_non_locality((14, 14)):.1f}")
 
 # %% [markdown]
@@ -341,8 +384,16 @@ print({name: round(value, 2) for name, value in result.report["diagnostics"].ite
 steps = lines_of(place / "toy")
 figure, (left, right) = plots.panels(2, height=2.6)
 at = range(1, len(steps) + 1)
-plots.curve(left, at, {"ConViT": [line["accuracy"] for line in steps]}, ylabel="accuracy", levels={"chance": 0.25})
-shares = {f"block {block}": [line[f"gate_{block}"] for line in steps] for block in (1, 2)}
+plots.curve(
+    left,
+    at,
+    {"ConViT": [line["accuracy"] for line in steps]},
+    ylabel="accuracy",
+    levels={"chance": 0.25},
+)
+shares = {
+    f"block {block}": [line[f"gate_{block}"] for line in steps] for block in (1, 2)
+}
 plots.curve(right, at, shares, ylabel="mean gate")
 plt.show()
 
@@ -365,7 +416,9 @@ plots.image_grid(axes[0], canvases, columns=4)
 at = [line["step"] for line in steps][24:]
 recent = torch.tensor([line["accuracy"] for line in steps]).unfold(0, 25, 1).mean(1)
 plots.curve(axes[1], at, {"ConViT": recent.numpy()}, ylabel="accuracy")
-shares = {f"block {block}": [line[f"gate_{block}"] for line in steps][24:] for block in (1, 2)}
+shares = {
+    f"block {block}": [line[f"gate_{block}"] for line in steps][24:] for block in (1, 2)
+}
 plots.curve(axes[2], at, shares, ylabel="mean gate")
 plt.show()
 print(json.loads((cooked / "report.json").read_text())["scores"]["accuracy"])
@@ -373,18 +426,22 @@ print(json.loads((cooked / "report.json").read_text())["scores"]["accuracy"])
 # %% [markdown]
 # Here the gates do open ({numref}`fig-convit-cooked`, right), and the later block opens farther. The next figure shows what that means for one image: where one patch of the second block attends, before training and after it.
 
-# %% mystnb={"figure": {"name": "fig-convit-maps", "caption": "Attention of one query patch, marked by a cross, in the second block, mean over heads. Left: the image. Middle: before training. Right: after the cooked run."}, "image": {"alt": "Three square panels. Left: four digits. Middle: a bright blob around the marked patch. Right: attention lies on strokes of all four digits, and little is left around the marked patch."}} tags=["hide-input"]
+# %% tags=["hide-input"]
 from recipes_lib.evaluation.locality import attention_maps
 from recipes_lib.pretraining import engine
 from recipes_lib.views.multicrop import eval_view
 
 config, trained = engine.reopen(convit_recipe.RECIPE, cooked)
 fresh = engine.build(convit_recipe.RECIPE, config, steps=1)
-view = eval_view(canvases[:1], 32, config.views.normalize, config.views.resize)
+look = config.views
+view = eval_view(canvases[:1], 32, look.normalize, look.resize)
 query = 8 * 2 + 2  # third row, third column of the 8 x 8 patches
+
+# %% mystnb={"figure": {"name": "fig-convit-maps", "caption": "Attention of one query patch, marked by a cross, in the second block, mean over heads. Left: the image. Middle: before training. Right: after the cooked run."}, "image": {"alt": "Three square panels. Left: four digits. Middle: a bright blob around the marked patch. Right: attention lies on strokes of all four digits, and little is left around the marked patch."}} tags=["hide-input"]
 figure, axes = plots.panels(3, columns=3, height=2.4)
 axes[0].imshow(canvases[0].permute(1, 2, 0))
-for ax, (title, method) in zip(axes[1:], {"before": fresh, "after": trained}.items(), strict=True):
+methods = {"before": fresh, "after": trained}
+for ax, (title, method) in zip(axes[1:], methods.items(), strict=True):
     block = list(attention_maps(method.eval().backbone, view))[1]  # [1, head, 64, 64]
     ax.imshow(block[0, :, query].mean(0).view(8, 8), cmap="viridis")
     ax.plot(2, 2, "+", color="white", markersize=9)
@@ -430,7 +487,9 @@ rows = {
     "fixed_random": "fixed at\nrandom",
 }
 figure, (ax,) = plots.panels(1, columns=1, height=2.9)
-plots.bars(ax, {title: accuracies(arm) for arm, title in rows.items()}, ylabel="accuracy")
+plots.bars(
+    ax, {title: accuracies(arm) for arm, title in rows.items()}, ylabel="accuracy"
+)
 ax.axvline(4.5, color="#888888", linewidth=1)
 ax.axhline(0.25, color="#888888", linestyle=":", linewidth=1)
 plt.show()
@@ -443,30 +502,40 @@ plt.show()
 #
 # The paper's main promise is that the start saves images. {numref}`fig-convit-shares` trains both networks on a tenth, a third and all of 6,000 pictures of the {doc}`/book/pantry`, always for 600 steps.
 
-# %% mystnb={"figure": {"name": "fig-convit-shares", "caption": "Left: test accuracy on the Pantry over the share of the training pictures, one point per seed, as many steps in all runs. Right: mean distance, in patches, of what each block attends to, after training on all pictures, and in the plain network before it."}, "image": {"alt": "Left: two rising lines of accuracy over 10, 30 and 100 percent of the pictures; the line of ConViT lies above that of the plain Vision Transformer everywhere. Right: bars of distance per block for ConViT, the plain transformer and the untrained one; ConViT's first two blocks look nearer than all others."}} tags=["hide-input"]
+# %% tags=["hide-input"]
 from recipes_lib.recipes.convit.claims import SHARES, of_share
 
-figure, (left, right) = plots.panels(2, height=2.9)
-for index, kind in enumerate(("convit", "vit")):
-    found = [accuracies(f"{kind}_{of_share(share)}") for share in SHARES]
+
+def by_share(ax: plt.Axes, kind: str, label: str, index: int) -> None:
     look = plots.style(index)
-    label = {"convit": "ConViT", "vit": "plain ViT"}[kind]
-    left.plot(range(3), [sum(seeds) / len(seeds) for seeds in found], label=label, **look)
-    for place_, seeds in enumerate(found):
-        left.plot([place_] * len(seeds), seeds, linestyle="none", marker=".", color=look["color"])
+    dots = {"linestyle": "none", "marker": ".", "color": look["color"]}
+    found = [accuracies(f"{kind}_{of_share(share)}") for share in SHARES]
+    means = [sum(seeds) / len(seeds) for seeds in found]
+    ax.plot(range(3), means, label=label, **look)
+    for where, seeds in enumerate(found):
+        ax.plot([where] * len(seeds), seeds, **dots)
+
+
+def by_block(ax: plt.Axes, arm: str, label: str, index: int) -> None:
+    far = [seeds_of(arm, "diagnostics", f"distance_{block}") for block in (1, 2, 3)]
+    means = [sum(seeds) / len(seeds) for seeds in far]
+    places = [block + 0.27 * (index - 1) for block in (1, 2, 3)]
+    ax.bar(places, means, width=0.25, label=label, color=plots.PALETTE[index])
+
+
+# %% mystnb={"figure": {"name": "fig-convit-shares", "caption": "Left: test accuracy on the Pantry over the share of the training pictures, one point per seed, as many steps in all runs. Right: mean distance, in patches, of what each block attends to, after training on all pictures, and in the plain network before it."}, "image": {"alt": "Left: two rising lines of accuracy over 10, 30 and 100 percent of the pictures; the line of ConViT lies above that of the plain Vision Transformer everywhere. Right: bars of distance per block for ConViT, the plain transformer and the untrained one; ConViT's first two blocks look nearer than all others."}} tags=["hide-input"]
+figure, (left, right) = plots.panels(2, height=2.9)
+by_share(left, "convit", "ConViT", 0)
+by_share(left, "vit", "plain ViT", 1)
 left.set_xticks(range(3), [f"{share:.0%}" for share in SHARES])
 left.set(xlabel="share of the pictures", ylabel="accuracy")
-left.legend()
-arms = {"convit_100": "ConViT", "vit_100": "plain ViT", "vit_start": "plain ViT, untrained"}
-for index, (arm, label) in enumerate(arms.items()):
-    far = [seeds_of(arm, "diagnostics", f"distance_{block}") for block in (1, 2, 3)]
-    mean = [sum(seeds) / len(seeds) for seeds in far]
-    right.bar(
-        [block + 0.27 * (index - 1) for block in (1, 2, 3)], mean, width=0.25, label=label, color=plots.PALETTE[index]
-    )
+by_block(right, "convit_100", "ConViT", 0)
+by_block(right, "vit_100", "plain ViT", 1)
+by_block(right, "vit_start", "plain ViT, untrained", 2)
 right.set_xticks((1, 2, 3), [f"block {block}" for block in (1, 2, 3)])
 right.set(ylabel="distance in patches")
-right.legend(fontsize=8)
+for ax in (left, right):
+    ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -475,17 +544,25 @@ plt.show()
 # {numref}`fig-convit-knobs` turns the strength $\alpha$ of the start, the number of blocks with GPSA, and the rate of the gates. In the last two panels the two tasks differ: where neighbours tell all, gates close, and where a
 # comparison is needed, they open.
 
-# %% mystnb={"figure": {"name": "fig-convit-knobs", "caption": "Left and middle: test accuracy on the patterns, over the strength of the start and the number of blocks with GPSA. Right: mean gate of the second block at the end, with gates at 30 times the rate, on the two tasks; the line is the start. One point per seed."}, "image": {"alt": "Left: accuracy over five strengths from 0.25 to 4. Middle: bars for no, one and two blocks with GPSA. Right: two bars; the gate ends above 0.8 on the patterns and far below one half on the four digits, with a line at 0.73."}} tags=["hide-input"]
-strengths = {0.25: "strength_0.25", 0.5: "strength_0.5", 1.0: "strength_1", 2.0: "local", 4.0: "strength_4"}
-figure, axes = plots.panels(3, columns=3, height=2.8)
-plots.bars(axes[0], {f"{alpha:g}": accuracies(arm) for alpha, arm in strengths.items()}, ylabel="accuracy")
+# %% tags=["hide-input"]
+strengths = {alpha: f"strength_{alpha}" for alpha in ("0.25", "0.5", "1")}
+strengths |= {"2": "local", "4": "strength_4"}
 layers = {"0": "vit", "1": "layers_1", "2": "local"}
-plots.bars(axes[1], {name: accuracies(arm) for name, arm in layers.items()})
-gate = {"patterns": "local_gates", "four digits": "digits"}
-plots.bars(axes[2], {name: seeds_of(arm, "diagnostics", "gate_2") for name, arm in gate.items()}, ylabel="mean gate")
-axes[2].axhline(0.731, color="#888888", linestyle=":", linewidth=1)
-for ax, title in zip(axes, ("strength", "blocks with GPSA", "gate of block 2"), strict=True):
+tasks = {"patterns": "local_gates", "four digits": "digits"}
+panels = {
+    "strength": {name: accuracies(arm) for name, arm in strengths.items()},
+    "blocks with GPSA": {name: accuracies(arm) for name, arm in layers.items()},
+    "gate of block 2": {
+        name: seeds_of(arm, "diagnostics", "gate_2") for name, arm in tasks.items()
+    },
+}
+
+# %% mystnb={"figure": {"name": "fig-convit-knobs", "caption": "Left and middle: test accuracy on the patterns, over the strength of the start and the number of blocks with GPSA. Right: mean gate of the second block at the end, with gates at 30 times the rate, on the two tasks; the line is the start. One point per seed."}, "image": {"alt": "Left: accuracy over five strengths from 0.25 to 4. Middle: bars for no, one and two blocks with GPSA. Right: two bars; the gate ends above 0.8 on the patterns and far below one half on the four digits, with a line at 0.73."}} tags=["hide-input"]
+figure, axes = plots.panels(3, columns=3, height=2.8)
+for ax, (title, found) in zip(axes, panels.items(), strict=True):
+    plots.bars(ax, found, ylabel="mean gate" if "gate" in title else "accuracy")
     ax.set_title(title, fontsize="medium")
+axes[2].axhline(0.731, color="#888888", linestyle=":", linewidth=1)
 plt.show()
 
 # %% [markdown]
@@ -520,7 +597,10 @@ run = convit_recipe.RECIPE.run(broken, place / "random")
 intact = json.loads((place / "ConViT" / "report.json").read_text())
 for name, report in (("start at neighbours", intact), ("start at random", run.report)):
     accuracy, far = report["scores"]["accuracy"]["method"], report["diagnostics"]
-    print(f"{name:20} accuracy {accuracy:.2f}, distance of block 1: {far['distance_1']:.2f} patches")
+    print(
+        f"{name:20} accuracy {accuracy:.2f},",
+        f"distance of block 1: {far['distance_1']:.2f} patches",
+    )
 print(f"attention to all alike would have {uniform_non_locality((8, 8)):.2f} patches")
 
 # %% [markdown]
@@ -610,7 +690,10 @@ notebook.settings({"toy": toy, **paper}, fields)
 # Solution 1
 grid = grid_positions(6, 6)
 sharp = position_attention(local_position_weights(4, 40.0), relative_codes(grid, grid))
-print("largest weights of head 0 from the centre:", sharp[0, 14].topk(4).values.numpy().round(3))
+print(
+    "largest weights of head 0 from the centre:",
+    sharp[0, 14].topk(4).values.numpy().round(3),
+)
 assert torch.allclose(sharp[0, 14].topk(4).values, torch.full((4,), 0.25), atol=1e-4)
 print("its offset lies between four patches, at the same distance from each")
 
@@ -621,8 +704,14 @@ print("its offset lies between four patches, at the same distance from each")
 # Solution 2
 from timm.models.vision_transformer import Attention
 
-sizes = [sum(p.numel() for p in layer.parameters()) for layer in (GPSA(72, 9), Attention(72, 9, qkv_bias=False))]
-print(f"{sizes[0]:,} - {sizes[1]:,} = {sizes[0] - sizes[1]}: three numbers of v_pos and one gate per head")
+sizes = [
+    sum(p.numel() for p in layer.parameters())
+    for layer in (GPSA(72, 9), Attention(72, 9, qkv_bias=False))
+]
+print(
+    f"{sizes[0]:,} - {sizes[1]:,} = {sizes[0] - sizes[1]}:",
+    "three numbers of v_pos and one gate per head",
+)
 assert sizes[0] - sizes[1] == 36
 
 # %% [markdown]
@@ -645,7 +734,10 @@ print(f"two softmaxes, gate 0.73: {0.27 * content.softmax(0)[195]:.2e}")
 # %% tags=["solution", "hide-cell"]
 # Solution 4
 reach = (1 / (2 * toy.model.locality_strength)) ** 0.5
-print(f"a head reaches {reach:.2f} patches, whatever a patch shows; of twice the size, the image has")
+print(
+    f"a head reaches {reach:.2f} patches, whatever a patch shows;",
+    "of twice the size, the image has",
+)
 print("twice as many patches along a side, so each head sees half as much of a thing")
 print("alpha / 4 would double the reach, and the offsets would have to double too")
 
