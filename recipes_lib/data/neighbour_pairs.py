@@ -26,7 +26,7 @@ NOISE = 0.1
 def dataset(count: int, *, size: int, seed: int, split: Literal["train", "test"]) -> ImageSet:
     """Makes ``count`` patterns of ``size`` x ``size`` pixels; the classes take turns.
 
-    An image depends only on ``(seed, split, index)``.
+    An image depends only on ``(seed, split, index)``. Factors: ``axis`` [N] (0: rows, 1: columns) and ``opposite`` [N].
     """
     keys = randomness.sample_keys(seed, 0, torch.arange(count))
 
@@ -44,4 +44,5 @@ def dataset(count: int, *, size: int, seed: int, split: Literal["train", "test"]
     pattern = torch.where((labels < 2)[:, None, None], pattern.mT, pattern)  # a row is the last dimension
     noise = randomness.normal(keys, f"neighbour pairs {split} noise", size * size).view(count, size, size)
     grey = pattern.add_(noise, alpha=NOISE).mul_(CONTRAST).add_(128).round_().clamp_(0, 255).to(torch.uint8)
-    return ImageSet(grey[:, None].expand(-1, 3, -1, -1).contiguous(), labels, CLASSES)
+    factors = {"axis": labels // 2, "opposite": labels % 2}
+    return ImageSet(grey[:, None].expand(-1, 3, -1, -1).contiguous(), labels, CLASSES, factors)

@@ -4,8 +4,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from timm.data import Mixup
+from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor, nn
 
 from recipes_lib.config.views import StrongView
@@ -45,21 +46,6 @@ class ClassLoss:
         faults.need(0 <= self.switch <= 1, "loss.switch", self.switch, "in [0, 1]")
 
 
-def check_mixing(faults: Faults, loss: ClassLoss, batch_size: int, accumulate: int) -> None:
-    """Adds a fault to ``faults`` if images are mixed and micro-batches have an odd size, so that one has no partner.
-
-    The engine checks again with the number of processes, which is not known to the config.
-    """
-    size = batch_size // accumulate
-    faults.need(
-        not loss.mixes or size % 2 == 0,
-        "train.batch_size",
-        batch_size,
-        f"that leaves micro-batches of an even size, and not of {size}, because images are mixed in pairs",
-        "Or mix none: --loss.mixup 0 --loss.cutmix 0.",
-    )
-
-
 class Classifier(Method):
     """A backbone and a linear head, trained with cross-entropy.
 
@@ -97,8 +83,8 @@ class MixingClassifier(Classifier):
     ``accuracy`` counts how often the largest logit is the class of the first image of a mixed pair.
 
     Images are mixed by timm's own function, one weight per step for all of a micro-batch: the first image with the last
-    one, and so on. So partners are in the same micro-batch of the same process, and two processes pair other images than
-    one process does.
+    one, and so on. Of an odd number of images, the last one stays as it is. Partners are in the same micro-batch of the
+    same process, so two processes pair other images than one process does.
 
     Source: Zhang et al., arXiv 1710.09412 (mixup); Yun et al., arXiv 1905.04899 (CutMix); Touvron et al., arXiv 2012.12877.
     """
@@ -119,9 +105,15 @@ class MixingClassifier(Classifier):
         views = super().views(batch, step)
         if not self.config.loss.mixes:
             return views
+        images, labels, loss = views["images"], views["labels"], self.config.loss
+        even = len(labels) // 2 * 2  # timm mixes pairs
+        targets = mixup_target(labels, self.config.model.classes, smoothing=loss.label_smoothing)
         with seeded_libraries(step_key(self.config.train.seed, step, "mixing")):
-            images, targets = self._mix(views["images"], views["labels"])
-        return views | {"images": images, "targets": targets}
+            mixed, mixed_targets = self._mix(images[:even], labels[:even])
+        return views | {
+            "images": torch.cat([mixed, images[even:]]),
+            "targets": torch.cat([mixed_targets, targets[even:]]),
+        }
 
     def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of one micro-batch, and its accuracy in [0, 1]. ``views`` is the output of :meth:`views`."""

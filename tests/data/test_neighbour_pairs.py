@@ -44,5 +44,7 @@ def test_a_pixel_alone_and_the_number_of_white_ones_say_nothing_of_the_class():
 def test_classes_take_turns_and_pixels_are_dark_or_bright():
     images = draw(8)
     assert images.labels.tolist() == [0, 1, 2, 3] * 2
+    assert images.factors["axis"].tolist() == [0, 0, 1, 1] * 2
+    assert images.factors["opposite"].tolist() == [0, 1, 0, 1] * 2
     away = (images.images.float() - 128).abs()
     assert (away - CONTRAST).abs().max() < 0.5 * CONTRAST

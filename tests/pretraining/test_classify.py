@@ -12,7 +12,7 @@ from recipes_lib.config.views import OneView, StrongView
 from recipes_lib.data.loader import Batch
 from recipes_lib.errors import ConfigError, Faults
 from recipes_lib.models.mlp import MLP
-from recipes_lib.pretraining.classify import Classifier, ClassLoss, MixingClassifier, check_mixing
+from recipes_lib.pretraining.classify import Classifier, ClassLoss, MixingClassifier
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,12 @@ def test_faults_of_the_loss_are_named(loss, said):
     assert said in str(caught.value)
 
 
-def test_a_micro_batch_of_odd_size_cannot_be_mixed():
-    faults = Faults()
-    check_mixing(faults, ClassLoss(), 10, 1)
-    check_mixing(faults, PLAIN.loss, 9, 1)
-    faults.raise_any()
-    check_mixing(faults, ClassLoss(), 10, 2)
-    with pytest.raises(ConfigError, match=r"micro-batches of an even size, and not of 5"):
-        faults.raise_any()
+def test_the_last_image_of_an_odd_number_stays_as_it_is():
+    model = of(MixingClassifier, replace(PLAIN, loss=ClassLoss()))
+    odd = replace(batch(), indices=torch.arange(5), images=batch().images[:5], labels=batch().labels[:5])
+    plain = of(Classifier, PLAIN).views(odd, 0)["images"]
+    views = model.views(odd, 3)
+    assert torch.equal(views["images"][4], plain[4])
+    assert not torch.equal(views["images"][0], plain[0])
+    torch.testing.assert_close(views["targets"][4], torch.full((5,), 0.02).index_fill(0, odd.labels[4:], 0.92))
+    torch.testing.assert_close(views["targets"].sum(dim=1), torch.ones(5))

@@ -29,7 +29,7 @@ from recipes_lib.models import backbones
 from recipes_lib.models.convit import ConViT
 from recipes_lib.pretraining import class_scores
 from recipes_lib.pretraining.class_scores import ClassEval
-from recipes_lib.pretraining.classify import ClassLoss, MixingClassifier, check_mixing
+from recipes_lib.pretraining.classify import ClassLoss, MixingClassifier
 from recipes_lib.pretraining.recipe import Recipe
 from recipes_lib.views.multicrop import eval_view
 
@@ -98,7 +98,6 @@ class Config:
         faults = Faults()
         for group in (self.data, self.views, self.model, self.loss, self.optim, self.sync, self.train, self.eval):
             group.check(faults)
-        check_mixing(faults, self.loss, self.train.batch_size, self.train.accumulate)
         sides = {"data.image_size": self.data.image_size, "views.image_size": self.views.image_size}
         self.model.check_sides(faults, sides)
         faults.raise_any()

@@ -109,7 +109,6 @@ def test_presets_build_their_network(preset, kind):
         ({"model.classes": 1}, "model.classes = 1"),
         ({"model.gate_lr_scale": 0.0}, "model.gate_lr_scale = 0.0"),
         ({"model.arch": "vit_pico", "model.locality_strength": 1.0, "model.fixed": "gate"}, "model.fixed = gate"),
-        ({"loss.mixup": 0.8, "train.batch_size": 15}, "train.batch_size = 15"),
         ({"model.patch_size": 3}, "model.patch_size = 3 does not divide"),
         ({"model.gpsa_layers": 3}, "model.gpsa_layers = 3 has no class token"),
         ({"data.share": 0.0}, "data.share = 0.0"),
