@@ -12,6 +12,7 @@ import torch
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
+from recipes_lib.distributed.fsdp import gathered
 from recipes_lib.evaluation.features import evaluating
 from recipes_lib.models.convit import ConViT
 from recipes_lib.models.gpsa import GPSA, grid_positions
@@ -84,7 +85,7 @@ def gates(backbone: ConViT) -> Tensor:
     """
     if not backbone.gpsa_layers:
         raise ValueError("this ConViT has no block with GPSA, so no gates: build it with gpsa_layers of at least 1.")
-    return torch.stack([block.attn.gate.detach() for block in backbone.blocks[: backbone.gpsa_layers]])
+    return torch.stack([gathered(block.attn.gate) for block in backbone.blocks[: backbone.gpsa_layers]])
 
 
 Layer = GPSA | Attention
