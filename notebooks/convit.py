@@ -511,8 +511,8 @@ plt.show()
 # %% [markdown]
 # ## Knobs
 #
-# {numref}`fig-convit-knobs` turns the strength $\alpha$ of the start, the number of blocks with GPSA, and the rate of the gates. In the last two panels the two tasks differ: where neighbours tell all, gates close, and where a
-# comparison is needed, they open.
+# {numref}`fig-convit-knobs` turns the strength $\alpha$ of the start, the number of blocks with GPSA, and the rate of the gates. In the last panel the two tasks differ: where neighbours tell all, positions get more weight, and where a
+# comparison is needed, they get less.
 
 # %% tags=["hide-input"]
 strengths = {alpha: f"strength_{alpha}" for alpha in ("0.25", "0.5", "1")}
@@ -572,7 +572,7 @@ for name, report in (("start at neighbours", intact), ("start at random", run.re
 print(f"attention to all alike would have {uniform_non_locality((8, 8)):.2f} patches")
 
 # %% [markdown]
-# The diagnostic is the distance. It needs no labels, and it tells the two apart at the first step: heads without a start look at everything alike, and in so few steps and images they do not find the neighbours.
+# The diagnostic is the distance. It needs no labels, and it tells the two apart at the first step: heads without a start look far, each in a direction that was drawn at random, and in so few steps and images they do not find the neighbours.
 #
 # ### When something is wrong
 #

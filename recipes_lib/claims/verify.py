@@ -152,7 +152,7 @@ def _refuse_failed(name: str, run: SeedRun, code: int) -> None:
 def _command(name: str, run: SeedRun) -> processes.Command:
     """The command that runs one arm and seed: this file as a program."""
     words = (sys.executable, "-m", "recipes_lib.claims.verify", name, run.arm, str(run.seed), str(run.folder))
-    return processes.Command(words, run.folder.with_suffix(".log"))
+    return processes.Command(words, run.folder.with_name(f"{run.folder.name}.log"))
 
 
 def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_out: Sequence[str] = ()) -> Path:
