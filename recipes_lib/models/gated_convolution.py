@@ -201,9 +201,10 @@ class GatedConvolution(nn.Module):
         # one map of both, so that the values are summed once
         mixed = torch.addcmul((gates * position).to(content.dtype), content, (1 - gates).to(content.dtype))
         seen = (mixed.flatten(1, 2) @ tokens).unflatten(1, mixed.shape[1:3])  # [B, H, Q, C]
-        kernel = kernel.unflatten(0, (self.groups, -1))  # [G, C_out / G, C / G, H]
-        out = torch.einsum("bhqgc,gohc->bqgo", seen.unflatten(-1, (self.groups, -1)), kernel.transpose(-1, -2))
-        return out.flatten(2).mT.unflatten(2, queries.shape[-2:])
+        seen = seen.unflatten(3, (self.groups, -1)).permute(3, 0, 2, 1, 4).flatten(3)  # [G, B, Q, H * C / G]
+        kernel = kernel.unflatten(0, (self.groups, -1)).mT.flatten(2)  # [G, C_out / G, H * C / G]
+        out = (seen.flatten(1, 2) @ kernel.mT).unflatten(1, seen.shape[1:3])  # [G, B, Q, C_out / G]
+        return out.permute(1, 0, 3, 2).flatten(1, 2).unflatten(2, queries.shape[-2:])
 
     def _content(self, tokens: Tensor, queries: Tensor, chosen: Tensor | None) -> Tensor:
         """A of the ``chosen`` heads.  [B, N, C], [B, Q, C] -> [B, H, Q, N]"""
@@ -214,7 +215,7 @@ class GatedConvolution(nn.Module):
             F.linear(x, w).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
             for x, w in ((queries, query), (tokens, key))
         )  # [B, H, Q or N, d]
-        logits = query @ key.mT * self.head_dim**-0.5
+        logits = query * self.head_dim**-0.5 @ key.mT  # scaled where there are fewer numbers
         return logits.softmax(dim=-1, dtype=_precise(logits.dtype)).to(logits.dtype)
 
     def _along(self, axis: int, size: int) -> Tensor:
@@ -334,7 +335,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _tokens(maps: Tensor) -> Tensor:
     """[B, C, height, width] -> [B, height * width, C]"""
-    return maps.flatten(2).mT
+    return maps.flatten(2).mT.contiguous()
 
 
 def _by(sides: tuple[int, ...]) -> str:
