@@ -77,7 +77,8 @@ class LearnedCircuit(nn.Module):
 
     def forward(self) -> Circuit:
         """The circuit."""
-        return Circuit(self.codes, self.signatures, self.outputs)
+        # copies: parts of a parameter require a gradient even under no_grad, which stops torch's count of operations
+        return Circuit(self.codes.clone(), self.signatures.clone(), self.outputs)
 
     @torch.no_grad()
     def prune(self, modules: Tensor) -> None:

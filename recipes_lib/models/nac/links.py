@@ -11,6 +11,7 @@ Differs: the official code also subtracts logsumexp(log C) over the senders, whi
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,8 @@ def log_link_probabilities(
         )
     if truncation is not None and not 0 < truncation <= 2:
         raise ValueError(f"truncation = {truncation} is no distance 1 - cos: use a value in (0, 2], or None.")
-    with torch.autocast(receivers.device.type, enabled=False):  # in bfloat16 a cosine of 1 has an error of 0.004
+    meta = receivers.is_meta  # there is no autocast for tensors without values
+    with nullcontext() if meta else torch.autocast(receivers.device.type, enabled=False):
         r, s = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (receivers, senders))
         cosine = (r / r.norm(dim=-1, keepdim=True)) @ (s / s.norm(dim=-1, keepdim=True)).mT
         distance = (1 - cosine).clamp_min(0)  # rounding may give a cosine just above 1
@@ -93,12 +95,12 @@ def hard_log_links(log_p: Tensor) -> Tensor:
     return torch.where(log_p >= math.log(0.5), 0.0, -torch.inf)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, log_links: Tensor, heads: int) -> Tensor:
-    """Attention of U receivers to V senders along links, the same links in all heads.
+def attend(query: Tensor, key: Tensor, value: Tensor, log_links: Tensor | None, heads: int) -> Tensor:
+    """Attention of U receivers to V senders along links, the same links in all heads; without links, to all alike.
 
     Shapes: ``query`` [B, U, heads * d], ``key`` and ``value`` [B, V, heads * d], ``log_links`` [U, V] or [B, U, V] ->
     [B, U, heads * d].
     """
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value))  # [B, heads, U or V, d]
-    bias = log_links.unsqueeze(-3).to(q.dtype)  # [1, U, V] or [B, 1, U, V]
+    bias = None if log_links is None else log_links.unsqueeze(-3).to(q.dtype)  # [1, U, V] or [B, 1, U, V]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(-3, -2).flatten(-2)

@@ -240,3 +240,18 @@ def draw_kept(modules: int, probability: float, generator: torch.Generator) -> T
     fewest = max(1, modules // 8)
     count = int(torch.randint(fewest, modules + 1, (1,), generator=generator))
     return torch.randperm(modules, generator=generator)[:count].sort().values
+
+
+def operations(shape: Shape, modules: int, *, tokens: int, token_width: int) -> int:
+    """Floating-point operations per sample of the matrix products of a circuit of which ``modules`` run.
+
+    A multiply-add counts as two. What depends on codes alone is not counted (:meth:`NeuralAttentiveCircuit.fix`), nor
+    are the tokens themselves, which cost the same whatever is pruned. The read-in grows with modules times tokens, a
+    propagator's attention with modules squared, all else with modules.
+    """
+    _, outputs, d, _, depth, heads, head, hidden = shape
+    inner, feed_forward = heads * head, 3 * d * hidden
+    read_in = modules * (2 * tokens * token_width + token_width * head + head * d + feed_forward)
+    propagator = modules * (4 * d * inner + 2 * modules * inner + feed_forward)
+    read_out = modules * 2 * d * head + outputs * (2 * modules * head + head * d + feed_forward)
+    return 2 * (read_in + depth * propagator + read_out)

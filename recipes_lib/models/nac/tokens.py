@@ -58,7 +58,7 @@ class ImageTokens(nn.Module):
             else _conv_stem(patch_size, width, channels)
         )
         grid = image_size // patch_size
-        self.positions = nn.Parameter(torch.randn(1, position_width, grid, grid) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, position_width, grid, grid))
         self.width = width + position_width
 
     def forward(self, images: Tensor) -> Tokens:

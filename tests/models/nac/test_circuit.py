@@ -25,7 +25,7 @@ def test_a_learned_circuit_is_one_for_all_samples_and_ends_in_its_output_modules
     circuit = made()
     assert (circuit.modules, circuit.outputs) == (6, 2)
     assert (tuple(circuit.codes.shape), tuple(circuit.signatures.shape)) == ((8, 4), (8, 3))
-    assert circuit.codes is made.codes
+    assert torch.equal(circuit.codes, made.codes)
 
 
 def test_kept_modules_come_in_the_order_asked_for_and_output_modules_stay():
