@@ -13,6 +13,27 @@ ClassProbe = Literal["knn", "linear", "linear_sweep", "mlp", "lowshot", "snn", "
 LabelFreeProbe = Literal["rankme", "alpha_req", "lidar", "uniformity", "alignment", "std", "rotation"]
 """A probe that needs no labels: a property of the features of training images, and no accuracy of their classes."""
 
+Corruption = Literal[
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+]
+"""A common corruption of ImageNet-C, in the order of its paper: noise, blur, weather, digital."""
+
+CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
+SEVERITIES = (1, 2, 3, 4, 5)
 CLASS_PROBES: tuple[str, ...] = get_args(ClassProbe)
 LABEL_FREE_PROBES: tuple[str, ...] = get_args(LabelFreeProbe)
 PROBES: tuple[str, ...] = (*CLASS_PROBES, *LABEL_FREE_PROBES)
