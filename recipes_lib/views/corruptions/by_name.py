@@ -11,8 +11,8 @@ from recipes_lib.views.corruptions.frost import frost
 from recipes_lib.views.corruptions.parameters import Published, for_side
 from recipes_lib.views.corruptions.rounding import rounded, to_bytes
 
-SMALLEST = 16
-"""The smallest side of an image in pixels: the widest kernel for small images reaches 8 pixels."""
+SMALLEST = 8
+"""The smallest side of an image in pixels, that of the smallest images of a run."""
 _PART = 2**21  # values that are corrupted at once: their random numbers take 16 bytes each
 
 
@@ -23,7 +23,7 @@ def corrupt(images: Tensor, name: Corruption, severity: int, indices: Tensor, *,
     set) -> the same shape and dtype. Float images are rounded to bytes first, because the corruptions are defined for
     bytes.
 
-    Raises: ``ValueError`` for another shape, name or severity, and for images below 16 pixels.
+    Raises: ``ValueError`` for another shape, name or severity, and for images below 8 pixels.
     """
     _check(images, name, severity, indices)
     if images.dtype != torch.uint8:

@@ -2,6 +2,7 @@
 import torch
 
 from recipes_lib.randomness import sample_keys
+from recipes_lib.views.corruptions import noise
 from recipes_lib.views.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 
 KEYS = sample_keys(0, 0, torch.arange(4))
@@ -24,6 +25,12 @@ def test_shot_noise_has_the_mean_and_the_variance_of_counts():
 
 def test_shot_noise_leaves_black_black():
     assert shot_noise(torch.zeros(4, 3, 16, 16), KEYS, "noise", 3).eq(0).all()
+
+
+def test_the_smallest_uniform_number_is_a_count_of_zero_at_every_value(monkeypatch):
+    monkeypatch.setattr(noise, "uniform", lambda keys, purpose, count: torch.zeros(len(keys), count))
+    values = torch.arange(256.0).view(1, 1, 16, 16).expand(1, 3, 16, 16) / 255
+    assert noise.shot_noise(values, KEYS[:1], "noise", 5).eq(0).all()
 
 
 def test_impulse_noise_makes_half_of_its_share_white_and_half_black_in_each_channel_by_itself():
