@@ -81,6 +81,7 @@ TESTED_ELSEWHERE = {
     "recipes/sieve/real": "claims/test_verify.py",
     "training/loop": "training/test_resume.py",
     "training/rank_checkpoints": "training/test_fsdp_runs.py",
+    "views/corruptions/rounding": "views/corruptions/test_by_name.py",
     "views/look": "views/test_multicrop.py",
 }
 

@@ -168,7 +168,7 @@ def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_o
         kept = (
             report
             if run.arm in chapter.measurements
-            else ("scores", "diagnostics", "factors", "label_free", "seconds", "steps")
+            else ("scores", "diagnostics", "factors", "corruptions", "label_free", "seconds", "steps")
         )
         reports.setdefault(run.arm, {})[str(run.seed)] = {key: report[key] for key in kept if key in report}
         versions |= report.get("versions", {})

@@ -86,9 +86,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def some(images: ImageSet | ImageFiles, most: int) -> ImageSet | ImageFiles:
     """At most ``most`` images, drawn without regard to their order, the same at every call; all if there are fewer."""
-    if len(images) <= most:
-        return images
-    return images.select(randomness.permutation(0, 0, len(images))[:most].sort().values)
+    return images if len(images) <= most else images.select(sample(len(images), most))
+
+
+def sample(count: int, most: int) -> Tensor:
+    """The indices of the images that :func:`some` takes of ``count``: int64, sorted."""
+    return randomness.permutation(0, 0, count)[:most].sort().values
 
 
 def read_chunks(

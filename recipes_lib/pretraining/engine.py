@@ -25,7 +25,7 @@ from recipes_lib.data.load import Splits, check_scored
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import ConfigError, RunError
-from recipes_lib.evaluation import finetune, probes
+from recipes_lib.evaluation import corruptions, finetune, probes
 from recipes_lib.models import interchange
 from recipes_lib.optim import build as optim
 from recipes_lib.pretraining import monitor, scoring
@@ -187,10 +187,12 @@ def score(
 
 
 def require_labels(config: Any, splits: Splits, names: Sequence[str]) -> None:
-    """Raises ``DataError`` if labels are missing that the class probes among ``names`` need."""
+    """Raises ``DataError`` if labels or corrupted images are missing that the class probes among ``names`` need."""
     asked = tuple(name for name in names if name in CLASS_PROBES)
     if asked:
         probes.require_labels(splits, replace(config.eval, probes=asked), config.data.labelled)
+    if "corruptions" in names:
+        corruptions.require(config.eval, splits.test)
 
 
 def finetuned_score(

@@ -118,6 +118,15 @@ def test_accuracy_is_the_share_of_images_that_the_head_finds():
     assert class_scores.accuracy(model, TINY, ImageSet(images, labels, tuple("0123456789"))) == pytest.approx(4 / 6)
 
 
+def test_under_corruption_it_is_the_trained_head_that_is_scored(folder):
+    given = {"eval.corruptions": ["gaussian_noise", "contrast"], "eval.corruption_severities": [1, 5]}
+    report = runs.evaluate(local_sgd.RECIPE, folder, ["accuracy", "corruptions"], corruptions=given)
+    found = report["corruptions"]["method"]
+    assert found["clean_error"] == pytest.approx(1 - report["scores"]["accuracy"]["method"])
+    assert report["scores"]["corruptions"]["method"] == pytest.approx(1 - found["mean_error"])
+    assert found["errors"]["gaussian_noise"]["5"] >= found["clean_error"]
+
+
 def test_without_simulation_one_process_is_plain_sgd(tmp_path, capsys):
     report = local_sgd.RECIPE.run(override(TINY, {"sync.workers": 0}), tmp_path / "run").report
     assert "sync" not in report
