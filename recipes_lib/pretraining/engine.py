@@ -130,6 +130,8 @@ def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
         go_on = f"recipes resume {run.path}"
         finetuned = finetuned_score(config, method, splits, config.eval.probes, run.path, place, go_on)
 
+        sent = traffic.bytes_sent  # counted over all ranks, of which conclude sees one
+
         def conclude() -> None:
             full = config.eval.baselines == "all" and bool(config.eval.probes)
             report: dict[str, Any] = {"recipe": recipe.name, "data": splits.summary()}
@@ -139,7 +141,7 @@ def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
             seconds = round(time.perf_counter() - began, 1)
             report |= {"seconds": seconds, "steps": training.steps, "seed": config.train.seed} | provenance()
             if traffic.rounds:
-                report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
+                report["sync"] = {"name": config.sync.name, "bytes": sent, "rounds": traffic.rounds}
             run.require_whole()
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)
