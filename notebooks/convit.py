@@ -32,9 +32,7 @@ if "google.colab" in sys.modules and not importlib.util.find_spec(
 ):  # Colab has torch; add only the cookbook
     source = "ssl-cookbook @ git+https://github.com/ssl-cookbook/ssl-cookbook@v0.1.0"
     light = ["timm", "lightly", "tyro", "rich", "safetensors", "pyyaml", "dacite"]
-    subprocess.check_call(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, *light]
-    )
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, *light])
 
 from recipes_lib import notebook
 

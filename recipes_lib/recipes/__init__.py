@@ -227,7 +227,7 @@ MENU = {
         ),
         Entry(
             name="convit",
-            title="ConViT: a transformer that starts as a convolution",
+            title="ConViT: attention that starts as a convolution",
             paper="d'Ascoli, Touvron, Leavitt, Morcos, Biroli, Sagun: ConViT: Improving Vision Transformers with Soft "
             "Convolutional Inductive Biases, ICML 2021, arXiv 2103.10697",
             idea="Attention that begins by looking at neighbours needs fewer images, and a gate lets it look elsewhere.",
