@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # ConViT: a transformer that starts as a convolution
+# # ConViT: attention that starts as a convolution
 #
 # *A Vision Transformer has to learn that neighbouring pixels belong together, and needs many images for it. Give its first layers this knowledge as a
 # starting point instead of a law, and a gate with which each head may leave it.*
