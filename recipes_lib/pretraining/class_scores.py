@@ -54,9 +54,11 @@ def score(scored: Scored) -> Scores:
     """
     own = [name for name in ("accuracy", "corruptions") if name in scored.probes]
     others = tuple(name for name in scored.probes if name not in own)
-    report: Scores = {"scores": {}, "spread": {}, "diagnostics": {}}
     if others:
         report = scoring.score(replace(scored, probes=others))
+    else:
+        diagnostics = scored.diagnostics(scored.method, None, scored.splits)
+        report = {"scores": {}, "spread": {}, "diagnostics": diagnostics}
     arms = {"method": scored.method.eval()}
     if own and scored.untrained:
         arms["random_init"] = scoring.random_init(scored.config, scored.untrained(), scored.splits.train)

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from recipes_lib import recipes
-from recipes_lib.config import from_dict, override, to_dict
+from recipes_lib.config import DRAWN, from_dict, override, to_dict
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.errors import ConfigError, RunError
 from recipes_lib.launch import plan, trace
@@ -92,7 +92,7 @@ def with_data(name: str, preset: str):
     config = recipes.named(name).presets[preset]
     if name in JOBS:
         return override(config, NEEDS.get((name, preset), {}))
-    if config.data.name in ("digits", "pantry"):
+    if config.data.name in DRAWN:
         return config
     places = {"data.root": "somewhere"}
     if config.data.name == "shards":

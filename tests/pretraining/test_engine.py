@@ -118,13 +118,13 @@ def test_factors_are_scored_of_every_arm_beside_the_probes(tmp_path):
 
 
 def test_corruptions_are_scored_of_every_network_and_the_probe_can_be_narrowed_later(tmp_path):
-    few = {"eval.corruptions": ["contrast", "fog"], "eval.corruption_severities": [5], "eval.corruption_images": 20}
+    few = {"eval.corruptions": ["contrast", "fog"], "eval.corruption_severities": [5], "eval.corruption_images": 12}
     config = override(TINY, {"eval.probes": ["corruptions", "linear"], "eval.baselines": "all", **few})
     report = msn.RECIPE.run(config, tmp_path / "run").report
     arms = {"method", "random_init", "supervised"}
     assert report["scores"]["corruptions"].keys() == report["corruptions"].keys() == arms
     for arm, found in report["corruptions"].items():
-        assert (found["images"], found["published"], list(found["errors"])) == (20, False, ["contrast", "fog"])
+        assert (found["images"], found["published"], list(found["errors"])) == (12, False, ["contrast", "fog"])
         assert report["scores"]["corruptions"][arm] == pytest.approx(1 - found["mean_error"])
         assert "mce" not in found
     given = {"eval.corruptions": ["fog"], "eval.corruption_images": 1000}
