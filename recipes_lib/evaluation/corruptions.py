@@ -23,6 +23,7 @@ from recipes_lib import terminal
 from recipes_lib.config.evaluation import CORRUPTIONS, SEVERITIES, Corruption, EvalConfig
 from recipes_lib.data import corrupted
 from recipes_lib.data.images import UNLABELLED, ImageFiles, ImageSet
+from recipes_lib.errors import DamagedImage, DataError
 from recipes_lib.evaluation.features import Features, evaluating, read_chunks, sample
 from recipes_lib.evaluation.linear import linear_classifier
 from recipes_lib.views.corruptions import corrupt
@@ -225,7 +226,10 @@ def _looks(chosen: ImageSet | ImageFiles, indices: Tensor, asked: Asked) -> Iter
     if asked.root is not None:
         for name, severity in asked.looks:
             there = corrupted.read(asked.root, name, severity, chosen)
-            yield from (((name, severity), *chunk) for chunk in _chunks(there, asked))
+            try:
+                yield from (((name, severity), *chunk) for chunk in _chunks(there, asked))
+            except DamagedImage as error:  # its second way out, --data.on-damage skip, is for clean images
+                raise DataError(f"{str(error).partition(', or leave such')[0]}.") from None
 
 
 def _chunks(images: ImageSet | ImageFiles, asked: Asked) -> Iterator[tuple[slice, Tensor]]:

