@@ -69,6 +69,7 @@ edges.weight.data = torch.tensor([[0.0, -1, -2], [1, 0, -1], [2, 1, 0]]).double(
 wanted = edges(digit).detach()
 
 
+# %% tags=["hide-input"]
 def heads_on(rows: int, border: int, alpha: float) -> torch.Tensor:
     """Each head's attention to positions, times its number in the kernel."""
     layer = GatedConvolution(edges, gate="near", locality_strength=alpha)
@@ -301,6 +302,7 @@ def gate_gradient(logit: float | None) -> float:
     return layer.gate.grad.norm().item()
 
 
+# %% tags=["hide-input"]
 strengths, logits = (1, 2, 3, 5, 10, 15, 20, 30), (1, 2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 20)
 stray = {}
 for alpha in strengths:
