@@ -85,9 +85,9 @@ def recast(
     """
     twin = copy.deepcopy(network)
     found = survey(twin, where)
-    made: dict[nn.Module, nn.Module] = {}  # a layer that is used in two places stays one layer
+    made: dict[nn.Module, nn.Module] = {}  # by layer, so that one in two places stays one
     for each in found:
-        if each.obstacle is None and each.layer not in made:
+        if each.obstacle is None:
             made[each.layer] = GatedConvolution(
                 each.layer,
                 gate=gate,

@@ -81,6 +81,8 @@ def test_the_networks_own_convolutions_stay_as_they_are_and_weights_are_copied()
     twin = recast(network)
     assert not list(recast_layers(network))
     assert [name for name, _ in recast_layers(twin)] == ["0.0", "0.3"]
+    assert not any(module.training for module in twin.modules())  # as in the network
+    assert all(module.training for module in recast(small().train()).modules())
     twin[0][0].weight.data.zero_()
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key])
@@ -208,6 +210,14 @@ def test_the_check_is_of_the_attention_and_not_of_its_short_cut():
         assert twin(pictures(8)).isfinite().all()
     with pytest.raises(ValueError, match=r"0\.3 differs from its convolution by nan"):
         check_identity(network, twin, pictures(8))
+
+
+def test_the_check_of_the_output_is_of_the_attention_too(monkeypatch):
+    network, calls, plain = small(), [], GatedConvolution._attend
+    monkeypatch.setattr(GatedConvolution, "_attend", lambda *args: calls.append(args[0]) or plain(*args))
+    twin = recast(network)
+    check_identity(network, twin, pictures(8))
+    assert calls == [twin[0][0], twin[0][3]] * 2
 
 
 @pytest.mark.parametrize("which", ["network", "twin"])
