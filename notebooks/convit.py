@@ -80,17 +80,12 @@ for name, layers in {"ViT": 0, "ConViT": 2}.items():
 # %% mystnb={"figure": {"name": "fig-convit-question", "caption": "Left: two patterns of each of the four classes. Right: training accuracy of two networks of equal size; a quarter is chance."}, "image": {"alt": "Left: eight patterns of black and white pixels. Right: training accuracy over 100 steps. The ConViT rises far above the Vision Transformer, which stays nearer to chance."}} tags=["hide-input"]
 figure, (left, right) = plots.panels(2, height=2.8)
 order = data.train.labels[:8].argsort()
-plots.image_grid(
-    left, data.train.images[:8][order], columns=4, title="two of each class"
-)
-accuracy = {
-    name: [line["accuracy"] for line in lines_of(place / name)]
-    for name in ("ConViT", "ViT")
-}
-smooth = {
-    name: torch.tensor(values).unfold(0, 5, 1).mean(1).numpy()
-    for name, values in accuracy.items()
-}
+pictures = data.train.images[:8][order]
+plots.image_grid(left, pictures, columns=4, title="two of each class")
+smooth = {}
+for name in ("ConViT", "ViT"):
+    accuracy = torch.tensor([line["accuracy"] for line in lines_of(place / name)])
+    smooth[name] = accuracy.unfold(0, 5, 1).mean(1).numpy()
 levels = {"chance": 0.25}
 plots.curve(right, range(5, 101), smooth, ylabel="training accuracy", levels=levels)
 plt.show()
@@ -112,6 +107,7 @@ from recipes_lib.diagrams import Box, Image
 
 there = torch.arange(7).float()
 blob = torch.exp(-((there[:, None] - 3) ** 2) - (there - 4) ** 2)
+near = blob / blob.max()
 spots = torch.rand(7, 7, generator=torch.Generator().manual_seed(3)) ** 4
 pattern = data.train.images[0]
 
@@ -121,9 +117,7 @@ nodes = {
     "patches": Image(0, 0.8, pattern, "patches $x$"),
     "content": Image(1.2, 0.9, spots.expand(3, 7, 7), "$A$: to content"),
     "grid": Box(0, 2.2, "grid of the\npatches"),
-    "position": Image(
-        1.2, 2.2, (blob / blob.max()).expand(3, 7, 7), "$P$: to positions"
-    ),
+    "position": Image(1.2, 2.2, near.expand(3, 7, 7), "$P$: to positions"),
     "gate": Box(2.4, 1.5, "gate $s$:\n$T = (1 - s)\\,A + s\\,P$"),
     "output": Box(3.4, 0.8, "output $T\\,V$"),
 }
@@ -180,9 +174,8 @@ row, column = torch.arange(side**2) // side, torch.arange(side**2) % side
 delta_x = column[None] - column[:, None]  # [query, key]
 delta_y = row[None] - row[:, None]
 codes = torch.stack([delta_x, delta_y, delta_x**2 + delta_y**2], dim=-1).double()
-for name, part in zip(
-    ("delta_x", "delta_y", "squared distance"), codes[4].T, strict=True
-):
+names = ("delta_x", "delta_y", "squared distance")
+for name, part in zip(names, codes[4].T, strict=True):
     print(f"{name:16}", part.view(side, side).int().tolist())
 
 # %% [markdown]
@@ -190,9 +183,7 @@ for name, part in zip(
 
 # %%
 alpha = 1.0
-offsets = torch.tensor(
-    [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
-)  # (x, y) of each head
+offsets = torch.tensor([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])  # of heads
 v_pos = alpha * torch.cat([2 * offsets, -torch.ones(9, 1)], dim=1).double()
 P = (codes @ v_pos.T).softmax(dim=1).permute(2, 0, 1)  # [head, query, key]
 print("head 4 from the centre, row by row:")
@@ -203,9 +194,7 @@ print(P[4, 4].view(side, side).numpy().round(3))
 # a convolution does. At the border there is a difference from a convolution, which sees zeros outside the image:
 
 # %%
-print(
-    "head 0 looks up and to the left; from the first patch, where nothing lies there:"
-)
+print("head 0 looks up and to the left; from the first patch, where there is none:")
 print(P[0, 0].view(side, side).numpy().round(3))
 print("all rows of P sum to 1:", torch.allclose(P.sum(-1), torch.ones(9, 9).double()))
 
@@ -222,13 +211,10 @@ from recipes_lib.models.gpsa import (
 
 positions = grid_positions(7, 7)
 figure, axes = plots.panels(2, height=2.9)
-row_major = [
-    3 * x + y for y in range(3) for x in range(3)
-]  # heads in the order of their offsets on the page
+row_major = [3 * x + y for y in range(3) for x in range(3)]  # as offsets on the page
 for ax, strength in zip(axes, (1.0, 4.0), strict=True):
-    maps = position_attention(
-        local_position_weights(9, strength), relative_codes(positions, positions)
-    )
+    weights = local_position_weights(9, strength)
+    maps = position_attention(weights, relative_codes(positions, positions))
     centre = maps[row_major, 24].view(9, 1, 7, 7)
     title = f"strength {strength:g}"
     plots.image_grid(ax, centre / centre.amax(), columns=3, title=title)
@@ -240,9 +226,7 @@ plt.show()
 
 # %%
 draws = torch.Generator().manual_seed(0)
-query, key, value = torch.randn(
-    3, 9, 4, generator=draws
-).double()  # [9 patches, 4] each
+query, key, value = torch.randn(3, 9, 4, generator=draws).double()  # [9, 4] each
 A = (query @ key.T / 4**0.5).softmax(dim=-1)
 s = torch.tensor(1.0).double().sigmoid()
 T = (1 - s) * A + s * P[8]
@@ -389,9 +373,7 @@ plots.curve(
     ylabel="accuracy",
     levels={"chance": 0.25},
 )
-shares = {
-    f"block {block}": [line[f"gate_{block}"] for line in steps] for block in (1, 2)
-}
+shares = {f"block {k}": [line[f"gate_{k}"] for line in steps] for k in (1, 2)}
 plots.curve(right, at, shares, ylabel="mean gate")
 plt.show()
 
@@ -414,9 +396,7 @@ plots.image_grid(axes[0], canvases, columns=4)
 at = [line["step"] for line in steps]
 recent = torch.tensor([line["accuracy"] for line in steps]).unfold(0, 25, 1).mean(1)
 plots.curve(axes[1], at[24:], {"ConViT": recent.numpy()}, ylabel="accuracy")
-shares = {
-    f"block {block}": [line[f"gate_{block}"] for line in steps] for block in (1, 2)
-}
+shares = {f"block {k}": [line[f"gate_{k}"] for line in steps] for k in (1, 2)}
 plots.curve(axes[2], at, shares, ylabel="mean gate")
 for ax in axes[1:]:
     ax.set_xticks([0, 1500, 3000])
@@ -488,9 +468,8 @@ rows = {
     "fixed_random": "fixed,\nrandom",
 }
 figure, (ax,) = plots.panels(1, columns=1, height=2.9)
-plots.bars(
-    ax, {title: accuracies(arm) for arm, title in rows.items()}, ylabel="accuracy"
-)
+found = {title: accuracies(arm) for arm, title in rows.items()}
+plots.bars(ax, found, ylabel="accuracy")
 ax.axvline(4.5, color="#888888", linewidth=1)
 ax.axhline(0.25, color="#888888", linestyle=":", linewidth=1)
 plt.show()
@@ -545,7 +524,12 @@ plt.show()
 # {numref}`fig-convit-knobs` turns the strength $\alpha$ of the start, the number of blocks with GPSA, and the rate of the gates. A start that is too soft is no start: with a strength of one half or less, a head looks at many patches alike. In the last panel the two tasks differ: where neighbours tell all, positions get more weight, and where a
 # comparison is needed, they get less.
 
+
 # %% tags=["hide-input"]
+def gate_of(arm: str) -> list[float]:
+    return seeds_of(arm, "diagnostics", "gate_2")
+
+
 strengths = {alpha: f"strength_{alpha}" for alpha in ("0.25", "0.5", "1")}
 strengths |= {"2": "local", "4": "strength_4"}
 layers = {"0": "vit", "1": "layers_1", "2": "local"}
@@ -553,9 +537,7 @@ tasks = {"patterns": "local_gates", "four digits": "digits"}
 panels = {
     "strength": {name: accuracies(arm) for name, arm in strengths.items()},
     "blocks with GPSA": {name: accuracies(arm) for name, arm in layers.items()},
-    "gate of block 2": {
-        name: seeds_of(arm, "diagnostics", "gate_2") for name, arm in tasks.items()
-    },
+    "gate of block 2": {name: gate_of(arm) for name, arm in tasks.items()},
 }
 
 # %% mystnb={"figure": {"name": "fig-convit-knobs", "caption": "Left and middle: test accuracy on the patterns, over the strength of the start and the number of blocks with GPSA. Right: mean gate of the second block at the end, with gates at 30 times the rate, on the two tasks; the line is the start. One point per seed."}, "image": {"alt": "Left: accuracy over five strengths: one half at 0.25 and 0.5, and one from 1 on. Middle: low without GPSA, and one with one or two blocks of it. Right: the gate ends above 0.8 on the patterns and below its start on the four digits, at very different values for the three seeds."}} tags=["hide-input"]
@@ -708,10 +690,8 @@ print("its offset lies between four patches, at the same distance from each")
 # Solution 2
 from timm.models.vision_transformer import Attention
 
-sizes = [
-    sum(p.numel() for p in layer.parameters())
-    for layer in (GPSA(72, 9), Attention(72, 9, qkv_bias=False))
-]
+layers = (GPSA(72, 9), Attention(72, 9, qkv_bias=False))
+sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
 print(
     f"{sizes[0]:,} - {sizes[1]:,} = {sizes[0] - sizes[1]}:",
     "three numbers of v_pos and one gate per head",
