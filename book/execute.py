@@ -31,7 +31,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from PIL import Image
 
-PNG_BYTES = 60_000
+PNG_BYTES = 64_000
 NOTEBOOK_BYTES = 1_500_000
 CELL_SECONDS = 180
 ALT_LETTERS = 20

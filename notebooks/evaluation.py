@@ -439,8 +439,7 @@ plt.show()
 # **The wrong view.** Training's random crops are meant to hide things. At evaluation the network should see the whole picture, at the resolution that it knows: a smaller or larger picture costs accuracy.
 #
 # **An untrained baseline that was never warmed up.** {term}`Batch normalisation <batch normalisation>` uses running statistics in evaluation mode. In a new network they are 0 and 1, whatever the activations are. Estimate them on
-# training pictures before you compare anything with an untrained network, as the next cell does. No weight changes. The library's baseline `random_init`, which the figures of other chapters show, still has the initial statistics:
-# what lies just above it there may not be better than an untrained network.
+# training pictures before you compare anything with an untrained network, as the next cell does. No weight changes. The baseline `random_init`, which the figures of all chapters show, is prepared in this way.
 
 # %%
 config = evaluation.PRESETS["toy"].of_network("simclr")

@@ -658,7 +658,7 @@ for arm in (*arms, "neither", "flat_targets", "flat_no_sinkhorn"):
 # What follows was computed by `recipes verify msn` on three seeds per arm, and is compared with margins fixed before. Each
 # row of the figure is a claim. It holds where the mean lies in the shaded part and no seed points the other way.
 
-# %% mystnb={"image": {"alt": "Ten claims, one for each row, by the difference from the control in margins, three seeds each. Seven hold, with every seed right of the control: features beat the untrained network by about four margins, masking saves operations and time, and mean-entropy maximisation, Sinkhorn and sharpening each do what they are for. Three do not hold: the lead over raw pixels falls just short of its margin, prototypes hardly sort by colour, and masking helps in one seed of three."}} tags=["nbval-check-output"]
+# %% mystnb={"image": {"alt": "Ten claims, one for each row, by the difference from the control in margins, three seeds each. Seven hold, with every seed right of the control: features beat the untrained network by more than three margins, masking saves operations and time, and mean-entropy maximisation, Sinkhorn and sharpening each do what they are for. Three do not hold: the lead over raw pixels falls just short of its margin, prototypes hardly sort by colour, and masking helps in one seed of three."}} tags=["nbval-check-output"]
 from recipes_lib import claims
 
 claims.verdicts("msn")

@@ -577,7 +577,7 @@ for name, seeds in means.items():
 
 # %% [markdown]
 # Both look better than SimCLR by the number that they were trained for: agreement alone has the views that agree best, and easy views have the lower loss. Both
-# have the worse features: easy views are a little above the untrained network, and agreement alone is below it. The spread finds only one of them. The easier the task, the less has to be learned. That is why the chapters watch a measure of
+# have the worse features: easy views are no better than the untrained network, and agreement alone is below it. The spread finds only one of them. The easier the task, the less has to be learned. That is why the chapters watch a measure of
 # collapse during training *and* use probes after it.
 
 # %% [markdown]

@@ -32,7 +32,7 @@ KNOWN |= {"untrained": 1, "pixels": 2, "cooked earlier": 4}  # as sentences name
 WIDTH = 7.75
 """Inches of a figure over the whole column: 852 dots, and the column of a page is 854 wide at most."""
 STYLE = {
-    "figure.dpi": 110,  # sharp on a page, and a figure stays within its 60 KB
+    "figure.dpi": 110,  # sharp on a page, and a figure stays within its 64 KB
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "axes.facecolor": "white",

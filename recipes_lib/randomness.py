@@ -10,8 +10,12 @@ Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OO
 """
 
 import math
+import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,6 +86,22 @@ def seed_torch(key: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(key)
     if device.type == "cuda":
         torch.cuda.manual_seed(key)
+
+
+@contextmanager
+def seeded_libraries(key: int) -> Iterator[None]:
+    """Inside the context, Python's and numpy's global generators start from ``key``; afterwards they are as before.
+
+    It is for functions of other libraries that draw from them. Threads that draw at the same time disturb each other.
+    """
+    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others draw from
+    random.seed(key)
+    np.random.seed(key & 0xFFFFFFFF)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpy_before)  # noqa: NPY002
 
 
 def generator(seed: int, step: int, purpose: str) -> torch.Generator:

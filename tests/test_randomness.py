@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+import random
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes_lib import randomness
-from recipes_lib.randomness import generator, normal, permutation, sample_keys, step_key, uniform
+from recipes_lib.randomness import generator, normal, permutation, sample_keys, seeded_libraries, step_key, uniform
 
 MASK = (1 << 64) - 1
 
@@ -154,3 +156,19 @@ def test_nothing_touches_the_global_generator():
     permutation(0, 0, 10)
     generator(0, 0, "mask")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_other_libraries_draw_from_the_key_inside_the_context_and_go_on_afterwards():
+    def draw():
+        return random.random(), np.random.rand()  # noqa: NPY002
+
+    before = random.getstate()
+    with seeded_libraries(2**40 + 3):
+        first = draw()
+    assert random.getstate() == before
+    outside = draw()
+    with seeded_libraries(2**40 + 3):
+        assert draw() == first
+    with seeded_libraries(4):
+        assert draw() != first
+    assert outside != first

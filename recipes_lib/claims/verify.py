@@ -152,7 +152,7 @@ def _refuse_failed(name: str, run: SeedRun, code: int) -> None:
 def _command(name: str, run: SeedRun) -> processes.Command:
     """The command that runs one arm and seed: this file as a program."""
     words = (sys.executable, "-m", "recipes_lib.claims.verify", name, run.arm, str(run.seed), str(run.folder))
-    return processes.Command(words, run.folder.with_suffix(".log"))
+    return processes.Command(words, run.folder.with_name(f"{run.folder.name}.log"))
 
 
 def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_out: Sequence[str] = ()) -> Path:
@@ -168,10 +168,11 @@ def _store(name: str, todo: list[SeedRun], marks: dict[str, Fingerprint], left_o
         kept = (
             report
             if run.arm in chapter.measurements
-            else ("scores", "diagnostics", "factors", "label_free", "seconds", "steps")
+            else ("scores", "diagnostics", "factors", "corruptions", "label_free", "seconds", "steps")
         )
         reports.setdefault(run.arm, {})[str(run.seed)] = {key: report[key] for key in kept if key in report}
         versions |= report.get("versions", {})
+    reports = {arm: reports[arm] for arm in chapter.every_arm if arm in reports}  # in one order, whatever was run anew
     seconds = round(sum(report["seconds"] for arm in reports.values() for report in arm.values()))
     content = {"recipe": name, "seconds": seconds, "versions": versions, "fingerprints": marks, "figures": reports}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from recipes_lib import __version__, terminal
 from recipes_lib.cli import display, verbs
+from recipes_lib.config.evaluation import CORRUPTIONS
 from recipes_lib.errors import (
     STOP_SIGNALS,
     ConfigError,
@@ -165,6 +166,7 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
         command.add_argument(*names, dest="on_damage", choices=("stop", "skip"), help=f"{damage} (default: the run's)")
     which = "probes of the run's recipe, such as knn; a wrong name is answered with all of them (default: eval.probes)"
     evaluate.add_argument("--probe", nargs="+", metavar="PROBE", help=which)
+    _add_corruptions(evaluate)
     _add_json(evaluate)
     text = "run all diagnostics on a run, finished or not: a line for each; exit code 0 healthy, 4 something found"
     doctor = _add(commands, "doctor", verbs.doctor, text)
@@ -176,6 +178,20 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--out", type=Path, metavar="DIR", help="default: export-FORMAT in the run folder")
     for command in (resume, evaluate, export, doctor):
         command.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
+
+
+def _add_corruptions(evaluate: argparse.ArgumentParser) -> None:
+    """The fields of the probe ``corruptions``, which a user chooses when the run is over; each default is the run's."""
+    text = "each test image passes once through the network for each corruption and severity, 75 times for all of both"
+    group = evaluate.add_argument_group("the probe corruptions", text)
+    for field, given, text in (
+        ("corruptions", {"nargs": "+", "choices": CORRUPTIONS, "metavar": "NAME"}, "some of them, such as fog snow"),
+        ("corruption_severities", {"nargs": "+", "type": int, "metavar": "N"}, "some severities of 1 to 5"),
+        ("corruption_images", {"type": int, "metavar": "N"}, "number of test images"),
+        ("corruption_root", {"type": Path, "metavar": "DIR"}, "published images: ImageNet-C's or CIFAR-10-C's folder"),
+    ):
+        flags = dict.fromkeys((f"--eval.{field.replace('_', '-')}", f"--eval.{field}"))
+        group.add_argument(*flags, dest=f"eval.{field}", help=f"{text} (default: the run's)", **given)
 
 
 def _add_sweep(commands: argparse._SubParsersAction) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -171,6 +171,45 @@ def factors(found: Mapping[str, Mapping[str, float]]) -> Table:
     """A table of the scores of the probe ``factors`` (arm -> factor -> score), with one row per factor."""
     names = dict.fromkeys(name for scores in found.values() for name in scores)
     return _table("factor", {name: {arm: found[arm][name] for arm in found if name in found[arm]} for name in names})
+
+
+def corruptions(found: Mapping[str, Mapping[str, Any]]) -> Group:
+    """A table of the errors that the probe ``corruptions`` found (arm -> errors), and under it what they are of.
+
+    The method's error at each severity, its mean and, for ImageNet's classes, the mean in units of AlexNet's error
+    (CE); then the other arms' means.
+    """
+    method, others = found["method"], [arm for arm in COLUMNS if arm in found and arm != "method"]
+    severities = list(next(iter(method["errors"].values())))
+    units = ["CE"] if "normalised" in method else []
+    titles = ["error at severity", *severities, "mean", *units, *(arm.replace("_", " ") for arm in others)]
+    table = Table(*titles, box=None, header_style="bold", pad_edge=False)
+    for name, row in method["errors"].items():
+        means = [_mean(found[arm]["errors"][name].values()) for arm in ("method", *others)]
+        normalised = [f"{method['normalised'][name]:.3f}"] if units else []
+        cells = [*(f"{row[severity]:.3f}" for severity in severities), f"{means[0]:.3f}"]
+        table.add_row(name, *cells, *normalised, *(f"{mean:.3f}" for mean in means[1:]))
+    blank = [""] * len(severities)
+    for label, key, unit in (("all", "mean_error", "mce"), ("no corruption", "clean_error", None)):
+        cells = [f"{method[unit]:.3f}" if unit else ""] if units else []
+        table.add_row(label, *blank, f"{method[key]:.3f}", *cells, *(f"{found[arm][key]:.3f}" for arm in others))
+    return Group(table, Text(_of_which_images(method)))
+
+
+def _of_which_images(method: Mapping[str, Any]) -> str:
+    lines = [f"Of {method['images']:,} test images, {'as published' if method['published'] else 'corrupted here'}."]
+    if not method["published"] and "frost" in method["errors"]:
+        lines.append("The frost is ours: do not compare its row with published ones.")
+    if "mce" in method:
+        lines.append(
+            f"mCE {100 * method['mce']:.1f} %, relative mCE {100 * method['relative_mce']:.1f} % of AlexNet's."
+        )
+    return " ".join(lines)
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
 
 
 def duration(hours: float) -> str:

@@ -138,8 +138,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """``recipes evaluate DIR --probe knn linear lowshot``: scores a run's weights and prints the scores."""
     from recipes_lib.pretraining import runs
 
+    fields = {name: value for name, value in vars(arguments).items() if name.startswith("eval.") and value is not None}
     found = runs.evaluate(
-        recipes.that_trained(arguments.folder), arguments.folder, arguments.probe, on_damage=arguments.on_damage
+        recipes.that_trained(arguments.folder),
+        arguments.folder,
+        arguments.probe,
+        on_damage=arguments.on_damage,
+        corruptions=fields,
     )
     if arguments.json:
         display.as_json(found)
@@ -247,7 +252,12 @@ def _finish(result: "Result") -> None:
 
 
 def _show_scores(report: dict[str, Any]) -> None:
-    tables = (("scores", display.scores), ("factors", display.factors), ("label_free", display.label_free))
+    tables = (
+        ("scores", display.scores),
+        ("factors", display.factors),
+        ("corruptions", display.corruptions),
+        ("label_free", display.label_free),
+    )
     for part, table in tables:
         if report.get(part):
             display.show(table(report[part]))

@@ -6,12 +6,15 @@ A recipe's ``Config`` is a frozen dataclass with one field per group (``data``, 
 the full-scale values; presets change some of them with ``dataclasses.replace``. Nothing here imports torch.
 """
 
-from recipes_lib.config.data import MOST_WORKERS, DataConfig
+from recipes_lib.config.data import DRAWN, MOST_WORKERS, DataConfig
 from recipes_lib.config.evaluation import (
     CLASS_PROBES,
+    CORRUPTIONS,
     LABEL_FREE_PROBES,
     PROBES,
+    SEVERITIES,
     ClassProbe,
+    Corruption,
     EvalConfig,
     LabelFreeProbe,
 )
@@ -21,10 +24,14 @@ from recipes_lib.config.views import ViewsConfig
 
 __all__ = [
     "CLASS_PROBES",
+    "CORRUPTIONS",
+    "DRAWN",
     "LABEL_FREE_PROBES",
     "MOST_WORKERS",
     "PROBES",
+    "SEVERITIES",
     "ClassProbe",
+    "Corruption",
     "DataConfig",
     "EvalConfig",
     "LabelFreeProbe",

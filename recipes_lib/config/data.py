@@ -7,6 +7,8 @@ from typing import Literal
 
 from recipes_lib.errors import Faults
 
+DRAWN = ("digits", "pantry", "four_digits", "neighbour_pairs")
+"""Names of the data sets that the library draws itself, as many images as are asked for."""
 MOST_WORKERS = 256
 """Largest number of loading processes per rank; thousands would fill the memory before the first batch."""
 
@@ -15,8 +17,21 @@ MOST_WORKERS = 256
 class DataConfig:
     """Which images the run uses, and where they come from."""
 
-    name: Literal["digits", "pantry", "npz", "cifar10", "stl10", "imagenet", "inat18", "places365"] = "imagenet"
-    """Name of the data set. ``digits`` and ``pantry`` come with the library; all others are read from ``root``."""
+    name: Literal[
+        "digits",
+        "pantry",
+        "four_digits",
+        "neighbour_pairs",
+        "npz",
+        "cifar10",
+        "stl10",
+        "imagenet",
+        "inat18",
+        "places365",
+    ] = "imagenet"
+    """Name of the data set. The first four come with the library; all others are read from ``root``.
+    ``four_digits``: the class is that of the brightest of four digits; ``neighbour_pairs``: patterns whose class only
+    neighbouring pixels tell."""
     root: Path | None = None
     """Folder of the data set in torchvision's layout, or the ``.npz`` file.
     ``imagenet`` stands for any folder of images with ``train/CLASS`` and ``val/CLASS``.
@@ -31,9 +46,9 @@ class DataConfig:
     image_size: int = 224
     """Side in pixels at which images are drawn or evaluated, at least 8."""
     train_size: int = 6000
-    """Number of training images to draw; ``digits`` and ``pantry`` only."""
+    """Number of training images to draw, for the data sets that come with the library."""
     test_size: int = 1000
-    """Number of test images to draw; ``digits`` and ``pantry`` only."""
+    """Number of test images to draw, for the data sets that come with the library."""
     scenes: Literal["natural", "controlled"] = "natural"
     """``pantry`` only. natural: each class has its usual materials, colours and places;
     controlled: these are drawn independently of the class."""
@@ -45,6 +60,11 @@ class DataConfig:
     Class r, counted from 1, keeps r ** -tail times as many images as class 1."""
     classes_per_batch: int | None = None
     """Number of random classes in each batch, with equally many images of each. None: images come in random order."""
+    repeats: int = 1
+    """Number of times that each image of an epoch is in it, at least 1, with an augmentation of its own each time
+    (repeated augmentation; DeiT's recipe has 3). An epoch stays as long, so it has one image of ``repeats``."""
+    share: float = 1.0
+    """Share of each class's training images that stay, above 0 and at most 1: the first ones, in the order of their names."""
     holdout: float = 0.0
     """Share of the training images, in [0, 1), that is held out and scored instead of the test set, for choosing
     hyper-parameters. With ``digits``, images of one scan stay together."""
@@ -53,7 +73,7 @@ class DataConfig:
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
-        if self.name in ("digits", "pantry"):
+        if self.name in DRAWN:
             need = f"data.name {self.name} draws its own images"
             if self.root is not None:
                 faults.add(
@@ -72,5 +92,11 @@ class DataConfig:
         )
         classes = self.classes_per_batch
         faults.need(classes is None or classes >= 1, "data.classes_per_batch", classes, "of at least 1")
+        faults.need(self.repeats >= 1, "data.repeats", self.repeats, "of at least 1")
+        if self.repeats > 1 and classes is not None:
+            faults.add(
+                f"data.repeats = {self.repeats} and data.classes_per_batch = {classes} exclude each other. Leave one of them out."
+            )
+        faults.need(0 < self.share <= 1, "data.share", self.share, "above 0 and at most 1")
         faults.need(0 <= self.holdout < 1, "data.holdout", self.holdout, "in [0, 1)")
         faults.need(0 <= self.workers <= MOST_WORKERS, "data.workers", self.workers, f"of 0 to {MOST_WORKERS}")

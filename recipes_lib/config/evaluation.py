@@ -2,17 +2,40 @@
 """The config group ``eval``: the probes that score a trained network, and the baselines it is compared with."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from recipes_lib.errors import Faults
 
-ClassProbe = Literal["knn", "linear", "linear_sweep", "mlp", "lowshot", "snn", "factors", "finetune"]
+ClassProbe = Literal["knn", "linear", "linear_sweep", "mlp", "lowshot", "snn", "factors", "corruptions", "finetune"]
 """A probe that scores a network with labelled images. ``factors`` needs images whose true factors are known
-(``pantry``, ``digits``); ``finetune`` trains the network further, while all others use frozen features."""
+(``pantry``, ``digits``); ``corruptions`` scores on corrupted test images; ``finetune`` trains the network further, while
+all others use frozen features."""
 
 LabelFreeProbe = Literal["rankme", "alpha_req", "lidar", "uniformity", "alignment", "std", "rotation"]
 """A probe that needs no labels: a property of the features of training images, and no accuracy of their classes."""
 
+Corruption = Literal[
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+]
+"""A common corruption of ImageNet-C, in the order of its paper: noise, blur, weather, digital."""
+
+CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
+SEVERITIES = (1, 2, 3, 4, 5)
 CLASS_PROBES: tuple[str, ...] = get_args(ClassProbe)
 LABEL_FREE_PROBES: tuple[str, ...] = get_args(LabelFreeProbe)
 PROBES: tuple[str, ...] = (*CLASS_PROBES, *LABEL_FREE_PROBES)
@@ -26,6 +49,7 @@ class EvalConfig:
     probes: tuple[ClassProbe | LabelFreeProbe, ...] = ("knn", "linear", "lowshot")
     """The probes to score with. ``linear_sweep`` and ``mlp`` choose their learning rate on held-out training images.
     ``factors`` needs images whose true factors are known (``pantry``, ``digits``).
+    ``corruptions`` passes the test images 75 times through the network, under 15 corruptions at 5 severities.
     ``finetune`` trains the network further; all others use frozen features.
     ``rankme``, ``alpha_req``, ``lidar``, ``uniformity``, ``alignment``, ``std`` and ``rotation`` need no labels."""
     baselines: Literal["all", "none"] = "none"
@@ -49,6 +73,17 @@ class EvalConfig:
     lowshot_penalty: float = 0.0025
     """L2 penalty of the low-shot logistic regression, above 0, in the unit of the MSN paper's code, which uses 0.075
     for 1 % of the labels."""
+    corruptions: tuple[Corruption, ...] = CORRUPTIONS
+    """The corruptions of the probe of that name, those of ImageNet-C."""
+    corruption_severities: tuple[int, ...] = SEVERITIES
+    """Severities of each corruption, from 1 to 5."""
+    corruption_images: int = 1000
+    """Number of test images that are corrupted, at least 1, drawn without regard to their order; all if there are fewer.
+    The published scores of ImageNet-C and CIFAR-10-C are means over all, 50,000 and 10,000."""
+    corruption_root: Path | None = None
+    """Folder of published corrupted test images: of ``imagenet`` in the layout of ImageNet-C, ``fog/3/CLASS/*.JPEG``;
+    of ``cifar10`` in that of CIFAR-10-C, ``fog.npy`` and ``labels.npy``.
+    None: the test images are corrupted when they are scored."""
     finetune_objective: Literal["cross_entropy", "suncet"] = "cross_entropy"
     """cross_entropy: trains a linear classifier on top of the network;
     suncet: trains embeddings to lie close to others of their class, and classifies by nearest neighbours."""
@@ -68,6 +103,11 @@ class EvalConfig:
         faults.need(self.labels_per_class >= 1, "eval.labels_per_class", self.labels_per_class, "of at least 1")
         faults.need(self.lowshot_splits >= 1, "eval.lowshot_splits", self.lowshot_splits, "of at least 1")
         faults.need(self.lowshot_penalty > 0, "eval.lowshot_penalty", self.lowshot_penalty, "above 0")
+        names, severities = self.corruptions, self.corruption_severities
+        faults.need(bool(names), "eval.corruptions", names, "with at least one name", "Leave it out for all 15.")
+        fits = bool(severities) and set(severities) <= set(SEVERITIES)
+        faults.need(fits, "eval.corruption_severities", severities, "of 1 to 5", "Leave it out for all five.")
+        faults.need(self.corruption_images >= 1, "eval.corruption_images", self.corruption_images, "of at least 1")
         epochs, batch = self.finetune_epochs, self.finetune_batch_size
         faults.need(0 < epochs < float("inf"), "eval.finetune_epochs", epochs, "above 0")
         faults.need(self.finetune_lr > 0, "eval.finetune_lr", self.finetune_lr, "above 0")

@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The config group ``views``: how views are cut from an image and augmented. This module imports no torch."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from recipes_lib.errors import Faults
 
 Normalize = Literal["imagenet", "openai", "cifar10", "image", "grey"]
-Resize = Literal["bilinear", "bicubic"]
+Resize = Literal["bilinear", "bicubic", "bicubic_margin"]
+Kernel = Literal["bilinear", "bicubic"]
 CHANNELS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
 }
 """Mean and standard deviation of the red, green and blue channels per data set (openai: CLIP's training images)."""
+
+
+def kernel(resize: Resize) -> Kernel:
+    """The interpolation of a way to resize."""
+    return "bilinear" if resize == "bilinear" else "bicubic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +78,7 @@ class ViewsConfig:
     grey: the same after the image is turned grey, at evaluation too."""
     resize: Resize = "bilinear"
     """bilinear: evaluation resizes with a margin (256 for 224 pixels), then crops the centre.
-    bicubic: no margin, as in open_clip. Both are antialiased."""
+    bicubic: no margin, as in open_clip. bicubic_margin: bicubic with the margin, as in DeiT. All are antialiased."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
@@ -100,4 +107,50 @@ class ViewsConfig:
         if self.global_views == self.local_views == 0:
             faults.add(
                 "views.global_views = 0 and views.local_views = 0 leave the anchor no view: set one of them to at least 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneView(ViewsConfig):
+    """The one view of each image that a classifier learns from. Defaults: crop and mirroring, usual for ImageNet."""
+
+    global_views: int = 0
+    """Always 0: the only view of an image is the one that is classified."""
+    global_scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest area of the crop, as a share of the image's area."""
+    local_views: int = 0
+    """Always 0: see ``global_views``."""
+    jitter: float = 0.0
+    """Probability of colour jitter: changes of brightness, contrast, saturation and hue, in random order."""
+    grayscale: float = 0.0
+    """Probability of turning a view grey."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+
+    def check_anchors(self, faults: Faults) -> None:
+        """Adds a fault to ``faults`` if the config asks for a second view, which the classifier would not use."""
+        for name in ("global_views", "local_views"):
+            faults.need(getattr(self, name) == 0, f"views.{name}", getattr(self, name), "of 0: one view is classified")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrongView(OneView):
+    """The one view of DeiT's recipe: crop, mirroring, RandAugment and random erasing. Defaults: DeiT's on ImageNet."""
+
+    resize: Resize = "bicubic_margin"
+    """See above."""
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's name of the RandAugment: m is the magnitude (0 to 10), mstd its standard deviation, n the number of
+    operations per image (2 if it is not given); inc1 makes all operations stronger with m. None: no RandAugment."""
+    erase: float = 0.25
+    """Probability of erasing a random rectangle of a view, which is filled with noise."""
+
+    def check(self, faults: Faults) -> None:
+        """Adds every fault of this group to ``faults``."""
+        super().check(faults)
+        faults.need(0 <= self.erase <= 1, "views.erase", self.erase, "in [0, 1]")
+        named = self.rand_augment
+        if named is not None and not re.fullmatch(r"rand(-(m|n|mstd|inc|w|p|t)\d+(\.\d+)?)*", named):
+            faults.add(
+                f"views.rand_augment = {named} is no RandAugment of timm. Write it like rand-m9-mstd0.5-inc1, or leave it out with None."
             )

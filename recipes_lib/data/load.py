@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recipes_lib.config import DataConfig
-from recipes_lib.data import digits, labelled, npz, pantry, torchvision_sets
+from recipes_lib.data import digits, four_digits, labelled, neighbour_pairs, npz, pantry, torchvision_sets
 from recipes_lib.data.images import UNLABELLED, Checked, ImageFiles, ImageSet
 from recipes_lib.data.imbalance import long_tail
 from recipes_lib.data.splits import held_out
@@ -64,7 +64,7 @@ def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warning
     For ``digits`` the held-out share is chosen by scan: it is about that share of the images, and no scan is in both
     parts.
 
-    ``seed`` draws the images of ``digits`` and ``pantry``, and the held-out share. ``warn`` gets lines about skipped
+    ``seed`` draws the images of the sets that come with the library, and the held-out share. ``warn`` gets lines about skipped
     files, test images without a label (which are left out), and damaged images that are left out (``on_damage`` = skip,
     which decodes every file once before training).
 
@@ -89,6 +89,9 @@ def load(config: DataConfig, seed: int, *, warn: Callable[[str], None] = warning
     if config.on_damage == "skip":
         train, test = (None if part is None else _without_damaged(part, config, tell) for part in (train, test))
         steps.append(("is damaged, and --data.on-damage skip left it out", train))
+    if config.share < 1:
+        train = _first_of_each_class(train, config.share)
+        steps.append((f"was left out by data.share = {config.share}", train))
     if config.holdout:
         train, test = _hold_out(train, config.holdout, seed)
         steps.append((f"was held out by data.holdout = {config.holdout}", train))
@@ -152,6 +155,26 @@ def _with_tail(train: Images, exponent: float, seed: int) -> Images:
     return train.select(long_tail(train.labels, exponent, seed))
 
 
+def _first_of_each_class(train: Images, share: float) -> Images:
+    """The first ``share`` of each class's images, rounded down, and all images without a label.
+
+    Raises: ``DataError`` if a class would have none.
+    """
+    labels = train.labels
+    if labels is None:
+        raise DataError("data.share takes a share of each class, but the training images have no labels. Leave it out.")
+    keep = labels == UNLABELLED
+    for number, name in enumerate(train.class_names):
+        members = (labels == number).nonzero()[:, 0]
+        if 0 < len(members) * share < 1:
+            raise DataError(
+                f"data.share = {share} leaves none of the {len(members)} images of class {name}. Use at least "
+                f"{1 / len(members):.3g}."
+            )
+        keep[members[: int(len(members) * share)]] = True
+    return train.select(keep.nonzero()[:, 0])
+
+
 def _read(config: DataConfig, seed: int) -> tuple[Images, Images | None]:
     match config.name:
         case "digits":
@@ -165,6 +188,13 @@ def _read(config: DataConfig, seed: int) -> tuple[Images, Images | None]:
             return (
                 pantry.dataset(config.train_size, split="train", **draw),
                 pantry.dataset(config.test_size, split="test", **draw),
+            )
+        case "four_digits" | "neighbour_pairs":
+            draw = {"size": config.image_size, "seed": seed}
+            kind = four_digits if config.name == "four_digits" else neighbour_pairs
+            return (
+                kind.dataset(config.train_size, split="train", **draw),
+                kind.dataset(config.test_size, split="test", **draw),
             )
         case "npz":
             return npz.read(config.root)

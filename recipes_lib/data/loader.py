@@ -33,7 +33,8 @@ class Batch:
     """The images of one micro-batch on one rank, before augmentation."""
 
     indices: Tensor
-    """int64 [batch], positions in the data set."""
+    """int64 [batch], positions in the data set, from which random numbers derive. Of an image that an epoch has several
+    times, copy number c has its position plus c times the number of images."""
     epoch: int
     """Epoch, from 0."""
     images: Tensor | None
@@ -109,6 +110,7 @@ class StepBatches(Dataset):
         rank: int = 0,
         world_size: int = 1,
         classes_per_batch: int | None = None,
+        repeats: int = 1,
         crop: Crop | None = None,
         support: SupportSource | None = None,
         encode: Callable[[list[str]], Tensor] | None = None,
@@ -124,7 +126,7 @@ class StepBatches(Dataset):
                 f"micro-batches. Use a multiple of {accumulate * world_size}."
             )
         self.dataset, self.seed, self.crop, self.support, self.encode = dataset, seed, crop, support, encode
-        self.classes_per_batch = classes_per_batch
+        self.classes_per_batch, self.repeats = classes_per_batch, repeats
         self.accumulate, self.rank = accumulate, rank
         self.local_size = batch_size // (accumulate * world_size)
         self.world_size, self.batch_size = world_size, batch_size
@@ -143,28 +145,42 @@ class StepBatches(Dataset):
         if isinstance(self.dataset, ShardPairs):
             return self.dataset.order(self.seed, epoch)
         if self.classes_per_batch is None:
-            return randomness.permutation(self.seed, epoch, len(self.dataset))
+            count = len(self.dataset)
+            order = randomness.permutation(self.seed, epoch, count)
+            if self.repeats == 1:
+                return order
+            copies = torch.arange(count) % self.repeats
+            return order.repeat_interleave(self.repeats)[:count] + copies * count
         return grouped_order(self.dataset.labels, self.batch_size, self.classes_per_batch, self.seed, epoch)
 
     def __getitem__(self, position: int) -> "Batch | UserError":
         step, micro = divmod(position, self.accumulate)
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        first = step_of_epoch * self.batch_size + (micro * self.world_size + self.rank) * self.local_size
-        indices = self._order(epoch)[first : first + self.local_size]
+        indices = self._own(self._order(epoch), step_of_epoch * self.batch_size, micro)
         try:
             batch = self._batch(indices, epoch)
             return batch if self.support is None else replace(batch, support=self.support.batch(position))
         except UserError as error:  # returned: if a worker raised it, its one line would arrive inside a traceback
             return error
 
-    def _batch(self, indices: Tensor, epoch: int) -> Batch:
+    def _own(self, order: Tensor | ShardOrder, first: int, micro: int) -> Tensor:
+        """The part of this rank and micro-batch of the global batch that begins at place ``first`` of ``order``."""
+        part = micro * self.world_size + self.rank
+        if self.repeats == 1:
+            return order[first + part * self.local_size : first + (part + 1) * self.local_size]
+        # as in DeiT, the copies of an image, which follow each other, go to different parts
+        return order[first + part : first + self.batch_size : self.batch_size // self.local_size]
+
+    def _batch(self, keys: Tensor, epoch: int) -> Batch:
+        indices = keys % len(self.dataset) if self.repeats > 1 else keys
         labels = None if self.dataset.labels is None else self.dataset.labels[indices]
         tokens = self.encode([self.dataset.text(index) for index in indices.tolist()]) if self.encode else None
         if isinstance(self.dataset, ImageSet):
-            return Batch(indices, epoch, self.dataset.images[indices], None, labels, tokens=tokens)
-        samples = [self.crop(self.dataset.open(index), index, epoch) for index in indices.tolist()]
+            return Batch(keys, epoch, self.dataset.images[indices], None, labels, tokens=tokens)
+        pairs = zip(indices.tolist(), keys.tolist(), strict=True)
+        samples = [self.crop(self.dataset.open(index), key, epoch) for index, key in pairs]
         crops = [torch.stack(view) for view in zip(*samples, strict=True)]
-        return Batch(indices, epoch, None, crops, labels, tokens=tokens)
+        return Batch(keys, epoch, None, crops, labels, tokens=tokens)
 
     def stream(self, first_step: int, last_step: int, *, workers: int, device: torch.device) -> Iterator[Batch]:
         """Yields the micro-batches of the steps from ``first_step`` to ``last_step - 1``, on ``device``.

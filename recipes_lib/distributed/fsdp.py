@@ -109,7 +109,7 @@ class FSDP:
         """Gives the method the trained weights, unsharded, on every rank; then rank 0 can call the method alone."""
         if self.trained is self._method:
             return
-        _give_weights(self._method, {name: _gathered(share) for name, share in self.trained.named_parameters()})
+        _give_weights(self._method, {name: gathered(share) for name, share in self.trained.named_parameters()})
         for name, buffer in self.trained.named_buffers(remove_duplicate=False):
             _put(self._method, name, buffer)
         self._method.train(self.trained.training)
@@ -154,7 +154,7 @@ def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     found = {}
     for name, tensor in tensors.items():
-        whole = _gathered(tensor)
+        whole = gathered(tensor)
         if not is_sharded(tensor):
             found[name] = whole
         elif collectives.is_main():
@@ -230,7 +230,8 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")  # a DTensor, whose class is imported only if there are shards
 
 
-def _gathered(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole of a tensor of which each rank may have a part, without gradient. If it is sharded, all ranks call it."""
     return tensor.detach().full_tensor() if is_sharded(tensor) else tensor.detach()
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from recipes_lib.data import splits
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.evaluation.features import evaluating, read_chunks
+from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.vit import VisionTransformer
 from recipes_lib.views.multicrop import Normalize, Resize, eval_view
@@ -61,18 +62,18 @@ def token_labels(masks: Tensor, grid: int) -> Tensor:
     return counts.argmax(dim=-1).flatten(1)
 
 
-def tokens(backbone: VisionTransformer | ConvNet, images: Tensor) -> Tensor:
-    """The patch tokens of a Vision Transformer, or the positions of a convolutional network's last feature map.
+def tokens(backbone: VisionTransformer | ConViT | ConvNet, images: Tensor) -> Tensor:
+    """The patch tokens of a Vision Transformer or a ConViT, or the positions of a convolutional network's last feature map.
 
     Shapes: [B, 3, side, side] -> [B, grid * grid, D], row by row.
     """
-    if isinstance(backbone, VisionTransformer):
+    if isinstance(backbone, VisionTransformer | ConViT):
         return backbone.tokens(images)[:, backbone.num_prefix_tokens :]
     return backbone.layers(images).flatten(2).mT
 
 
 def extract_tokens(
-    backbone: VisionTransformer | ConvNet,
+    backbone: VisionTransformer | ConViT | ConvNet,
     images: ImageSet | ImageFiles,
     *,
     image_size: int,

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 
 from recipes_lib import randomness
+from recipes_lib.config.views import kernel
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.loader import each, outlive_signals
 from recipes_lib.errors import DataError
@@ -85,9 +86,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def some(images: ImageSet | ImageFiles, most: int) -> ImageSet | ImageFiles:
     """At most ``most`` images, drawn without regard to their order, the same at every call; all if there are fewer."""
-    if len(images) <= most:
-        return images
-    return images.select(randomness.permutation(0, 0, len(images))[:most].sort().values)
+    return images if len(images) <= most else images.select(sample(len(images), most))
+
+
+def sample(count: int, most: int) -> Tensor:
+    """The indices of the images that :func:`some` takes of ``count``: int64, sorted."""
+    return randomness.permutation(0, 0, count)[:most].sort().values
 
 
 def read_chunks(
@@ -126,7 +130,7 @@ class _Cropped(Dataset):
         except DataError as error:
             return error  # if a worker raised it, its one line would arrive inside a traceback
         height, width, top, left = eval_box(image.height, image.width, self.size, self.resize)
-        image = TF.resize(image, [height, width], InterpolationMode(self.resize))
+        image = TF.resize(image, [height, width], InterpolationMode(kernel(self.resize)))
         return TF.pil_to_tensor(TF.crop(image, top, left, self.size, self.size))
 
 

@@ -10,6 +10,7 @@ learning rate, because a small data set gives few steps. Weights start at 0.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,27 @@ def linear_probe(
     Shapes: ``train`` [N, D], ``test`` [M, D], before the backbone's last normalisation; labels int64 [N] and [M]; all
     on the device that computes.
     """
-    train, test = train.float(), test.float()
     classes = int(max(train_labels.max(), test_labels.max())) + 1
+    how = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    logits = linear_classifier(train, train_labels, classes=classes, **how)
+    return (logits(test).argmax(dim=1) == test_labels).double().mean().item()
+
+
+def linear_classifier(
+    train: Tensor,
+    train_labels: Tensor,
+    *,
+    classes: int,
+    seed: int,
+    epochs: int = 100,
+    batch_size: int = 1024,
+    lr: float = 6.4,
+) -> Callable[[Tensor], Tensor]:
+    """Trains the linear probe, and returns the function from features to logits: [M, D] -> [M, ``classes``].
+
+    Shapes: as in :func:`linear_probe`. The function has no gradients.
+    """
+    train = train.float()
     norm = nn.LayerNorm(train.shape[1], device=train.device)
     weight = train.new_zeros(classes, train.shape[1]).requires_grad_()  # zeros suffice: the linear part is convex
     bias = train.new_zeros(classes).requires_grad_()
@@ -53,5 +73,9 @@ def linear_probe(
             optimizer.zero_grad()
             F.cross_entropy(logits(train[rows]), train_labels[rows]).backward()
             optimizer.step()
-    with torch.no_grad():
-        return (logits(test).argmax(dim=1) == test_labels).double().mean().item()
+
+    @torch.no_grad()
+    def classify(rows: Tensor) -> Tensor:
+        return logits(rows.float())
+
+    return classify

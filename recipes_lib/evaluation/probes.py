@@ -113,8 +113,8 @@ def run_probes(
     """Scores frozen features with the probes that need nothing but features and labels, as far as ``config`` asks.
 
     k-NN compares the final features; the linear, MLP and low-shot probes read those before the last norm. Soft nearest
-    neighbours (``snn``) compare the embeddings if there are any, else the final features. ``factors``, ``finetune`` and
-    the probes that need no labels are skipped here.
+    neighbours (``snn``) compare the embeddings if there are any, else the final features. ``factors``, ``corruptions``,
+    ``finetune`` and the probes that need no labels are skipped here.
 
     ``labelled`` (int64, indices among the rows of ``train`` that have a label) are the images of the low-shot probe;
     None draws them, ``config.lowshot_splits`` times. ``seed`` draws them and orders the linear probe's batches. All
@@ -124,7 +124,7 @@ def run_probes(
 
     Raises: ``DataError`` in one line if there are too few labels.
     """
-    if not set(config.probes) - {"factors", "finetune", *LABEL_FREE_PROBES}:
+    if not set(config.probes) - {"factors", "corruptions", "finetune", *LABEL_FREE_PROBES}:
         return ProbeScores({}, {})
     known = (train_labels != UNLABELLED).nonzero()[:, 0]
     if len(known) < len(train_labels):

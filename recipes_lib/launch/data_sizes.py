@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from recipes_lib.config import DataConfig
+from recipes_lib.config import DRAWN, DataConfig
 from recipes_lib.errors import ConfigError
 
 
@@ -32,10 +32,9 @@ def images(data: DataConfig, given: int | None, need: str) -> int:
     """
     if given is not None:
         return given
-    if data.name in KNOWN and not data.tail and not data.holdout:
-        return KNOWN[data.name].images
-    if data.name in ("digits", "pantry") and not data.tail and not data.holdout:
-        return data.train_size
+    if (data.name in KNOWN or data.name in DRAWN) and not data.tail and not data.holdout:
+        whole = data.train_size if data.name in DRAWN else KNOWN[data.name].images
+        return int(whole * data.share)  # a class is rounded down by itself, so a few images fewer stay
     why = " with data.tail" if data.tail else " with data.holdout" if data.holdout else ""
     raise ConfigError(
         f"How many training images data.name {data.name}{why} has is not known, and {need}. Add --images N."
@@ -44,8 +43,10 @@ def images(data: DataConfig, given: int | None, need: str) -> int:
 
 def classes(data: DataConfig) -> int:
     """The number of classes of the training images. Raises: ``ConfigError`` if it is not known for the data set."""
-    if data.name == "digits":
+    if data.name in ("digits", "four_digits"):
         return 10
+    if data.name == "neighbour_pairs":
+        return 4
     if data.name == "pantry":
         from recipes_lib.data.pantry import CLASSES
 

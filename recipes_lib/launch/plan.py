@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from recipes_lib import recipes
+from recipes_lib.config import DRAWN
 from recipes_lib.errors import ConfigError, Faults
 from recipes_lib.launch import costs, data_sizes, fake_tensors, hardware, trace
 from recipes_lib.launch.advice import assumptions, warnings
@@ -194,7 +195,7 @@ def _check(config: Any, world: int, utilisation: float, images: int | None, simu
 def _without_data(config: Any) -> Any:
     """The config with a placeholder for its data's folder and without probes, since a plan needs no data."""
     found = replace(config, eval=replace(config.eval, probes=()))
-    if config.data.root is None and config.data.name not in ("digits", "pantry"):
+    if config.data.root is None and config.data.name not in DRAWN:
         found = replace(found, data=replace(config.data, root=Path("data")))
     return found
 

@@ -3,10 +3,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from recipes_lib.errors import Faults
-from recipes_lib.models import vit
+from recipes_lib.models import convit, vit
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.layers import LayersConfig
 from recipes_lib.models.resnet import ResNet
@@ -24,72 +24,123 @@ Arch = Literal[
     "vit_base",
     "vit_large",
     "vit_huge",
+    "convit_pico",
+    "convit_nano",
+    "convit_tiny",
+    "convit_small",
+    "convit_base",
+    "convit_tiny_plus",
+    "convit_small_plus",
+    "convit_base_plus",
 ]
 Stem = Literal["imagenet", "cifar", "patch", "conv"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(LayersConfig):
-    """The architecture of a convnet, a ResNet, a wide ResNet or a Vision Transformer."""
+    """The architecture of a convnet, a ResNet, a wide ResNet, a Vision Transformer or a ConViT."""
 
     arch: Arch = "resnet50"
     """convnet: four convolutions; the numbers of a wide ResNet are its depth and its width factor."""
     stem: Stem = "imagenet"
     """The first layers. ResNet: imagenet, or cifar (for images of 32 pixels); wide ResNet: cifar; Vision Transformer:
-    patch or conv. A convnet has no choice."""
+    patch or conv; ConViT: patch. A convnet has no choice."""
     patch_size: int = 16
-    """Side of a Vision Transformer's patches in pixels; it must divide the side of every view."""
+    """Side of a transformer's patches in pixels; it must divide the side of every view."""
     pre_norm: bool = False
     """Whether a Vision Transformer has a LayerNorm before its first block and patches without bias, as in CLIP."""
     pool: Literal["cls", "mean"] = "cls"
-    """A Vision Transformer's representation. cls: the class token; mean: the mean of the patch tokens."""
+    """A transformer's representation. cls: the class token; mean: the mean of the patch tokens."""
     registers: int = 0
     """Number of a Vision Transformer's additional tokens without a patch."""
+    drop_path: float = 0.0
+    """Stochastic depth: probability, in [0, 1), that a branch of a transformer's last block is skipped for an image in training. It
+    rises linearly from 0 over the blocks."""
+    gpsa_layers: int | None = None
+    """Number of a ConViT's blocks, from the first on, whose attention starts as a convolution. None: all but the last two
+    of 12, as in the paper, and all but the last of fewer; 0 is a plain Vision Transformer."""
+    locality_strength: float = 1.0
+    """How sharply each head of a ConViT looks at one neighbour at the start, above 0."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
         super().check(faults)
         stems = _stems(self.arch)
         faults.need(self.stem in stems, "model.stem", self.stem, f"of {' or '.join(stems)} with {self.arch}")
-        if self._is_transformer:
-            self._transformer.check(faults)
-            return
-        for name, only in (("pool", "cls"), ("registers", 0)):
+        own = _options(self.arch)
+        for name, (only, of) in _OPTIONS.items():
             value = getattr(self, name)
-            faults.need(value == only, f"model.{name}", value, f"of {only} with {self.arch}", "Choose a vit.")
+            faults.need(
+                name in own or value == only, f"model.{name}", value, f"of {only} with {self.arch}", f"Choose {of}."
+            )
+        if self._transformer is not None:
+            self._transformer.check(faults)
 
     def check_sides(self, faults: Faults, sides: Mapping[str, int]) -> None:
         """Adds to ``faults`` each of ``sides`` (config field -> side in pixels) that the patch size does not divide."""
         for field, side in sides.items():
-            if self._is_transformer:
+            if self._transformer is not None:
                 self._transformer.check_side(faults, field, side)
 
     @property
     def has_blocks(self) -> bool:
         """Whether the backbone is a transformer."""
-        return self._is_transformer
+        return _kind(self.arch) in ("vit", "convit")
 
     @property
-    def _is_transformer(self) -> bool:
-        return self.arch.startswith("vit")
+    def drops_patches(self) -> bool:
+        """Whether the backbone can leave out patches, for masked training."""
+        return _kind(self.arch) == "vit"
 
     @property
-    def _transformer(self) -> vit.ViTConfig:
-        shared = {each.name: getattr(self, each.name) for each in fields(vit.ViTConfig)}
-        return vit.ViTConfig(**shared)
+    def _transformer(self) -> vit.ViTConfig | convit.ConViTConfig | None:
+        """The transformer's own config; a recipe's config may have more of its fields than this one."""
+        kinds: dict[str, Any] = {"vit": vit.ViTConfig, "convit": convit.ConViTConfig}
+        kind = kinds.get(_kind(self.arch))
+        if kind is None:
+            return None
+        known = {each.name for each in fields(self)}
+        return kind(**{each.name: getattr(self, each.name) for each in fields(kind) if each.name in known})
+
+
+_OPTIONS: dict[str, tuple[Any, str]] = {
+    "pool": ("cls", "a vit or a convit"),
+    "registers": (0, "a vit"),
+    "drop_path": (0.0, "a vit or a convit"),
+    "gpsa_layers": (None, "a convit"),
+    "locality_strength": (1.0, "a convit"),
+}
+"""Options that only some architectures have: their value with the others, and the architectures that have them."""
+
+
+def _kind(arch: str) -> str:
+    return arch.partition("_")[0]
+
+
+def _options(arch: str) -> tuple[str, ...]:
+    match _kind(arch):
+        case "vit":
+            return ("pool", "registers", "drop_path")
+        case "convit":
+            return ("pool", "drop_path", "gpsa_layers", "locality_strength")
+    return ()
 
 
 def _stems(arch: str) -> tuple[str, ...]:
-    match arch.partition("_")[0]:
+    match _kind(arch):
         case "vit":
             return ("patch", "conv")
+        case "convit":
+            return ("patch",)
         case "wide":
             return ("cifar",)
     return ("imagenet", "cifar")
 
 
-def build(config: BackboneConfig, *, image_size: int) -> ResNet | WideResNet | vit.VisionTransformer:
-    """Builds the network of ``config``; a Vision Transformer gets positions for views of ``image_size`` pixels."""
+def build(
+    config: BackboneConfig, *, image_size: int
+) -> ResNet | WideResNet | ConvNet | vit.VisionTransformer | convit.ConViT:
+    """Builds the network of ``config``; a transformer gets positions for views of ``image_size`` pixels."""
     match config.arch:
         case "convnet":
             return ConvNet()
@@ -97,4 +148,6 @@ def build(config: BackboneConfig, *, image_size: int) -> ResNet | WideResNet | v
             return WideResNet(depth=28, width=2)
         case "resnet18" | "resnet50":
             return ResNet(config.arch, stem=config.stem)
+    if _kind(config.arch) == "convit":
+        return convit.build(config._transformer, image_size=image_size)
     return vit.build(config._transformer, image_size=image_size)

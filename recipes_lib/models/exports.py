@@ -12,8 +12,9 @@ from typing import Any, Literal
 from safetensors.torch import save as tensors_to_bytes
 from torch import nn
 
-from recipes_lib.config.views import CHANNELS, Normalize, Resize
+from recipes_lib.config.views import CHANNELS, Normalize, Resize, kernel
 from recipes_lib.errors import RunError
+from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.interchange import Backbone
 from recipes_lib.models.layouts import HF_FIXED, to_hf, to_timm
@@ -72,7 +73,11 @@ def write(
 
 def beyond_timm(backbone: Backbone, normalize: Normalize) -> str | None:
     """Why timm cannot use this network as it was trained, or None where it can."""
-    if isinstance(backbone, VisionTransformer):
+    if isinstance(backbone, ConViT):
+        if backbone.pooling == "mean":
+            return "timm's ConViT takes the mean of the patches after its last norm, and ours before it"
+        known = isinstance(backbone.blocks[0].ls1, nn.Identity)
+    elif isinstance(backbone, VisionTransformer):
         known = backbone.stem == "patch"
     else:
         known = isinstance(backbone, ResNet) and backbone.stem == "imagenet"
@@ -103,7 +108,7 @@ def _hf_preprocessor(side: int, normalize: Normalize, resize: Resize) -> dict[st
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": side, "width": side},
-        "resample": {"bilinear": 2, "bicubic": 3}[resize],  # PIL's numbers
+        "resample": {"bilinear": 2, "bicubic": 3}[kernel(resize)],  # PIL's numbers
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -114,8 +119,8 @@ def _hf_preprocessor(side: int, normalize: Normalize, resize: Resize) -> dict[st
 
 def _timm_config(backbone: Backbone, normalize: Normalize, resize: Resize) -> dict[str, Any]:
     mean, std = CHANNELS.get(normalize, _AS_IT_IS)
-    preprocessing = {"mean": list(mean), "std": list(std), "interpolation": resize}
-    preprocessing |= {"crop_pct": 1.0} if resize == "bicubic" else {}  # no margin
+    preprocessing = {"mean": list(mean), "std": list(std), "interpolation": kernel(resize)}
+    preprocessing |= {"bicubic": {"crop_pct": 1.0}, "bicubic_margin": {"crop_pct": 0.875}}.get(resize, {})
     own, arguments, name = _own(backbone), {}, _kind(backbone)
     if isinstance(backbone, VisionTransformer):
         shape = own["shape"]
@@ -126,6 +131,12 @@ def _timm_config(backbone: Backbone, normalize: Normalize, resize: Resize) -> di
         arguments |= {"global_pool": "avg"} if own.get("pool") == "mean" else {}
         arguments |= {"reg_tokens": own["registers"]} if "registers" in own else {}
         preprocessing["input_size"] = [3, own["image_size"], own["image_size"]]
+    elif isinstance(backbone, ConViT):
+        width, depth, heads = backbone.shape
+        name = "convit_base"
+        arguments = {"img_size": backbone.image_size, "patch_size": backbone.patch_size, "depth": depth}
+        arguments |= {"embed_dim": width // heads, "num_heads": heads, "local_up_to_layer": backbone.gpsa_layers}
+        preprocessing["input_size"] = [3, backbone.image_size, backbone.image_size]
     elif isinstance(backbone, ResNet):
         name = backbone.arch
     if reason := beyond_timm(backbone, normalize):
@@ -155,6 +166,9 @@ def _own(backbone: Backbone) -> dict[str, Any]:
             }
             facts |= {"pool": backbone.pooling} if backbone.pooling == "mean" else {}
             facts |= {"registers": backbone.reg_token.shape[1]} if backbone.reg_token is not None else {}
+        case ConViT(shape=shape, image_size=side, patch_size=patch, gpsa_layers=layers, pooling=pool):
+            facts = {"shape": shape, "image_size": side, "patch_size": patch, "gpsa_layers": layers, "pool": pool}
+            facts |= {"layer_scale": not isinstance(backbone.blocks[0].ls1, nn.Identity)}
         case ResNet(arch=arch, stem=stem):
             facts = {"arch": arch, "stem": stem}
         case WideResNet(depth=layers, width=width):
@@ -175,6 +189,8 @@ def _pool(backbone: Backbone) -> str:
 def _kind(backbone: Backbone) -> str:
     """The network in words: "ResNet with stem 'cifar'"."""
     name = type(backbone).__name__
+    if isinstance(backbone, ConViT) and not isinstance(backbone.blocks[0].ls1, nn.Identity):
+        return f"{name} with layer scale"
     return f"{name} with stem {backbone.stem!r}" if isinstance(backbone, VisionTransformer | ResNet) else name
 
 

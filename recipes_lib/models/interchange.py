@@ -19,11 +19,13 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
+from timm.models.convit import ConVit as TimmConViT
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
 from recipes_lib.config.views import CHANNELS, Normalize, Resize
 from recipes_lib.errors import RunError
+from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.layouts import HF_FIXED, Official, check_keys, depth, from_hf, from_official, from_timm, listed
 from recipes_lib.models.mlp import MLP
@@ -31,7 +33,7 @@ from recipes_lib.models.resnet import BLOCKS, ResNet
 from recipes_lib.models.vit import ARCHS, Shape, VisionTransformer
 from recipes_lib.models.wide_resnet import WideResNet
 
-Backbone = VisionTransformer | ResNet | WideResNet | ConvNet | MLP
+Backbone = VisionTransformer | ConViT | ResNet | WideResNet | ConvNet | MLP
 Network = TypeVar("Network", bound=nn.Module)
 Layout = Literal["msn", "timm", "hf"]
 
@@ -62,8 +64,8 @@ def load(path: Path) -> Backbone:
     """The network in a folder or file of weights.
 
     Such are: an exported folder of either layout, a ViTMSN folder, a folder of timm, a ``.safetensors`` file under timm's keys,
-    and an official MSN checkpoint. The last two do not say how many attention heads the network has: they are looked up by its
-    width and depth among the known architectures. A classifier on top of the network is left behind.
+    and an official MSN checkpoint. The last two do not say how many attention heads a Vision Transformer has: they are looked
+    up by its width and depth among the known architectures. A classifier on top of the network is left behind.
 
     Raises: ``RunError`` for what is none of these; nothing is unpickled but tensors of an official ``.pth``/``.tar``.
     """
@@ -121,7 +123,8 @@ def preprocessing(path: Path) -> tuple[Normalize | None, Resize | None]:
         return _normalisation(said.get("image_mean"), said.get("image_std")), resizes.get(said.get("resample"))
     config = _read_config(path)
     said = config.get("pretrained_cfg", {})
-    resize = said.get("interpolation")
+    margin = said.get("interpolation") == "bicubic" and said.get("crop_pct") == 0.875
+    resize = "bicubic_margin" if margin else said.get("interpolation")
     named = config.get("normalize")
     normalize = named if named in get_args(Normalize) else _normalisation(said.get("mean"), said.get("std"))
     return normalize, resize if resize in get_args(Resize) else None
@@ -131,8 +134,8 @@ def _normalisation(mean: Any, std: Any) -> Normalize | None:
     return next((name for name, known in CHANNELS.items() if [list(part) for part in known] == [mean, std]), None)
 
 
-def _on_patches(path: Path, state: Mapping[str, Tensor]) -> VisionTransformer:
-    """The Vision Transformer whose weights ``state`` are, under timm's keys; what it is follows from their sizes."""
+def _on_patches(path: Path, state: Mapping[str, Tensor]) -> VisionTransformer | ConViT:
+    """The Vision Transformer or ConViT whose weights are ``state``, under timm's keys; their sizes say what it is."""
     places = ("patch_embed.proj.weight", "pos_embed")
     if missing := [key for key in places if key not in state]:
         raise RunError(f"{path} holds no Vision Transformer under timm's keys: it has no {listed(missing)}.")
@@ -141,6 +144,11 @@ def _on_patches(path: Path, state: Mapping[str, Tensor]) -> VisionTransformer:
         raise RunError(f"{path} holds no Vision Transformer on patches: {sizes}.")
     width, _, side, _ = state["patch_embed.proj.weight"].shape
     layers = depth(state, "blocks.")
+    if gates := [tensor for key, tensor in state.items() if key.endswith("gating_param")]:
+        pool, scaled = "cls" if "cls_token" in state else "mean", "blocks.0.ls1.gamma" in state
+        shape = Shape(width, layers, gates[0].numel())
+        model = _convit(shape, _square(state, 0) * side, side, len(gates), pool, scaled)
+        return fill(model, state, f"the weights in {path}")
     shape = next((shape for shape in ARCHS.values() if (shape.width, shape.depth) == (width, layers)), None)
     if shape is None:
         ours = ", ".join(f"{name} {shape.width} x {shape.depth}" for name, shape in ARCHS.items())
@@ -149,39 +157,41 @@ def _on_patches(path: Path, state: Mapping[str, Tensor]) -> VisionTransformer:
             f"it has, which is known of these alone: {ours}."
         )
     options = {"pre_norm": "norm_pre.weight" in state, "layer_scale": "blocks.0.ls1.gamma" in state}
-    model = VisionTransformer(shape, image_size=_square(state) * side, patch_size=side, stem="patch", **options)
+    model = VisionTransformer(shape, image_size=_square(state, 1) * side, patch_size=side, stem="patch", **options)
     return fill(model, state, f"the weights in {path}")
 
 
 @torch.no_grad()
-def _of_timm(folder: Path) -> VisionTransformer:
+def _of_timm(folder: Path) -> VisionTransformer | ConViT:
     """The network of a folder that timm wrote. Raises: ``RunError`` where ours would give other features than timm's."""
     try:
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except Exception as error:  # as varied as what may be wrong with a folder
         raise RunError(f"timm cannot read {folder} ({_first_line(error)}).") from None
-    if not isinstance(theirs, TimmVisionTransformer):
-        raise RunError(f"{folder} holds a {type(theirs).__name__} of timm: only Vision Transformers are read.")
+    if not isinstance(theirs, TimmVisionTransformer | TimmConViT):
+        raise RunError(
+            f"{folder} holds a {type(theirs).__name__} of timm: only Vision Transformers and ConViTs are read."
+        )
     theirs.reset_classifier(0)
     (side, other), patch = theirs.patch_embed.img_size, theirs.patch_embed.patch_size
     if side != other or patch[0] != patch[1]:
         raise RunError(f"{folder} has images of {side}x{other}; our Vision Transformer takes squares only.")
     first = theirs.blocks[0]
-    ours = _transformer(
-        Shape(theirs.embed_dim, len(theirs.blocks), first.attn.num_heads),
-        image_size=side,
-        patch_size=patch[0],
-        stem="patch",
-        pre_norm=not isinstance(theirs.norm_pre, nn.Identity),
-        layer_scale=not isinstance(first.ls1, nn.Identity),
-    )
+    shape = Shape(theirs.embed_dim, len(theirs.blocks), first.attn.num_heads)
+    if isinstance(theirs, TimmConViT):
+        ours = _convit(shape, side, patch[0], theirs.local_up_to_layer, "cls")
+    else:
+        pre_norm = not isinstance(theirs.norm_pre, nn.Identity)
+        scaled = not isinstance(first.ls1, nn.Identity)
+        how = {"stem": "patch", "pre_norm": pre_norm, "layer_scale": scaled}
+        ours = _transformer(shape, image_size=side, patch_size=patch[0], **how)
     fill(ours, theirs.state_dict(), f"the weights in {folder}").eval()
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     wanted = theirs(images)
     apart = float((ours(images) - wanted).norm() / wanted.norm())
     if not apart < _ALIKE:
         raise RunError(
-            f"{folder} fits our Vision Transformer by its sizes, and gives other features than timm's network (by {apart:.0%}): "
+            f"{folder} fits our {type(ours).__name__} by its sizes, and gives other features than timm's network (by {apart:.0%}): "
             "its activation, norm or pooling is another. It cannot be used here."
         )
     return ours
@@ -220,16 +230,16 @@ def _rebuilt(own: Mapping[str, Any]) -> Backbone:
     """The network that :func:`_own` described, with first weights. Raises: ``RunError`` for a fact that does not fit."""
     match own.get("network"):
         case "VisionTransformer":
-            shape = own.get("shape")
-            if not (isinstance(shape, list) and len(shape) == 3 and all(_is_count(each) for each in shape)):
-                raise RunError(
-                    f"config.json has shape = {shape!r}; width, depth and heads are wanted, as [384, 12, 6]."
-                )
             flags = {name: _one_of(own, name, (False, True)) for name in ("pre_norm", "layer_scale") if name in own}
             flags |= {"pool": _one_of(own, "pool", ("cls", "mean"))} if "pool" in own else {}
             flags |= {"registers": _count(own, "registers")} if "registers" in own else {}
             sides = {name: _count(own, name) for name in ("image_size", "patch_size")}
-            return _transformer(Shape(*shape), stem=_one_of(own, "stem", ("patch", "conv")), **sides, **flags)
+            return _transformer(_shape(own), stem=_one_of(own, "stem", ("patch", "conv")), **sides, **flags)
+        case "ConViT":
+            shape, scaled = _shape(own), _one_of(own, "layer_scale", (False, True))
+            layers = _one_of(own, "gpsa_layers", tuple(range(shape.depth + 1)))
+            sides = [_count(own, name) for name in ("image_size", "patch_size")]
+            return _convit(shape, *sides, layers, _one_of(own, "pool", ("cls", "mean")), scaled)
         case "ResNet":
             return ResNet(_one_of(own, "arch", tuple(BLOCKS)), stem=_one_of(own, "stem", ("imagenet", "cifar")))
         case "WideResNet":
@@ -244,12 +254,33 @@ def _rebuilt(own: Mapping[str, Any]) -> Backbone:
     raise RunError(f"config.json has network = {own.get('network')!r}, and no network of ours is called that.")
 
 
+def _shape(own: Mapping[str, Any]) -> Shape:
+    """The sizes of a transformer of ours. Raises: ``RunError`` where they are no three counts."""
+    shape = own.get("shape")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(_is_count(each) for each in shape)):
+        raise RunError(f"config.json has shape = {shape!r}; width, depth and heads are wanted, as [384, 12, 6].")
+    return Shape(*shape)
+
+
 def _transformer(shape: Shape, *, image_size: int, patch_size: int, **options: Any) -> VisionTransformer:
+    _check_sizes(shape, image_size, patch_size)
+    return VisionTransformer(shape, image_size=image_size, patch_size=patch_size, **options)
+
+
+def _convit(
+    shape: Shape, image_size: int, patch_size: int, gpsa_layers: int, pool: str, layer_scale: bool = False
+) -> ConViT:
+    """A ConViT with a random start, which takes any number of heads."""
+    _check_sizes(shape, image_size, patch_size)
+    how = {"gpsa_layers": gpsa_layers, "pool": pool, "layer_scale": layer_scale, "locality_strength": None}
+    return ConViT(shape, image_size=image_size, patch_size=patch_size, **how)
+
+
+def _check_sizes(shape: Shape, image_size: int, patch_size: int) -> None:
     if shape.width % shape.heads:
         raise RunError(f"config.json has {shape.heads} attention heads; they do not divide the width {shape.width}.")
     if image_size % patch_size:
         raise RunError(f"config.json has patch_size = {patch_size}; it does not divide image_size = {image_size}.")
-    return VisionTransformer(shape, image_size=image_size, patch_size=patch_size, **options)
 
 
 def _is_count(value: object) -> bool:
@@ -303,9 +334,9 @@ def _from_hf_config(config: Mapping[str, Any]) -> VisionTransformer:
     return _transformer(Shape(*(_count(config, name) for name in names)), stem="patch", **sides)
 
 
-def _square(state: Mapping[str, Tensor]) -> int:
-    """Side of the grid of patches that a table of positions stands for."""
-    patches = state["pos_embed"].shape[1] - 1
+def _square(state: Mapping[str, Tensor], others: int) -> int:
+    """Side of the grid of patches of a table of positions, of which the first ``others`` belong to no patch."""
+    patches = state["pos_embed"].shape[1] - others
     side = math.isqrt(patches)
     if side * side != patches:
         raise RunError(

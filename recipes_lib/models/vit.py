@@ -63,6 +63,9 @@ class ViTConfig(LayersConfig):
     """The representation. cls: the class token, [CLS]; mean: the mean of the patch tokens, as for masked modelling."""
     registers: int = 0
     """Number of additional learned tokens without a patch, which take up what the network needs to store globally."""
+    drop_path: float = 0.0
+    """Stochastic depth: probability, in [0, 1), that a branch of the last block is skipped for an image in training. It
+    rises linearly from 0 over the blocks."""
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
@@ -72,6 +75,7 @@ class ViTConfig(LayersConfig):
         faults.need(
             self.registers >= 0, "model.registers", self.registers, "of at least 0", "DINOv2's networks have 4."
         )
+        faults.need(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
         if self.stem == "conv" and size >= 1:
             power = size >= 2 and size & (size - 1) == 0
             hint = "The convolutional stem halves the image once a factor; --model.stem patch takes any size."
@@ -80,7 +84,7 @@ class ViTConfig(LayersConfig):
     def check_side(self, faults: Faults, field: str, side: int) -> None:
         """Adds a fault to ``faults`` if the patch size does not divide ``side``, the value of config ``field``."""
         if self.patch_size >= 1 and side >= 1 and side % self.patch_size:
-            faults.add(_untiled(side, self.patch_size, f"{field} = {side}"))
+            faults.add(untiled(side, self.patch_size, f"{field} = {side}"))
 
 
 def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
@@ -101,6 +105,7 @@ def build(config: ViTConfig, *, image_size: int) -> "VisionTransformer":
         layer_scale=config.layer_scale,
         pool=config.pool,
         registers=config.registers,
+        drop_path=config.drop_path,
     )
 
 
@@ -127,6 +132,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         layer_scale: bool = False,
         pool: Literal["cls", "mean"] = "cls",
         registers: int = 0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__(
             img_size=image_size,
@@ -138,6 +144,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
             qkv_bias=True,
             pre_norm=pre_norm,
             reg_tokens=registers,
+            drop_path_rate=drop_path,
             norm_layer=partial(nn.LayerNorm, eps=1e-5 if pre_norm else 1e-6),  # CLIP's value and timm's
             weight_init="skip",
         )
@@ -164,7 +171,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
         for block in self.blocks[:-1]:
             x = block(x)
         if self.pooling == "cls":
-            return _class_token(self.blocks[-1], x)
+            return class_token(self.blocks[-1], x)
         return self.blocks[-1](x)[:, self.num_prefix_tokens :].mean(dim=1)
 
     def tokens(
@@ -212,7 +219,7 @@ class VisionTransformer(timm.models.vision_transformer.VisionTransformer):
                 f"images are {height}x{width} pixels; this network's grid of positions is square: crop them."
             )
         if height % self.patch_size:
-            raise ConfigError(_untiled(height, self.patch_size, f"a view of {height}x{width} pixels"))
+            raise ConfigError(untiled(height, self.patch_size, f"a view of {height}x{width} pixels"))
         if self.stem == "conv":  # a third faster on a CPU, and the tokens are contiguous
             images = images.contiguous(memory_format=torch.channels_last)
         tokens = self.patch_embed.proj(images).flatten(2).mT  # [B, D, g, g] -> [B, N, D]
@@ -254,12 +261,13 @@ class ConvStem(nn.Module):
         self.num_patches = (image_size // patch_size) ** 2
 
 
-def resize_positions(positions: Tensor, side: int) -> Tensor:
+def resize_positions(positions: Tensor, side: int | tuple[int, int]) -> Tensor:
     """Resizes a table of patch positions to another grid, by bicubic interpolation without antialiasing.
 
-    timm's own resizing has antialiasing, and differs by up to 2.7 on a table of unit variance.
+    ``side``: of a square grid, or the height and width of a grid. timm's own resizing has antialiasing, and differs by
+    up to 2.7 on a table of unit variance.
 
-    Shapes: ``positions`` [1, g * g, D] -> [1, side * side, D].
+    Shapes: ``positions`` [1, g * g, D] -> [1, side * side, D] or [1, height * width, D].
     Raises: ``ValueError`` if the table is not that of a square grid.
     """
     count, width = positions.shape[1:]
@@ -268,14 +276,16 @@ def resize_positions(positions: Tensor, side: int) -> Tensor:
         raise ValueError(
             f"a table of {count} patch positions is no square grid ({grid}x{grid} would have {grid * grid})."
         )
-    if grid == side:
+    size = (side, side) if isinstance(side, int) else side
+    if size == (grid, grid):
         return positions
     table = positions.mT.reshape(1, width, grid, grid)  # [1, D, g, g]
-    table = F.interpolate(table, size=(side, side), mode="bicubic", antialias=False, align_corners=False)
+    table = F.interpolate(table, size=size, mode="bicubic", antialias=False, align_corners=False)
     return table.flatten(2).mT
 
 
-def _untiled(side: int, patch_size: int, view: str) -> str:
+def untiled(side: int, patch_size: int, view: str) -> str:
+    """The error line for a patch size that does not divide the side of ``view``."""
     fits = [size for size in range(1, side + 1) if side % size == 0]
     return (
         f"model.patch_size = {patch_size} does not divide {view}: use a size that does "
@@ -299,8 +309,8 @@ def kept(tokens: Tensor, keep: Tensor) -> Tensor:
     return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(batch, -1, width)
 
 
-def _class_token(block: nn.Module, x: Tensor) -> Tensor:
-    """The last block's output at [CLS] only, because nothing else of it is used.  [B, 1 + n, D] -> [B, D]
+def class_token(block: nn.Module, x: Tensor) -> Tensor:
+    """The output at [CLS] of timm's block, the last one, of which nothing else is used.  [B, 1 + n, D] -> [B, D]
 
     It equals ``block(x)[:, 0]``, but saves three quarters of the products: only [CLS] attends and passes the MLP.
     """
@@ -309,8 +319,8 @@ def _class_token(block: nn.Module, x: Tensor) -> Tensor:
     qkv = attention.qkv(block.norm1(x)).view(batch, count, 3, attention.num_heads, -1)
     query, key, value = qkv.transpose(1, 3).unbind(2)  # [B, heads, 1 + n, D / heads] each
     mixed = F.scaled_dot_product_attention(query[:, :, :1], key, value)  # [B, heads, 1, D / heads]
-    x = x[:, 0] + block.ls1(attention.proj(mixed.reshape(batch, width)))
-    return x + block.ls2(block.mlp(block.norm2(x)))
+    x = x[:, 0] + block.drop_path1(block.ls1(attention.proj(mixed.reshape(batch, width))))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
 def _initialise(model: VisionTransformer) -> None:

@@ -3,10 +3,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recipes_lib.config import CLASS_PROBES, ClassProbe, EvalConfig, LabelFreeProbe
 from recipes_lib.data.load import Images, Splits
@@ -24,7 +25,8 @@ class ClassEval(EvalConfig):
     """The accuracy of the trained classifier, and the probes on its features that all recipes have."""
 
     probes: tuple[Literal["accuracy", ClassProbe, LabelFreeProbe], ...] = ("accuracy",)
-    """The probes to score with. accuracy: the share of test images that the trained classifier gets right."""
+    """The probes to score with. accuracy: the share of test images that the trained classifier gets right;
+    corruptions: the same, of corrupted test images."""
 
 
 def load(config: Any, warn: Callable[[str], None]) -> Splits:
@@ -46,22 +48,33 @@ def load(config: Any, warn: Callable[[str], None]) -> Splits:
 
 
 def score(scored: Scored) -> Scores:
-    """Scores by ``accuracy`` the trained classifier, and the untrained one if baselines are asked for.
+    """Scores by ``accuracy`` and ``corruptions`` the trained classifier, and the untrained one if baselines are asked for.
 
     All other probes are those of :func:`scoring.score`.
     """
-    others = tuple(name for name in scored.probes if name != "accuracy")
-    found = {}
-    if "accuracy" in scored.probes:
-        arms = {"method": scored.method}
-        if scored.untrained:
-            arms["random_init"] = scoring.random_init(scored.config, scored.untrained(), scored.splits.train)
-        found["accuracy"] = {arm: accuracy(each, scored.config, scored.splits.test) for arm, each in arms.items()}
-    report: Scores = {"scores": {}, "spread": {}, "diagnostics": {}}
+    own = [name for name in ("accuracy", "corruptions") if name in scored.probes]
+    others = tuple(name for name in scored.probes if name not in own)
     if others:
         report = scoring.score(replace(scored, probes=others))
-    report["scores"] = found | report["scores"]
+    else:
+        diagnostics = scored.diagnostics(scored.method, None, scored.splits)
+        report = {"scores": {}, "spread": {}, "diagnostics": diagnostics}
+    arms = {"method": scored.method.eval()}
+    if own and scored.untrained:
+        arms["random_init"] = scoring.random_init(scored.config, scored.untrained(), scored.splits.train)
+    config, test = scored.config, scored.splits.test
+    if "accuracy" in own:
+        found = {"accuracy": {arm: accuracy(each, config, test) for arm, each in arms.items()}}
+        report["scores"] = found | report["scores"]
+    if "corruptions" in own:
+        answers = {arm: partial(_answers, each) for arm, each in arms.items()}
+        scoring.add_corruptions(report, config, answers, test, next(scored.method.parameters()).device)
     return report
+
+
+def _answers(method: nn.Module, views: Tensor) -> Tensor:
+    """The classes that the trained classifier finds in evaluation views [B, 3, side, side]: int64 [B]."""
+    return method.classify(views).argmax(dim=1)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from recipes_lib.data.load import Splits, check_scored
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.distributed import collectives, world
 from recipes_lib.errors import ConfigError, RunError
-from recipes_lib.evaluation import finetune, probes
+from recipes_lib.evaluation import corruptions, finetune, probes
 from recipes_lib.models import interchange
 from recipes_lib.optim import build as optim
 from recipes_lib.pretraining import monitor, scoring
@@ -87,6 +87,7 @@ def assemble(recipe: "Recipe", config: Any, run: folder.RunFolder, place: world.
         rank=place.rank,
         world_size=place.size,
         classes_per_batch=config.data.classes_per_batch,
+        repeats=config.data.repeats,
     )
     if recipe.support is not None:
         batches.support = recipe.support(config, splits.train, rank=place.rank, world_size=place.size)
@@ -129,6 +130,8 @@ def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
         go_on = f"recipes resume {run.path}"
         finetuned = finetuned_score(config, method, splits, config.eval.probes, run.path, place, go_on)
 
+        sent = traffic.bytes_sent  # counted over all ranks, of which conclude sees one
+
         def conclude() -> None:
             full = config.eval.baselines == "all" and bool(config.eval.probes)
             report: dict[str, Any] = {"recipe": recipe.name, "data": splits.summary()}
@@ -138,7 +141,7 @@ def pretrain(recipe: "Recipe", config: Any, out: Path | None) -> Result:
             seconds = round(time.perf_counter() - began, 1)
             report |= {"seconds": seconds, "steps": training.steps, "seed": config.train.seed} | provenance()
             if traffic.rounds:
-                report["sync"] = {"name": config.sync.name, "bytes": traffic.bytes_sent, "rounds": traffic.rounds}
+                report["sync"] = {"name": config.sync.name, "bytes": sent, "rounds": traffic.rounds}
             run.require_whole()
             checkpoint.write_weights(run.path / "model.safetensors", method.state_dict())
             run.write_report(report)
@@ -186,10 +189,12 @@ def score(
 
 
 def require_labels(config: Any, splits: Splits, names: Sequence[str]) -> None:
-    """Raises ``DataError`` if labels are missing that the class probes among ``names`` need."""
+    """Raises ``DataError`` if labels or corrupted images are missing that the class probes among ``names`` need."""
     asked = tuple(name for name in names if name in CLASS_PROBES)
     if asked:
         probes.require_labels(splits, replace(config.eval, probes=asked), config.data.labelled)
+    if "corruptions" in names:
+        corruptions.require(config.eval, splits.test)
 
 
 def finetuned_score(

@@ -47,7 +47,14 @@ class PairData(DataConfig):
         faults.need(self.draw >= 0, "data.draw", self.draw, "of at least 0")
         if self.name == "pantry" and self.test_root is not None:
             faults.add(f"data.test_root = {self.test_root} has no use here: data.name pantry draws its own test pairs.")
-        unused = {"tail": 0.0, "holdout": 0.0, "scenes": "natural", "classes_per_batch": None}
+        unused = {
+            "tail": 0.0,
+            "holdout": 0.0,
+            "scenes": "natural",
+            "classes_per_batch": None,
+            "repeats": 1,
+            "share": 1.0,
+        }
         for name, only in unused.items():
             found = getattr(self, name)
             faults.need(found == only, f"data.{name}", found, f"of {only}: pairs have no such option")

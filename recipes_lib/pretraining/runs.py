@@ -4,7 +4,7 @@
 The recipe is an argument, so this module does not depend on the recipes; ``recipes.of_run(folder)`` finds the recipe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,18 +52,27 @@ def _with_data(config: Any, **fields: str | None) -> Any:
 
 
 def evaluate(
-    recipe: "Recipe", path: Path, names: Sequence[str] | None = None, *, on_damage: OnDamage | None = None
+    recipe: "Recipe",
+    path: Path,
+    names: Sequence[str] | None = None,
+    *,
+    on_damage: OnDamage | None = None,
+    corruptions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores the weights of a run folder by the probes ``names``, or by those of its config; see :func:`engine.score`.
 
     Only the probe ``finetune`` writes anything: it trains in the sub-folder ``finetune``, continues an interrupted
-    fine-tuning there, or reads an earlier result. ``on_damage`` replaces the config's value if it is given.
+    fine-tuning there, or reads an earlier result. ``on_damage`` replaces the config's value if it is given, and
+    ``corruptions`` (dotted field -> value) those of the probe of that name, such as ``eval.corruption_images``.
 
-    Raises: ``DataError`` naming classes of the images that the run did not learn; also as :func:`engine.reopen`.
+    Raises: ``DataError`` naming classes of the images that the run did not learn; ``ConfigError`` if there are fields in
+    ``corruptions`` and it is not among the probes; also as :func:`engine.reopen`.
     """
     config, method = engine.reopen(recipe, path)
-    config = _with_data(config, on_damage=on_damage)
+    config = override(_with_data(config, on_damage=on_damage), dict(corruptions or {}))
     names = tuple(names or config.eval.probes)
+    if corruptions and "corruptions" not in names:
+        raise ConfigError(f"{next(iter(corruptions))} is of the probe corruptions. Add it: --probe corruptions")
     _allow(recipe, config, names)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)

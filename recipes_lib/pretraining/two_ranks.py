@@ -82,6 +82,7 @@ def first_step(find: Callable[[], "Recipe"], path: Path) -> tuple[float, Tensor]
         crop=None if isinstance(splits.train, ImageSet) else method.crop_one,
         encode=method.encode_texts,
         classes_per_batch=config.data.classes_per_batch,
+        repeats=config.data.repeats,
         rank=rank,
         world_size=ranks,
     )

@@ -226,6 +226,26 @@ MENU = {
             needs=("clip",),
         ),
         Entry(
+            name="convit",
+            title="ConViT: a transformer that starts as a convolution",
+            paper="d'Ascoli, Touvron, Leavitt, Morcos, Biroli, Sagun: ConViT: Improving Vision Transformers with Soft "
+            "Convolutional Inductive Biases, ICML 2021, arXiv 2103.10697",
+            idea="Attention that begins by looking at neighbours needs fewer images, and a gate lets it look elsewhere.",
+            presets=(
+                *_SIZES,
+                "deit_small_imagenet_10",
+                "small_imagenet_10",
+                "deit_small_imagenet",
+                "tiny_imagenet",
+                "small_imagenet",
+                "base_imagenet",
+                "tiny_plus_imagenet",
+                "small_plus_imagenet",
+                "base_plus_imagenet",
+            ),
+            seconds=80,
+        ),
+        Entry(
             name="local_sgd",
             title="Local SGD and SlowMo: talking less",
             paper="Ortiz, Frankle, Rabbat, Morcos, Ballas: Trade-offs of Local SGD at Scale: An Empirical Study, 2021, "

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from recipes_lib.config import DRAWN
 from recipes_lib.errors import ConfigError
 
 _FLOAT = 4  # bytes of a float32
@@ -26,7 +27,7 @@ def refuse_too_large(config: Any, build: Callable[[], nn.Module], *, world_size:
     """
     data, train = config.data, config.train
     micro_batch = math.ceil(train.batch_size / train.accumulate / world_size)
-    images = data.train_size + data.test_size if data.name in ("digits", "pantry") else 0
+    images = data.train_size + data.test_size if data.name in DRAWN else 0
     parts = (
         ("the images to draw", ("data.train_size", "data.test_size", "data.image_size"),
          3 * images * data.image_size**2, torch.device("cpu")),

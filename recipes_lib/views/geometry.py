@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recipes_lib.config.views import Resize
+from recipes_lib.config.views import Kernel
 
 DENSE_SIDE = 48
 """The largest output side at which two dense matrix products are cheaper on a CPU than one native call per image."""
@@ -51,7 +51,7 @@ def boxes_from(
 
 
 def resized_crop(
-    images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None, mode: Resize = "bilinear"
+    images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None, mode: Kernel = "bilinear"
 ) -> Tensor:
     """Crops each image to its box, resizes it with antialiasing, and mirrors it where ``flip`` is set.
 
@@ -101,7 +101,7 @@ def _resize_weights(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> t
 
 
 def crop_each(
-    images: Tensor | Sequence[Tensor], boxes: Tensor, flip: Tensor, out: Tensor, mode: Resize = "bilinear"
+    images: Tensor | Sequence[Tensor], boxes: Tensor, flip: Tensor, out: Tensor, mode: Kernel = "bilinear"
 ) -> Tensor:
     """:func:`resized_crop` by one native call per image, written to ``out`` [B, 3, size, size] in its dtype.
 

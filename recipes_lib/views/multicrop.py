@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recipes_lib.config.views import Normalize, Resize, ViewsConfig
+from recipes_lib.config.views import Kernel, Normalize, Resize, ViewsConfig, kernel
 from recipes_lib.randomness import sample_keys, uniform
 from recipes_lib.views import colour, geometry
 from recipes_lib.views.look import LOOK_DRAWS, Look, develop_, look_from
@@ -93,7 +93,9 @@ class MultiCrop:
         for kind in self.kinds:
             boxes, flip = self._places(kind, keys, image.shape[1], image.shape[2])
             views = image.new_empty(kind.count, 3, kind.size, kind.size)
-            crops += geometry.crop_each([image] * kind.count, boxes[:, 0], flip[:, 0], views, self.config.resize)
+            crops += geometry.crop_each(
+                [image] * kind.count, boxes[:, 0], flip[:, 0], views, kernel(self.config.resize)
+            )
         return crops
 
     @torch.no_grad()
@@ -116,7 +118,9 @@ class MultiCrop:
                 boxes, flip = self._places(kind, keys, *batch.images.shape[2:])
             for number in range(kind.count):
                 if batch.images is not None:
-                    cut = partial(_cut, batch.images, boxes[number], flip[number], kind.size, self.config.resize)
+                    cut = partial(
+                        _cut, batch.images, boxes[number], flip[number], kind.size, kernel(self.config.resize)
+                    )
                 else:
                     cut = partial(_picked, batch.crops[len(views)])
                 colours = self.local if kind.name == "local" else self.second if number == 1 else self.config
@@ -165,7 +169,7 @@ def _parts(look: Look, values: int) -> list[Tensor]:
     return [part for rank in range(6) for part in (place == rank).nonzero()[:, 0].split(step) if len(part)]
 
 
-def _cut(images: Tensor, boxes: Tensor, flip: Tensor, size: int, mode: Resize, rows: Tensor) -> Tensor:
+def _cut(images: Tensor, boxes: Tensor, flip: Tensor, size: int, mode: Kernel, rows: Tensor) -> Tensor:
     # index_select: indexing bytes by a tensor takes twenty times as long
     chosen = images.index_select(0, rows.to(images.device))
     return geometry.resized_crop(chosen, boxes[rows], size, flip[rows], mode)
@@ -188,7 +192,7 @@ def eval_box(height: int, width: int, size: int, resize: Resize = "bilinear") ->
     if (height, width) == (size, size):
         return height, width, 0, 0
     margin, shortest = round(size * 256 / 224), min(height, width)
-    short = margin if resize == "bilinear" and shortest >= margin else size
+    short = margin if resize != "bicubic" and shortest >= margin else size
     new = [short * side // shortest for side in (height, width)]
     return *new, *(round((side - size) / 2) for side in new)
 
@@ -201,8 +205,10 @@ def eval_view(images: Tensor, size: int, normalize: Normalize = "imagenet", resi
     images = geometry.to_float(images) if images.dtype == torch.uint8 else images.clone()
     height, width, top, left = eval_box(*images.shape[2:], size, resize)
     if images.shape[2:] != (height, width):
-        images = F.interpolate(images, (height, width), mode=resize, antialias=True)
-        images = images.clamp_(0, 1) if resize == "bicubic" else images  # bicubic interpolation may leave [0, 1]
+        images = F.interpolate(images, (height, width), mode=kernel(resize), antialias=True)
+        images = (
+            images.clamp_(0, 1) if kernel(resize) == "bicubic" else images
+        )  # bicubic interpolation may leave [0, 1]
     return _normalized_(images[:, :, top : top + size, left : left + size].contiguous(), normalize)
 
 

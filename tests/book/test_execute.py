@@ -123,8 +123,8 @@ def test_a_magic_line_is_refused(tmp_path):
     [
         ("", 100, "without words"),
         ("a curve", 100, "without words"),
-        ("A line that rises from zero to one.", 60_001, "a figure of 60,001 bytes"),
-        ("A line that rises from zero to one.", 60_000, None),
+        ("A line that rises from zero to one.", 64_001, "a figure of 64,001 bytes"),
+        ("A line that rises from zero to one.", 64_000, None),
     ],
 )
 def test_a_figure_needs_words_and_a_small_size(alt, size, reason):

@@ -3,6 +3,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -120,6 +121,37 @@ def test_what_the_cooked_column_is_and_how_short_the_run_was_stands_under_the_sc
     assert method.startswith("method: 120 steps from random weights")
     assert cooked.startswith("cooked: the same recipe after 3,000 steps")
     assert last == "run folder: x"
+
+
+def test_errors_under_corruption_have_a_row_each_and_a_line_says_what_they_are_of(monkeypatch, capsys):
+    rows = {"fog": {"1": 0.25, "5": 0.75}, "frost": {"1": 0.5, "5": 0.75}}
+    method = {"images": 1200, "published": False, "clean_error": 0.125, "mean_error": 0.5625, "errors": rows}
+    units = {"normalised": {"fog": 0.610, "frost": 0.756}, "mce": 0.683, "relative_mce": 1.02}
+    other = {"mean_error": 0.875, "clean_error": 0.75, "errors": {name: {"1": 1.0, "5": 0.75} for name in rows}}
+    found = {"scores": {}, "corruptions": {"method": method | units, "random_init": other}}
+    asked = []
+    monkeypatch.setattr(recipes, "that_trained", lambda path: None)
+    monkeypatch.setattr("recipes_lib.pretraining.runs.evaluate", lambda *_, **given: asked.append(given) or found)
+    flags = "--eval.corruptions fog frost --eval.corruption-severities 1 5 --eval.corruption-images 9 --eval.corruption-root R"
+    assert cli.main(["evaluate", "d", "--probe", "corruptions", *flags.split()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["error", "at", "severity", "1", "5", "mean", "CE", "random", "init"]
+    assert lines[1].split() == ["fog", "0.250", "0.750", "0.500", "0.610", "0.875"]
+    assert lines[3].split() == ["all", "0.562", "0.683", "0.875"]
+    assert lines[4].split() == ["no", "corruption", "0.125", "0.750"]
+    assert lines[5].startswith("Of 1,200 test images, corrupted here. The frost is ours: do not compare")
+    assert lines[5].endswith("mCE 68.3 %, relative mCE 102.0 % of AlexNet's.")
+    assert asked[0]["corruptions"] == {
+        "eval.corruptions": ["fog", "frost"],
+        "eval.corruption_severities": [1, 5],
+        "eval.corruption_images": 9,
+        "eval.corruption_root": Path("R"),
+    }
+    method |= {"published": True}
+    found["corruptions"] = {"method": method}
+    assert cli.main(["evaluate", "d", "--probe", "corruptions"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Of 1,200 test images, as published."
+    assert asked[1]["corruptions"] == {}
 
 
 def test_the_table_of_factors_stands_below_that_of_scores(monkeypatch, capsys):

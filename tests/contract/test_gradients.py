@@ -41,10 +41,19 @@ IN_PRESETS = {
         ("moco_v3_toy", {"model.predictor_last_norm": True}),
         ("simclr_toy", VIT),
         ("simclr_toy", {**VIT, "model.pre_norm": False, "model.freeze_patch": True}),
-    ]
+    ],
+    "convit": [
+        ("toy", {}),
+        ("toy", {"model.local_init": False}),
+        ("toy", {"model.gpsa_layers": 0}),
+        ("toy", {**VIT, "model.patch_size": 4, "model.locality_strength": 1.0}),
+    ],
 }
 """Recipes each of whose objectives needs other fields: the presets that have them, and the switches turned on."""
-SWITCHED_IN_PRESETS = {"families": {"last_norm", "predictor_last_norm", "freeze_patch"}}
+SWITCHED_IN_PRESETS = {
+    "families": {"last_norm", "predictor_last_norm", "freeze_patch"},
+    "convit": {"local_init"},
+}
 
 
 def choices(name: str) -> list[tuple[str, dict[str, Any]]]:

@@ -57,6 +57,7 @@ OWN = {
         "model.dim": 16,
     },
     "local_sgd": {**DIGITS, **VIT, "data.image_size": 16, "views.image_size": 16, "sync.workers": 0},
+    "convit": {"model.arch": "convit_pico", "model.patch_size": 2},
     "clip": CLIP,
     "switchback": CLIP,
 }

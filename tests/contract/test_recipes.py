@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from recipes_lib import recipes
-from recipes_lib.config import from_dict, override, to_dict
+from recipes_lib.config import DRAWN, from_dict, override, to_dict
 from recipes_lib.data.loader import StepBatches
 from recipes_lib.errors import ConfigError, RunError
 from recipes_lib.launch import plan, trace
@@ -45,6 +45,8 @@ SHORT = {
     "eval.neighbours": 5,
     "eval.labels_per_class": 1,
     "eval.lowshot_splits": 1,
+    "eval.corruptions": ["fog", "jpeg_compression"],
+    "eval.corruption_severities": [1, 5],
     "eval.finetune_epochs": 1.0,
 }
 """A run of a second, with the evaluation that would follow it."""
@@ -90,7 +92,7 @@ def with_data(name: str, preset: str):
     config = recipes.named(name).presets[preset]
     if name in JOBS:
         return override(config, NEEDS.get((name, preset), {}))
-    if config.data.name in ("digits", "pantry"):
+    if config.data.name in DRAWN:
         return config
     places = {"data.root": "somewhere"}
     if config.data.name == "shards":
@@ -206,6 +208,9 @@ def test_a_run_is_evaluated_by_every_probe_that_the_recipe_lists(recipe, run, tm
     assert named | ({"factors"} & set(found)) | set(found["label_free"]) == set(recipe.probes)
     scores = [score for probe in found["scores"].values() for score in probe.values()]
     assert all(0 <= score <= 1 for score in [*scores, *found["factors"]["method"].values()]), found
+    corrupted = found["corruptions"]["method"]
+    assert corrupted["mean_error"] == pytest.approx(1 - found["scores"]["corruptions"]["method"])
+    assert [list(errors) for errors in corrupted["errors"].values()] == [["1", "5"]] * 2
     numbers = [number for probe in found["label_free"].values() for number in probe.values()]
     assert all(map(math.isfinite, numbers)), found["label_free"]
 

@@ -176,3 +176,39 @@ def test_an_empty_list_of_labelled_images_is_refused_before_any_image_is_looked_
     (tmp_path / "list.txt").touch()
     with pytest.raises(DataError, match=r"list\.txt names no image"):
         load(DataConfig(name="imagenet", root=tmp_path / "gone", labelled=tmp_path / "list.txt"), seed=0)
+
+
+def labelled_npz(path, labels: list[int]):
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
+    np.savez(path, x_train=images, y_train=np.array(labels), x_test=images, y_test=np.array(labels))
+    return DataConfig(name="npz", root=path, image_size=8)
+
+
+def test_a_share_keeps_the_first_images_of_each_class_rounded_down(tmp_path):
+    config = labelled_npz(tmp_path / "images.npz", [1, 0, 1, 1, 0, 1, 1])  # two of class 0, five of class 1
+    kept = load(replace(config, share=0.5), 0).train
+    assert kept.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert kept.labels.tolist() == [1, 0, 1]
+    assert len(load(replace(config, share=1.0), 0).train) == 7
+
+
+def test_a_share_that_leaves_a_class_without_images_is_refused(tmp_path):
+    config = labelled_npz(tmp_path / "images.npz", [1, 0, 1, 1, 0, 1, 1])
+    with pytest.raises(
+        DataError, match=r"data\.share = 0\.3 leaves none of the 2 images of class 0\. Use at least 0\.5"
+    ):
+        load(replace(config, share=0.3), 0)
+
+
+def test_a_share_needs_labels(tmp_path):
+    images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x_train=images, x_test=images)
+    with pytest.raises(DataError, match=r"data\.share takes a share of each class"):
+        load(DataConfig(name="npz", root=tmp_path / "images.npz", share=0.5), 0)
+
+
+@pytest.mark.parametrize(("name", "size"), [("four_digits", 32), ("neighbour_pairs", 8)])
+def test_the_small_tasks_are_drawn(name, size):
+    splits = load(DataConfig(name=name, image_size=size, train_size=12, test_size=5), 3)
+    assert (len(splits.train), len(splits.test)) == (12, 5)
+    assert splits.train.images.shape[1:] == (3, size, size)

@@ -54,6 +54,53 @@ def test_ranks_and_micro_batches_share_out_the_global_batch_in_order():
         assert list(chain(*together)) == whole[step]
 
 
+def test_repeated_images_follow_each_other_with_keys_of_their_own_and_the_epoch_stays_as_long():
+    batches = StepBatches(images(12), seed=0, batch_size=6, repeats=3)
+    assert batches.steps_per_epoch == 2
+    keys = list(chain(*visited(batches, 0, 2)))
+    once = list(chain(*visited(StepBatches(images(12), seed=0, batch_size=6), 0, 2)))
+    assert [key % 12 for key in keys] == [index for index in once[:4] for _ in range(3)]
+    assert [key // 12 for key in keys] == [0, 1, 2] * 4
+    batch = batches[0]
+    assert batch.labels.tolist() == [key % 12 for key in keys[:6]]
+    assert batch.images[:, 0, 0, 0].tolist() == batch.labels.tolist()
+
+
+def test_copies_of_an_image_go_to_different_ranks():
+    whole = visited(StepBatches(images(12), seed=0, batch_size=6, repeats=3), 0, 2)
+    parts = [
+        visited(StepBatches(images(12), seed=0, batch_size=6, repeats=3, rank=rank, world_size=3), 0, 2)
+        for rank in range(3)
+    ]
+    for step in range(2):
+        assert sorted(chain(*(part[step] for part in parts))) == sorted(whole[step])
+        for part in parts:
+            assert len({key % 12 for key in part[step]}) == len(part[step])
+
+
+def test_copies_from_files_get_keys_of_their_own():
+    class Files:
+        labels = None
+
+        def __len__(self):
+            return 4
+
+        def open(self, index):
+            return index
+
+    told = []
+
+    def crop(image, key, epoch):
+        told.append((image, key, epoch))
+        return [torch.zeros(1)]
+
+    batch = StepBatches(Files(), seed=0, batch_size=4, repeats=2, crop=crop)[1]
+    assert [image for image, _, _ in told] == [key % 4 for key in batch.indices.tolist()]
+    assert [key for _, key, _ in told] == batch.indices.tolist()
+    assert len(set(batch.indices.tolist())) == 4
+    assert {epoch for _, _, epoch in told} == {1}
+
+
 def test_a_signal_to_all_processes_leaves_the_workers_at_work():
     """As Ctrl-C and a cluster's scheduler send it; the training process itself writes its checkpoint first."""
     stream = StepBatches(images(40), seed=0, batch_size=4).stream(0, 10, workers=2, device=CPU)

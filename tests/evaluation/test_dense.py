@@ -5,7 +5,7 @@ from sklearn.linear_model import Ridge
 
 from recipes_lib.data.images import ImageSet
 from recipes_lib.evaluation import dense
-from recipes_lib.models import vit
+from recipes_lib.models import convit, vit
 from recipes_lib.models.convnet import ConvNet
 
 
@@ -115,3 +115,10 @@ def test_extraction_sees_the_evaluation_view_and_leaves_the_networks_mode_alone(
     assert network.training
     alone = dense.extract_tokens(network, images.select(torch.tensor([3])), image_size=32, normalize="imagenet")
     torch.testing.assert_close(found[3], alone[0])  # batch norms use their statistics, not the batch's
+
+
+def test_the_tokens_of_a_convit_are_its_patches_without_the_class_token():
+    network = convit.build(convit.ConViTConfig(arch="convit_pico", patch_size=8), image_size=16).eval()
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(dense.tokens(network, images), network.tokens(images)[:, 1:])

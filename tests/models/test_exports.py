@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from recipes_lib.errors import RunError
 from recipes_lib.models import exports, interchange, vit
+from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.mlp import MLP
 from recipes_lib.models.resnet import ResNet
@@ -34,6 +35,15 @@ def clips() -> vit.VisionTransformer:
     return model
 
 
+def convit(gpsa_layers: int = 2, **options: object) -> ConViT:
+    """A ConViT with weights that are no longer its first ones."""
+    torch.manual_seed(0)
+    made = ConViT(vit.Shape(32, 3, 4), image_size=16, patch_size=4, gpsa_layers=gpsa_layers, **options).eval()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return made
+
+
 def pictures() -> torch.Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -47,7 +57,10 @@ def meant() -> vit.VisionTransformer:
     return model
 
 
-@pytest.mark.parametrize("make", [network, clips, meant, lambda: ResNet("resnet18", stem="imagenet").eval()])
+@pytest.mark.parametrize(
+    "make",
+    [network, clips, meant, convit, lambda: convit(0), lambda: ResNet("resnet18", stem="imagenet").eval()],
+)
 def test_timm_builds_and_fills_an_exported_network_itself(tmp_path, make):
     model = make()
     exports.write(model, tmp_path / "out", "timm")
@@ -85,6 +98,9 @@ def test_timm_refuses_a_network_whose_preprocessing_it_has_no_word_for(tmp_path,
         (network, "cifar10", None),
         (network, "grey", "normalises each image by itself, as normalize=grey does"),
         (lambda: network("conv"), "imagenet", "no VisionTransformer with stem 'conv'"),
+        (convit, "imagenet", None),
+        (lambda: convit(3, pool="mean"), "imagenet", "mean of the patches after its last norm, and ours before it"),
+        (lambda: convit(layer_scale=True), "imagenet", "no ConViT with layer scale"),
         (lambda: ResNet("resnet18", stem="imagenet"), "imagenet", None),
         (lambda: ResNet("resnet18", stem="cifar"), "imagenet", "no ResNet with stem 'cifar'"),
         (ConvNet, "imagenet", "no ConvNet"),
@@ -132,6 +148,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
         (lambda: network("conv"), "VisionTransformer with stem 'conv'"),
         (lambda: network(pool="mean"), "neither registers nor the mean of the patches"),
         (lambda: network(registers=2), "neither registers nor the mean of the patches"),
+        (convit, "ViTMSN of Hugging Face has no place for this backbone: ConViT"),
         (lambda: ResNet("resnet18", stem="cifar"), "ResNet"),
         (lambda: WideResNet(depth=10, width=1), "WideResNet"),
         (ConvNet, "ConvNet"),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from recipes_lib.errors import RunError
 from recipes_lib.models import exports, interchange, vit
+from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.mlp import MLP
 from recipes_lib.models.resnet import ResNet
@@ -31,6 +32,15 @@ def clips() -> vit.VisionTransformer:
     return model
 
 
+def convit(gpsa_layers: int = 2, **options: object) -> ConViT:
+    """A ConViT with weights that are no longer its first ones."""
+    torch.manual_seed(0)
+    made = ConViT(vit.Shape(32, 3, 4), image_size=16, patch_size=4, gpsa_layers=gpsa_layers, **options).eval()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return made
+
+
 def pictures() -> torch.Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -46,6 +56,10 @@ def pictures() -> torch.Tensor:
         (lambda: network(registers=1), "timm"),
         (lambda: network("conv"), "timm"),
         (lambda: network("conv", pool="mean"), "timm"),
+        (convit, "timm"),
+        (lambda: convit(0), "timm"),
+        (lambda: convit(3, pool="mean"), "timm"),
+        (lambda: convit(2, pool="mean", layer_scale=True), "timm"),
         (lambda: ResNet("resnet18", stem="cifar").eval(), "timm"),
         (lambda: WideResNet(depth=10, width=2).eval(), "timm"),
         (lambda: ConvNet().eval(), "timm"),
@@ -223,6 +237,12 @@ def test_a_config_that_is_no_description_of_a_network_is_refused_in_one_line(tmp
         (network, {"stem": "hole"}, "stem = 'hole'; there are: patch, conv"),
         (network, {"pre_norm": 1}, "pre_norm = 1; there are: False, True"),
         (network, {"image_size": -4}, "image_size = -4"),
+        (convit, {"gpsa_layers": 4}, "gpsa_layers = 4; there are: 0, 1, 2, 3"),
+        (convit, {"gpsa_layers": None}, "gpsa_layers = None; there are: 0, 1, 2, 3"),
+        (convit, {"shape": [32, 2]}, r"shape = \[32, 2\]; width, depth and heads"),
+        (convit, {"shape": [36, 3, 5]}, "5 attention heads; they do not divide the width 36"),
+        (convit, {"patch_size": 3}, "patch_size = 3; it does not divide image_size = 16"),
+        (convit, {"pool": "max"}, "pool = 'max'; there are: cls, mean"),
         (lambda: ResNet("resnet18", stem="cifar"), {"arch": "resnet19"}, "arch = 'resnet19'; there are: resnet18"),
         (lambda: ResNet("resnet18", stem="cifar"), {"stem": []}, r"stem = \[\]"),
         (lambda: WideResNet(depth=10, width=1), {"depth": 11}, "depth = 11; a wide ResNet's is 10, 16"),
@@ -275,6 +295,46 @@ def test_a_folder_and_a_file_of_timms_own_give_timms_features_without_the_classi
             torch.testing.assert_close(interchange.load(place).eval()(pictures()), wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("heads", [4, 3])
+def test_a_convit_of_timm_gives_timms_features_from_its_folder_and_from_its_file(tmp_path, heads):
+    theirs = convit_of_timm(tmp_path / "net", embed_dim=8, num_heads=heads)
+    with torch.no_grad():
+        wanted = theirs.forward_head(theirs.forward_features(pictures()), pre_logits=True)
+        for place in (tmp_path / "net", tmp_path / "net" / "model.safetensors"):
+            again = interchange.load(place).eval()
+            torch.testing.assert_close(again(pictures()), wanted, rtol=0, atol=1e-5)
+            assert (again.shape, again.gpsa_layers) == (vit.Shape(8 * heads, 3, heads), 2)
+
+
+def convit_of_timm(folder: Path, **changes: object) -> torch.nn.Module:
+    """A ConViT of timm with a classifier and large weights, in a folder as timm's models come."""
+    torch.manual_seed(0)
+    how = {"img_size": 16, "patch_size": 4, "depth": 3, "local_up_to_layer": 2} | changes
+    theirs = timm.create_model("convit_tiny", num_classes=3, **how).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    folder.mkdir()
+    save_file(theirs.state_dict(), folder / "model.safetensors")
+    facts = {"architecture": "convit_tiny", "num_classes": 3, "model_args": how, "pretrained_cfg": {}}
+    (folder / "config.json").write_text(json.dumps(facts))
+    return theirs
+
+
+def test_a_file_of_a_convit_without_a_class_token_is_one_with_a_mean(tmp_path):
+    model = convit(3, pool="mean", layer_scale=True)
+    save_file(model.state_dict(), tmp_path / "net.safetensors")
+    assert torch.equal(interchange.load(tmp_path / "net.safetensors").eval()(pictures()), model(pictures()))
+
+
+def test_a_convit_of_timm_that_computes_otherwise_is_refused(tmp_path):
+    convit_of_timm(tmp_path / "mean", embed_dim=8, num_heads=4, global_pool="avg")
+    with pytest.raises(RunError, match=r"fits our ConViT by its sizes, and gives other features .*pooling is another"):
+        interchange.load(tmp_path / "mean")
+    convit_of_timm(tmp_path / "biases", embed_dim=8, num_heads=4, qkv_bias=True)
+    with pytest.raises(RunError, match=r"left over .*blocks\.0\.attn\.qk\.bias"):
+        interchange.load(tmp_path / "biases")
+
+
 def test_a_network_of_timm_that_computes_otherwise_is_refused(tmp_path):
     of_timm(tmp_path / "vit", act_layer="quick_gelu")
     with pytest.raises(RunError, match=r"gives other features than timm's network \(by \d+%\)") as caught:
@@ -289,7 +349,7 @@ def test_other_networks_of_timm_and_files_of_other_networks_are_refused(tmp_path
     (tmp_path / "net" / "config.json").write_text(
         '{"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {}}'
     )
-    with pytest.raises(RunError, match="holds a ResNet of timm: only Vision Transformers are read"):
+    with pytest.raises(RunError, match="holds a ResNet of timm: only Vision Transformers and ConViTs are read"):
         interchange.load(tmp_path / "net")
     with pytest.raises(RunError, match=r"no Vision Transformer under timm's keys: it has no patch_embed\.proj\.weight"):
         interchange.load(tmp_path / "net" / "model.safetensors")
@@ -300,12 +360,14 @@ def test_other_networks_of_timm_and_files_of_other_networks_are_refused(tmp_path
 
 @pytest.mark.parametrize("layout", ["timm", "hf"])
 @pytest.mark.parametrize(
-    ("normalize", "resize"), [("imagenet", "bilinear"), ("openai", "bicubic"), ("grey", "bilinear")]
+    ("normalize", "resize"),
+    [("imagenet", "bilinear"), ("openai", "bicubic"), ("imagenet", "bicubic_margin"), ("grey", "bilinear")],
 )
 def test_an_exports_preprocessing_comes_back_where_its_layout_has_a_word_for_it(tmp_path, layout, normalize, resize):
     exports.write(network(), tmp_path / "out", layout, normalize=normalize, resize=resize)
     silent = layout == "hf" and normalize == "grey"
-    assert interchange.preprocessing(tmp_path / "out") == ((None, None) if silent else (normalize, resize))
+    known = "bicubic" if layout == "hf" and resize == "bicubic_margin" else resize  # Hugging Face's has no margins
+    assert interchange.preprocessing(tmp_path / "out") == ((None, None) if silent else (normalize, known))
 
 
 def test_the_preprocessing_of_other_files_is_what_they_say_of_it(tmp_path):

@@ -47,7 +47,7 @@ def test_blocks_start_as_the_identity_where_layer_scale_is_zero(pre_norm):
         torch.nn.init.normal_(block.ls2.gamma)
     x = torch.randn(2, 17, 64, generator=torch.Generator().manual_seed(1))
     # the last block's short cut scales its branches as the whole block does
-    torch.testing.assert_close(vit._class_token(model.blocks[-1], x), model.blocks[-1](x)[:, 0])
+    torch.testing.assert_close(vit.class_token(model.blocks[-1], x), model.blocks[-1](x)[:, 0])
 
 
 def test_a_text_towers_blocks_start_as_the_identity_too():

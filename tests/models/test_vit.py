@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+from dataclasses import replace
 
 import pytest
 import timm
@@ -308,3 +309,28 @@ def test_images_that_are_not_square_and_masks_of_another_batch_are_refused_with_
         network()(pictures()[..., :16])
     with pytest.raises(ValueError, match=r"keep has shape \[2, 4\]; 3 images"):
         network()(pictures(), torch.zeros(2, 4, dtype=torch.int64))
+
+
+def test_stochastic_depth_skips_branches_in_training_alone_more_often_in_later_blocks():
+    config = ViTConfig(arch="vit_tiny", patch_size=16, drop_path=0.5)
+    model = vit.build(config, image_size=32)
+    rates = [block.drop_path1.drop_prob for block in model.blocks[1:]]
+    assert rates == pytest.approx([0.5 * number / 11 for number in range(1, 12)])
+    plain = vit.build(replace(config, drop_path=0.0), image_size=32)
+    plain.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model.eval()(images), plain.eval()(images))
+    model.train()
+    for block in model.blocks:  # every branch that may be skipped is skipped
+        for path in (block.drop_path1, block.drop_path2):
+            if not isinstance(path, torch.nn.Identity):
+                path.drop_prob, path.scale_by_keep = 1.0, False
+    first = model.blocks[0](model._enter(images, None))
+    torch.testing.assert_close(model.before_norm(images), first[:, 0])
+
+
+def test_a_probability_of_stochastic_depth_above_1_is_refused():
+    faults = Faults()
+    ViTConfig(drop_path=1.0).check(faults)
+    with pytest.raises(ConfigError, match=r"model\.drop_path = 1\.0"):
+        faults.raise_any()

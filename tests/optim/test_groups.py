@@ -27,3 +27,10 @@ def test_weights_and_tokens_decay_biases_and_norms_do_not_frozen_ones_are_left_o
 
 def test_an_empty_group_is_left_out():
     assert [group["decays"] for group in decay_groups(nn.LayerNorm(3))] == [False]
+
+
+def test_parameters_that_another_group_has_are_left_out():
+    net = Encoder()
+    elsewhere = (net.cls_token, net.conv.bias)
+    found = [group["params"] for group in decay_groups(net, without=elsewhere)]
+    assert found == [[net.conv.weight], [net.relative_bias, net.norm.weight, net.norm.bias]]

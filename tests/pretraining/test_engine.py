@@ -117,6 +117,33 @@ def test_factors_are_scored_of_every_arm_beside_the_probes(tmp_path):
     assert alone["scores"] == {}
 
 
+def test_corruptions_are_scored_of_every_network_and_the_probe_can_be_narrowed_later(tmp_path):
+    few = {"eval.corruptions": ["contrast", "fog"], "eval.corruption_severities": [5], "eval.corruption_images": 12}
+    config = override(TINY, {"eval.probes": ["corruptions", "linear"], "eval.baselines": "all", **few})
+    report = msn.RECIPE.run(config, tmp_path / "run").report
+    arms = {"method", "random_init", "supervised"}
+    assert report["scores"]["corruptions"].keys() == report["corruptions"].keys() == arms
+    for arm, found in report["corruptions"].items():
+        assert (found["images"], found["published"], list(found["errors"])) == (12, False, ["contrast", "fog"])
+        assert report["scores"]["corruptions"][arm] == pytest.approx(1 - found["mean_error"])
+        assert "mce" not in found
+    given = {"eval.corruptions": ["fog"], "eval.corruption_images": 1000}
+    alone = runs.evaluate(msn.RECIPE, tmp_path / "run", ["corruptions"], corruptions=given)["corruptions"]["method"]
+    assert list(alone["errors"]) == ["fog"]
+    assert alone["clean_error"] == pytest.approx(1 - report["scores"]["linear"]["method"], abs=0.05)
+    with pytest.raises(
+        ConfigError, match=r"eval\.corruptions is of the probe corruptions\. Add it: --probe corruptions"
+    ):
+        runs.evaluate(msn.RECIPE, tmp_path / "run", ["linear"], corruptions=given)
+
+
+def test_published_images_that_are_missing_are_told_before_the_first_step(tmp_path):
+    config = override(TINY, {"eval.probes": ["corruptions"], "eval.corruption_root": tmp_path / "nowhere"})
+    with pytest.raises(DataError, match=r"eval\.corruption_root = .*nowhere is no folder"):
+        msn.RECIPE.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def scores_of_a_convnet(folder: str) -> dict[str, dict[str, float]]:
     changes = {"data.name": "digits", "data.image_size": 16, "views.image_size": 16, "data.train_size": 96}
     changes |= {"data.test_size": 32, "train.batch_size": 32, "train.steps": 2, "eval.baselines": "all"}

@@ -255,6 +255,13 @@ def test_eval_view_without_a_margin_is_torchvisions_bicubic_resize_and_centre_cr
     torch.testing.assert_close(eval_view(picture, 56, "openai", "bicubic"), expected, atol=1e-5, rtol=0)
 
 
+def test_eval_view_of_deit_is_torchvisions_bicubic_resize_with_a_margin():
+    picture = images(2, side=80)
+    resized = peer.resize(picture / 255, [64], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    expected = colour.normalize_(peer.center_crop(resized, [56, 56]))
+    torch.testing.assert_close(eval_view(picture, 56, "imagenet", "bicubic_margin"), expected, atol=1e-5, rtol=0)
+
+
 def test_eval_view_enlarges_small_images_to_their_shorter_side():
     assert eval_view(images(2, side=20)[:, :, :16], 32).shape == (2, 3, 32, 32)
 

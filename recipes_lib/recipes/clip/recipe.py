@@ -124,7 +124,7 @@ class Config:
             sides["data.image_size"] = self.data.image_size
         self.model.check_sides(faults, sides)
         dropped, arch = self.views.patch_dropout, self.model.arch
-        if 0 < dropped < 1 and not arch.startswith("vit"):
+        if 0 < dropped < 1 and not self.model.drops_patches:
             faults.add(f"views.patch_dropout = {dropped} has no patches to drop: model.arch is {arch}. Choose a vit.")
         if self.data.name == "shards":
             self.eval.check_shards(faults, held_out=self.data.test_root is not None)

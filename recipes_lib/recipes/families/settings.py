@@ -144,7 +144,7 @@ class ModelConfig(backbones.BackboneConfig):
         super().check(faults)
         if self.has_blocks:
             layers.refuse_equal_features(faults, self)
-        patches = self.has_blocks and self.stem == "patch"
+        patches = self.drops_patches and self.stem == "patch"
         faults.need(
             patches or not self.freeze_patch,
             "model.freeze_patch",
@@ -382,7 +382,7 @@ class Config:
                 f"{objective} compares views.",
             )
         if objective in MASKED or loss.patch_weight > 0:
-            fits = self.model.has_blocks and self.model.stem == "patch"
+            fits = self.model.drops_patches and self.model.stem == "patch"
             who = f"loss.objective {objective}" if objective in MASKED else "loss.patch_weight above 0"
             faults.need(
                 fits,

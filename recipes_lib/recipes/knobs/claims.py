@@ -30,7 +30,7 @@ _SHORT = {
 
 def _arm(method: str, changes: Mapping[str, Any] | None = None) -> Arm:
     """A short run of a method of the families, on the Pantry, with some knobs turned."""
-    return Arm(recipe="families", preset=f"{method}_simmer", changes={**_SHORT, **(changes or {})})
+    return Arm(recipe="families", preset=f"{method}_toy", changes={**_SHORT, **(changes or {})})
 
 
 def _simclr(changes: Mapping[str, Any]) -> Arm:

@@ -21,12 +21,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from recipes_lib.config import PROBES, DataConfig, OptimConfig, SyncConfig, TrainConfig
-from recipes_lib.config.views import ViewsConfig
-from recipes_lib.data.loader import Batch, Crop
+from recipes_lib.config.views import OneView
 from recipes_lib.distributed import batch_norm
 from recipes_lib.distributed.sync import Traffic
 from recipes_lib.distributed.world import World
@@ -35,34 +32,11 @@ from recipes_lib.models import backbones
 from recipes_lib.models.mlp import MLP
 from recipes_lib.pretraining import class_scores
 from recipes_lib.pretraining.class_scores import ClassEval
-from recipes_lib.pretraining.recipe import Method, Recipe
+from recipes_lib.pretraining.classify import Classifier
+from recipes_lib.pretraining.recipe import Recipe
 from recipes_lib.recipes.local_sgd import simulated
 from recipes_lib.training import loop
 from recipes_lib.training.folder import RunFolder
-from recipes_lib.views.multicrop import MultiCrop
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneView(ViewsConfig):
-    """The one view of each image that the classifier learns from. Defaults: crop and mirroring, usual for ImageNet."""
-
-    global_views: int = 0
-    """Always 0: the only view of an image is the one that is classified."""
-    global_scale: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest area of the crop, as a share of the image's area."""
-    local_views: int = 0
-    """Always 0: see ``global_views``."""
-    jitter: float = 0.0
-    """Probability of colour jitter: changes of brightness, contrast, saturation and hue, in random order."""
-    grayscale: float = 0.0
-    """Probability of turning a view grey."""
-    blur: float = 0.0
-    """Probability of a Gaussian blur."""
-
-    def check_anchors(self, faults: Faults) -> None:
-        """Adds a fault to ``faults`` if the config asks for a second view, which the classifier would not use."""
-        for name in ("global_views", "local_views"):
-            faults.need(getattr(self, name) == 0, f"views.{name}", getattr(self, name), "of 0: one view is classified")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,38 +131,15 @@ class Config:
             faults.need(fits, name, value, allowed, way_out)
 
 
-class Classifier(Method):
-    """A backbone and a linear head, trained with cross-entropy."""
+class LocalClassifier(Classifier):
+    """A backbone, whose batch norms use each worker's own statistics, and a linear head, trained with cross-entropy."""
 
     def __init__(self, config: Config, steps: int) -> None:
-        super().__init__()
-        self.config = config
         model, side = config.model, config.views.image_size
         if model.arch == "mlp":
-            self.backbone = MLP(image_size=side, width=model.width)
+            super().__init__(config, MLP(image_size=side, width=model.width))
         else:
-            self.backbone = batch_norm.separate(backbones.build(model, image_size=side))
-        self.head = nn.Linear(self.backbone.num_features, model.classes)
-        self._crop = MultiCrop(config.views, config.train.seed)
-
-    @property
-    def crop_one(self) -> Crop:
-        """Cuts the view of one image file in a loader's worker process."""
-        return self._crop.crop_one
-
-    def views(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Cuts one view of each image, float32 [batch, 3, side, side]; ``labels`` are the classes, int64 [batch]."""
-        return {"images": self._crop(batch)[0], "labels": batch.labels}
-
-    def classify(self, images: Tensor) -> Tensor:
-        """The logits of images: [batch, 3, side, side] -> [batch, classes]."""
-        return self.head(self.backbone(images))
-
-    def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of one micro-batch, and its accuracy in [0, 1]. ``views`` is the output of :meth:`views`."""
-        logits, labels = self.classify(views["images"]), views["labels"]
-        right = (logits.detach().argmax(dim=1) == labels).float().mean()
-        return {"loss": F.cross_entropy(logits.float(), labels), "accuracy": right}
+            super().__init__(config, batch_norm.separate(backbones.build(model, image_size=side)))
 
 
 def fit(given: loop.Training, folder: RunFolder) -> Traffic:
@@ -209,7 +160,7 @@ def fit(given: loop.Training, folder: RunFolder) -> Traffic:
     return simulated.fit(given, folder, workers)
 
 
-def _need_statistics(method: Classifier, train: TrainConfig, world: World) -> None:
+def _need_statistics(method: LocalClassifier, train: TrainConfig, world: World) -> None:
     if train.batch_size // train.accumulate != world.size:  # more than one image per process
         return
     trial, side = copy.deepcopy(method).to("meta").train(), method.config.views.image_size
@@ -290,7 +241,7 @@ RECIPE = Recipe(
     name="local_sgd",
     config=Config,
     presets=PRESETS,
-    method=Classifier,
+    method=LocalClassifier,
     load=class_scores.load,
     fit=fit,
     score=class_scores.score,

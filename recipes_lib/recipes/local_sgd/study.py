@@ -180,7 +180,7 @@ class Runs(nn.Module):
 class _Logits(nn.Module):
     """A module whose ``forward`` gives a classifier's logits and whose weights have the classifier's names."""
 
-    def __init__(self, method: local_sgd.Classifier) -> None:
+    def __init__(self, method: local_sgd.LocalClassifier) -> None:
         super().__init__()
         self.backbone, self.head = method.backbone, method.head
 

@@ -21,6 +21,7 @@ from recipes_lib.errors import ConfigError, DataError
 from recipes_lib.models import interchange
 from recipes_lib.pretraining import class_scores, engine, runs
 from recipes_lib.recipes.local_sgd import recipe as local_sgd
+from recipes_lib.views.multicrop import MultiCrop
 
 TINY = override(
     local_sgd.PRESETS["toy"],
@@ -34,7 +35,7 @@ TINY = override(
 )
 
 
-def method(config: local_sgd.Config = TINY) -> local_sgd.Classifier:
+def method(config: local_sgd.Config = TINY) -> local_sgd.LocalClassifier:
     return engine.build(local_sgd.RECIPE, config, steps=2)
 
 
@@ -111,10 +112,19 @@ def test_a_perceptron_is_exported_for_our_own_reader_and_the_command_line_says_w
 def test_accuracy_is_the_share_of_images_that_the_head_finds():
     model, images = method(), batch().images
     with torch.no_grad():
-        right = model.classify(local_sgd.MultiCrop(TINY.views, 0)(batch())[0]).argmax(dim=1)  # the view is the image
+        right = model.classify(MultiCrop(TINY.views, 0)(batch())[0]).argmax(dim=1)  # the view is the image
         labels = right.clone()
         labels[:2] = (labels[:2] + 1) % 10
     assert class_scores.accuracy(model, TINY, ImageSet(images, labels, tuple("0123456789"))) == pytest.approx(4 / 6)
+
+
+def test_under_corruption_it_is_the_trained_head_that_is_scored(folder):
+    given = {"eval.corruptions": ["gaussian_noise", "contrast"], "eval.corruption_severities": [1, 5]}
+    report = runs.evaluate(local_sgd.RECIPE, folder, ["accuracy", "corruptions"], corruptions=given)
+    found = report["corruptions"]["method"]
+    assert found["clean_error"] == pytest.approx(1 - report["scores"]["accuracy"]["method"])
+    assert report["scores"]["corruptions"]["method"] == pytest.approx(1 - found["mean_error"])
+    assert found["errors"]["gaussian_noise"]["5"] >= found["clean_error"]
 
 
 def test_without_simulation_one_process_is_plain_sgd(tmp_path, capsys):
