@@ -68,7 +68,7 @@ def test_module_dropout_runs_between_an_eighth_of_the_modules_and_all():
 def test_a_strong_prior_moves_the_links_to_its_target():
     graph = priors.planted_partition(8, 2)
     far, near = (
-        fitting.fit(circuit, TASK, Settings(steps=20, batch_size=8, lr=0.05, prior=weight, graph=graph), seed=0)
+        fitting.fit(circuit, TASK, Settings(steps=40, batch_size=8, lr=0.05, prior=weight, graph=graph), seed=0)
         for weight in (0.0, 100.0)
     )
     found = [
