@@ -52,6 +52,14 @@ def test_latents_that_are_left_out_have_no_influence_and_are_not_computed():
     assert rows == [3]
 
 
+def test_the_output_is_what_the_queries_read_and_not_the_queries_themselves():
+    made = network(SIZES._replace(outputs=1))
+    for layer in (made.read_out.leave, made.read_out.mlp2):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    assert made.before_norm(images()).abs().max() == 0
+
+
 def test_the_order_of_latents_changes_nothing():
     order = torch.tensor([3, 7, 0, 4, 1, 6, 2, 5])
     torch.testing.assert_close(network()(images(), kept=order), network()(images()), rtol=0, atol=1e-13)

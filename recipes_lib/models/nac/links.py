@@ -102,5 +102,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, log_links: Tensor | None, 
     [B, U, heads * d].
     """
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value))  # [B, heads, U or V, d]
-    bias = None if log_links is None else log_links.unsqueeze(-3).to(q.dtype)  # [1, U, V] or [B, 1, U, V]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(-3, -2).flatten(-2)
+    if log_links is not None:
+        # torch's fused attention takes masks of two or four dimensions
+        log_links = (log_links if log_links.dim() == 2 else log_links.unsqueeze(-3)).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=log_links).transpose(-3, -2).flatten(-2)
