@@ -89,6 +89,22 @@ def load(path: Path) -> Backbone:
     )
 
 
+def classifier(path: Path) -> nn.Linear | None:
+    """The linear classifier beside the network in a folder or file of weights, or None if there is none.
+
+    Raises: ``RunError`` as :func:`load`.
+    """
+    if layout_of(path) == "msn":
+        return None
+    state = _read_tensors(path)
+    name = next((name for name in ("fc", "head", "classifier") if f"{name}.weight" in state), None)
+    if name is None or state[f"{name}.weight"].dim() != 2:
+        return None
+    weight = state[f"{name}.weight"]
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    return fill(layer, {"weight": weight, "bias": state.get(f"{name}.bias", torch.zeros(len(weight)))})
+
+
 def read_official(path: Path) -> Official:
     """What an official MSN checkpoint holds. Raises: ``RunError`` where the file is none; no pickle is run."""
     try:
