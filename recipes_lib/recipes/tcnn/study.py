@@ -85,6 +85,21 @@ def local_task(seed: int) -> dict[str, dict[str, float]]:
         return {"base": base, "cnn": cnn, "tcnn": _run(folder / "tcnn", "finetune", seed, start)}
 
 
+def gate_starts(seed: int) -> dict[str, dict[str, float]]:
+    """The T-CNN of :func:`fine_tuning` with other gates at the start: as :func:`fine_tuning`."""
+    changes: dict[str, dict[str, Any]] = {
+        "near_4": {},
+        "near_10": {"model.gate_logit": 10.0},
+        "near_16": {"model.gate_logit": 16.0},
+        "linear": {"model.gate": "linear", "model.gate_logit": 10.0},
+    }
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        found = {"base": _run(folder / "base", "simmer", seed, {"train.steps": STEPS["cnn"]})}
+        start = {"model.init": folder / "base", "train.steps": STEPS["finetune"]}
+        return found | {name: _run(folder / name, "finetune", seed, start | own) for name, own in changes.items()}
+
+
 def _run(out: Path, preset: str, seed: int, changes: dict[str, Any]) -> dict[str, float]:
     """Trains a preset with ``changes`` in the folder ``out``, and returns its numbers."""
     fixed = {"eval.baselines": "none", "train.checkpoint_every": 10_000, "train.seed": seed}

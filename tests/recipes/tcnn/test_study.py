@@ -31,7 +31,7 @@ def test_blanked_rows_are_every_fourth_from_the_first(cnn, monkeypatch):
     assert torch.nonzero(blank)[:, 0].tolist() == list(range(0, 32, 4))
 
 
-@pytest.mark.parametrize("measure", [study.fine_tuning, study.starts, study.local_task])
+@pytest.mark.parametrize("measure", [study.fine_tuning, study.starts, study.local_task, study.gate_starts])
 def test_a_study_trains_all_its_arms_alike_on_a_few_images(measure, monkeypatch):
     configs = {}
 
@@ -53,6 +53,9 @@ def test_a_study_trains_all_its_arms_alike_on_a_few_images(measure, monkeypatch)
             "hybrid": 650,
             "cnn_all": 650,
         }
+    elif measure is study.gate_starts:
+        assert [config.model.gate_logit for config in configs.values()] == [10.0, 4.0, 10.0, 16.0, 10.0]
+        assert len({config.optim for config in configs.values()}) == 2  # the convnet's, and that of all others
     else:
         assert configs["cnn"].train == configs["tcnn"].train
         assert configs["cnn"].optim == configs["tcnn"].optim
