@@ -92,14 +92,13 @@ class BackboneConfig(LayersConfig):
 
     def check_sides(self, faults: Faults, sides: Mapping[str, int]) -> None:
         """Adds to ``faults`` each of ``sides`` (config field -> side in pixels) that the patch size does not divide."""
-        if self.has_blocks:
-            for field, side in sides.items():
-                self._own.check_side(faults, field, side)
+        for field, side in sides.items() if _has_patches(self.arch) else ():
+            self._own.check_side(faults, field, side)
 
     @property
     def has_blocks(self) -> bool:
         """Whether the backbone is a transformer."""
-        return _kind(self.arch) in ("vit", "convit")
+        return _has_patches(self.arch)
 
     @property
     def drops_patches(self) -> bool:
@@ -132,6 +131,10 @@ _OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
 
 def _kind(arch: str) -> str:
     return arch.partition("_")[0]
+
+
+def _has_patches(arch: str) -> bool:
+    return _kind(arch) in ("vit", "convit")
 
 
 def _options(arch: str) -> tuple[str, ...]:
