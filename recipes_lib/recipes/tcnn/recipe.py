@@ -199,11 +199,11 @@ _TOY = Config(
         gate_logit=1.0,
         locality_strength=1.0,
         classes=10,
-        gate_lr_scale=100.0,
+        gate_lr_scale=10.0,
     ),
     loss=ClassLoss(label_smoothing=0.0, mixup=0.0, cutmix=0.0),
     optim=OptimConfig(
-        lr=3e-3,
+        lr=0.01,
         lr_start=0.0,
         lr_final=0.0,
         warmup_epochs=0.0,
@@ -232,7 +232,7 @@ _PAPER = {
     "hybrid_imagenet": _HYBRID,
     "finetune_imagenet": _FINETUNE,
 }
-_NET = {"stem": "cifar", "classes": 10, "gate_lr_scale": 100.0}
+_NET = {"stem": "cifar", "classes": 10, "gate_lr_scale": 10.0}
 
 PRESETS: dict[str, Config] = {
     "toy": _TOY,
@@ -246,7 +246,6 @@ PRESETS: dict[str, Config] = {
     "finetune": replace(
         _TOY,
         model=ModelConfig(arch="tcnn_convnet_small", gate_logit=4.0, **_NET),
-        optim=replace(_TOY.optim, lr=1e-3),
         train=replace(_TOY.train, steps=250, checkpoint_every=125),
     ),
     # CIFAR-10 with all of DeiT's augmentation: two hours of a laptop, or minutes of a GPU.
@@ -254,7 +253,9 @@ PRESETS: dict[str, Config] = {
         _TOY,
         data=DataConfig(name="cifar10", image_size=32, repeats=3),
         views=StrongView(image_size=32),
-        model=ModelConfig(arch="tcnn_resnet18", gate_logit=1.0, locality_strength=1.0, **_NET),
+        model=ModelConfig(
+            arch="tcnn_resnet18", gate_logit=1.0, locality_strength=1.0, stem="cifar", classes=10, gate_lr_scale=1.0
+        ),
         loss=ClassLoss(),
         optim=replace(_FINETUNE.optim, lr=1e-3, lr_final=1e-5, clip=1.0),
         train=TrainConfig(epochs=None, steps=10_000, batch_size=128, checkpoint_every=500),

@@ -24,6 +24,8 @@ CNN: dict[str, Any] = {
     "model.locality_strength": None,
 }
 """What makes a run of a T-CNN a run of its convnet."""
+CNN_RATE = {"optim.lr": 0.02}
+"""The convnet's own best learning rate when it is trained on: twice that of the T-CNN; see ``data/searches/tcnn.json``."""
 DIGITS: dict[str, Any] = {"data.name": "digits", "data.train_size": 2000}
 """One digit in a random ink: what tells its class is close together."""
 CORRUPTED: dict[str, Any] = {
@@ -56,7 +58,7 @@ def fine_tuning(seed: int) -> dict[str, dict[str, float]]:
         folder = Path(place)
         base = _run(folder / "base", "simmer", seed, {"train.steps": STEPS["cnn"]})
         start = {"model.init": folder / "base", "train.steps": STEPS["finetune"], **CORRUPTED}
-        cnn = _run(folder / "cnn", "finetune", seed, {**start, **CNN})
+        cnn = _run(folder / "cnn", "finetune", seed, {**start, **CNN, **CNN_RATE})
         converted = {name: conversion(folder / "base", **gate) for name, gate in GATES.items()}
         return {"base": base | converted, "cnn": cnn, "tcnn": _run(folder / "tcnn", "finetune", seed, start)}
 
@@ -81,7 +83,7 @@ def local_task(seed: int) -> dict[str, dict[str, float]]:
         folder = Path(place)
         base = _run(folder / "base", "simmer", seed, {"train.steps": STEPS["cnn"], **DIGITS})
         start = {"model.init": folder / "base", "train.steps": STEPS["finetune"], **DIGITS}
-        cnn = _run(folder / "cnn", "finetune", seed, {**start, **CNN})
+        cnn = _run(folder / "cnn", "finetune", seed, {**start, **CNN, **CNN_RATE})
         return {"base": base, "cnn": cnn, "tcnn": _run(folder / "tcnn", "finetune", seed, start)}
 
 

@@ -58,7 +58,7 @@ def test_gates_have_a_rate_of_their_own_and_neither_they_nor_positions_decay():
     groups = method.param_groups()
     layers = [layer for _, layer in recast_layers(method.backbone)]
     assert [group for group in groups if "lr_scale" in group] == [
-        {"params": [layer.gate for layer in layers], "decays": False, "lr_scale": 100.0}
+        {"params": [layer.gate for layer in layers], "decays": False, "lr_scale": 10.0}
     ]
     decaying = {parameter for group in groups if group["decays"] for parameter in group["params"]}
     assert not decaying & {parameter for layer in layers for parameter in (layer.gate, layer.v_pos)}
