@@ -2,9 +2,11 @@
 """What the chapter on Transformed CNNs puts to the test. Data alone; no torch.
 
 Margins are at most half of the effect that pilots saw (seeds 10 and 11, scored on a fifth of the training images, which were
-held out), and were fixed before the runs. The pilots also chose the learning rates: each arm tried the same ones (RATES-TEXT),
-and has its best. The two that are fine-tuned, and the three that are trained for 650 steps, have the same steps, images and
-schedule.
+held out), and were fixed before the runs. The pilots also chose the learning rates, of which each arm has its best. The arms
+that are fine-tuned tried 0.0003 to 0.04, those that are trained for 650 steps 0.001 to 0.02; every run is in
+``data/searches/tcnn.json``. The convnet that is trained on has 0.02 and all others 0.01. Steps, images and schedule are the
+same within each comparison. Half-trained starts were no better than the hybrid by more than 0.01 in the pilots, so the claim is
+that they are no worse.
 """
 
 from recipes_lib.claim import Arm, Chapter, Measurement, higher, lower, no_worse
@@ -14,8 +16,8 @@ _LAST = Arm(recipe="tcnn", preset="finetune")
 _FULL = "torchrun --nproc-per-node 8 -m recipes_lib run tcnn --data.root /data/imagenet --preset"
 _START = "--model.init /data/resnetrs50"
 _SEARCH = (
-    "Both arms tried the same learning rates on held-out training images, with two other seeds, and each has its best. Nothing "
-    "else was searched."
+    "Both arms tried the same learning rates on held-out training images, with two other seeds, and each has its best: every "
+    "run is in data/searches/tcnn.json. Nothing else was searched."
 )
 _ACCURACY = "accuracy on test images"
 _ABSTRACT = (
@@ -43,7 +45,7 @@ CHAPTER = Chapter(
             "A recast network with closed gates gives the same answers as the convnet; one with ConViT's start does not.",
             ours=("fine_tuning", "base.exact.change"),
             control=("fine_tuning", "base.open.change"),
-            by=0.1,
+            by=0.01,
             metric="largest change of a logit, as a share of the largest logit",
             control_arm="the same convnet, recast with locality strength 1 and gates at 0.73",
             control_tuning=_UNTUNED,
@@ -93,7 +95,7 @@ CHAPTER = Chapter(
             "It is better as well on images whose every fourth row is black.",
             ours=("fine_tuning", "tcnn.rows"),
             control=("fine_tuning", "cnn.rows"),
-            by=0.02,
+            by=0.01,
             metric="accuracy on test images with every fourth row black",
             control_arm="the same convnet, trained on from the same weights as a convnet",
             control_tuning=_SEARCH,
@@ -114,12 +116,12 @@ CHAPTER = Chapter(
             full_scale=f"{_FULL} hybrid_imagenet",
             full_scale_control=f"{_FULL} cnn_imagenet",
         ),
-        higher(
+        no_worse(
             "tcnn.half_trained",
-            "A T-CNN from a half-trained convnet is better than the hybrid from scratch of as many steps.",
+            "A T-CNN from a half-trained convnet is no worse than the hybrid from scratch, of whose steps it has two thirds as attention.",
             ours=("starts", "from_half.accuracy"),
             control=("starts", "hybrid.accuracy"),
-            by=0.01,
+            by=0.015,
             metric=_ACCURACY,
             control_arm="the same network from scratch, with ConViT's start, of as many steps in all",
             control_tuning=_SEARCH,

@@ -7,6 +7,8 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from recipes_lib.config import override
 from recipes_lib.data.images import ImageSet
 from recipes_lib.models.recast import recast
@@ -139,7 +141,9 @@ def conversion(out: Path, **gate: Any) -> dict[str, float]:
     config, cnn = engine.reopen(tcnn.RECIPE, out)
     test = engine.load_data(tcnn.RECIPE, config, RunFolder.open(out)).test
     views = eval_view(test.images[:COMPARED], config.data.image_size, config.views.normalize, config.views.resize)
-    twin = recast(cnn.eval().backbone, RECAST["tcnn_convnet_small"], **gate)
+    with torch.random.fork_rng(devices=[]):  # queries and keys are drawn
+        torch.manual_seed(config.train.seed)
+        twin = recast(cnn.eval().backbone, RECAST["tcnn_convnet_small"], **gate)
     # with gradients, because without them local heads are computed by the convolution itself
     wanted, got = cnn.classify(views).detach(), cnn.head(twin(views)).detach()
     same = got.argmax(dim=1).eq(wanted.argmax(dim=1)).float().mean()
