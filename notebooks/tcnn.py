@@ -53,6 +53,7 @@ import math
 import time
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -65,7 +66,8 @@ from recipes_lib.models.gated_convolution import GatedConvolution, off_centre_ma
 # %% tags=["hide-input"]
 digit = torch.tensor(load_digits().images[3] / 16)[None, None]  # [1, 1, 8, 8]
 edges = nn.Conv2d(1, 1, 3, padding=1, bias=False).double()
-edges.weight.data = torch.tensor([[0.0, -1, -2], [1, 0, -1], [2, 1, 0]]).double()[None, None]
+sobel = torch.tensor([[0.0, -1, -2], [1, 0, -1], [2, 1, 0]]).double()
+edges.weight.data = sobel[None, None]
 wanted = edges(digit).detach()
 
 
@@ -81,23 +83,29 @@ def heads_on(rows: int, border: int, alpha: float) -> torch.Tensor:
     return (edges.weight.flatten()[:, None] * (attention @ values)).sum(0).detach()
 
 
-ways = {"soft attention": (1, 1.0), "sharp, keys in the image": (0, 40.0), "sharp, border of zeros": (1, 40.0)}
-errors = {name: heads_on(8, *how).view(8, 8) - wanted[0, 0] for name, how in ways.items()}
+ways = {
+    "soft attention": (1, 1.0),
+    "sharp, keys in the image": (0, 40.0),
+    "sharp, border of zeros": (1, 40.0),
+}
+errors = {}
+for name, how in ways.items():
+    errors[name] = heads_on(8, *how).view(8, 8) - wanted[0, 0]
 
 # %% mystnb={"figure": {"name": "fig-tcnn-failure", "caption": "A convolution that finds edges, and how far three ways to write it as attention are from it. Blue and red are errors, white is none."}, "image": {"alt": "Five small images. A digit three in grey; its edges after the convolution; errors of three kinds of attention in blue and red. Soft attention is wrong everywhere, sharp attention to the image's own pixels is wrong along the border, and sharp attention with a border of zeros is white: no error."}} tags=["hide-input"]
 figure, axes = plt.subplots(1, 5, figsize=(plots.WIDTH, 2.2), layout="constrained")
 shown = {"digit": digit[0, 0], "convolution": wanted[0, 0]} | errors
 for ax, (name, image) in zip(axes, shown.items(), strict=True):
-    grey = name == "digit"
-    ax.imshow(image, cmap="gray" if grey else "RdBu", vmin=0 if grey else -4, vmax=1 if grey else 4)
+    colours = {"cmap": "RdBu", "vmin": -4, "vmax": 4}
+    ax.imshow(image, **({"cmap": "gray"} if name == "digit" else colours))
     ax.set_title(name.replace(", ", ",\n"), fontsize="small")
     ax.set_axis_off()
 plt.show()
 
 # %% tags=["nbval-check-output"]
 for name, error in errors.items():
-    inside = error[1:-1, 1:-1].abs().max()
-    print(f"{name:24} largest error inside {inside:.3f}, anywhere {error.abs().max():.3f}")
+    inside, anywhere = error[1:-1, 1:-1].abs().max(), error.abs().max()
+    print(f"{name:24} largest error inside {inside:.3f}, anywhere {anywhere:.3f}")
 
 # %% [markdown]
 # Soft attention, with which ConViT starts, is not the convolution at all. Sharp attention fails at the border. There a head whose offset lies outside the image must
@@ -178,14 +186,16 @@ print(conv)
 # %% tags=["nbval-check-output"]
 along = torch.arange(-1, 2)
 offset = torch.cartesian_prod(along, along).flip(1).double()  # [9, 2], (x, y)
-query = torch.cartesian_prod(torch.arange(3), torch.arange(3)).flip(1).double()  # [9, 2]
-key = torch.cartesian_prod(torch.arange(-1, 4), torch.arange(-1, 4)).flip(1).double()  # [25, 2]
+rows, wide = torch.arange(3), torch.arange(-1, 4)
+query = torch.cartesian_prod(rows, rows).flip(1).double()  # [9, 2]
+key = torch.cartesian_prod(wide, wide).flip(1).double()  # [25, 2]
 delta = key[None] - query[:, None]  # [9 queries, 25 keys, 2]
-far = (delta[None] - offset[:, None, None]).square().sum(-1)  # [9 heads, 9 queries, 25 keys]
+far = (delta[None] - offset[:, None, None]).square().sum(-1)  # [9 heads, 9, 25]
 print("head 2 looks to the upper right:", offset[2].tolist())
 for alpha in (1, 40):
     attention = (-alpha * far).softmax(dim=-1)
-    print(f"alpha {alpha:2}: share on that pixel, from the centre: {attention[2, 4].max():.4f}")
+    share = attention[2, 4].max()
+    print(f"alpha {alpha:2}: share on that pixel, from the centre: {share:.4f}")
 
 # %% [markdown]
 # Sum what the heads see, with the kernel's numbers as weights. Keys outside the image have the value 0.
@@ -198,7 +208,8 @@ print("the convolution to 1e-13:", torch.allclose(by_hand, conv, rtol=0, atol=1e
 
 inside = values != 0
 P_wrong = (-40 * far[:, :, inside]).softmax(dim=-1)
-print("keys in the image alone:", 0.5 + (w.flatten()[:, None] * (P_wrong @ values[inside])).sum(0))
+wrong = 0.5 + (w.flatten()[:, None] * (P_wrong @ values[inside])).sum(0)
+print("keys in the image alone:", wrong)
 
 # %% [markdown]
 # The attention is the convolution, and it is not without the border. The logits need no table of distances. They are linear in three numbers of the relative position, with the weights $v_h$
@@ -266,14 +277,15 @@ pictures = torch.randn(4, 3, 32, 32)
 for dtype, allowed in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
     found = check_identity(resnet.to(dtype), twin.to(dtype), pictures.to(dtype))
     worst = max(difference.largest for difference in found.values())
-    print(f"{dtype!s:14} every layer and the output within {allowed:.0e}:", worst < allowed)
+    print(f"{dtype!s:14} all layers and the output to {allowed:.0e}:", worst < allowed)
 
 # %% [markdown]
 # The way back is exact too, since the layer's weight *is* the kernel. `fold` makes convolutions of layers whose gates hardly opened.
 
 # %% tags=["nbval-check-output"]
 back = fold(twin)
-same = all(torch.equal(back.state_dict()[name], value) for name, value in resnet.state_dict().items())
+folded, plain = back.state_dict(), resnet.state_dict()
+same = all(torch.equal(folded[name], value) for name, value in plain.items())
 print("folded back, every weight is the same:", same)
 
 # %% [markdown]
@@ -293,7 +305,7 @@ maps, target = torch.randn(4, 8, 7, 7), torch.randn(4, 8, 7, 7)
 
 
 def gate_gradient(logit: float | None) -> float:
-    """Norm of the gradient of a squared error by the gates' parameters; None: the linear gate."""
+    """Norm of an error's gradient by the gates' parameters; None: the linear gate."""
     torch.manual_seed(1)
     layer = GatedConvolution(some, gate="linear" if logit is None else "near")
     if logit is not None:
@@ -303,7 +315,8 @@ def gate_gradient(logit: float | None) -> float:
 
 
 # %% tags=["hide-input"]
-strengths, logits = (1, 2, 3, 5, 10, 15, 20, 30), (1, 2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 20)
+strengths = (1, 2, 3, 5, 10, 15, 20, 30)
+logits = (1, 2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 20)
 stray = {}
 for alpha in strengths:
     layer = GatedConvolution(some.double(), gate="near", locality_strength=alpha)
@@ -314,16 +327,19 @@ linear = gate_gradient(None)
 
 # %% mystnb={"figure": {"name": "fig-tcnn-knobs", "caption": "Left: the share of position attention off the head's own pixel, measured (points), by the closed form (line) and by its shortcut (dashed). Right: the gradient of the gates' parameters in float32; at 17 and beyond it is exactly 0 and cannot be drawn on this axis."}, "image": {"alt": "Two panels with logarithmic axes. Left: attention off the own pixel falls along a straight line from 0.7 at strength 1 to 1e-13 at 30; points lie on the line, the dashed shortcut is above it at small strengths. Right: the sigmoid gate's gradient falls by a factor of e for each unit of its parameter and ends at 16; the linear gate's gradient is a dashed level far above."}} tags=["hide-input"]
 figure, (left, right) = plots.panels(2, height=2.9)
-fine = torch.linspace(1, 30, 100).tolist()
-left.plot(fine, [off_centre_mass(a) for a in fine], label="closed form", color=plots.PALETTE[0])
-left.plot(fine, [4 * math.exp(-a) for a in fine], "--", label="4 exp(-alpha)", color=plots.BASELINE)
-left.plot(list(stray), list(stray.values()), "o", label="measured", color=plots.PALETTE[1])
+fine, shortcut = torch.linspace(1, 30, 100).tolist(), lambda a: 4 * math.exp(-a)
+exact, short = ([rule(a) for a in fine] for rule in (off_centre_mass, shortcut))
+left.plot(fine, exact, label="closed form", color=plots.PALETTE[0])
+left.plot(fine, short, "--", label="4 exp(-alpha)", color=plots.BASELINE)
+at, share = zip(*stray.items(), strict=True)
+left.plot(at, share, "o", label="measured", color=plots.PALETTE[1])
 left.set(yscale="log", xlabel="locality strength", ylabel="attention off the own pixel")
 left.legend()
 alive = {logit: value for logit, value in gradients.items() if value > 0}
 right.plot(list(alive), list(alive.values()), label="sigmoid", **plots.style(0))
 right.axhline(linear, linestyle="--", color=plots.BASELINE, label="linear gate at 1")
-right.set(yscale="log", xlabel="gate's parameter", ylabel="gradient's norm", xlim=(0, 21))
+right.set(yscale="log", xlim=(0, 21))
+right.set(xlabel="gate's parameter", ylabel="gradient's norm")
 right.legend()
 plt.show()
 
@@ -354,7 +370,8 @@ sides, seconds = (7, 10, 14, 20, 28), {"convolution": [], "attention": []}
 kernel = nn.Conv2d(64, 64, 3, padding=1)
 for side in sides:
     maps = torch.randn(2, 64, side, side)
-    for name, layer in {"convolution": kernel, "attention": GatedConvolution(kernel)}.items():
+    layers = {"convolution": kernel, "attention": GatedConvolution(kernel)}
+    for name, layer in layers.items():
         times = []
         for _ in range(4):
             start = time.process_time()
@@ -395,7 +412,14 @@ cooked, place = embedded.path("cooked/tcnn"), Path(mkdtemp())
 
 
 def lines_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def smooth(steps: list[dict[str, float]]) -> np.ndarray:
+    """The mean accuracy of every 15 neighbouring steps."""
+    accuracy = torch.tensor([line["accuracy"] for line in steps])
+    return accuracy.unfold(0, 15, 1).mean(1).numpy()
 
 
 # %% mystnb={"figure": {"name": "fig-tcnn-task", "caption": "The task and the convnet to start from. Left: eight canvases; the class is that of the brightest digit. Right: training accuracy of the cooked run, mean of 15 steps."}, "image": {"alt": "Left: eight canvases with four digits each, one of them brighter than the others. Right: a curve that rises from 0.1 over 400 steps, fast at first, and is still rising slowly at the end."}} tags=["hide-input"]
@@ -403,8 +427,8 @@ canvases = four_digits.dataset(8, size=32, seed=0, split="test").images
 figure, (left, right) = plots.panels(2, height=2.6)
 plots.image_grid(left, canvases, columns=4)
 steps = lines_of(cooked)
-recent = torch.tensor([line["accuracy"] for line in steps]).unfold(0, 15, 1).mean(1)
-plots.curve(right, [line["step"] for line in steps][14:], {"convnet": recent.numpy()}, ylabel="accuracy")
+at = [line["step"] for line in steps][14:]
+plots.curve(right, at, {"convnet": smooth(steps)}, ylabel="accuracy")
 plt.show()
 print(json.loads((cooked / "report.json").read_text())["scores"]["accuracy"])
 
@@ -419,22 +443,21 @@ for name, changes in arms.items():
     config = override(tcnn_recipe.PRESETS["finetune"], {**start, **changes})
     report = tcnn_recipe.RECIPE.run(config, place / name).report
     accuracy, seen = report["scores"]["accuracy"]["method"], report["diagnostics"]
-    print(f"{name:8} accuracy {accuracy:.2f}", {k: round(v, 2) for k, v in seen.items()})
+    numbers = {key: round(value, 2) for key, value in seen.items()}
+    print(f"{name:8} accuracy {accuracy:.2f}", numbers)
 
-# %% mystnb={"figure": {"name": "fig-tcnn-toy", "caption": "100 more steps from the same weights. Left: training accuracy, mean of 15 steps. Right: the mean gate of both recast layers."}, "image": {"alt": "Left: both curves begin at the same height; the T-CNN's rises above the convnet's. Right: the gate of the second layer falls from nearly one towards zero within the first steps; that of the first layer falls only a little."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-tcnn-toy", "caption": "100 more steps from the same weights. Left: training accuracy, mean of 15 steps. Right: the mean gate of both recast layers."}, "image": {"alt": "Left: both curves fall while the learning rate is high and rise again as it falls; the T-CNN's ends a little higher. Right: the gate of layer 5 falls from 0.98 to 0.87, that of layer 4 to 0.96."}} tags=["hide-input"]
 figure, (left, right) = plots.panels(2, height=2.6)
 runs = {name: lines_of(place / name) for name in arms}
-smooth = {
-    name: torch.tensor([line["accuracy"] for line in run]).unfold(0, 15, 1).mean(1).numpy()
-    for name, run in runs.items()
-}
-plots.curve(left, range(15, 101), smooth, ylabel="accuracy")
-shares = {f"layer {4 + k}": [line[f"gate_{k + 1}"] for line in runs["T-CNN"]] for k in (0, 1)}
+curves = {name: smooth(run) for name, run in runs.items()}
+plots.curve(left, range(15, 101), curves, ylabel="accuracy")
+gates = {"layer 4": "gate_1", "layer 5": "gate_2"}
+shares = {name: [line[key] for line in runs["T-CNN"]] for name, key in gates.items()}
 plots.curve(right, range(1, 101), shares, ylabel="mean gate")
 plt.show()
 
 # %% [markdown]
-# The last layer leaves the convolution at once, and the one before it stays close to it ({numref}`fig-tcnn-toy`). In the printed line, `closed_K` is the accuracy if the gates of layer $K$ are closed after training: it says what the network owes to this
+# The last layer leaves the convolution step by step, and the one before it stays close to it ({numref}`fig-tcnn-toy`). In the printed line, `closed_K` is the accuracy if the gates of layer $K$ are closed after training: it says what the network owes to this
 # layer's attention to content. The next figure shows what one query of the last layer looks at.
 
 # %% tags=["hide-input"]
@@ -457,10 +480,11 @@ hook.remove()
 # %% mystnb={"figure": {"name": "fig-tcnn-maps", "caption": "Attention of one query of the last layer, marked by a cross, mean over its nine heads. Left: the image. Middle: attention to positions, the nine pixels of the kernel. Right: attention to content."}, "image": {"alt": "Three square panels. Left: four digits. Middle: nine equally bright pixels around the cross. Right: bright pixels on one or two of the digits, wherever they are, and dark background."}} tags=["hide-input"]
 figure, axes = plots.panels(3, columns=3, height=2.4)
 axes[0].imshow(canvases[0].permute(1, 2, 0))
-query = 8 * 2 + 2  # third row, third column of the 8 x 8 map
-for ax, (title, maps) in zip(axes[1:], {"positions": position, "content": content}.items(), strict=True):
+query = 8 * 5 + 3  # sixth row, fourth column of the 8 x 8 map: a dim digit
+panels = {"positions": position, "content": content}
+for ax, (title, maps) in zip(axes[1:], panels.items(), strict=True):
     ax.imshow(maps[query].view(8, 8), cmap="viridis")
-    ax.plot(2, 2, "+", color="white", markersize=9)
+    ax.plot(3, 5, "+", color="white", markersize=9)
     ax.set_title(title)
 for ax in axes:
     ax.set_xticks([], [])
@@ -490,21 +514,28 @@ def seeds_of(measurement: str, *path: str) -> list[float]:
 
 # %% mystnb={"figure": {"name": "fig-tcnn-starts", "caption": "Test accuracy, one point per seed. Left: the convnet after 400 steps, and 250 steps later. Right: four ways to spend 650 steps on the same task; the second of them has 450 steps with attention."}, "image": {"alt": "Two panels of bars. Left: the convnet, the convnet trained on, and the T-CNN, each higher than the one before. Right: the convnet from scratch is far below the T-CNN from a half-trained convnet and the hybrid from scratch."}} tags=["hide-input"]
 left_rows = {"base": "convnet", "cnn": "convnet,\ntrained on", "tcnn": "T-CNN"}
-right_rows = {"cnn_all": "convnet", "from_half": "T-CNN from\nhalf-trained", "hybrid": "hybrid from\nscratch"}
+right_rows = {
+    "cnn_all": "convnet",
+    "from_half": "T-CNN from\nhalf-trained",
+    "hybrid": "hybrid from\nscratch",
+}
 figure, axes = plots.panels(2, columns=2, height=2.9)
-for ax, (study, rows) in zip(axes, {"fine_tuning": left_rows, "starts": right_rows}.items(), strict=True):
+panels = {"fine_tuning": left_rows, "starts": right_rows}
+for ax, (study, rows) in zip(axes, panels.items(), strict=True):
     found = {title: seeds_of(study, arm, "accuracy") for arm, title in rows.items()}
     plots.bars(ax, found, ylabel="accuracy")
 plt.show()
 
 # %% [markdown]
-# STARTS-TEXT
+# Trained on, the T-CNN is two to four points ahead of the convnet. The convnet has twice the T-CNN's learning rate here: all arms tried the same rates, and each has its best (`data/searches/tcnn.json`). In the right panel all arms have 650 steps. Attention
+# is worth five to seven points, and the start from a half-trained convnet is as good as the hybrid from scratch, although a third of its steps have no attention. The paper says that it is better; our three seeds are ahead by 0.3 to 1.4 points, which is too
+# little to say so.
 #
 # ### Where nothing is gained
 #
 # A single digit in a random ink needs no comparison. {numref}`fig-tcnn-local` repeats the experiment on it, with the same presets.
 
-# %% mystnb={"figure": {"name": "fig-tcnn-local", "caption": "The same fine-tuning on two tasks, one point per seed. Left: test accuracy of the T-CNN minus that of the convnet trained on as long. Right: the accuracy that the trained T-CNN loses if the gates of its last layer are closed."}, "image": {"alt": "Left: a gain of several points on four digits, and one near zero on single digits. Right: LOCAL-ALT"}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-tcnn-local", "caption": "The same fine-tuning on two tasks, one point per seed. Left: test accuracy of the T-CNN minus that of the convnet trained on as long. Right: the accuracy that the trained T-CNN loses if the gates of its last layer are closed."}, "image": {"alt": "Left: a gain of several points on four digits, and one near zero on single digits. Right: a loss of about a half on four digits, and a smaller one with a wide spread on single digits."}} tags=["hide-input"]
 tasks = {"four digits": "fine_tuning", "one digit": "local_task"}
 gains, losses = {}, {}
 for title, study in tasks.items():
@@ -518,45 +549,48 @@ plots.bars(right, losses, ylabel="loss without content")
 plt.show()
 
 # %% [markdown]
-# LOCAL-TEXT
+# Nothing is gained, and the T-CNN even stays behind. Its last gates open all the same, to between 0.3 and 0.5, and the trained network then needs them: closing them costs accuracy. So an open gate says where a network went, and not that it had to go there. Only the
+# comparison with the convnet that was trained as long says what it was worth.
 #
 # ### Corrupted images
 #
 # The paper reports that its T-CNN gains 11 points on {term}`ImageNet-C`, whose images have 15 corruptions at five severities, such as noise, blur, fog and JPEG. The probe `corruptions` measures this for every run, here at three severities of 500 images.
 # {numref}`fig-tcnn-robust` has its mean, that of Gaussian noise alone, and images whose every fourth row is black.
 
-# %% mystnb={"figure": {"name": "fig-tcnn-robust", "caption": "Test accuracy on changed images, one point per seed: mean of 15 corruptions, Gaussian noise, and every fourth row black."}, "image": {"alt": "Three pairs of bars for the convnet trained on and the T-CNN. ROBUST-ALT"}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-tcnn-robust", "caption": "Test accuracy on changed images, one point per seed: mean of 15 corruptions, Gaussian noise, and every fourth row black."}, "image": {"alt": "Three pairs of bars for the convnet trained on and the T-CNN. On corruptions and on noise the T-CNN's bar is a few points higher; on blanked rows both are low and their points overlap."}} tags=["hide-input"]
+tests = {"corruptions": "15 corruptions", "noise": "noise", "rows": "rows blanked"}
+arms = {"convnet": "cnn", "T-CNN": "tcnn"}
 figure, axes = plots.panels(3, columns=3, height=2.8)
-for ax, (key, title) in zip(
-    axes, {"corruptions": "15 corruptions", "noise": "noise", "rows": "rows blanked"}.items(), strict=True
-):
-    plots.bars(
-        ax,
-        {"convnet": seeds_of("fine_tuning", "cnn", key), "T-CNN": seeds_of("fine_tuning", "tcnn", key)},
-        ylabel="accuracy",
-    )
+for ax, (key, title) in zip(axes, tests.items(), strict=True):
+    found = {name: seeds_of("fine_tuning", arm, key) for name, arm in arms.items()}
+    plots.bars(ax, found, ylabel="accuracy")
     ax.set_title(title, fontsize="medium")
 plt.show()
 
 # %% [markdown]
-# ROBUST-TEXT Two cautions: frost is drawn here, since the published one pastes photographs, and severities were made for photographs of 224 pixels.
+# The T-CNN is ahead by 2.5 to 4 points on corrupted images, which is about as much as on clean ones. So it is better on them because it is better, and nothing here says that its *loss* by a corruption is smaller. On blanked rows the seeds disagree. Two cautions: frost is drawn here, since the published one pastes photographs, and severities were made for photographs of 224 pixels.
 # `recipes evaluate RUN --probe corruptions` measures all 75 for a run folder; on ImageNet it also gives the mean corruption error in units of AlexNet's.
 #
 # ## Knobs
 #
 # How closed should the gates be at the start? {numref}`fig-tcnn-knobs-gates` starts the same convnet with four gates.
 
-# %% mystnb={"figure": {"name": "fig-tcnn-knobs-gates", "caption": "Four starts of the gates, 250 steps each. Left: test accuracy; the line is the convnet trained on as long. Right: the mean gate of the last layer at the end. One point per seed."}, "image": {"alt": "KNOBS-ALT"}} tags=["hide-input"]
-gates = {"logit 4": "near_4", "logit 10": "near_10", "logit 16": "near_16", "linear": "linear"}
+# %% mystnb={"figure": {"name": "fig-tcnn-knobs-gates", "caption": "Four starts of the gates, 250 steps each. Left: test accuracy; the line is the convnet trained on as long. Right: the mean gate of the last layer at the end. One point per seed."}, "image": {"alt": "Left: three bars of about equal height above the dotted line, and that of logit 16 a little below it. Right: the gates of logit 4 and 10 end around 0.7, the linear one below one half, and that of logit 16 at one."}} tags=["hide-input"]
+kinds = {f"logit {logit}": f"near_{logit}" for logit in (4, 10, 16)}
+kinds |= {"linear": "linear"}
+found = {
+    key: {title: seeds_of("gate_starts", arm, key) for title, arm in kinds.items()} for key in ("accuracy", "gate_2")
+}
 figure, (left, right) = plots.panels(2, height=2.9)
-plots.bars(left, {title: seeds_of("gate_starts", arm, "accuracy") for title, arm in gates.items()}, ylabel="accuracy")
+plots.bars(left, found["accuracy"], ylabel="accuracy")
 base = seeds_of("fine_tuning", "cnn", "accuracy")
 left.axhline(sum(base) / len(base), color=plots.BASELINE, linestyle=":", linewidth=1)
-plots.bars(right, {title: seeds_of("gate_starts", arm, "gate_2") for title, arm in gates.items()}, ylabel="mean gate")
+plots.bars(right, found["gate_2"], ylabel="mean gate")
 plt.show()
 
 # %% [markdown]
-# KNOBS-TEXT
+# A logit of 4, a logit of 10 and a linear gate that starts at exactly one end equally well: each of them leaves the convolution in 250 steps, some further than others. A logit of 16 does not leave it: there the slope of the
+# sigmoid is a ten-millionth, and the network is trained as the convnet that it was.
 #
 # In a live kernel you can fine-tune the cooked convnet with a gate of your own.
 
@@ -570,7 +604,11 @@ def try_out(logit: float, dim: int) -> None:
     print(tcnn_recipe.RECIPE.run(config, Path(mkdtemp()) / "run").report["scores"])
 
 
-interact_manual(try_out, logit=FloatSlider(4.0, min=0, max=16), dim=IntSlider(8, min=1, max=32))
+interact_manual(
+    try_out,
+    logit=FloatSlider(4.0, min=0, max=16),
+    dim=IntSlider(8, min=1, max=32),
+)
 
 # %% [markdown]
 # ## Break it
@@ -578,15 +616,17 @@ interact_manual(try_out, logit=FloatSlider(4.0, min=0, max=16), dim=IntSlider(8,
 # Close the gates for good, and keep all else. A sigmoid of 16 is one but for a ten-millionth. The network has all weights of a T-CNN, and nothing that makes it one.
 
 # %%
-broken = override(tcnn_recipe.PRESETS["finetune"], {**start, "model.gate_logit": 16.0, "model.gate_lr_scale": 1.0})
+closed = {**start, "model.gate_logit": 16.0, "model.gate_lr_scale": 1.0}
+broken = override(tcnn_recipe.PRESETS["finetune"], closed)
 report = tcnn_recipe.RECIPE.run(broken, place / "closed").report
 plain = json.loads((place / "convnet" / "report.json").read_text())
 for name, found in (("convnet", plain), ("closed for good", report)):
     print(f"{name:16} accuracy {found['scores']['accuracy']['method']:.3f}")
-print({key: round(value, 4) for key, value in report["diagnostics"].items() if "gate" in key})
+seen = report["diagnostics"]
+print({key: round(seen[key], 4) for key in ("gate_1", "gate_2")})
 
 # %% [markdown]
-# The diagnostic is the gate: it stays at one from the first line of the log to the last. The accuracy is that of the convnet.
+# The diagnostic is the gate: it stays at one from the first line of the log to the last. The accuracy is about that of the convnet.
 #
 # ### When something is wrong
 #
@@ -600,7 +640,8 @@ try:
 except ValueError as error:
     print(error)
 try:
-    elsewhere = override(tcnn_recipe.PRESETS["finetune"], {"model.init": "runs/nowhere", "train.steps": 1})
+    changes = {"model.init": "runs/nowhere", "train.steps": 1}
+    elsewhere = override(tcnn_recipe.PRESETS["finetune"], changes)
     tcnn_recipe.RECIPE.run(elsewhere, place / "nowhere")
 except ConfigError as error:
     print(error)
@@ -611,24 +652,21 @@ except ConfigError as error:
 # What follows was computed by `recipes verify tcnn` on three seeds per arm, and is compared with margins fixed before. Each row of the figure is a claim. It holds where the mean lies in the shaded part and no seed points the
 # other way.
 
-# %% mystnb={"image": {"alt": "VERDICTS-ALT"}} tags=["nbval-check-output"]
+# %% mystnb={"image": {"alt": "Eight claims, one for each row, by the difference from the control in margins, three seeds each. Seven hold: the identity by far; the T-CNN is better than its convnet on clean and on corrupted images; the last gate is lower than the one before; the hybrid beats the convnet; a half-trained start is no worse than the hybrid; and on single digits the convnet is no worse. Blanked rows do not hold: one of three seeds lies on the other side."}} tags=["nbval-check-output"]
 from recipes_lib import claims
 
 claims.verdicts("tcnn")
 
 # %% [markdown]
-# VERDICTS-TEXT
+# One claim does not hold: on blanked rows one seed of three points the other way, although two pilots agreed. The claim about the half-trained start is that it is *no worse*; the pilots gave no reason to fix a margin for "better".
 #
 # These verdicts rest on a convnet of five narrow layers, on canvases of 32 pixels that were drawn for a comparison. They say that the conversion pays where the label needs more than a neighbourhood, and that it need not pay elsewhere. Whether ImageNet is such a task is the paper's claim, and not tested here.
 #
-# ### The paper's numbers beside ours
+# ### The paper's numbers
 #
-# The paper's abstract gives differences alone, for a ResNet-RS-50 on ImageNet. Compare the direction, not the numbers.
-
-# %% tags=["hide-input"]
-claims.against_paper("tcnn")
-
-# %% [markdown]
+# The abstract, which is all that we could read, has two numbers, and both are differences from the ResNet-RS-50 before fine-tuning: 2.2 points of top-1 on ImageNet, and 11 on ImageNet-C. Its control is not ours: a convnet that is trained on for as long, with the
+# same augmentation and resolution, may gain a part of them too.
+#
 # ## Scale it up
 #
 # ```sh
@@ -678,7 +716,8 @@ notebook.settings({name: tcnn_recipe.PRESETS[name] for name in names}, fields)
 # Solution 1
 five = nn.Conv2d(64, 64, 5, padding=2)
 twin = GatedConvolution(five)
-added = sum(p.numel() for p in twin.parameters()) - sum(p.numel() for p in five.parameters())
+sizes = [sum(p.numel() for p in layer.parameters()) for layer in (twin, five)]
+added = sizes[0] - sizes[1]
 print(f"{twin.heads} heads, {added:,} = 2 x 25 x 8 x 64 + 25 x 3 + 25 weights more")
 assert added == 2 * 25 * 8 * 64 + 25 * 3 + 25
 
@@ -688,7 +727,8 @@ assert added == 2 * 25 * 8 * 64 + 25 * 3 + 25
 
 # %% tags=["solution", "hide-cell"]
 # Solution 2
-kernels = nn.Conv2d(18, 18, 3).weight.detach().flatten(2).permute(2, 0, 1)  # [9, 18, 18]
+kernel = nn.Conv2d(18, 18, 3).weight.detach()
+kernels = kernel.flatten(2).permute(2, 0, 1)  # [9 heads, 18, 18]
 u, size, v = torch.linalg.svd(kernels)
 best = u[:, :, :2] * size[:, None, :2] @ v[:, :2]
 lost = (kernels - best).norm() / kernels.norm()
@@ -702,7 +742,8 @@ assert lost > 0.5
 # Solution 3
 larger = torch.randn(2, 3, 48, 48)
 found = check_identity(resnet.float(), recast(resnet, "layer4"), larger)
-print(f"largest difference at 48 pixels: {max(each.largest for each in found.values()):.0e}")
+worst = max(each.largest for each in found.values())
+print("the same to 1e-5 at 48 pixels:", worst < 1e-5)
 print("positions are relative, so another grid has other keys and the same weights")
 
 # %% [markdown]
@@ -713,7 +754,8 @@ print("positions are relative, so another grid has other keys and the same weigh
 plain = nn.Conv2d(4, 4, 3, padding=1)
 for share in (1.0, 0.1, 0.01):
     layer = GatedConvolution(plain, gate="near", locality_strength=10 * share)
-    print(f"v_pos times {share}: {layer.stray_attention(reach=8).max():.3f} of a head's attention is off its pixel")
+    stray = layer.stray_attention(reach=8).max()
+    print(f"v_pos times {share}: {stray:.3f} of the attention is off the pixel")
 print("v_pos decayed: attention to positions becomes attention to all pixels alike")
 
 # %% [markdown]

@@ -118,7 +118,7 @@ CHAPTER = Chapter(
         ),
         no_worse(
             "tcnn.half_trained",
-            "A T-CNN from a half-trained convnet is no worse than the hybrid from scratch, of whose steps it has two thirds as attention.",
+            "In as many steps, of which a third have no attention, a T-CNN from a half-trained convnet is no worse than the hybrid.",
             ours=("starts", "from_half.accuracy"),
             control=("starts", "hybrid.accuracy"),
             by=0.015,
