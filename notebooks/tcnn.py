@@ -408,6 +408,7 @@ from recipes_lib.data import embedded, four_digits
 from recipes_lib.recipes.tcnn import recipe as tcnn_recipe
 from recipes_lib.recipes.tcnn.study import CNN
 
+# %% tags=["hide-input"]
 cooked, place = embedded.path("cooked/tcnn"), Path(mkdtemp())
 
 
@@ -477,7 +478,7 @@ with torch.no_grad():
     position = layer.position_maps(8, 8).mean(0)
 hook.remove()
 
-# %% mystnb={"figure": {"name": "fig-tcnn-maps", "caption": "Attention of one query of the last layer, marked by a cross, mean over its nine heads. Left: the image. Middle: attention to positions, the nine pixels of the kernel. Right: attention to content."}, "image": {"alt": "Three square panels. Left: four digits. Middle: nine equally bright pixels around the cross. Right: bright pixels on one or two of the digits, wherever they are, and dark background."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-tcnn-maps", "caption": "Attention of one query of the last layer, marked by a cross on a dim digit, mean over its nine heads. Left: the image. Middle: attention to positions, the nine pixels of the kernel. Right: attention to content, which goes to the brightest digit."}, "image": {"alt": "Three square panels. Left: four digits, of which a five at the upper left is the brightest. Middle: nine equally bright pixels around the cross, on a nine. Right: all attention lies on the five, far from the cross."}} tags=["hide-input"]
 figure, axes = plots.panels(3, columns=3, height=2.4)
 axes[0].imshow(canvases[0].permute(1, 2, 0))
 query = 8 * 5 + 3  # sixth row, fourth column of the 8 x 8 map: a dim digit
