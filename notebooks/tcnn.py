@@ -513,7 +513,7 @@ def seeds_of(measurement: str, *path: str) -> list[float]:
     return found
 
 
-# %% mystnb={"figure": {"name": "fig-tcnn-starts", "caption": "Test accuracy, one point per seed. Left: the convnet after 400 steps, and 250 steps later. Right: four ways to spend 650 steps on the same task; the second of them has 450 steps with attention."}, "image": {"alt": "Two panels of bars. Left: the convnet, the convnet trained on, and the T-CNN, each higher than the one before. Right: the convnet from scratch is far below the T-CNN from a half-trained convnet and the hybrid from scratch."}} tags=["hide-input"]
+# %% mystnb={"figure": {"name": "fig-tcnn-starts", "caption": "Test accuracy, one point per seed. Left: the convnet after 400 steps, and 250 steps later. Right: three ways to spend 650 steps on the same task; the second of them has 450 steps with attention."}, "image": {"alt": "Two panels of bars. Left: the convnet, the convnet trained on, and the T-CNN, each higher than the one before. Right: the convnet from scratch is far below the T-CNN from a half-trained convnet and the hybrid from scratch."}} tags=["hide-input"]
 left_rows = {"base": "convnet", "cnn": "convnet,\ntrained on", "tcnn": "T-CNN"}
 right_rows = {
     "cnn_all": "convnet",
