@@ -110,14 +110,14 @@ def update_weights(q: Tensor, losses: GroupLosses, eta: float, adjustment: Tenso
     """q_g exp(eta (l_g + C / sqrt n_g)), divided by its sum; a group that the batch lacks keeps its q_g before the division.
 
     Shapes: ``q`` [groups], not negative with sum 1; ``adjustment`` [groups] of :func:`size_adjustment` -> [groups].
-    Raises: ``ValueError`` if ``eta`` is negative or ``q`` is no distribution over the groups; ``FloatingPointError``
-    naming a group whose loss is not finite, which would make every weight NaN.
+    ``q`` is checked by :func:`check_weights` once, where it is read from a checkpoint, and not here at every step.
+    Raises: ``ValueError`` if ``eta`` is negative; ``FloatingPointError`` naming a group whose loss is not finite, which
+    would make every weight NaN.
     Differs: the official code gives an absent group the loss 0. That is the same without an adjustment; with one, it
     raises the weight of the group by exp(eta C / sqrt n_g) in each step that does not see it.
     """
     if not 0 <= eta < math.inf:
         raise ValueError(f"eta = {eta}; use a finite value >= 0; 0 keeps the weights, 0.01 is usual.")
-    check_weights(q, len(losses.mean))
     mean = losses.mean.detach()
     if not mean.isfinite().all():
         worst = int((~mean.isfinite()).nonzero()[0])

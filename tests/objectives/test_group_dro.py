@@ -177,8 +177,10 @@ def test_two_ranks_with_unequal_groups_take_the_step_of_one_rank():
         (lambda: group_dro.size_adjustment(torch.tensor([3, 0, 5]), 1.0), r"no point of group 1"),
         (lambda: group_dro.size_adjustment(torch.tensor([3]), -1.0), r"strength = -1"),
         (lambda: update_weights(UNIFORM, given_means(1, 1, 1, 1), -0.1), r"eta = -0.1"),
-        (lambda: update_weights(UNIFORM, given_means(1, 1), 0.1), r"there are 2 groups"),
-        (lambda: update_weights(2 * UNIFORM, given_means(1, 1, 1, 1), 0.1), r"sums to 2"),
+        (lambda: group_dro.check_weights(UNIFORM, 2), r"there are 2 groups"),
+        (lambda: group_dro.check_weights(torch.tensor([1.5, -0.5]), 2), r"weights of groups are at least 0"),
+        (lambda: group_dro.check_weights(torch.tensor([float("nan"), 1.0]), 2), r"sums to nan"),
+        (lambda: group_dro.check_weights(2 * UNIFORM, 4), r"sums to 2"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_to_do(call, said):

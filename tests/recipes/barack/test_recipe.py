@@ -181,7 +181,6 @@ def test_a_loss_that_is_not_finite_names_the_group_and_the_step(tmp_path):
         ({"groups.steps": 0}, r"groups\.steps = 0"),
         ({"groups.steps": None}, r"groups\.epochs = None is not allowed: use a value above 0, or give groups\.steps"),
         ({"groups.upweight": 0.5}, r"groups\.upweight = 0\.5"),
-        ({"sync.name": "local_sgd"}, r"sync\.name = local_sgd is not allowed: use a value of ddp or fsdp"),
         (
             {"model.classes": 20, "loss.sampling": "uniform"},
             r"train\.batch_size = 16 is below the number of groups, 40.*--loss\.sampling balanced",
