@@ -73,9 +73,8 @@ def soft_group_losses(losses: Tensor, probabilities: Tensor) -> GroupLosses:
 
 def _means(sums: Tensor) -> GroupLosses:
     """``sums``: the sum of losses and that of weights of this rank, [2, groups]."""
-    total, weight = collectives.all_reduce_sum(
-        sums
-    )  # before the division: a rank may hold more of a group than another
+    # summed before the division: a rank may hold more points of a group than another
+    total, weight = collectives.all_reduce_sum(sums)
     weight = weight.detach()
     return GroupLosses(total / torch.where(weight > 0, weight, 1), weight)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from recipes_lib.config import from_dict, override, to_dict
 from recipes_lib.distributed.local import run_ranks
@@ -132,6 +133,20 @@ def test_a_run_is_evaluated_and_exported(tmp_path):
     assert found["groups"] == report["groups"]
     assert "recall_worst" not in found["diagnostics"]
     assert runs.export(barack.RECIPE, tmp_path / "run", "timm", tmp_path / "out").is_dir()
+
+
+@pytest.mark.parametrize("arm", ["barack", "george"])
+def test_image_files_in_the_layout_of_waterbirds_are_trained_on(arm, tmp_path):
+    lines = ["img_filename,y,place,split"]
+    for number in range(48):
+        y, place, split = number % 2, number // 2 % 2, 0 if number < 32 else number % 4 // 2 + 1
+        Image.new("RGB", (12, 10), (250 * y, 250 * place, number)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{y},{'' if 4 <= number < 8 else place},{split}")  # four without an attribute
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    changes = {"data__name": "waterbirds", "data__root": str(tmp_path), "data__fits": 0.95}
+    report = run(tmp_path / "run", **changes, groups__arm=arm, train__batch_size=8)
+    assert list(report["groups"])[1:] == ["landbird, land", "landbird, water", "waterbird, land", "waterbird, water"]
+    assert sum(row["train"] for name, row in report["groups"].items() if name != "average") == 28
 
 
 def method(**changes: object) -> barack.GroupClassifier:
