@@ -73,6 +73,8 @@ TESTED_ELSEWHERE = {
     "pretraining/recipe": "contract/test_recipes.py",
     "pretraining/runs": "pretraining/test_run_life.py",
     "pretraining/scoring": "pretraining/test_engine.py",
+    "recipes/barack/finding": "recipes/barack/test_recipe.py",
+    "recipes/barack/settings": "recipes/barack/test_recipe.py",
     "recipes/imagenet_x/drawn": "recipes/imagenet_x/test_recipe.py",
     "recipes/imagenet_x/networks": "recipes/imagenet_x/test_score.py",
     "recipes/imagenet_x/pictures": "recipes/imagenet_x/test_report.py",

@@ -78,6 +78,8 @@ class ImageFiles:
     """Names of the classes."""
     notes: tuple[str, ...] = ()
     """Lines for the user about how the files were found."""
+    factors: dict[str, Tensor] = field(default_factory=dict)
+    """What is known about the images beside their class, such as the attribute that makes groups, each [N]."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -100,9 +102,10 @@ class ImageFiles:
             raise DamagedImage(f"{name} {fault}. {way_out}") from None
 
     def select(self, indices: Tensor) -> "ImageFiles":
-        """The files at ``indices`` (int64 [n], in that order), with their labels."""
+        """The files at ``indices`` (int64 [n], in that order), with their labels and factors."""
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, names=self.names[indices.numpy()], labels=labels)
+        factors = {name: factor[indices] for name, factor in self.factors.items()}
+        return replace(self, names=self.names[indices.numpy()], labels=labels, factors=factors)
 
     def check(self, threads: int) -> "Checked":
         """Decodes every file once, and returns the faults and remarks.

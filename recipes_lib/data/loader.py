@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from recipes_lib import randomness
+from recipes_lib.data.groups import drawn_order
 from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.imbalance import grouped_order
 from recipes_lib.data.pools.shard_order import ShardOrder
@@ -127,10 +128,19 @@ class StepBatches(Dataset):
             )
         self.dataset, self.seed, self.crop, self.support, self.encode = dataset, seed, crop, support, encode
         self.classes_per_batch, self.repeats = classes_per_batch, repeats
+        self._weights: Tensor | None = None
         self.accumulate, self.rank = accumulate, rank
         self.local_size = batch_size // (accumulate * world_size)
         self.world_size, self.batch_size = world_size, batch_size
         self.steps_per_epoch = len(dataset) // batch_size
+        self._order = lru_cache(maxsize=2)(self._epoch_order)
+
+    def draw_by(self, weights: Tensor | None) -> None:
+        """From now on, an epoch draws its images with replacement, in proportion to ``weights``, float [images].
+
+        ``None``: an epoch has each image once, in random order, as before the first call.
+        """
+        self._weights = weights
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
     def __getstate__(self) -> dict:
@@ -144,6 +154,8 @@ class StepBatches(Dataset):
     def _epoch_order(self, epoch: int) -> Tensor | ShardOrder:
         if isinstance(self.dataset, ShardPairs):
             return self.dataset.order(self.seed, epoch)
+        if self._weights is not None:
+            return drawn_order(self._weights, self.seed, epoch)
         if self.classes_per_batch is None:
             count = len(self.dataset)
             order = randomness.permutation(self.seed, epoch, count)
@@ -172,7 +184,8 @@ class StepBatches(Dataset):
         return order[first + part : first + self.batch_size : self.batch_size // self.local_size]
 
     def _batch(self, keys: Tensor, epoch: int) -> Batch:
-        indices = keys % len(self.dataset) if self.repeats > 1 else keys
+        copies = self.repeats > 1 or self._weights is not None
+        indices = keys % len(self.dataset) if copies else keys
         labels = None if self.dataset.labels is None else self.dataset.labels[indices]
         tokens = self.encode([self.dataset.text(index) for index in indices.tolist()]) if self.encode else None
         if isinstance(self.dataset, ImageSet):

@@ -21,6 +21,8 @@ KNOWN = {
     "imagenet": Size(1_281_167, 1000),  # ILSVRC 2012
     "inat18": Size(437_513, 8142),
     "places365": Size(1_803_460, 365),  # Places365-Standard
+    "waterbirds": Size(4_795, 2),
+    "celeba": Size(162_770, 2),
 }
 """Sizes of data sets. Source: the data sets' own pages; for the first two also torchvision's pages."""
 

@@ -54,6 +54,25 @@ def test_ranks_and_micro_batches_share_out_the_global_batch_in_order():
         assert list(chain(*together)) == whole[step]
 
 
+def test_drawn_images_come_by_their_weights_each_copy_with_a_number_of_its_own_and_none_ends_it():
+    batches = StepBatches(images(12), seed=0, batch_size=4)
+    before = visited(batches, 0, 3)
+    batches.draw_by(torch.tensor([0.0, 1.0, 3.0]).repeat(4))
+    keys = list(chain(*visited(batches, 0, 3)))
+    assert len(set(keys)) == 12
+    assert all(key % 12 % 3 != 0 for key in keys)
+    drawn = next(batches.stream(0, 1, workers=0, device=CPU))
+    assert torch.equal(drawn.labels, drawn.indices % 12)
+    assert torch.equal(drawn.images[:, 0, 0, 0].long(), drawn.labels)
+    halves = [StepBatches(images(12), seed=0, batch_size=4, rank=rank, world_size=2) for rank in range(2)]
+    for half in halves:
+        half.draw_by(torch.tensor([0.0, 1.0, 3.0]).repeat(4))
+    together = [[*first, *second] for first, second in zip(*(visited(half, 0, 3) for half in halves), strict=True)]
+    assert list(chain(*together)) == keys
+    batches.draw_by(None)
+    assert visited(batches, 0, 3) == before
+
+
 def test_repeated_images_follow_each_other_with_keys_of_their_own_and_the_epoch_stays_as_long():
     batches = StepBatches(images(12), seed=0, batch_size=6, repeats=3)
     assert batches.steps_per_epoch == 2
