@@ -9,7 +9,7 @@ POSE, SIZE, BOTH = ("pose",), ("size",), ("pose", "size")
 
 
 def _random() -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(0))
+    return np.random.default_rng(0)
 
 
 def _answers(canonical, classes=None, **varied) -> gaps.Answers:
