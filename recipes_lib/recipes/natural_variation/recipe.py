@@ -180,8 +180,6 @@ def _check_data(data: SourceConfig, faults: Faults) -> None:
             faults.add(f"{name} = {value} has no use with data.name = {data.name}: leave it out.")
     if data.canonical and not own:
         faults.add(f"data.canonical has no use with data.name = {data.name}: leave it out.")
-    if data.name == "objects" and (reason := objects3d.missing()) is not None:
-        faults.add(f"data.name = objects: {reason}")
     faults.need(8 <= data.image_size <= 512, "data.image_size", data.image_size, "of 8 to 512")
     most = len(scenes.TWINS)
     faults.need(1 <= data.pairs <= most, "data.pairs", data.pairs, f"of 1 to {most}")
@@ -223,12 +221,17 @@ def _check_factors(config: Config, faults: Faults) -> None:
 
 
 def open_source(config: SourceConfig) -> Source:
-    """The source of images that a config names. Raises: ``DataError`` for a folder or table that cannot be used."""
+    """The source of images that a config names.
+
+    Raises: ``DataError`` for a folder or table that cannot be used, and for objects without the extra ``objects``.
+    """
     if config.name == "folder":
         return table.read(
             config.root, config.table, canonical=config.canonical, side=config.image_size, seed=config.seed
         )
     if config.name == "objects":
+        if (reason := objects3d.missing()) is not None:
+            raise DataError(f"data.name = objects: {reason}")
         made: scenes.Pantry | scenes.Objects = scenes.Objects(config.seed, pairs=config.pairs)
     else:
         made = scenes.Pantry(config.seed, twins=config.name == "pantry_twins")
