@@ -70,6 +70,11 @@ def test_the_interval_is_that_of_the_exact_bootstrap_distribution():
     assert (gap.low, gap.high) == (0.5, 0.5)
 
 
+def test_the_interval_resamples_both_answers_of_an_instance_together():
+    gap = gaps.profile(_answers([1, 0, 1, 0], pose=[1, 0, 1, 0]), generator=_random()).gaps[POSE]
+    assert (gap.low, gap.high) == (0, 0)  # however the instances are drawn
+
+
 def test_p_is_two_sided_and_that_of_random_signs():
     p = gaps.profile(_answers([1] * 16, pose=[0] * 8 + [1] * 8), generator=_random()).gaps[POSE].p
     assert p == pytest.approx(2 * special.ndtr(-8 / np.sqrt(8)))
