@@ -122,17 +122,24 @@ def has_twin(lesson: Lesson, families: Tensor) -> Tensor:
 def rows(lesson: Lesson, canonical: Tensor, varied: Tensor, instances: Tensor) -> Tensor:
     """The training images of a lesson, as positions in the canonical images followed by the varied ones: int64 [n].
 
-    Shapes: ``canonical`` and ``varied`` int64, the instance that each image shows; ``instances`` int64 [I], in the order
-    of ``lesson.varies``. Each instance appears as often as it has varied images, or canonical ones if nothing varies.
+    Shapes: ``canonical`` and ``varied`` int64, the instance that each image shows; ``instances`` int64 [I], ascending, in
+    the order of ``lesson.varies``. Each instance appears as often as it has varied images, or canonical ones if nothing varies.
     """
     if not lesson.varied:
         return torch.arange(len(canonical))
-    found = []
-    for instance, own in zip(instances.tolist(), lesson.varies.tolist(), strict=True):
-        moving = (varied == instance).nonzero()[:, 0]
-        still = (canonical == instance).nonzero()[:, 0]
-        found.append(len(canonical) + moving if own else still[torch.arange(len(moving)) % len(still)])
-    return torch.cat(found)
+    place, own = torch.searchsorted(instances, varied), torch.searchsorted(instances, canonical)
+    by_instance, count = own.argsort(stable=True), own.bincount(minlength=len(instances))
+    first = count.cumsum(0) - count  # where each instance begins among the canonical images
+    still = by_instance[first[place] + _ranks(place, len(instances)) % count[place]]
+    return torch.where(lesson.varies[place], len(canonical) + torch.arange(len(varied)), still)
+
+
+def _ranks(place: Tensor, count: int) -> Tensor:
+    """The number of equal values before each value, of values below ``count``: int64 [n] -> int64 [n]."""
+    order, number = place.argsort(stable=True), place.bincount(minlength=count)
+    ranks = torch.empty_like(place)
+    ranks[order] = torch.arange(len(place)) - (number.cumsum(0) - number)[place[order]]
+    return ranks
 
 
 def plan(
