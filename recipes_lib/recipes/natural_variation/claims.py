@@ -62,7 +62,7 @@ CHAPTER = Chapter(
     name="natural_variation",
     measurements={
         # a frozen network with ImageNet's weights, on 3-D objects: gaps, shares of instances, classes, near twins
-        "pretrained": Measurement(f"{_STUDY}:pretrained", fingerprint=f"{_STUDY}:fingerprint"),
+        "pretrained": Measurement(f"{_STUDY}:pretrained", fingerprint=f"{_STUDY}:fingerprint_pretrained"),
         # a small network from scratch, on the Pantry: the same
         "trained": Measurement(f"{_STUDY}:trained", fingerprint=f"{_STUDY}:fingerprint"),
         # networks with and without labels, on the Pantry: gaps
