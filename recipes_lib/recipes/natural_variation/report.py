@@ -81,6 +81,8 @@ def gaps(ax: Axes, plain: Mapping[str, Any], *, pairs: bool = False) -> Axes:
     }
     order = np.argsort(cells["gap"].mean(axis=0), kind="stable")
     layout.intervals(ax, list(models), cells["gap"][:, order], cells["low"][:, order], cells["high"][:, order], none=0)
+    if len(models) > 1:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # gaps reach into every corner
     stars = [any(row["gaps"][names[place]]["holm"] < 0.05 for row in models.values()) for place in order]
     labels = [f"{'* ' if star else ''}{layout.shown(names[place])}" for place, star in zip(order, stars, strict=True)]
     return layout.named_rows(ax, labels, xlabel="gap: canonical accuracy less varied accuracy")
