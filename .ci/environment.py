@@ -6,7 +6,7 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-EXTRAS = ("book", "text", "lowbit", "track", "dev")
+EXTRAS = ("book", "text", "lowbit", "objects", "track", "dev")
 WEIGHTS = Path(__file__).with_name("weights.txt")
 
 

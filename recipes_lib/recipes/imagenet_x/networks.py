@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads the models that :mod:`recipes_lib.recipes.imagenet_x.score` can score: timm's, torchvision's, this book's."""
 
-import difflib
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import timm
@@ -16,17 +14,17 @@ from torch import Tensor, nn
 from recipes_lib import durable, recipes
 from recipes_lib.data.images import ImageFiles
 from recipes_lib.distributed import collectives
-from recipes_lib.errors import DataError, RunError
+from recipes_lib.errors import DataError
 from recipes_lib.evaluation.features import extract
 from recipes_lib.models import interchange
+from recipes_lib.models.published import Unknown, fetched, unknown
 from recipes_lib.pretraining import engine
 from recipes_lib.training import checkpoint
 
 Prepare = Callable[[Image], Tensor]
 
 
-class Unknown(Exception):
-    """A model name that a library does not know; the text suggests similar names."""
+_OTHERWISE = "give a file: --score.weights FILE.safetensors"
 
 
 def of_timm(name: str, weights: Path | None, classes: int) -> tuple[nn.Module, Prepare]:
@@ -36,14 +34,14 @@ def of_timm(name: str, weights: Path | None, classes: int) -> tuple[nn.Module, P
     """
     try:
         if weights is None:
-            network = _published(f"timm:{name}", lambda: timm.create_model(name, pretrained=True))
+            network = fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True), otherwise=_OTHERWISE)
         else:
             network = timm.create_model(name, pretrained=False, num_classes=classes)
             interchange.fill(network, checkpoint.read_weights(weights), str(weights))
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
-        raise Unknown(_unknown("timm", name, timm.list_models())) from None
+        raise Unknown(unknown("timm", name, timm.list_models())) from None
     return network, timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
 
 
@@ -54,10 +52,14 @@ def of_torchvision(name: str, weights: Path | None, classes: int) -> tuple[nn.Mo
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise Unknown(_unknown("torchvision", name, known))
+        raise Unknown(unknown("torchvision", name, known))
     published = torchvision.models.get_model_weights(name).DEFAULT
     if weights is None:
-        network = _published(f"torchvision:{name}", lambda: torchvision.models.get_model(name, weights=published))
+        network = fetched(
+            f"torchvision:{name}",
+            lambda: torchvision.models.get_model(name, weights=published),
+            otherwise=_OTHERWISE,
+        )
     else:
         network = torchvision.models.get_model(name, weights=None, num_classes=classes)
         interchange.fill(network, checkpoint.read_weights(weights), str(weights))
@@ -110,29 +112,3 @@ class Neighbours:
             votes = rows.new_zeros(len(rows), len(images.class_names)).scatter_add_(1, self.labels[nearest], weights)
             share, answer = (votes / votes.sum(dim=1, keepdim=True)).max(dim=1)
             yield answer.cpu(), share.cpu()
-
-
-def _published(model: str, create: Callable[[], nn.Module]) -> nn.Module:
-    """The network with published weights, which its library downloads or has downloaded before."""
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)  # it would print a warning per attempt, and the number of attempts cannot be set
-    try:
-        return create()
-    except Exception as error:  # without internet access each library raises another class of error
-        if "Unknown model" in str(error):
-            raise
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[0].rstrip('.')}"
-        raise RunError(
-            f"model = {model}: its weights are not on this machine and could not be fetched ({reason}). Run once where "
-            "there is a network, or give a file: --score.weights FILE.safetensors."
-        ) from None
-    finally:
-        hub.setLevel(level)
-
-
-def _unknown(library: str, name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    guess = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"{library} has no network {name!r}.{guess}"

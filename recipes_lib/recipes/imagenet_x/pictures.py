@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the figures of a factor report, each with a caption and a description for readers who cannot see it."""
 
-import io
 import re
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -12,31 +10,15 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from recipes_lib import plots
-from recipes_lib.errors import printable
+from recipes_lib.evaluation.page import LONGEST_NAME, MOST_ARMS, Picture, by_row, intervals, named_rows, picture, shown
 from recipes_lib.factors import inference as factor_stats
 from recipes_lib.factors.error_ratios import Counts
 from recipes_lib.factors.report import FEW, FactorReport, Prevalence, Table
 
-MOST_ARMS = len(plots.PALETTE)
-"""Largest number of models that are drawn separately, by colour and marker; for more models, their spread is drawn."""
-
-LONGEST_NAME = 60
-"""Largest number of characters of a name in a figure; a longer name loses its middle."""
 CELL_POINTS = 9
 """Font size, in points, of the numbers in the figure of metaclasses, whose cells have room for three characters."""
 METACLASSES = "metaclasses"
 """Name of the figure of metaclasses."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page, as a PNG file, with its alternative text and its caption."""
-
-    name: str
-    """Name of its file, without the suffix."""
-    png: bytes
-    alt: str
-    caption: str
 
 
 def pictures(report: FactorReport) -> list[Picture]:
@@ -67,24 +49,8 @@ def error_ratios(ax: Axes, report: FactorReport, table: Table) -> Axes:
     The worst factor is on top. Names of factors with few images are grey.
     """
     order = _order(table)
-    heights = np.arange(len(order))
-    if len(report.models) <= MOST_ARMS:
-        offsets = np.linspace(-0.3, 0.3, len(report.models)) if len(report.models) > 1 else [0.0]
-        for place, (model, offset) in enumerate(zip(report.models, offsets, strict=True)):
-            look, ratios = plots.style(place), table.counts.error_ratio[place, order]
-            ax.hlines(
-                heights + offset, table.low[place, order], table.high[place, order], color=look["color"], linewidth=1
-            )
-            ax.plot(ratios, heights + offset, linestyle="none", **look, markersize=4, label=_shown(model))
-        if len(report.models) > 1:
-            ax.legend(loc="lower right")  # this corner is free, since ratios decrease from top to bottom
-    else:
-        spread, look = factor_stats.spread(table.counts.error_ratio[:, order]), plots.style(0)
-        ax.hlines(heights, spread["min"], spread["max"], color=look["color"], linewidth=1, label="all models")
-        ax.hlines(heights, spread["q1"], spread["q3"], color=look["color"], linewidth=5, alpha=0.5, label="middle half")
-        ax.plot(spread["median"], heights, linestyle="none", **look, markersize=4, label="median")
-        ax.legend()
-    ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
+    values = table.counts.error_ratio[:, order]
+    intervals(ax, report.models, values, table.low[:, order], table.high[:, order], none=1)
     return _named(ax, report, table, order, xlabel="error ratio (1: as many errors as on average)")
 
 
@@ -114,7 +80,7 @@ def groups(ax: Axes, report: FactorReport, table: Table, column: str) -> Axes:
         means = [tests[factor].means[name] for factor in order]
         own = [(ratio, height) for height, factor in enumerate(order) for ratio in tests[factor].ratios[name]]
         ax.plot(*np.array(own).reshape(-1, 2).T, linestyle="none", **plots.style(place), markersize=3, alpha=0.35)
-        ax.plot(means, heights, linestyle="none", **plots.style(place), markersize=7, label=_shown(f"{column}: {name}"))
+        ax.plot(means, heights, linestyle="none", **plots.style(place), markersize=7, label=shown(f"{column}: {name}"))
     ax.axvline(1, color=plots.BASELINE, linestyle="--", linewidth=1.2, zorder=0)
     ax.legend()
     stars = {factor: "* " for factor in range(len(tests)) if adjusted[factor] < 0.05}
@@ -138,7 +104,7 @@ def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
     look = colormaps["RdBu_r"].with_extremes(bad="#00000000")
     sure = np.where(n >= FEW, ratios, np.nan)
     # on a logarithmic scale, half the errors are as far from white as twice the errors
-    shown = ax.imshow(np.log2(sure), cmap=look, norm=Normalize(-2, 2, clip=True), aspect="auto")
+    drawn = ax.imshow(np.log2(sure), cmap=look, norm=Normalize(-2, 2, clip=True), aspect="auto")
     few = (n < FEW) & ~np.isnan(ratios)
     ax.imshow(np.where(few, 0, np.nan), cmap=ListedColormap(["#e4e4e4"]), aspect="auto")
     for row, column in np.argwhere(~np.isnan(ratios)):
@@ -146,11 +112,11 @@ def metaclasses(ax: Axes, report: FactorReport, which: str) -> Axes:
         colour = "white" if dark else "#595959" if few[row, column] else "black"
         said = f"{ratios[row, column]:.1f}"
         ax.text(column, row, said, ha="center", va="center", fontsize=CELL_POINTS, color=colour)
-    ax.set_xticks(range(len(columns)), [_shown(report.factors[place]) for place in columns], rotation=45, ha="right")
-    ax.set_yticks(range(len(parts)), list(map(_shown, parts)))
+    ax.set_xticks(range(len(columns)), [shown(report.factors[place]) for place in columns], rotation=45, ha="right")
+    ax.set_yticks(range(len(parts)), list(map(shown, parts)))
     ax.tick_params(labelsize="small", length=0)
     ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(shown, ax=ax, ticks=[-2, -1, 0, 1, 2], shrink=0.6, label="error ratio in the metaclass")
+    bar = ax.figure.colorbar(drawn, ax=ax, ticks=[-2, -1, 0, 1, 2], shrink=0.6, label="error ratio in the metaclass")
     bar.ax.set_yticklabels(["1/4", "1/2", "1", "2", "4"])
     return ax
 
@@ -175,40 +141,16 @@ def _order(table: Table) -> list[int]:
 def _named(
     ax: Axes, report: FactorReport, table: Table, order: list[int], *, xlabel: str, before: dict[int, str] | None = None
 ) -> Axes:
-    ax.figure.set_facecolor("white")
-    ax.set_facecolor("white")
-    ax.spines[["top", "right"]].set_visible(False)
-    labels = [f"{(before or {}).get(place, '')}{_shown(report.factors[place])}" for place in order]
-    ax.set_yticks(range(len(order)), labels)
+    labels = [f"{(before or {}).get(place, '')}{shown(report.factors[place])}" for place in order]
+    named_rows(ax, labels, xlabel=xlabel)
     for label, place in zip(ax.get_yticklabels(), order, strict=True):
         if table.counts.with_factor[place] < FEW:
             label.set_color("#767676")
-    ax.set_ylim(-0.7, len(order) - 0.3)
-    ax.set_xlabel(xlabel)
     return ax
 
 
-def _shown(name: str) -> str:
-    """A user's name prepared for a figure: not read as a formula, not left out of the legend, and not too long."""
-    text = printable(name)
-    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-LONGEST_NAME // 2 :]}"
-    hidden = " " if text.startswith("_") else ""  # matplotlib's legends leave such labels out
-    return hidden + text.replace("$", r"\$")
-
-
-def _figure(report: FactorReport) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(plots.WIDTH, 1.4 + 0.34 * len(report.factors)), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _picture(name: str, figure: Figure, alt: str, caption: str) -> Picture:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=plots.STYLE["figure.dpi"], metadata={"Software": None})
-    return Picture(name, file.getvalue(), alt, caption)
-
-
 def _ratios(report: FactorReport, table: Table, which: str) -> Picture:
-    figure, ax = _figure(report)
+    figure, ax = by_row(len(report.factors))
     error_ratios(ax, report, table)
     order = [place for place in _order(table)[::-1] if not np.isnan(table.counts.error_ratio[:, place]).all()]
     means = np.nanmean(table.counts.error_ratio[:, order], axis=0) if order else []
@@ -222,11 +164,11 @@ def _ratios(report: FactorReport, table: Table, which: str) -> Picture:
         caption = (
             f"Error ratios over {len(report.models):,} models, factors marked {which}. Grey: fewer than {FEW} images."
         )
-    return _picture(f"error_ratio_{which}", figure, alt, caption)
+    return picture(f"error_ratio_{which}", figure, alt, caption)
 
 
 def _prevalence(report: FactorReport, which: str) -> Picture:
-    figure, ax = _figure(report)
+    figure, ax = by_row(len(report.factors))
     found, table = report.prevalence[which], report.tables[which]["class"]
     prevalence(ax, report, table, found)
     listed = ", ".join(
@@ -235,11 +177,11 @@ def _prevalence(report: FactorReport, which: str) -> Picture:
     )
     also = "" if found.train is None else ", in brackets of the training images"
     alt = f"Share in percent of the images that have each factor ({which}){also}: {listed}."
-    return _picture(f"prevalence_{which}", figure, alt, f"How frequent each factor is, marked {which}.")
+    return picture(f"prevalence_{which}", figure, alt, f"How frequent each factor is, marked {which}.")
 
 
 def _groups(report: FactorReport, table: Table, which: str, column: str, place: int) -> Picture:
-    figure, ax = _figure(report)
+    figure, ax = by_row(len(report.factors))
     groups(ax, report, table, column)
     tests = table.groups[column]
     listed = "; ".join(
@@ -250,7 +192,7 @@ def _groups(report: FactorReport, table: Table, which: str, column: str, place: 
     caption = f"Models by {column}, factors marked {which}. A star: groups differ (Alexander-Govern, Holm, p < .05)."
     safe = re.sub(r"[^\w.-]+", "_", column)[: LONGEST_NAME // 2]
     name = safe if safe == column else f"{safe}~{place + 1}"  # two columns may get the same safe name
-    return _picture(f"groups_{name}_{which}", figure, alt, caption)
+    return picture(f"groups_{name}_{which}", figure, alt, caption)
 
 
 def _metaclasses(report: FactorReport) -> Picture:
@@ -275,4 +217,4 @@ def _metaclasses(report: FactorReport) -> Picture:
         f"Error ratios within each metaclass, factors marked {which}, {whose}: 2 says twice the errors of that metaclass. "
         f"Grey: fewer than {FEW} images."
     )
-    return _picture(METACLASSES, figure, alt, caption)
+    return picture(METACLASSES, figure, alt, caption)

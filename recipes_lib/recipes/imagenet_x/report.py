@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a factor report: tables as CSV files, figures as PNG files, and one self-contained HTML page."""
 
-import base64
 import csv
 import html
 from collections import Counter
@@ -11,27 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from recipes_lib import durable
 from recipes_lib.errors import DataError
+from recipes_lib.evaluation import page as layout
+from recipes_lib.evaluation.page import Picture
 from recipes_lib.factors import inference as factor_stats
 from recipes_lib.factors import report_json as factor_json
 from recipes_lib.factors.annotations import FACTORS
 from recipes_lib.factors.report import FEW, WORST, FactorReport
-from recipes_lib.recipes.imagenet_x.pictures import METACLASSES, Picture, by_accuracy, fullest, pictures
-from recipes_lib.recipes.imagenet_x.tables import as_csv, class_names, tables
-
-MOST_ROWS = 50
-"""Largest number of models in the page's tables; the CSV files have all models."""
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; background: white; }
-figcaption, .aside { font-size: .9rem; opacity: .8; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
-th:first-child, td:first-child, .words :is(th, td):last-child { text-align: left; }
-"""
+from recipes_lib.recipes.imagenet_x.pictures import METACLASSES, by_accuracy, fullest, pictures
+from recipes_lib.recipes.imagenet_x.tables import class_names, tables
 
 
 def read_groups(path: Path, models: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -73,15 +60,8 @@ def write(report: FactorReport, plain: Mapping[str, Any], out: Path) -> Path:
 
     ``plain`` is the same report as plain values.
     """
-    for name, rows in tables(report, plain).items():
-        durable.write_text(out / f"{name}.csv", as_csv(rows))
     shown = pictures(report)
-    (out / "plots").mkdir(exist_ok=True)
-    for picture in shown:
-        with durable.whole(out / "plots" / f"{picture.name}.png") as partial:
-            partial.write_bytes(picture.png)
-    durable.write_text(out / "index.html", page(report, plain, shown))
-    return out / "index.html"
+    return layout.write(out, page(report, plain, shown), tables(report, plain), shown)
 
 
 def page(report: FactorReport, plain: Mapping[str, Any], shown: Sequence[Picture]) -> str:
@@ -95,16 +75,14 @@ def page(report: FactorReport, plain: Mapping[str, Any], shown: Sequence[Picture
         "<h2>Worst factors</h2>",
         *(_worst(plain, which) for which in report.tables),
         "<h2>Figures</h2>",
-        *(_figure(picture) for picture in shown if picture.name != METACLASSES),
+        *(layout.figure(picture) for picture in shown if picture.name != METACLASSES),
         *_shared(plain),
         *_metaclasses(report, shown),
         "<h2>Worst classes</h2>",
         *_worst_classes(report, plain),
         f"<p class='aside'>{_HOW}{_LICENCE if report.factors == FACTORS else ''}</p>",
     ]
-    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-    head += f"<title>Factor report</title><style>{STYLE}</style>"
-    return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    return layout.document("Factor report", parts)
 
 
 _HOW = (
@@ -133,8 +111,8 @@ def _summary(plain: Mapping[str, Any]) -> str:
 
 def _accuracies(plain: Mapping[str, Any]) -> str:
     kinds = list(next(iter(plain["average"].values())))
-    rows = [(name, *(_figured(row[kind]) for kind in kinds)) for name, row in plain["average"].items()]
-    return _table(("model", *kinds), rows)
+    rows = [(name, *(layout.figured(row[kind]) for kind in kinds)) for name, row in plain["average"].items()]
+    return layout.table(("model", *kinds), rows)
 
 
 def _worst(plain: Mapping[str, Any], which: str) -> str:
@@ -143,24 +121,28 @@ def _worst(plain: Mapping[str, Any], which: str) -> str:
     for name, ranking in plain["ranking"][which]["class"].items():
         cells = plain["models"][name][which]["class"]
         said = [
-            f"{factor} {_figured(cells[factor]['error_ratio'], 2)}" + ("*" if cells[factor]["n"] < FEW else "")
+            f"{factor} {layout.figured(cells[factor]['error_ratio'], 2)}" + ("*" if cells[factor]["n"] < FEW else "")
             for factor in ranking[:3]
         ]
         rows.append((name, *said, *[""] * (3 - len(said))))
     note = f"<p class='aside'>Marked {html.escape(which)}. * fewer than {FEW} images.</p>"
-    return note + _table(("model", "worst", "second", "third"), rows)
+    return note + layout.table(("model", "worst", "second", "third"), rows)
 
 
 def _shared(plain: Mapping[str, Any]) -> list[str]:
     if "consistency" not in plain:
         return []
     rows = [
-        (which, kind, _figured(row["mean_rank_correlation"], 3), f"{row['p']:.2g}")
+        (which, kind, layout.figured(row["mean_rank_correlation"], 3), f"{row['p']:.2g}")
         for which, by_kind in plain["consistency"].items()
         for kind, row in by_kind.items()
     ]
     said = "<p>Mean rank correlation of the error ratios over all pairs of models; p: of one as high, were factors shuffled.</p>"
-    return ["<h2>Do models share their worst factors?</h2>", said, _table(("marked", "right by", "mean", "p"), rows)]
+    return [
+        "<h2>Do models share their worst factors?</h2>",
+        said,
+        layout.table(("marked", "right by", "mean", "p"), rows),
+    ]
 
 
 def _metaclasses(report: FactorReport, shown: Sequence[Picture]) -> list[str]:
@@ -174,13 +156,13 @@ def _metaclasses(report: FactorReport, shown: Sequence[Picture]) -> list[str]:
         highest = np.argsort(-ratios, kind="stable")[: min(3, np.count_nonzero(~np.isnan(ratios)))]
         said = [f"{report.factors[place]} {ratios[place]:.2f} ({counts.with_factor[place]:,})" for place in highest]
         average = factor_json.plain(counts.average.mean())
-        rows.append((name, f"{counts.images:,}", _figured(average), ", ".join(said)))
+        rows.append((name, f"{counts.images:,}", layout.figured(average), ", ".join(said)))
     note = (
         f"<p class='aside'>Right by class, factors marked {html.escape(which)}; means over models. Of factors with at "
         f"least {FEW} images in a metaclass (how many: in brackets), the three of the highest error ratio there.</p>"
     )
-    figures = (_figure(picture) for picture in shown if picture.name == METACLASSES)
-    table = _table(("metaclass", "images", "accuracy", "highest error ratios"), rows, words=True)
+    figures = (layout.figure(picture) for picture in shown if picture.name == METACLASSES)
+    table = layout.table(("metaclass", "images", "accuracy", "highest error ratios"), rows, words=True)
     return ["<h2>Metaclasses</h2>", *figures, note, table]
 
 
@@ -193,14 +175,14 @@ def _worst_classes(report: FactorReport, plain: Mapping[str, Any]) -> list[str]:
     for place, name in enumerate(report.models):
         said = [f"{names[label]} {accuracy[place, label]:.2f}" for label in chosen[place, :5]]
         figures = plain["worst_classes"][name]["class"]
-        rows.append((name, _figured(figures["accuracy"]), f"{figures['n']:,}", ", ".join(said)))
+        rows.append((name, layout.figured(figures["accuracy"]), f"{figures['n']:,}", ", ".join(said)))
     note = (
         f"Accuracy over all images of the {used:,} classes, of {there:,} that have images, on which a model is worst; the "
         "first five with their own. They are chosen by the same images, so that on others they would seem a little better."
         if used < there
         else f"There are {there:,} classes; the five on which a model is worst, beside its accuracy over all of them."
     )
-    parts = [f"<p class='aside'>{note}</p>", _table(("model", "accuracy", "images", "lowest"), rows, words=True)]
+    parts = [f"<p class='aside'>{note}</p>", layout.table(("model", "accuracy", "images", "lowest"), rows, words=True)]
     if "worst_classes_shared" in plain and used < there:
         shared = plain["worst_classes_shared"]["class"]
         every = sum(figures["models"] == models for figures in shared.values())
@@ -208,24 +190,3 @@ def _worst_classes(report: FactorReport, plain: Mapping[str, Any]) -> list[str]:
         said = f"{every:,} classes are among the worst of all {models:,} models. The most shared: {', '.join(first)}."
         parts.append(f"<p>{html.escape(said)}</p>")
     return parts
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
-    """A table in HTML. ``words``: the last column is text, not numbers."""
-    more = f"<p class='aside'>The first {MOST_ROWS} of {len(rows):,}.</p>" if len(rows) > MOST_ROWS else ""
-    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row) + "</tr>" for row in rows[:MOST_ROWS]
-    )
-    look = " class='words'" if words else ""
-    return f"{more}<div class='wide'><table{look}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _figure(picture: Picture) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
-    image = f"<img src='{source}' alt='{html.escape(picture.alt, quote=True)}'>"
-    return f"<figure>{image}<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
-
-
-def _figured(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -26,6 +26,7 @@ from recipes_lib.distributed import collectives
 from recipes_lib.distributed.world import World
 from recipes_lib.errors import ConfigError, DamagedImage, DataError, Faults, Interrupted, printable
 from recipes_lib.factors import predictions
+from recipes_lib.models.published import Unknown
 from recipes_lib.recipes.imagenet_x import networks
 from recipes_lib.training import loop, stages
 from recipes_lib.training.folder import RunFolder
@@ -157,7 +158,7 @@ def _classifier(config: Any, run: RunFolder, place: World, images: ImageFiles) -
     try:
         open_network = networks.of_timm if library == "timm" else networks.of_torchvision
         network, prepare = open_network(name, config.score.weights, len(images.class_names))
-    except networks.Unknown as error:
+    except Unknown as error:
         raise ConfigError(f"model = {config.model}: {error}") from None
     return Network(network, prepare, place.device, model=config.model, workers=config.data.workers)
 

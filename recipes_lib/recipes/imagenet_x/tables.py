@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the tables of a factor report, as rows for CSV files."""
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torchvision
 
 from recipes_lib.data import pantry
-from recipes_lib.factors import predictions
+from recipes_lib.evaluation.csv_tables import Rows, nested_rows
 from recipes_lib.factors.annotations import CLASSES, FACTORS
 from recipes_lib.factors.report import FactorReport
 from recipes_lib.factors.report_json import MOST_TABLES
 from recipes_lib.recipes.imagenet_x import pantry_x
-
-Rows = Iterable[Sequence[Any]]
-"""A row of column names, followed by rows of values."""
 
 _NESTED = {
     "prevalence": ("which", "factor"),
@@ -37,7 +31,7 @@ def tables(report: FactorReport, plain: Mapping[str, Any]) -> dict[str, Rows]:
     found: dict[str, Rows] = {"factors": _factor_rows(report), "models": _model_rows(plain)}
     for name, levels in _NESTED.items():
         if name in plain:
-            found[name] = _nested_rows(plain[name], levels)
+            found[name] = nested_rows(plain[name], levels)
     if "consistency" in plain:
         found["consistency"] = [
             ("which", "correctness", "models", "factors", "mean_rank_correlation", "p"),
@@ -108,18 +102,6 @@ def _model_rows(plain: Mapping[str, Any]) -> Rows:
                 yield (name, which, kind, plain["average"][name][kind], worst, ratio, classes)
 
 
-def _nested_rows(values: Mapping[str, Any], columns: Sequence[str]) -> list[Sequence[Any]]:
-    """Rows of the innermost mappings of nested mappings; ``columns`` names the levels above them."""
-
-    def walk(level: Mapping[str, Any], before: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Mapping[str, Any]]]:
-        for key, value in level.items():
-            path = (*before, key)
-            yield from walk(value, path) if len(path) < len(columns) else [(path, value)]
-
-    rows = list(walk(values, ()))
-    return [(*columns, *rows[0][1]), *((*path, *figures.values()) for path, figures in rows)]
-
-
 def _group_rows(groups: Mapping[str, Any]) -> Rows:
     yield ("which", "correctness", "column", "factor", "group", "models", "mean_error_ratio", "p", "holm")
     for which, by_kind in groups.items():
@@ -129,21 +111,3 @@ def _group_rows(groups: Mapping[str, Any]) -> Rows:
                     for group, mean in test["means"].items():
                         figures = (test["models"][group], mean, test["p"], test["holm"])
                         yield (which, kind, column, factor, group, *figures)
-
-
-def as_csv(rows: Rows) -> str:
-    """The text of a CSV file, with numbers in full digits and nan as an empty cell.
-
-    Names that a spreadsheet would run as formulas are quoted.
-    """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    for row in rows:
-        writer.writerow(_cell(value) for value in row)
-    return file.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return predictions.cell(value)
-    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -179,9 +179,3 @@ def test_names_of_any_characters_are_safe_for_files_figures_and_tables(tmp_path)
     assert shown[:4] == [r"\$x_{\$", "_hidden", "=1+1", r"a\x1b[31m"]
     assert len(shown) == 6
     assert len(shown[4]) < 70
-
-
-def test_a_table_holds_no_cell_that_a_spreadsheet_would_run():
-    rows = [("model", "low"), ("=cmd()", -0.5), ("+x", 1), ("-x", None), ("@x", float("nan")), ("\tx", "x")]
-    lines = tables.as_csv(rows).splitlines()
-    assert lines == ["model,low", "'=cmd(),-0.5", "'+x,1", "'-x,", "'@x,", "'\tx,x"]
