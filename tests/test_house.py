@@ -77,6 +77,7 @@ TESTED_ELSEWHERE = {
     "recipes/imagenet_x/networks": "recipes/imagenet_x/test_score.py",
     "recipes/imagenet_x/pictures": "recipes/imagenet_x/test_report.py",
     "recipes/imagenet_x/tables": "recipes/imagenet_x/test_report.py",
+    "recipes/lie_operator/settings": "recipes/lie_operator/test_recipe.py",
     "recipes/paws/study": "claims/test_verify.py",
     "recipes/sieve/real": "claims/test_verify.py",
     "training/loop": "training/test_resume.py",

@@ -120,7 +120,7 @@ class PantryObjects:
 
 @dataclass(frozen=True)
 class MeshObjects:
-    """The thousand 3-D objects of :mod:`recipes_lib.data.objects3d`, all of one colour: only the shape tells them apart."""
+    """The thousand 3-D objects of :mod:`recipes_lib.data.objects3d`, each with a shape and a colour of its own."""
 
     name: str = f"objects3d {OBJECTS_VERSION}"
     most: int | None = objects3d.MESHES
@@ -135,7 +135,7 @@ class MeshObjects:
             "elevation": factors.elevation + elevation,
             "roll": factors.roll + roll,
         }
-        return objects3d.render(objects3d.fix(factors, colour=(0.35, 0.45, 0.6), **turned), size)
+        return objects3d.render(objects3d.fix(factors, **turned), size)
 
 
 @dataclass(frozen=True, kw_only=True)
