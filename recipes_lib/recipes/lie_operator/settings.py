@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The config of the Lie operator: data of poses, the backbone and its SSL objective, the operator, and the three weights."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,6 +34,10 @@ class PoseData(DataConfig):
     ] = "imagenet"
     """Name of the data set. pantry_poses: objects of the Pantry in several poses; object_poses: the thousand 3-D objects
     of pybullet; the label of an image is the object. The others are as in all recipes."""
+    train_size: int = 6000
+    """Number of training images to draw; of objects in several poses always (diverse + typical) * poses."""
+    test_size: int = 1000
+    """Number of test images to draw; of objects in several poses always typical * poses."""
     diverse: int = 100
     """Number of training objects that are seen in all poses, at least 2."""
     typical: int = 50
@@ -49,6 +53,11 @@ class PoseData(DataConfig):
     roll: float = 60.0
     """Largest turn in the image plane in either direction, in degrees, in [0, 180]."""
 
+    def __post_init__(self) -> None:
+        if self.posed:  # the plan and the limit of memory read these two
+            object.__setattr__(self, "train_size", (self.diverse + self.typical) * self.poses)
+            object.__setattr__(self, "test_size", self.typical * self.poses)
+
     @property
     def posed(self) -> bool:
         """Whether the images are of objects in several poses."""
@@ -56,8 +65,7 @@ class PoseData(DataConfig):
 
     def check(self, faults: Faults) -> None:
         """Adds every fault of this group to ``faults``."""
-        # poses are drawn by the library, as the Pantry's images are
-        DataConfig.check(replace(self, name="pantry") if self.posed else self, faults)
+        super().check(faults)
         if not self.posed:
             return
         for name in ("diverse", "typical", "unknown", "poses"):
