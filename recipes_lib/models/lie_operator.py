@@ -112,14 +112,21 @@ class LieOperator(nn.Module):
     With ``skew`` the generators are L = W - W^T, so that g(t) is a rotation: it keeps norms and cannot overflow. The
     scale of t and L is shared, (t, L) -> (c t, L / c) changes nothing, so with ``unit_norm`` every generator has the
     Frobenius norm sqrt(d) (of each block sqrt(b)). ``block_size`` b makes generators block-diagonal, which takes d b^2
-    instead of d^3 operations.
+    instead of d^3 operations. ``taylor`` applies :func:`taylor_action` instead of the matrix exponential.
 
     Shapes: ``weight`` [K, d / b, b, b].
     Raises: ``ValueError`` for a number of generators or a block size that is out of range.
     """
 
     def __init__(
-        self, dim: int, generators: int, *, skew: bool = True, unit_norm: bool = True, block_size: int | None = None
+        self,
+        dim: int,
+        generators: int,
+        *,
+        skew: bool = True,
+        unit_norm: bool = True,
+        block_size: int | None = None,
+        taylor: bool = False,
     ) -> None:
         super().__init__()
         size = block_size or dim
@@ -129,7 +136,7 @@ class LieOperator(nn.Module):
         if not 1 <= generators <= most:
             kind = "skew-symmetric " if skew else ""
             raise ValueError(f"generators = {generators}; use 1 to {most} {kind}generators of {dim} dimensions.")
-        self.dim, self.skew, self.unit_norm = dim, skew, unit_norm
+        self.dim, self.skew, self.unit_norm, self.taylor = dim, skew, unit_norm, taylor
         self.weight = nn.Parameter(torch.empty(generators, dim // size, size, size))
         nn.init.normal_(self.weight, std=0.05)
 
@@ -158,6 +165,8 @@ class LieOperator(nn.Module):
         """g(t) z: [N, d] and [N, K] -> [N, d]; computed in float32 at least, under autocast too."""
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, coefficients = (_full(rows) for rows in (embeddings, coefficients))
+            if self.taylor:
+                return taylor_action(coefficients, self.blocks, embeddings)
             return act(self.operators(coefficients), embeddings)
 
 

@@ -206,6 +206,7 @@ def _operator(config: OperatorConfig) -> tuple[CoefficientNetwork | None, LieOpe
     if config.kind == "mlp":
         return coefficients, MLPOperator(config.dim, config.generators, hidden=config.hidden)
     how = {"skew": config.skew, "unit_norm": config.unit_norm, "block_size": config.block_size}
+    how["taylor"] = config.taylor
     operator = LieOperator(config.dim, config.generators, **how)
     return coefficients, operator.requires_grad_(config.kind == "lie")
 

@@ -137,6 +137,9 @@ class OperatorConfig:
     """Whether generators have the Frobenius norm sqrt(dim); else it drifts, since (t, L) and (2 t, L / 2) are the same."""
     block_size: int | None = None
     """Side of the blocks of block-diagonal generators, which divides dim. None: dense generators."""
+    taylor: bool = False
+    """Whether g(t) z is a truncated series without any matrix per pair, in place of the exact matrix exponential: with 128
+    dimensions a tenth of the time (``benchmarks/lie_operator.py``), and exact to rounding while A's column sums are below 8."""
     hidden: int = 512
     """Width of the hidden layers of the network that infers t, and of the MLP operator, at least 1."""
     reads: Input = "antisymmetric"
