@@ -32,7 +32,7 @@ def test_the_true_operator_transfers_once_and_twice_up_to_noise():
         return (tried[(ends - end.T).square().sum(dim=1).argmin(dim=0)] * scale)[:, None]
 
     known, fresh = torch.randn(2, 500, 8, generator=torch.Generator().manual_seed(1))
-    found = study._transferred(learned.Learned(infer, operator, 0.0), known[:50], fresh, truth, 0)
+    found = study.transferred(learned.Learned(infer, operator, 0.0), known[:50], fresh, truth, 0)
     assert found["once"] < 0.01
     assert found["twice"] < 0.01
     assert found["cosine"] == pytest.approx(1, abs=1e-5)
@@ -62,3 +62,9 @@ def test_features_of_objects_are_instances_by_poses(tmp_path, monkeypatch):
     found = study.features(0, counts)
     assert list(found.train.shape) == [4, 2, 1280]
     assert torch.equal(found.unknown, study.features(0, counts).unknown)  # from the cache
+
+
+def test_fingerprint_is_the_same_at_every_call():
+    found = study.fingerprint()
+    assert found == study.fingerprint()
+    assert len(found["errors"]) == 2
