@@ -82,6 +82,7 @@ TESTED_ELSEWHERE = {
     "recipes/natural_variation/measure": "recipes/natural_variation/test_recipe.py",
     "recipes/natural_variation/report": "recipes/natural_variation/test_recipe.py",
     "recipes/natural_variation/summary": "recipes/natural_variation/test_recipe.py",
+    "recipes/lie_operator/settings": "recipes/lie_operator/test_recipe.py",
     "recipes/paws/study": "claims/test_verify.py",
     "recipes/sieve/real": "claims/test_verify.py",
     "training/loop": "training/test_resume.py",

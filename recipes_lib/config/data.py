@@ -7,8 +7,8 @@ from typing import Literal
 
 from recipes_lib.errors import Faults
 
-DRAWN = ("digits", "pantry", "four_digits", "neighbour_pairs")
-"""Names of the data sets that the library draws itself, as many images as are asked for."""
+DRAWN = ("digits", "pantry", "four_digits", "neighbour_pairs", "pantry_poses", "object_poses")
+"""Names of the data sets that the library draws itself, as many images as are asked for; the last two are of one recipe."""
 MOST_WORKERS = 256
 """Largest number of loading processes per rank; thousands would fill the memory before the first batch."""
 

@@ -23,6 +23,7 @@ from recipes_lib.data.images import ImageFiles, ImageSet
 from recipes_lib.data.imbalance import grouped_order
 from recipes_lib.data.pools.shard_order import ShardOrder
 from recipes_lib.data.pools.shard_pairs import ShardPairs
+from recipes_lib.data.posed import PosedImages
 from recipes_lib.errors import STOP_SIGNALS, DataError, UserError
 
 Crop = Callable[..., list[Tensor]]
@@ -48,6 +49,8 @@ class Batch:
     """The labelled images of this micro-batch, in recipes that use some (PAWS)."""
     tokens: Tensor | None = None
     """int64 [batch, context]: the tokens of the images' texts, in recipes that learn from texts (CLIP)."""
+    partners: Tensor | None = None
+    """uint8 [batch, 3, height, width]: another image of the same instance, if the data set has several of each."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
@@ -62,6 +65,7 @@ class Batch:
             crops=None if self.crops is None else [move(crop) for crop in self.crops],
             labels=move(self.labels),
             tokens=move(self.tokens),
+            partners=move(self.partners),
             support=None if self.support is None else self.support.to(device),
         )
 
@@ -188,6 +192,9 @@ class StepBatches(Dataset):
         indices = keys % len(self.dataset) if copies else keys
         labels = None if self.dataset.labels is None else self.dataset.labels[indices]
         tokens = self.encode([self.dataset.text(index) for index in indices.tolist()]) if self.encode else None
+        if isinstance(self.dataset, PosedImages):
+            others = self.dataset.images[self.dataset.partners(keys, seed=self.seed, epoch=epoch)]
+            return Batch(keys, epoch, self.dataset.images[indices], None, labels, partners=others)
         if isinstance(self.dataset, ImageSet):
             return Batch(keys, epoch, self.dataset.images[indices], None, labels, tokens=tokens)
         pairs = zip(indices.tolist(), keys.tolist(), strict=True)
