@@ -182,6 +182,11 @@ def _apply(matrices: Tensor, rows: Tensor) -> Tensor:
 
 
 def transferred(found: Learned, known: Tensor, fresh: Tensor, truth: Tensor, seed: int) -> dict[str, float]:
+    """The error of moving ``fresh`` points as pairs of ``known`` ones moved, by a true operator with generator ``truth``.
+
+    ``once`` and ``twice``: the relative error after one and two motions; ``cosine``: that between the learned generator and
+    the true one, of an operator with a generator.
+    """
     source = randomness.generator(seed, 0, "scored")
     angle = FARTHEST * (2 * torch.rand(UNKNOWN, 1, 1, generator=source) - 1)
     true = torch.linalg.matrix_exp(angle * truth)
