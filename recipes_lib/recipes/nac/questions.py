@@ -4,6 +4,7 @@
 It is a small stand-in for NLVR2, with every true factor known.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,14 +44,16 @@ def is_true(sentence: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return answers[sentence, torch.arange(len(sentence))]
 
 
-def draw(part: Part, count: int, *, seed: int, split: toys.Split) -> Questions:
+def draw(
+    part: Part, count: int, *, seed: int, split: toys.Split, sentences: Sequence[int] = range(len(SENTENCES))
+) -> Questions:
     """Draws pairs of scans of ``part`` with sentences, each sentence equally often, and true half of the time.
 
-    ``part``: a part of :func:`recipes_lib.recipes.nac.tasks.digits`. A sample depends only on ``(seed, split, index)``.
+    ``part``: a part of :func:`recipes_lib.recipes.nac.tasks.digits`; ``sentences``: positions in ``SENTENCES``. A sample depends only on ``(seed, split, index)``.
     """
     keys = toys.sample_keys(seed, split, count)
-    sentence = torch.arange(count) % len(SENTENCES)
-    wanted = torch.arange(count) // len(SENTENCES) % 2 == 1
+    sentence = torch.tensor(sentences)[torch.arange(count) % len(sentences)]
+    wanted = torch.arange(count) // len(sentences) % 2 == 1
     places = torch.zeros(count, 2, dtype=torch.int64)
     waiting, attempt = torch.ones(count, dtype=torch.bool), 0
     while waiting.any():

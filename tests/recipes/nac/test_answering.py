@@ -28,7 +28,7 @@ def test_the_sentence_chooses_the_circuit():
     made, asked = generated().eval(), some()
     want = made(asked)
     assert want.shape == (12, 12)
-    other = Asked(asked.pairs, asked.texts.roll(1, dims=0))  # the next sentence: six of them take turns
+    other = Asked(asked.pairs, asked.texts.roll(1, dims=0))  # the other sentence: two take turns
     assert (made(other) - want).abs().amax(1).min() > 1e-4
     torch.testing.assert_close(made(Asked(asked.pairs[3:4], asked.texts[3:4])), want[3:4], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(made.use(asked).sum(1), torch.ones(12))

@@ -31,6 +31,13 @@ def test_each_sentence_is_as_often_true_as_false_and_its_label_says_which():
         assert of_it.sum() == 40
 
 
+def test_only_some_sentences_may_be_asked():
+    made = drawn(sentences=(4, 1))
+    assert made.factors["sentence"].unique().tolist() == [1, 4]
+    assert made.labels[made.factors["sentence"] == 4].float().mean() == 0.5
+    assert bytes(made.texts[0].tolist()).decode() == "left is larger"
+
+
 def test_the_digits_are_those_of_the_scans():
     part, made = tasks.digits().train, drawn(60)
     for index in range(60):
