@@ -9,6 +9,8 @@ from recipes_lib.errors import Faults
 from recipes_lib.models import convit, vit
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.layers import LayersConfig
+from recipes_lib.models.nac import backbone as nac
+from recipes_lib.models.nac.network import NeuralAttentiveCircuit
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.wide_resnet import WideResNet
 
@@ -32,19 +34,27 @@ Arch = Literal[
     "convit_tiny_plus",
     "convit_small_plus",
     "convit_base_plus",
+    "nac_pico",
+    "nac_nano",
+    "nac_320",
+    "nac_640",
+    "nac_960",
+    "nac_1120",
+    "nac_1280",
 ]
 Stem = Literal["imagenet", "cifar", "patch", "conv"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(LayersConfig):
-    """The architecture of a convnet, a ResNet, a wide ResNet, a Vision Transformer or a ConViT."""
+    """The architecture of a convnet, a ResNet, a wide ResNet, a Vision Transformer, a ConViT or a circuit of modules."""
 
     arch: Arch = "resnet50"
-    """convnet: four convolutions; the numbers of a wide ResNet are its depth and its width factor."""
+    """convnet: four convolutions; the numbers of a wide ResNet are its depth and its width factor, that of a circuit
+    (:data:`recipes_lib.models.nac.network.ARCHS`) its modules."""
     stem: Stem = "imagenet"
-    """The first layers. ResNet: imagenet, or cifar (for images of 32 pixels); wide ResNet: cifar; Vision Transformer:
-    patch or conv; ConViT: patch. A convnet has no choice."""
+    """The first layers. ResNet: imagenet, or cifar (for images of 32 pixels); wide ResNet: cifar; Vision Transformer
+    and circuit: patch or conv; ConViT: patch. A convnet has no choice."""
     patch_size: int = 16
     """Side of a transformer's patches in pixels; it must divide the side of every view."""
     pre_norm: bool = False
@@ -55,7 +65,7 @@ class BackboneConfig(LayersConfig):
     """Number of a Vision Transformer's additional tokens without a patch."""
     drop_path: float = 0.0
     """Stochastic depth: probability, in [0, 1), that a branch of a transformer's last block is skipped for an image in training. It
-    rises linearly from 0 over the blocks."""
+    rises linearly from 0 over the blocks; in a circuit it is the same in all of them."""
     gpsa_layers: int | None = None
     """Number of a ConViT's blocks, from the first on, whose attention starts as a convolution. None: all but the last two
     of 12, as in the paper, and all but the last of fewer; 0 is a plain Vision Transformer."""
@@ -85,7 +95,7 @@ class BackboneConfig(LayersConfig):
     @property
     def has_blocks(self) -> bool:
         """Whether the backbone is a transformer."""
-        return _kind(self.arch) in ("vit", "convit")
+        return _kind(self.arch) in ("vit", "convit", "nac")
 
     @property
     def drops_patches(self) -> bool:
@@ -93,9 +103,9 @@ class BackboneConfig(LayersConfig):
         return _kind(self.arch) == "vit"
 
     @property
-    def _transformer(self) -> vit.ViTConfig | convit.ConViTConfig | None:
+    def _transformer(self) -> vit.ViTConfig | convit.ConViTConfig | nac.NACConfig | None:
         """The transformer's own config; a recipe's config may have more of its fields than this one."""
-        kinds: dict[str, Any] = {"vit": vit.ViTConfig, "convit": convit.ConViTConfig}
+        kinds: dict[str, Any] = {"vit": vit.ViTConfig, "convit": convit.ConViTConfig, "nac": nac.NACConfig}
         kind = kinds.get(_kind(self.arch))
         if kind is None:
             return None
@@ -106,7 +116,7 @@ class BackboneConfig(LayersConfig):
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "pool": ("cls", "a vit or a convit"),
     "registers": (0, "a vit"),
-    "drop_path": (0.0, "a vit or a convit"),
+    "drop_path": (0.0, "a vit, a convit or a nac"),
     "gpsa_layers": (None, "a convit"),
     "locality_strength": (1.0, "a convit"),
 }
@@ -123,12 +133,14 @@ def _options(arch: str) -> tuple[str, ...]:
             return ("pool", "registers", "drop_path")
         case "convit":
             return ("pool", "drop_path", "gpsa_layers", "locality_strength")
+        case "nac":
+            return ("drop_path",)
     return ()
 
 
 def _stems(arch: str) -> tuple[str, ...]:
     match _kind(arch):
-        case "vit":
+        case "vit" | "nac":
             return ("patch", "conv")
         case "convit":
             return ("patch",)
@@ -139,7 +151,7 @@ def _stems(arch: str) -> tuple[str, ...]:
 
 def build(
     config: BackboneConfig, *, image_size: int
-) -> ResNet | WideResNet | ConvNet | vit.VisionTransformer | convit.ConViT:
+) -> ResNet | WideResNet | ConvNet | vit.VisionTransformer | convit.ConViT | NeuralAttentiveCircuit:
     """Builds the network of ``config``; a transformer gets positions for views of ``image_size`` pixels."""
     match config.arch:
         case "convnet":
@@ -150,4 +162,6 @@ def build(
             return ResNet(config.arch, stem=config.stem)
     if _kind(config.arch) == "convit":
         return convit.build(config._transformer, image_size=image_size)
+    if _kind(config.arch) == "nac":
+        return nac.build(config._transformer, image_size=image_size)
     return vit.build(config._transformer, image_size=image_size)

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.interchange import Backbone
 from recipes_lib.models.layouts import HF_FIXED, to_hf, to_timm
 from recipes_lib.models.mlp import MLP
+from recipes_lib.models.nac.network import LinkConfig, NeuralAttentiveCircuit
+from recipes_lib.models.nac.tokens import ImageTokens
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.vit import Shape, VisionTransformer
 from recipes_lib.models.wide_resnet import WideResNet
@@ -169,6 +172,13 @@ def _own(backbone: Backbone) -> dict[str, Any]:
         case ConViT(shape=shape, image_size=side, patch_size=patch, gpsa_layers=layers, pooling=pool):
             facts = {"shape": shape, "image_size": side, "patch_size": patch, "gpsa_layers": layers, "pool": pool}
             facts |= {"layer_scale": not isinstance(backbone.blocks[0].ls1, nn.Identity)}
+        case NeuralAttentiveCircuit(
+            shape=shape, link=link, tokens=ImageTokens(positions=grid, patch_size=patch) as tokens
+        ):
+            facts = {"shape": shape, "image_size": grid.shape[-1] * patch, "patch_size": patch}
+            facts |= {"stem": "patch" if isinstance(tokens.stem, nn.Conv2d) else "conv"}
+            facts |= {"layer_scale": not isinstance(backbone.blocks[0].scale1, nn.Identity)}
+            facts |= {"link": {each.name: getattr(link, each.name) for each in fields(LinkConfig)}}
         case ResNet(arch=arch, stem=stem):
             facts = {"arch": arch, "stem": stem}
         case WideResNet(depth=layers, width=width):

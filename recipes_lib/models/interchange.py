@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -24,16 +25,19 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 
 from recipes_lib.config.views import CHANNELS, Normalize, Resize
-from recipes_lib.errors import RunError
+from recipes_lib.errors import ConfigError, Faults, RunError
 from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.layouts import HF_FIXED, Official, check_keys, depth, from_hf, from_official, from_timm, listed
 from recipes_lib.models.mlp import MLP
+from recipes_lib.models.nac import network as nac
+from recipes_lib.models.nac.network import LinkConfig, NeuralAttentiveCircuit
+from recipes_lib.models.nac.tokens import ImageTokens
 from recipes_lib.models.resnet import BLOCKS, ResNet
 from recipes_lib.models.vit import ARCHS, Shape, VisionTransformer
 from recipes_lib.models.wide_resnet import WideResNet
 
-Backbone = VisionTransformer | ConViT | ResNet | WideResNet | ConvNet | MLP
+Backbone = VisionTransformer | ConViT | NeuralAttentiveCircuit | ResNet | WideResNet | ConvNet | MLP
 Network = TypeVar("Network", bound=nn.Module)
 Layout = Literal["msn", "timm", "hf"]
 
@@ -240,6 +244,8 @@ def _rebuilt(own: Mapping[str, Any]) -> Backbone:
             layers = _one_of(own, "gpsa_layers", tuple(range(shape.depth + 1)))
             sides = [_count(own, name) for name in ("image_size", "patch_size")]
             return _convit(shape, *sides, layers, _one_of(own, "pool", ("cls", "mean")), scaled)
+        case "NeuralAttentiveCircuit":
+            return _circuit(own)
         case "ResNet":
             return ResNet(_one_of(own, "arch", tuple(BLOCKS)), stem=_one_of(own, "stem", ("imagenet", "cifar")))
         case "WideResNet":
@@ -274,6 +280,27 @@ def _convit(
     _check_sizes(shape, image_size, patch_size)
     how = {"gpsa_layers": gpsa_layers, "pool": pool, "layer_scale": layer_scale, "locality_strength": None}
     return ConViT(shape, image_size=image_size, patch_size=patch_size, **how)
+
+
+def _circuit(own: Mapping[str, Any]) -> NeuralAttentiveCircuit:
+    """A circuit over images. Raises: ``RunError`` for sizes, tokens or links that do not fit."""
+    sizes, link, names = own.get("shape"), own.get("link"), nac.Shape._fields
+    if not (isinstance(sizes, list) and len(sizes) == len(names) and all(_is_count(each) for each in sizes)):
+        raise RunError(f"config.json has shape = {sizes!r}; counts of {', '.join(names)} are wanted.")
+    if not isinstance(link, dict) or set(link) != {each.name for each in fields(LinkConfig)}:
+        raise RunError(
+            f"config.json has link = {link!r}; {', '.join(each.name for each in fields(LinkConfig))} are wanted."
+        )
+    shape, links, faults = nac.Shape(*sizes), LinkConfig(**link), Faults()
+    sides = [_count(own, name) for name in ("image_size", "patch_size")]
+    stem, scaled = _one_of(own, "stem", ("patch", "conv")), _one_of(own, "layer_scale", (False, True))
+    try:
+        links.check(faults, "link")
+        faults.raise_any()
+        tokens = ImageTokens(*sides, shape.width, stem=stem)
+    except (ConfigError, TypeError) as error:
+        raise RunError(f"config.json does not describe a circuit: {_first_line(error)}") from None
+    return NeuralAttentiveCircuit(shape, tokens, link=links, layer_scale=0.0 if scaled else None)
 
 
 def _check_sizes(shape: Shape, image_size: int, patch_size: int) -> None:

@@ -9,8 +9,9 @@ import torch
 from recipes_lib.errors import ConfigError, Faults
 from recipes_lib.models import backbones, convit, vit
 from recipes_lib.models.backbones import Arch, BackboneConfig
+from recipes_lib.models.nac import network as nac
 
-SMALL = ("convnet", "resnet18", "wide_resnet28_2", "vit_pico", "convit_pico")
+SMALL = ("convnet", "resnet18", "wide_resnet28_2", "vit_pico", "convit_pico", "nac_pico")
 STEMS = {"convnet": "cifar", "resnet18": "cifar", "wide_resnet28_2": "cifar"}
 
 
@@ -29,7 +30,7 @@ def said(found: BackboneConfig) -> str:
 
 
 def test_every_architecture_of_the_transformers_can_be_chosen():
-    assert {*vit.ARCHS, *convit.ARCHS} <= set(get_args(Arch))
+    assert {*vit.ARCHS, *convit.ARCHS, *nac.ARCHS} <= set(get_args(Arch))
 
 
 @pytest.mark.parametrize("arch", SMALL)
@@ -58,6 +59,7 @@ def test_the_options_of_a_convit_reach_its_network():
         ("vit_pico", "gpsa_layers", 1),
         ("vit_pico", "locality_strength", 2.0),
         ("convit_pico", "registers", 2),
+        ("nac_pico", "pool", "mean"),
         ("convnet", "drop_path", 0.1),
         ("resnet18", "pool", "mean"),
     ],
@@ -70,6 +72,12 @@ def test_faults_of_a_transformers_own_options_are_told():
     assert "model.locality_strength = 0.0" in said(config("convit_pico", locality_strength=0.0))
     assert "model.gpsa_layers = 9" in said(config("convit_pico", gpsa_layers=9))
     assert "model.drop_path = 1.0" in said(config("vit_pico", drop_path=1.0))
+
+
+def test_a_circuit_takes_part_in_no_masking():
+    assert config("nac_pico").has_blocks
+    assert not config("nac_pico").drops_patches
+    assert "model.patch_size = 6" in said(BackboneConfig(arch="nac_pico", stem="conv", patch_size=6))
 
 
 def test_patches_must_tile_the_views_of_a_convit_too():
