@@ -36,7 +36,8 @@ def test_the_numbers_of_a_network_on_digits(small, way):
     assert all(set(sizes) == {"4", "2"} for sizes in found["pruned"].values())
     assert found["lost"]["2"] == pytest.approx(found["accuracy"] - found["pruned"]["greedy"]["2"])
     assert found["operations"]["2"] > found["operations"]["4"] > 1
-    assert set(found["speed"]) == {"4", "2"}
+    assert set(found["speed"]) == {"8", "4", "2"}
+    assert found["speed"]["8"] == 1
     kinds = [found["damaged"][kind] for kind in ("noise", "rows", "shift")]
     assert found["damaged"]["mean"] == pytest.approx(sum(kinds) / 3)
     assert set(found["adapted"]["1"]) == {"head", "circuit", "all"}
