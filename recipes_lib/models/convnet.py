@@ -1,37 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small plain convolutional network, which learns fastest from thousands of small images in a minute on one core."""
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from recipes_lib.distributed.batch_norm import CrossRankBatchNorm
 
+WIDTHS, STRIDES = (32, 64, 128, 128), (2, 2, 2, 2)
+
 
 class ConvNet(nn.Module):
-    """Four layers of 3x3 convolution with stride 2, batch norm (over all ranks) and ReLU, then the mean over positions.
+    """Layers of 3x3 convolution, batch norm (over all ranks) and ReLU, then the mean over positions.
 
-    Shapes: images [batch, 3, height, width], sides of at least 8 -> [batch, 128].
+    ``widths`` and ``strides``: the number of channels and the stride of each layer; four layers with stride 2 by default.
+
+    Shapes: images [batch, 3, height, width], sides of at least 8 -> [batch, last of ``widths``].
     """
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS, strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
-        widths = (3, 32, 64, 128, 128)
+        self.widths, self.strides = tuple(widths), tuple(strides)
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), CrossRankBatchNorm(after), nn.ReLU()
+                    nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
+                    CrossRankBatchNorm(after),
+                    nn.ReLU(),
                 )
-                for before, after in pairwise(widths)
+                for before, after, stride in zip((3, *self.widths[:-1]), self.widths, self.strides, strict=True)
             )
         )
-        self.num_features = widths[-1]
+        self.num_features = self.widths[-1]
         self.norm = nn.Identity()  # in place of a Vision Transformer's final LayerNorm
 
     def forward(self, images: Tensor) -> Tensor:
-        """The representation of the images.  [batch, 3, height, width] -> [batch, 128]"""
+        """The representation of the images.  [batch, 3, height, width] -> [batch, num_features]"""
         return self.layers(images).mean(dim=(2, 3))
 
     def before_norm(self, images: Tensor) -> Tensor:
-        """The representation; no norm follows it.  [batch, 3, height, width] -> [batch, 128]"""
+        """The representation; no norm follows it.  [batch, 3, height, width] -> [batch, num_features]"""
         return self(images)
+
+
+def small() -> ConvNet:
+    """Five narrow layers, whose last feature map has a quarter of the images' side: 8x8 pixels for images of 32."""
+    return ConvNet((12, 24, 24, 32, 32), (2, 1, 2, 1, 1))

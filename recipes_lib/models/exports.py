@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +15,15 @@ from torch import nn
 from recipes_lib.config.views import CHANNELS, Normalize, Resize, kernel
 from recipes_lib.errors import RunError
 from recipes_lib.models.convit import ConViT
-from recipes_lib.models.convnet import ConvNet
+from recipes_lib.models.convnet import STRIDES, WIDTHS, ConvNet
 from recipes_lib.models.interchange import Backbone
 from recipes_lib.models.layouts import HF_FIXED, to_hf, to_timm
 from recipes_lib.models.mlp import MLP
-from recipes_lib.models.nac.network import LinkConfig, NeuralAttentiveCircuit
-from recipes_lib.models.nac.tokens import ImageTokens
+from recipes_lib.models.nac import backbone as nac
+from recipes_lib.models.nac.network import NeuralAttentiveCircuit
+from recipes_lib.models.recast import recast_layers
 from recipes_lib.models.resnet import ResNet
+from recipes_lib.models.resnet_rs import ResNetRS
 from recipes_lib.models.vit import Shape, VisionTransformer
 from recipes_lib.models.wide_resnet import WideResNet
 
@@ -83,8 +84,8 @@ def beyond_timm(backbone: Backbone, normalize: Normalize) -> str | None:
     elif isinstance(backbone, VisionTransformer):
         known = backbone.stem == "patch"
     else:
-        known = isinstance(backbone, ResNet) and backbone.stem == "imagenet"
-    if not known:
+        known = isinstance(backbone, ResNetRS) or (isinstance(backbone, ResNet) and backbone.stem == "imagenet")
+    if not known or any(recast_layers(backbone)):
         return f"timm has no {_kind(backbone)}"
     if normalize not in CHANNELS:
         return f"timm has no preprocessing that normalises each image by itself, as normalize={normalize} does"
@@ -142,6 +143,8 @@ def _timm_config(backbone: Backbone, normalize: Normalize, resize: Resize) -> di
         preprocessing["input_size"] = [3, backbone.image_size, backbone.image_size]
     elif isinstance(backbone, ResNet):
         name = backbone.arch
+    elif isinstance(backbone, ResNetRS):
+        name = "resnetrs50"
     if reason := beyond_timm(backbone, normalize):
         name = f"{_kind(backbone)} of recipes_lib: {reason}"
     return {
@@ -172,23 +175,24 @@ def _own(backbone: Backbone) -> dict[str, Any]:
         case ConViT(shape=shape, image_size=side, patch_size=patch, gpsa_layers=layers, pooling=pool):
             facts = {"shape": shape, "image_size": side, "patch_size": patch, "gpsa_layers": layers, "pool": pool}
             facts |= {"layer_scale": not isinstance(backbone.blocks[0].ls1, nn.Identity)}
-        case NeuralAttentiveCircuit(
-            shape=shape, link=link, tokens=ImageTokens(positions=grid, patch_size=patch) as tokens
-        ):
-            facts = {"shape": shape, "image_size": grid.shape[-1] * patch, "patch_size": patch}
-            facts |= {"stem": "patch" if isinstance(tokens.stem, nn.Conv2d) else "conv"}
-            facts |= {"layer_scale": not isinstance(backbone.blocks[0].scale1, nn.Identity)}
-            facts |= {"link": {each.name: getattr(link, each.name) for each in fields(LinkConfig)}}
+        case NeuralAttentiveCircuit():
+            facts = nac.described(backbone)
         case ResNet(arch=arch, stem=stem):
             facts = {"arch": arch, "stem": stem}
         case WideResNet(depth=layers, width=width):
             facts = {"depth": layers, "width": width}
-        case ConvNet():
+        case ConvNet(widths=widths, strides=strides):
+            usual = (widths, strides) == (WIDTHS, STRIDES)
+            facts = {} if usual else {"widths": widths, "strides": strides}
+        case ResNetRS():
             facts = {}
         case MLP(image_size=side, num_features=width):
             facts = {"image_size": side, "width": width}
         case _:
             raise RunError(f"There is no layout for a {type(backbone).__name__}; its weights are in the run folder.")
+    if recasted := dict(recast_layers(backbone)):
+        one = next(iter(recasted.values()))  # all are made alike
+        facts |= {"recast": {"layers": [*recasted], "gate": one.gate_kind, "head_dim": one.head_dim}}
     return {"network": type(backbone).__name__, **facts}
 
 
@@ -201,6 +205,8 @@ def _kind(backbone: Backbone) -> str:
     name = type(backbone).__name__
     if isinstance(backbone, ConViT) and not isinstance(backbone.blocks[0].ls1, nn.Identity):
         return f"{name} with layer scale"
+    if any(recast_layers(backbone)):
+        return f"{name} with convolutions as attention"
     return f"{name} with stem {backbone.stem!r}" if isinstance(backbone, VisionTransformer | ResNet) else name
 
 

@@ -312,7 +312,7 @@ def _check_start(gate: Gate, alpha: float, gate_logit: float, dtype: torch.dtype
             f"4 exp(-{alpha:g}) = {4 * math.exp(-alpha):.1e} of the output. Use at least {least:g} in {_name(precise)}, or "
             f"gate near."
         )
-    if gate == "near" and torch.tensor(gate_logit, dtype=dtype).sigmoid() == 1:
+    if gate == "near" and torch.tensor(gate_logit, dtype=dtype, device="cpu").sigmoid() == 1:
         most = min(10, int(math.log(2 / torch.finfo(dtype).eps)))  # exp(-logit) is lost beside 1 beyond it
         raise ValueError(
             f"gate_logit = {gate_logit:g}: its sigmoid is 1 to the last digit of {_name(dtype)}, so the gate's gradient is "

@@ -12,7 +12,6 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -25,19 +24,20 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 
 from recipes_lib.config.views import CHANNELS, Normalize, Resize
-from recipes_lib.errors import ConfigError, Faults, RunError
+from recipes_lib.errors import RunError
 from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.layouts import HF_FIXED, Official, check_keys, depth, from_hf, from_official, from_timm, listed
 from recipes_lib.models.mlp import MLP
-from recipes_lib.models.nac import network as nac
-from recipes_lib.models.nac.network import LinkConfig, NeuralAttentiveCircuit
-from recipes_lib.models.nac.tokens import ImageTokens
+from recipes_lib.models.nac import backbone as nac
+from recipes_lib.models.nac.network import NeuralAttentiveCircuit
+from recipes_lib.models.recast import recast
 from recipes_lib.models.resnet import BLOCKS, ResNet
+from recipes_lib.models.resnet_rs import ResNetRS
 from recipes_lib.models.vit import ARCHS, Shape, VisionTransformer
 from recipes_lib.models.wide_resnet import WideResNet
 
-Backbone = VisionTransformer | ConViT | NeuralAttentiveCircuit | ResNet | WideResNet | ConvNet | MLP
+Backbone = VisionTransformer | ConViT | NeuralAttentiveCircuit | ResNet | ResNetRS | WideResNet | ConvNet | MLP
 Network = TypeVar("Network", bound=nn.Module)
 Layout = Literal["msn", "timm", "hf"]
 
@@ -85,10 +85,26 @@ def load(path: Path) -> Backbone:
     if isinstance(own := config.get("recipes_lib"), Mapping):
         return fill(_rebuilt(own), from_timm(state))
     if isinstance(config.get("architecture"), str):
-        return _of_timm(path)
+        return _of_timm(path, config["architecture"])
     raise RunError(
         f"{path}/config.json describes neither a ViTMSN nor a network of timm, nor one that was exported here."
     )
+
+
+def classifier(path: Path) -> nn.Linear | None:
+    """The linear classifier beside the network in a folder or file of weights, or None if there is none.
+
+    Raises: ``RunError`` as :func:`load`.
+    """
+    if layout_of(path) == "msn":
+        return None
+    state = _read_tensors(path)
+    name = next((name for name in ("fc", "head", "classifier") if f"{name}.weight" in state), None)
+    if name is None or state[f"{name}.weight"].dim() != 2:
+        return None
+    weight = state[f"{name}.weight"]
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    return fill(layer, {"weight": weight, "bias": state.get(f"{name}.bias", torch.zeros(len(weight)))})
 
 
 def read_official(path: Path) -> Official:
@@ -166,29 +182,21 @@ def _on_patches(path: Path, state: Mapping[str, Tensor]) -> VisionTransformer | 
 
 
 @torch.no_grad()
-def _of_timm(folder: Path) -> VisionTransformer | ConViT:
+def _of_timm(folder: Path, architecture: str) -> VisionTransformer | ConViT | ResNet | ResNetRS:
     """The network of a folder that timm wrote. Raises: ``RunError`` where ours would give other features than timm's."""
     try:
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except Exception as error:  # as varied as what may be wrong with a folder
         raise RunError(f"timm cannot read {folder} ({_first_line(error)}).") from None
-    if not isinstance(theirs, TimmVisionTransformer | TimmConViT):
-        raise RunError(
-            f"{folder} holds a {type(theirs).__name__} of timm: only Vision Transformers and ConViTs are read."
-        )
     theirs.reset_classifier(0)
-    (side, other), patch = theirs.patch_embed.img_size, theirs.patch_embed.patch_size
-    if side != other or patch[0] != patch[1]:
-        raise RunError(f"{folder} has images of {side}x{other}; our Vision Transformer takes squares only.")
-    first = theirs.blocks[0]
-    shape = Shape(theirs.embed_dim, len(theirs.blocks), first.attn.num_heads)
-    if isinstance(theirs, TimmConViT):
-        ours = _convit(shape, side, patch[0], theirs.local_up_to_layer, "cls")
+    if isinstance(theirs, TimmVisionTransformer | TimmConViT):
+        ours, side = _transformer_of_timm(folder, theirs)
+    elif architecture in BLOCKS or architecture == "resnetrs50":
+        ours = ResNetRS() if architecture == "resnetrs50" else ResNet(architecture, stem="imagenet")
+        side = 64
     else:
-        pre_norm = not isinstance(theirs.norm_pre, nn.Identity)
-        scaled = not isinstance(first.ls1, nn.Identity)
-        how = {"stem": "patch", "pre_norm": pre_norm, "layer_scale": scaled}
-        ours = _transformer(shape, image_size=side, patch_size=patch[0], **how)
+        known = ", ".join([*BLOCKS, "resnetrs50"])
+        raise RunError(f"{folder} holds {architecture} of timm: only Vision Transformers, ConViTs, {known} are read.")
     fill(ours, theirs.state_dict(), f"the weights in {folder}").eval()
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     wanted = theirs(images)
@@ -199,6 +207,23 @@ def _of_timm(folder: Path) -> VisionTransformer | ConViT:
             "its activation, norm or pooling is another. It cannot be used here."
         )
     return ours
+
+
+def _transformer_of_timm(
+    folder: Path, theirs: TimmVisionTransformer | TimmConViT
+) -> tuple[VisionTransformer | ConViT, int]:
+    """Our network of the same sizes, with first weights, and the side of its images."""
+    (side, other), patch = theirs.patch_embed.img_size, theirs.patch_embed.patch_size
+    if side != other or patch[0] != patch[1]:
+        raise RunError(f"{folder} has images of {side}x{other}; our Vision Transformer takes squares only.")
+    first = theirs.blocks[0]
+    shape = Shape(theirs.embed_dim, len(theirs.blocks), first.attn.num_heads)
+    if isinstance(theirs, TimmConViT):
+        return _convit(shape, side, patch[0], theirs.local_up_to_layer, "cls"), side
+    pre_norm = not isinstance(theirs.norm_pre, nn.Identity)
+    scaled = not isinstance(first.ls1, nn.Identity)
+    how = {"stem": "patch", "pre_norm": pre_norm, "layer_scale": scaled}
+    return _transformer(shape, image_size=side, patch_size=patch[0], **how), side
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
@@ -231,7 +256,21 @@ def _faults_told(path: Path) -> Iterator[None]:
 
 
 def _rebuilt(own: Mapping[str, Any]) -> Backbone:
-    """The network that :func:`_own` described, with first weights. Raises: ``RunError`` for a fact that does not fit."""
+    """The network that was exported, with first weights. Raises: ``RunError`` for a fact that does not fit."""
+    network, how = _plain(own), own.get("recast")
+    if how is None:
+        return network
+    if not (isinstance(how, Mapping) and isinstance(how.get("layers"), list)):
+        raise RunError(f"config.json has recast = {how!r}; layers, gate and head_dim are wanted.")
+    try:
+        gate = _one_of(how, "gate", ("linear", "near", "saturated"))
+        return recast(network, how["layers"], gate=gate, head_dim=_count(how, "head_dim"))
+    except ValueError as error:
+        raise RunError(f"config.json has recast = {how!r}, which does not fit its network: {error}") from None
+
+
+def _plain(own: Mapping[str, Any]) -> Backbone:
+    """The network before any of its convolutions became attention."""
     match own.get("network"):
         case "VisionTransformer":
             flags = {name: _one_of(own, name, (False, True)) for name in ("pre_norm", "layer_scale") if name in own}
@@ -245,7 +284,7 @@ def _rebuilt(own: Mapping[str, Any]) -> Backbone:
             sides = [_count(own, name) for name in ("image_size", "patch_size")]
             return _convit(shape, *sides, layers, _one_of(own, "pool", ("cls", "mean")), scaled)
         case "NeuralAttentiveCircuit":
-            return _circuit(own)
+            return nac.of_description(own)
         case "ResNet":
             return ResNet(_one_of(own, "arch", tuple(BLOCKS)), stem=_one_of(own, "stem", ("imagenet", "cifar")))
         case "WideResNet":
@@ -253,8 +292,13 @@ def _rebuilt(own: Mapping[str, Any]) -> Backbone:
             if layers < 10 or layers % 6 != 4:
                 raise RunError(f"config.json has depth = {layers}; a wide ResNet's is 10, 16, 22, 28, ...")
             return WideResNet(depth=layers, width=_count(own, "width"))
+        case "ConvNet" if "widths" in own:
+            widths = _counts(own, "widths")
+            return ConvNet(widths, _counts(own, "strides", of=len(widths)))
         case "ConvNet":
             return ConvNet()
+        case "ResNetRS":
+            return ResNetRS()
         case "MLP":
             return MLP(image_size=_count(own, "image_size"), width=_count(own, "width"))
     raise RunError(f"config.json has network = {own.get('network')!r}, and no network of ours is called that.")
@@ -282,32 +326,19 @@ def _convit(
     return ConViT(shape, image_size=image_size, patch_size=patch_size, **how)
 
 
-def _circuit(own: Mapping[str, Any]) -> NeuralAttentiveCircuit:
-    """A circuit over images. Raises: ``RunError`` for sizes, tokens or links that do not fit."""
-    sizes, link, names = own.get("shape"), own.get("link"), nac.Shape._fields
-    if not (isinstance(sizes, list) and len(sizes) == len(names) and all(_is_count(each) for each in sizes)):
-        raise RunError(f"config.json has shape = {sizes!r}; counts of {', '.join(names)} are wanted.")
-    if not isinstance(link, dict) or set(link) != {each.name for each in fields(LinkConfig)}:
-        raise RunError(
-            f"config.json has link = {link!r}; {', '.join(each.name for each in fields(LinkConfig))} are wanted."
-        )
-    shape, links, faults = nac.Shape(*sizes), LinkConfig(**link), Faults()
-    sides = [_count(own, name) for name in ("image_size", "patch_size")]
-    stem, scaled = _one_of(own, "stem", ("patch", "conv")), _one_of(own, "layer_scale", (False, True))
-    try:
-        links.check(faults, "link")
-        faults.raise_any()
-        tokens = ImageTokens(*sides, shape.width, stem=stem)
-    except (ConfigError, TypeError) as error:
-        raise RunError(f"config.json does not describe a circuit: {_first_line(error)}") from None
-    return NeuralAttentiveCircuit(shape, tokens, link=links, layer_scale=0.0 if scaled else None)
-
-
 def _check_sizes(shape: Shape, image_size: int, patch_size: int) -> None:
     if shape.width % shape.heads:
         raise RunError(f"config.json has {shape.heads} attention heads; they do not divide the width {shape.width}.")
     if image_size % patch_size:
         raise RunError(f"config.json has patch_size = {patch_size}; it does not divide image_size = {image_size}.")
+
+
+def _counts(config: Mapping[str, Any], field: str, of: int | None = None) -> list[int]:
+    """A list of ``of`` (None: any number of) whole numbers from 1 on. Raises: ``RunError`` naming the field."""
+    found = config.get(field)
+    if not (isinstance(found, list) and found and all(map(_is_count, found)) and len(found) == (of or len(found))):
+        raise RunError(f"config.json has {field} = {found!r}; {of or 'some'} whole numbers of at least 1 are wanted.")
+    return found
 
 
 def _is_count(value: object) -> bool:

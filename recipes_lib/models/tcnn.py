@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transformed CNNs (T-CNN): ResNets whose last stage is gated attention that starts as the convolutions, and analysis.
+"""Transformed CNNs (T-CNN): convnets whose last convolutions are gated attention that starts as they are, and analysis.
 
 Source: d'Ascoli et al., "Transformed CNNs: recasting pre-trained convolutional layers with self-attention",
 arXiv 2106.05795. The paper recasts a trained network and fine-tunes it for 50 epochs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,24 +13,33 @@ import torch
 from torch import Tensor, nn
 
 from recipes_lib.errors import Faults
+from recipes_lib.models import convnet
+from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.gated_convolution import EXACT_STRENGTH, SATURATED, GatedConvolution
 from recipes_lib.models.gpsa import grid_positions, relative_codes
-from recipes_lib.models.layouts import check_keys
 from recipes_lib.models.recast import recast, recast_layers
 from recipes_lib.models.resnet import ResNet
+from recipes_lib.models.resnet_rs import ResNetRS
 
 NEW = ("gate", "v_pos", "query.weight", "key.weight")
 """The parameters of a recast layer that its convolution has not."""
+RECAST: dict[str, tuple[str, ...]] = {
+    "tcnn_convnet_small": ("layers.3", "layers.4"),
+    "tcnn_resnet18": ("layer4",),
+    "tcnn_resnet50": ("layer4",),
+    "tcnn_resnetrs50": ("layer4",),
+}
+"""The parts whose convolutions become attention: the last stage, with the smallest feature maps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TCNNConfig:
-    """The architecture of a ResNet whose last stage is gated attention."""
+    """The architecture of a convnet whose last convolutions are gated attention."""
 
-    arch: Literal["tcnn_resnet18", "tcnn_resnet50"] = "tcnn_resnet50"
-    """The ResNet that is recast."""
+    arch: Literal["tcnn_convnet_small", "tcnn_resnet18", "tcnn_resnet50", "tcnn_resnetrs50"] = "tcnn_resnet50"
+    """The network that is recast."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """The first layers: imagenet, or cifar (for images of 32 pixels)."""
+    """The first layers of a ResNet: imagenet, or cifar (for images of 32 pixels)."""
     gate: Literal["linear", "near"] = "linear"
     """linear: the gate is its parameter and starts at 1, exactly the convolution; near: the sigmoid of its parameter."""
     gate_logit: float = 10.0
@@ -52,56 +61,47 @@ class TCNNConfig:
             faults.need(fine, "model.locality_strength", alpha, allowed, "gate near takes smaller ones." * bool(least))
 
 
-class TransformedResNet(ResNet):
-    """A :class:`ResNet` whose convolutions of 3x3 pixels in the last stage are gated attention of nine heads.
+def build(config: TCNNConfig) -> ConvNet | ResNet | ResNetRS:
+    """Builds the network of ``config``, which computes what a new network without attention does.
 
-    Its state dict has the ResNet's keys, and ``gate``, ``v_pos``, ``query`` and ``key`` of each recast layer besides. A
-    new network computes what a new ResNet does; :meth:`load_cnn` starts it from a trained one.
+    Its state dict has the plain network's keys, and ``gate``, ``v_pos``, ``query`` and ``key`` of each recast layer besides.
+    With :func:`new_parameters` it is started from a trained one.
 
-    Shapes: images [batch, 3, height, width] -> [batch, num_features].
-    Raises: ``ConfigError`` for an unknown ``arch``; ``ValueError`` as :func:`recast`.
+    Raises: ``ConfigError`` if the config has a fault.
     """
-
-    def __init__(
-        self,
-        arch: Literal["resnet18", "resnet50"],
-        *,
-        stem: Literal["imagenet", "cifar"],
-        gate: Literal["linear", "near"] = "linear",
-        locality_strength: float | None = None,
-        gate_logit: float = 10.0,
-        head_dim: int = 8,
-    ) -> None:
-        super().__init__(arch, stem=stem)
-        self.gate, self.head_dim = gate, head_dim
-        self.layer4 = recast(
-            self.layer4, gate=gate, locality_strength=locality_strength, gate_logit=gate_logit, head_dim=head_dim
-        )
-
-    def load_cnn(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the weights of a ResNet of the same architecture; gates, positions, queries and keys stay.
-
-        Raises: ``RunError`` where keys differ.
-        """
-        new = {f"{name}.{part}" for name, _ in recast_layers(self) for part in NEW}
-        mine = {name: value for name, value in self.state_dict().items() if name not in new}
-        check_keys("the CNN's weights", state, mine)
-        self.load_state_dict(dict(state), strict=False)
-
-
-def build(config: TCNNConfig) -> TransformedResNet:
-    """Builds the network of ``config``. Raises: ``ConfigError`` if it has a fault."""
     faults = Faults()
     config.check(faults)
     faults.raise_any()
-    return TransformedResNet(
-        config.arch.removeprefix("tcnn_"),
-        stem=config.stem,
+    return recast(
+        _plain(config),
+        RECAST[config.arch],
         gate=config.gate,
         locality_strength=config.locality_strength,
         gate_logit=config.gate_logit,
         head_dim=config.head_dim,
     )
+
+
+def _plain(config: TCNNConfig) -> ConvNet | ResNet | ResNetRS:
+    """The network before it is recast, with new weights."""
+    match config.arch:
+        case "tcnn_convnet_small":
+            return convnet.small()
+        case "tcnn_resnetrs50":
+            return ResNetRS()
+        case "tcnn_resnet18":
+            return ResNet("resnet18", stem=config.stem)
+        case "tcnn_resnet50":
+            return ResNet("resnet50", stem=config.stem)
+
+
+def new_parameters(network: nn.Module) -> dict[str, Tensor]:
+    """The entries of a network's state dict that its recast layers have and convolutions have not.
+
+    With the weights of a trained convnet they are a whole state dict: ``network.load_state_dict(new_parameters(network) | cnn)``.
+    """
+    new = {f"{name}.{part}" for name, _ in recast_layers(network) for part in NEW}
+    return {name: value for name, value in network.state_dict().items() if name in new}
 
 
 def param_groups(network: nn.Module, *, gate_lr_scale: float) -> list[dict[str, Any]]:

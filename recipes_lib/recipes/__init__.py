@@ -246,6 +246,25 @@ MENU = {
             seconds=80,
         ),
         Entry(
+            name="tcnn",
+            title="Transformed CNNs: a convolution as attention",
+            paper="d'Ascoli, Sagun, Biroli, Morcos: Transformed CNNs: Recasting Pre-trained Convolutional Layers with "
+            "Self-attention, arXiv 2106.05795",
+            idea="The last convolutions of a trained network become attention that computes the same, and learns on.",
+            presets=(
+                "toy",
+                "simmer",
+                "finetune",
+                "laptop",
+                "cnn_imagenet",
+                "cnn_finetune_imagenet",
+                "hybrid_imagenet",
+                "finetune_imagenet",
+            ),
+            seconds=80,
+            needs=("convit",),
+        ),
+        Entry(
             name="local_sgd",
             title="Local SGD and SlowMo: talking less",
             paper="Ortiz, Frankle, Rabbat, Morcos, Ballas: Trade-offs of Local SGD at Scale: An Empirical Study, 2021, "

@@ -48,6 +48,12 @@ IN_PRESETS = {
         ("toy", {"model.gpsa_layers": 0}),
         ("toy", {**VIT, "model.patch_size": 4, "model.locality_strength": 1.0}),
     ],
+    "tcnn": [
+        ("toy", {}),
+        ("simmer", {}),
+        ("finetune", {}),
+        ("finetune", {"model.gate": "linear", "model.gate_logit": 10.0}),
+    ],
 }
 """Recipes each of whose objectives needs other fields: the presets that have them, and the switches turned on."""
 SWITCHED_IN_PRESETS = {

@@ -54,8 +54,12 @@ OWN = {"local_sgd": {"sync.workers": 0, "sync.name": "ddp"}, "paws": {"data.labe
 NEEDS = {
     ("imagenet_x", "score"): {"data.root": "somewhere", "model": "timm:vit_tiny_patch16_224"},
     ("imagenet_x", "report"): {"predictions": ["a.csv"], "annotations": "somewhere"},
+    **{
+        ("tcnn", name): {"model.init": "somewhere"}
+        for name in ("finetune", "cnn_finetune_imagenet", "finetune_imagenet")
+    },
 }
-"""What a user has to give with a preset of a job."""
+"""What a user has to give with a preset, beside places of images."""
 
 
 @pytest.fixture(scope="module", params=TRAINED)
@@ -88,10 +92,10 @@ def test_the_menu_lists_the_presets_that_the_module_has_in_their_order(name):
 
 
 def with_data(name: str, preset: str):
-    """The preset with what a user has to give: places of data that is not embedded."""
-    config = recipes.named(name).presets[preset]
+    """The preset with what a user has to give: places of data that is not embedded, and of weights to start from."""
+    config = override(recipes.named(name).presets[preset], NEEDS.get((name, preset), {}))
     if name in JOBS:
-        return override(config, NEEDS.get((name, preset), {}))
+        return config
     if config.data.name in DRAWN:
         return config
     places = {"data.root": "somewhere"}

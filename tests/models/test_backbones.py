@@ -7,16 +7,25 @@ import pytest
 import torch
 
 from recipes_lib.errors import ConfigError, Faults
-from recipes_lib.models import backbones, convit, vit
+from recipes_lib.models import backbones, convit, tcnn, vit
 from recipes_lib.models.backbones import Arch, BackboneConfig
 from recipes_lib.models.nac import network as nac
 
-SMALL = ("convnet", "resnet18", "wide_resnet28_2", "vit_pico", "convit_pico", "nac_pico")
-STEMS = {"convnet": "cifar", "resnet18": "cifar", "wide_resnet28_2": "cifar"}
+SMALL = (
+    "convnet",
+    "convnet_small",
+    "resnet18",
+    "wide_resnet28_2",
+    "vit_pico",
+    "convit_pico",
+    "tcnn_convnet_small",
+    "nac_pico",
+)
 
 
 def config(arch: str, **changes: Any) -> BackboneConfig:
-    return BackboneConfig(arch=arch, stem=STEMS.get(arch, "patch"), patch_size=4, **changes)
+    stem = "patch" if "vit" in arch or "nac" in arch else "imagenet" if "rs50" in arch else "cifar"
+    return BackboneConfig(arch=arch, stem=stem, patch_size=4, **changes)
 
 
 def said(found: BackboneConfig) -> str:
@@ -29,8 +38,8 @@ def said(found: BackboneConfig) -> str:
     return ""
 
 
-def test_every_architecture_of_the_transformers_can_be_chosen():
-    assert {*vit.ARCHS, *convit.ARCHS, *nac.ARCHS} <= set(get_args(Arch))
+def test_every_architecture_can_be_chosen():
+    assert {*vit.ARCHS, *convit.ARCHS, *tcnn.RECAST, *nac.ARCHS} <= set(get_args(Arch))
 
 
 @pytest.mark.parametrize("arch", SMALL)
@@ -53,6 +62,23 @@ def test_the_options_of_a_convit_reach_its_network():
     assert network.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
 
 
+def test_the_options_of_a_tcnn_reach_its_network():
+    found = config("tcnn_resnet18", gate="near", gate_logit=2.0, head_dim=4, locality_strength=3.0)
+    assert said(found) == ""
+    layer = backbones.build(found, image_size=32).layer4[1].conv2
+    assert (layer.gate_kind, layer.head_dim, layer.gate[0], layer.v_pos[0, 2]) == ("near", 4, 2.0, -3.0)
+
+
+def test_a_locality_strength_that_earlier_runs_stored_is_read():
+    assert said(config("resnet18", locality_strength=1.0)) == ""
+
+
+@pytest.mark.parametrize("arch", ["resnetrs50", "tcnn_resnetrs50"])
+def test_a_resnet_rs_has_one_stem(arch):
+    assert said(config(arch)) == ""
+    assert "model.stem = cifar is not allowed" in said(BackboneConfig(arch=arch, stem="cifar"))
+
+
 @pytest.mark.parametrize(
     ("arch", "option", "value"),
     [
@@ -62,6 +88,8 @@ def test_the_options_of_a_convit_reach_its_network():
         ("nac_pico", "pool", "mean"),
         ("convnet", "drop_path", 0.1),
         ("resnet18", "pool", "mean"),
+        ("resnet18", "gate", "near"),
+        ("tcnn_resnet18", "drop_path", 0.1),
     ],
 )
 def test_an_option_that_the_architecture_does_not_have_is_refused(arch, option, value):
@@ -71,6 +99,8 @@ def test_an_option_that_the_architecture_does_not_have_is_refused(arch, option, 
 def test_faults_of_a_transformers_own_options_are_told():
     assert "model.locality_strength = 0.0" in said(config("convit_pico", locality_strength=0.0))
     assert "model.gpsa_layers = 9" in said(config("convit_pico", gpsa_layers=9))
+    assert "model.head_dim = 0" in said(config("tcnn_resnet18", head_dim=0))
+    assert "model.locality_strength = 10.0" in said(config("tcnn_resnet18", locality_strength=10.0))
     assert "model.drop_path = 1.0" in said(config("vit_pico", drop_path=1.0))
 
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recipes_lib.errors import RunError
-from recipes_lib.models import exports, interchange, vit
+from recipes_lib.models import backbones, exports, interchange, vit
+from recipes_lib.models.backbones import BackboneConfig
 from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.mlp import MLP
@@ -256,10 +257,11 @@ def test_a_config_that_is_no_description_of_a_network_is_refused_in_one_line(tmp
         (convit, {"shape": [36, 3, 5]}, "5 attention heads; they do not divide the width 36"),
         (convit, {"patch_size": 3}, "patch_size = 3; it does not divide image_size = 16"),
         (convit, {"pool": "max"}, "pool = 'max'; there are: cls, mean"),
-        (circuit, {"shape": [16, 1, 32]}, r"shape = \[16, 1, 32\]; counts of modules, outputs, width"),
+        (circuit, {"shape": [16, 1, 32]}, r"shape = \[16, 1, 32\], image_size = 16"),
+        (circuit, {"stem": "hole"}, "stem = 'hole'"),
         (circuit, {"link": {}}, r"link = \{\}; bandwidth, temperature"),
         (circuit, {"link": {"bandwidth": -1.0, "temperature": 0.5, "truncation": None, "evaluation": "mean"}}, "-1.0"),
-        (circuit, {"patch_size": 3}, "patch_size = 3 does not divide"),
+        (circuit, {"patch_size": 3}, "patch_size = 3"),
         (lambda: ResNet("resnet18", stem="cifar"), {"arch": "resnet19"}, "arch = 'resnet19'; there are: resnet18"),
         (lambda: ResNet("resnet18", stem="cifar"), {"stem": []}, r"stem = \[\]"),
         (lambda: WideResNet(depth=10, width=1), {"depth": 11}, "depth = 11; a wide ResNet's is 10, 16"),
@@ -361,12 +363,12 @@ def test_a_network_of_timm_that_computes_otherwise_is_refused(tmp_path):
 
 def test_other_networks_of_timm_and_files_of_other_networks_are_refused(tmp_path):
     (tmp_path / "net").mkdir()
-    network = timm.create_model("resnet18", num_classes=0)
+    network = timm.create_model("resnet18d", num_classes=0)
     save_file(network.state_dict(), tmp_path / "net" / "model.safetensors")
     (tmp_path / "net" / "config.json").write_text(
-        '{"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {}}'
+        '{"architecture": "resnet18d", "num_classes": 0, "pretrained_cfg": {}}'
     )
-    with pytest.raises(RunError, match="holds a ResNet of timm: only Vision Transformers and ConViTs are read"):
+    with pytest.raises(RunError, match="holds resnet18d of timm: only Vision Transformers, ConViTs, resnet18"):
         interchange.load(tmp_path / "net")
     with pytest.raises(RunError, match=r"no Vision Transformer under timm's keys: it has no patch_embed\.proj\.weight"):
         interchange.load(tmp_path / "net" / "model.safetensors")
@@ -401,3 +403,47 @@ def test_what_is_no_file_of_weights_is_refused_by_its_name(tmp_path):
     (tmp_path / "weights.onnx").touch()
     with pytest.raises(RunError, match=r"weights\.onnx is neither a folder"):
         interchange.layout_of(tmp_path / "weights.onnx")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnetrs50"])
+def test_a_resnet_of_timm_is_read_and_gives_the_same_features(tmp_path, name):
+    theirs = timm.create_model(name, num_classes=0).eval()
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    facts = {"architecture": name, "num_classes": 0, "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(interchange.load(tmp_path).eval()(images), theirs(images))
+
+
+def test_a_network_with_convolutions_as_attention_is_exported_and_read_again(tmp_path):
+    config = BackboneConfig(arch="tcnn_convnet_small", stem="cifar", gate="near", gate_logit=2.0, head_dim=3)
+    ours = backbones.build(config, image_size=32).eval()
+    exports.write(ours, tmp_path / "net", "timm")
+    read = interchange.load(tmp_path / "net").eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(read(images), ours(images))
+    assert exports.beyond_timm(ours, "imagenet") == "timm has no ConvNet with convolutions as attention"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"recast": {"layers": ["layers.9"], "gate": "near", "head_dim": 3}}, r"has no part 'layers\.9'"),
+        ({"recast": {"layers": ["layers.3.0"], "gate": "far", "head_dim": 3}}, "gate = 'far'; there are: linear, near"),
+        ({"recast": ["layers.3.0"]}, "layers, gate and head_dim are wanted"),
+        ({"strides": [1]}, r"strides = \[1\]; 5 whole numbers of at least 1 are wanted"),
+        ({"widths": []}, r"widths = \[\]; some whole numbers"),
+    ],
+    ids=str,
+)
+def test_facts_that_fit_no_network_are_told(tmp_path, change, told):
+    config = BackboneConfig(arch="tcnn_convnet_small", stem="cifar")
+    exports.write(backbones.build(config, image_size=32), tmp_path / "net", "timm")
+    file = tmp_path / "net" / "config.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps(facts | {"recipes_lib": facts["recipes_lib"] | change}))
+    with pytest.raises(RunError, match=told) as caught:
+        interchange.load(tmp_path / "net")
+    assert "\n" not in str(caught.value)

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from recipes_lib.errors import ConfigError, Faults, RunError
-from recipes_lib.models import cifar_resnet, tcnn
+from recipes_lib.models import backbones, cifar_resnet, interchange, tcnn
 from recipes_lib.models.gated_convolution import GatedConvolution
 from recipes_lib.models.recast import check_identity, recast, recast_layers
-from recipes_lib.models.resnet import ResNet
-from recipes_lib.models.tcnn import TCNNConfig, TransformedResNet
+from recipes_lib.models.tcnn import TCNNConfig
 from recipes_lib.optim.groups import decay_groups
 
 
@@ -30,17 +29,28 @@ def two_layers() -> nn.Sequential:
 # the backbone
 
 
-@pytest.mark.parametrize(("arch", "layers"), [("tcnn_resnet18", 4), ("tcnn_resnet50", 3)])
-def test_a_transformed_resnet_starts_as_the_resnet(arch, layers):
-    network = tcnn.build(TCNNConfig(arch=arch, stem="cifar")).eval()
-    plain = ResNet(arch.removeprefix("tcnn_"), stem="cifar").eval()
-    network.load_cnn(plain.state_dict())
+LAYERS = {"tcnn_convnet_small": 2, "tcnn_resnet18": 4, "tcnn_resnet50": 3, "tcnn_resnetrs50": 3}
+
+
+def started_from_a_cnn(arch: str) -> tuple[nn.Module, nn.Module]:
+    """A convnet with weights, and its T-CNN with the same ones, both in evaluation mode."""
+    stem = "imagenet" if "rs50" in arch else "cifar"
+    plain_config = backbones.BackboneConfig(arch=arch.removeprefix("tcnn_"), stem=stem)
+    plain = backbones.build(plain_config, image_size=32).eval()
+    network = tcnn.build(TCNNConfig(arch=arch, stem=stem)).eval()
+    return plain, interchange.fill(network, tcnn.new_parameters(network) | plain.state_dict())
+
+
+@pytest.mark.parametrize("arch", LAYERS)
+def test_a_tcnn_starts_as_its_convnet(arch):
+    plain, network = started_from_a_cnn(arch)
     names = [name for name, _ in recast_layers(network)]
-    assert len(names) == layers
-    assert all(name.startswith("layer4.") for name in names)
-    check_identity(plain, network, pictures())
-    torch.testing.assert_close(network.norm(network.before_norm(pictures())), network(pictures()))
-    assert network(pictures()).shape == (2, network.num_features)
+    assert len(names) == LAYERS[arch]
+    assert all(any(f"{name}.".startswith(f"{part}.") for part in tcnn.RECAST[arch]) for name in names)
+    side = 64 if "rs50" in arch else 32
+    check_identity(plain, network, pictures(side))
+    torch.testing.assert_close(network.norm(network.before_norm(pictures(side))), network(pictures(side)))
+    assert network(pictures(side)).shape == (2, network.num_features)
 
 
 def test_the_options_reach_the_layers():
@@ -50,18 +60,19 @@ def test_the_options_reach_the_layers():
         assert layer.gates().tolist() == pytest.approx([1 / (1 + math.exp(-4))] * 9)
         assert layer.v_pos[:, 2].tolist() == [-5] * 9
         assert layer.query.weight.shape == (27, layer.weight.shape[1])
-    assert (network.arch, network.stem, network.gate, network.head_dim) == ("resnet18", "imagenet", "near", 3)
+        assert (layer.gate_kind, layer.head_dim) == ("near", 3)
+    assert (network.arch, network.stem) == ("resnet18", "imagenet")
 
 
-def test_weights_of_another_resnet_are_refused():
-    network, state = TransformedResNet("resnet18", stem="cifar"), ResNet("resnet18", stem="cifar").state_dict()
-    state.pop("layer4.0.conv1.weight")
-    with pytest.raises(
-        RunError, match=r"The keys of the CNN's weights do not fit: missing 1 \(layer4\.0\.conv1\.weight"
-    ):
-        network.load_cnn(state)
-    with pytest.raises(RunError, match="left over"):
-        network.load_cnn(ResNet("resnet50", stem="cifar").state_dict())
+def test_new_parameters_are_what_the_convnet_does_not_have():
+    plain, network = started_from_a_cnn("tcnn_convnet_small")
+    new = tcnn.new_parameters(network)
+    assert set(network.state_dict()) - set(new) == set(plain.state_dict())
+    assert len(new) == 2 * len(tcnn.NEW)
+    state = dict(plain.state_dict())
+    state.pop("layers.0.0.weight")
+    with pytest.raises(RunError, match=r"missing 1 \(layers\.0\.0\.weight\)"):
+        interchange.fill(network, new | state)
 
 
 @pytest.mark.parametrize(

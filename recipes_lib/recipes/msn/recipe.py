@@ -26,7 +26,7 @@ from recipes_lib.data.loader import Batch, Crop
 from recipes_lib.errors import Faults
 from recipes_lib.evaluation import assignments
 from recipes_lib.evaluation.features import Features
-from recipes_lib.models import heads, layers, vit
+from recipes_lib.models import backbones, heads, interchange, layers
 from recipes_lib.objectives import prototypes
 from recipes_lib.optim import groups, schedules
 from recipes_lib.pretraining.recipe import Method, Recipe, Teaching
@@ -45,9 +45,14 @@ class MSNViews(ViewsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(vit.ViTConfig):
-    """The Vision Transformer, its projection head, the prototypes, and the momentum of the target encoder."""
+class ModelConfig(backbones.BackboneConfig):
+    """The backbone, its projection head, the prototypes, and the momentum of the target encoder.
 
+    Masks need a Vision Transformer, which can leave out patches; with ``views.mask_ratio`` 0 any backbone will do.
+    """
+
+    arch: backbones.Arch = "vit_small"
+    stem: backbones.Stem = "patch"
     hidden: int = 2048
     """Width of the projection head's two hidden layers, at least 2."""
     dim: int = 256
@@ -120,11 +125,16 @@ class Config:
         """Adds to ``faults`` every fault of the groups, and of values of two groups that do not fit together."""
         for group in (self.data, self.views, self.model, self.loss, self.optim, self.sync, self.train, self.eval):
             group.check(faults)
-        sides = [self.views.image_size] + [self.views.local_size] * (self.views.local_views > 0)
-        for name, side in zip(("views.image_size", "views.local_size"), sides, strict=False):
-            self.model.check_side(faults, name, side)
+        sides = {"views.image_size": self.views.image_size}
+        if self.views.local_views > 0:
+            sides["views.local_size"] = self.views.local_size
         if self.data.image_size != self.views.image_size:
-            self.model.check_side(faults, "data.image_size", self.data.image_size)  # features are computed at this side
+            sides["data.image_size"] = self.data.image_size  # features are computed at this side
+        self.model.check_sides(faults, sides)
+        if not self.model.drops_patches:
+            fine, hint = self.views.mask_ratio == 0, "Only a vit can leave out patches."
+            faults.need(fine, "views.mask_ratio", self.views.mask_ratio, f"of 0 with {self.model.arch}", hint)
+            return
         ratio, patches = self.views.mask_ratio, (self.views.image_size // max(self.model.patch_size, 1)) ** 2
         faults.need(0 <= ratio < 1, "views.mask_ratio", ratio, "in [0, 1)", "The paper uses 0.15 to 0.7.")
         if 0 <= ratio < 1 and patches and int(patches * (1 - ratio)) == 0:
@@ -139,7 +149,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.backbone = vit.build(config.model, image_size=config.views.image_size)
+        self.backbone = backbones.build(config.model, image_size=config.views.image_size)
         self.head = heads.ProjectionHead(self.backbone.num_features, config.model.hidden, config.model.dim)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -147,7 +157,7 @@ class Encoder(nn.Module):
 
         ``keep``: numbers of the patches that are not dropped, int64 [batch, kept]; ``None``: all patches.
         """
-        return self.head(self.backbone(images, keep))
+        return self.head(self.backbone(images) if keep is None else self.backbone(images, keep))
 
 
 class MSN(Method):
@@ -162,7 +172,7 @@ class MSN(Method):
         self._crop = MultiCrop(config.views, config.train.seed)
 
     @property
-    def backbone(self) -> vit.VisionTransformer:
+    def backbone(self) -> interchange.Backbone:
         """The target's backbone, which is evaluated and exported."""
         return self.target.backbone
 

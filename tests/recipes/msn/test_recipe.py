@@ -154,3 +154,25 @@ def test_all_faults_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         override(TINY, {"loss.temperature": -1.0, "optim.lr": 0.0, "model.dim": 1}).validate()
     assert len(str(caught.value).splitlines()) >= 3
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"model.arch": "convit_pico", "model.stem": "patch", "model.patch_size": 8},
+        {"model.arch": "tcnn_convnet_small", "model.stem": "cifar"},
+        {"model.arch": "resnet18", "model.stem": "cifar"},
+    ],
+    ids=lambda net: net["model.arch"],
+)
+def test_without_masks_any_backbone_learns(net):
+    config = override(TINY, {**net, "views.mask_ratio": 0.0})
+    config.validate()
+    model = method(config)
+    loss = model(model.views(batch(), 0))["loss"]
+    loss.backward()
+    assert all(weight.grad is not None for weight in model.anchor.backbone.parameters() if weight.requires_grad)
+    with pytest.raises(
+        ConfigError, match=r"views\.mask_ratio = 0\.15 is not allowed: use a value of 0 with \w+\. Only a vit"
+    ):
+        override(config, {"views.mask_ratio": 0.15}).validate()
