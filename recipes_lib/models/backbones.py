@@ -9,6 +9,8 @@ from recipes_lib.errors import Faults
 from recipes_lib.models import convit, convnet, tcnn, vit
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.layers import LayersConfig
+from recipes_lib.models.nac import backbone as nac
+from recipes_lib.models.nac.network import NeuralAttentiveCircuit
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.resnet_rs import ResNetRS
 from recipes_lib.models.wide_resnet import WideResNet
@@ -39,20 +41,28 @@ Arch = Literal[
     "tcnn_resnet18",
     "tcnn_resnet50",
     "tcnn_resnetrs50",
+    "nac_pico",
+    "nac_nano",
+    "nac_320",
+    "nac_640",
+    "nac_960",
+    "nac_1120",
+    "nac_1280",
 ]
 Stem = Literal["imagenet", "cifar", "patch", "conv"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(LayersConfig):
-    """The architecture of a convnet, a ResNet, a wide ResNet, a Vision Transformer, a ConViT or a T-CNN."""
+    """The architecture of a convnet, a ResNet, a wide ResNet, a Vision Transformer, a ConViT, a T-CNN or a circuit of modules."""
 
     arch: Arch = "resnet50"
     """convnet: four convolutions; convnet_small: five narrow ones, with larger feature maps. The numbers of a wide ResNet are
-    its depth and its width factor. A T-CNN (tcnn) is the network of the same name with its last convolutions as attention."""
+    its depth and its width factor. A T-CNN (tcnn) is the network of the same name with its last convolutions as attention. The
+    number of a circuit (nac) is that of its modules (:data:`recipes_lib.models.nac.network.ARCHS`)."""
     stem: Stem = "imagenet"
     """The first layers. ResNet: imagenet, or cifar (for images of 32 pixels); ResNet-RS: imagenet; wide ResNet: cifar; Vision
-    Transformer: patch or conv; ConViT: patch; T-CNN: as the network that it starts from. A convnet has no choice."""
+    Transformer and circuit: patch or conv; ConViT: patch; T-CNN: as the network that it starts from. A convnet has no choice."""
     patch_size: int = 16
     """Side of a transformer's patches in pixels; it must divide the side of every view."""
     pre_norm: bool = False
@@ -63,7 +73,7 @@ class BackboneConfig(LayersConfig):
     """Number of a Vision Transformer's additional tokens without a patch."""
     drop_path: float = 0.0
     """Stochastic depth: probability, in [0, 1), that a branch of a transformer's last block is skipped for an image in training. It
-    rises linearly from 0 over the blocks."""
+    rises linearly from 0 over the blocks; in a circuit it is the same in all of them."""
     gpsa_layers: int | None = None
     """Number of a ConViT's blocks, from the first on, whose attention starts as a convolution. None: all but the last two
     of 12, as in the paper, and all but the last of fewer; 0 is a plain Vision Transformer."""
@@ -109,6 +119,7 @@ class BackboneConfig(LayersConfig):
     def _own(self) -> Any:
         """The config of the network's own kind, or None if it has none; a recipe's config may have more of its fields."""
         kinds: dict[str, Any] = {"vit": vit.ViTConfig, "convit": convit.ConViTConfig, "tcnn": tcnn.TCNNConfig}
+        kinds["nac"] = nac.NACConfig
         kind = kinds.get(_kind(self.arch))
         if kind is None:
             return None
@@ -119,7 +130,7 @@ class BackboneConfig(LayersConfig):
 _OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
     "pool": (("cls",), "a vit or a convit"),
     "registers": ((0,), "a vit"),
-    "drop_path": ((0.0,), "a vit or a convit"),
+    "drop_path": ((0.0,), "a vit, a convit or a nac"),
     "gpsa_layers": ((None,), "a convit"),
     "locality_strength": ((None, 1.0), "a convit or a tcnn"),  # 1.0 stands in the files of earlier runs
     "gate": (("linear",), "a tcnn"),
@@ -134,7 +145,7 @@ def _kind(arch: str) -> str:
 
 
 def _has_patches(arch: str) -> bool:
-    return _kind(arch) in ("vit", "convit")
+    return _kind(arch) in ("vit", "convit", "nac")
 
 
 def _options(arch: str) -> tuple[str, ...]:
@@ -143,6 +154,8 @@ def _options(arch: str) -> tuple[str, ...]:
             return ("pool", "registers", "drop_path")
         case "convit":
             return ("pool", "drop_path", "gpsa_layers", "locality_strength")
+        case "nac":
+            return ("drop_path",)
         case "tcnn":
             return ("locality_strength", "gate", "gate_logit", "head_dim")
     return ()
@@ -150,7 +163,7 @@ def _options(arch: str) -> tuple[str, ...]:
 
 def _stems(arch: str) -> tuple[str, ...]:
     match _kind(arch):
-        case "vit":
+        case "vit" | "nac":
             return ("patch", "conv")
         case "convit":
             return ("patch",)
@@ -165,7 +178,7 @@ def _stems(arch: str) -> tuple[str, ...]:
 
 def build(
     config: BackboneConfig, *, image_size: int
-) -> ResNet | ResNetRS | WideResNet | ConvNet | vit.VisionTransformer | convit.ConViT:
+) -> ResNet | ResNetRS | WideResNet | ConvNet | vit.VisionTransformer | convit.ConViT | NeuralAttentiveCircuit:
     """Builds the network of ``config``; a transformer gets positions for views of ``image_size`` pixels."""
     match config.arch:
         case "convnet":
@@ -183,4 +196,6 @@ def build(
             return tcnn.build(config._own)
         case "convit":
             return convit.build(config._own, image_size=image_size)
+        case "nac":
+            return nac.build(config._own, image_size=image_size)
     return vit.build(config._own, image_size=image_size)

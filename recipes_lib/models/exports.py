@@ -19,6 +19,8 @@ from recipes_lib.models.convnet import STRIDES, WIDTHS, ConvNet
 from recipes_lib.models.interchange import Backbone
 from recipes_lib.models.layouts import HF_FIXED, to_hf, to_timm
 from recipes_lib.models.mlp import MLP
+from recipes_lib.models.nac import backbone as nac
+from recipes_lib.models.nac.network import NeuralAttentiveCircuit
 from recipes_lib.models.recast import recast_layers
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.resnet_rs import ResNetRS
@@ -173,6 +175,8 @@ def _own(backbone: Backbone) -> dict[str, Any]:
         case ConViT(shape=shape, image_size=side, patch_size=patch, gpsa_layers=layers, pooling=pool):
             facts = {"shape": shape, "image_size": side, "patch_size": patch, "gpsa_layers": layers, "pool": pool}
             facts |= {"layer_scale": not isinstance(backbone.blocks[0].ls1, nn.Identity)}
+        case NeuralAttentiveCircuit():
+            facts = nac.described(backbone)
         case ResNet(arch=arch, stem=stem):
             facts = {"arch": arch, "stem": stem}
         case WideResNet(depth=layers, width=width):

@@ -29,13 +29,15 @@ from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.layouts import HF_FIXED, Official, check_keys, depth, from_hf, from_official, from_timm, listed
 from recipes_lib.models.mlp import MLP
+from recipes_lib.models.nac import backbone as nac
+from recipes_lib.models.nac.network import NeuralAttentiveCircuit
 from recipes_lib.models.recast import recast
 from recipes_lib.models.resnet import BLOCKS, ResNet
 from recipes_lib.models.resnet_rs import ResNetRS
 from recipes_lib.models.vit import ARCHS, Shape, VisionTransformer
 from recipes_lib.models.wide_resnet import WideResNet
 
-Backbone = VisionTransformer | ConViT | ResNet | ResNetRS | WideResNet | ConvNet | MLP
+Backbone = VisionTransformer | ConViT | NeuralAttentiveCircuit | ResNet | ResNetRS | WideResNet | ConvNet | MLP
 Network = TypeVar("Network", bound=nn.Module)
 Layout = Literal["msn", "timm", "hf"]
 
@@ -281,6 +283,8 @@ def _plain(own: Mapping[str, Any]) -> Backbone:
             layers = _one_of(own, "gpsa_layers", tuple(range(shape.depth + 1)))
             sides = [_count(own, name) for name in ("image_size", "patch_size")]
             return _convit(shape, *sides, layers, _one_of(own, "pool", ("cls", "mean")), scaled)
+        case "NeuralAttentiveCircuit":
+            return nac.of_description(own)
         case "ResNet":
             return ResNet(_one_of(own, "arch", tuple(BLOCKS)), stem=_one_of(own, "stem", ("imagenet", "cifar")))
         case "WideResNet":

@@ -34,7 +34,11 @@ def load(config: Any, warn: Callable[[str], None]) -> Splits:
 
     Raises: ``DataError`` if labels are missing that the probes need, or there are more than ``config.model.classes``.
     """
-    splits = load_images(config.data, scoring.DATA_SEED, warn=warn)
+    return checked(config, load_images(config.data, scoring.DATA_SEED, warn=warn))
+
+
+def checked(config: Any, splits: Splits) -> Splits:
+    """The same images, without those for training that have no label. Raises: as :func:`load`."""
     splits = replace(splits, train=splits.labelled_train)
     if config.eval.probes:
         others = tuple(name for name in config.eval.probes if name in CLASS_PROBES)

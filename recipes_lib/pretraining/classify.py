@@ -70,9 +70,13 @@ class Classifier(Method):
         """The logits of images: [batch, 3, side, side] -> [batch, classes]."""
         return self.head(self.backbone(images))
 
+    def logits(self, views: dict[str, Any]) -> Tensor:
+        """The logits in training, [batch, classes]. ``views`` is the output of :meth:`views`."""
+        return self.classify(views["images"])
+
     def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of one micro-batch, and its accuracy in [0, 1]. ``views`` is the output of :meth:`views`."""
-        logits, labels = self.classify(views["images"]), views["labels"]
+        logits, labels = self.logits(views), views["labels"]
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         return {"loss": F.cross_entropy(logits.float(), labels), "accuracy": right}
 
@@ -117,7 +121,7 @@ class MixingClassifier(Classifier):
 
     def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of one micro-batch, and its accuracy in [0, 1]. ``views`` is the output of :meth:`views`."""
-        logits, labels = self.classify(views["images"]), views["labels"]
+        logits, labels = self.logits(views), views["labels"]
         targets, smoothing = views.get("targets", labels), self.config.loss.label_smoothing
         smoothing = 0.0 if self.config.loss.mixes else smoothing  # mixed targets are smooth already
         right = (logits.detach().argmax(dim=1) == labels).float().mean()

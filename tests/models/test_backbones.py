@@ -9,12 +9,22 @@ import torch
 from recipes_lib.errors import ConfigError, Faults
 from recipes_lib.models import backbones, convit, tcnn, vit
 from recipes_lib.models.backbones import Arch, BackboneConfig
+from recipes_lib.models.nac import network as nac
 
-SMALL = ("convnet", "convnet_small", "resnet18", "wide_resnet28_2", "vit_pico", "convit_pico", "tcnn_convnet_small")
+SMALL = (
+    "convnet",
+    "convnet_small",
+    "resnet18",
+    "wide_resnet28_2",
+    "vit_pico",
+    "convit_pico",
+    "tcnn_convnet_small",
+    "nac_pico",
+)
 
 
 def config(arch: str, **changes: Any) -> BackboneConfig:
-    stem = "patch" if "vit" in arch else "imagenet" if "rs50" in arch else "cifar"
+    stem = "patch" if "vit" in arch or "nac" in arch else "imagenet" if "rs50" in arch else "cifar"
     return BackboneConfig(arch=arch, stem=stem, patch_size=4, **changes)
 
 
@@ -29,7 +39,7 @@ def said(found: BackboneConfig) -> str:
 
 
 def test_every_architecture_can_be_chosen():
-    assert {*vit.ARCHS, *convit.ARCHS, *tcnn.RECAST} <= set(get_args(Arch))
+    assert {*vit.ARCHS, *convit.ARCHS, *tcnn.RECAST, *nac.ARCHS} <= set(get_args(Arch))
 
 
 @pytest.mark.parametrize("arch", SMALL)
@@ -75,6 +85,7 @@ def test_a_resnet_rs_has_one_stem(arch):
         ("vit_pico", "gpsa_layers", 1),
         ("vit_pico", "locality_strength", 2.0),
         ("convit_pico", "registers", 2),
+        ("nac_pico", "pool", "mean"),
         ("convnet", "drop_path", 0.1),
         ("resnet18", "pool", "mean"),
         ("resnet18", "gate", "near"),
@@ -91,6 +102,12 @@ def test_faults_of_a_transformers_own_options_are_told():
     assert "model.head_dim = 0" in said(config("tcnn_resnet18", head_dim=0))
     assert "model.locality_strength = 10.0" in said(config("tcnn_resnet18", locality_strength=10.0))
     assert "model.drop_path = 1.0" in said(config("vit_pico", drop_path=1.0))
+
+
+def test_a_circuit_takes_part_in_no_masking():
+    assert config("nac_pico").has_blocks
+    assert not config("nac_pico").drops_patches
+    assert "model.patch_size = 6" in said(BackboneConfig(arch="nac_pico", stem="conv", patch_size=6))
 
 
 def test_patches_must_tile_the_views_of_a_convit_too():

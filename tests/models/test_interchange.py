@@ -14,6 +14,8 @@ from recipes_lib.models.backbones import BackboneConfig
 from recipes_lib.models.convit import ConViT
 from recipes_lib.models.convnet import ConvNet
 from recipes_lib.models.mlp import MLP
+from recipes_lib.models.nac import backbone as nac
+from recipes_lib.models.nac.network import NeuralAttentiveCircuit
 from recipes_lib.models.resnet import ResNet
 from recipes_lib.models.wide_resnet import WideResNet
 
@@ -42,6 +44,15 @@ def convit(gpsa_layers: int = 2, **options: object) -> ConViT:
     return made
 
 
+def circuit(**options: object) -> NeuralAttentiveCircuit:
+    """A circuit with weights that are no longer its first ones."""
+    torch.manual_seed(0)
+    made = nac.build(nac.NACConfig(arch="nac_pico", patch_size=4, **options), image_size=16).eval()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return made
+
+
 def pictures() -> torch.Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -61,6 +72,8 @@ def pictures() -> torch.Tensor:
         (lambda: convit(0), "timm"),
         (lambda: convit(3, pool="mean"), "timm"),
         (lambda: convit(2, pool="mean", layer_scale=True), "timm"),
+        (circuit, "timm"),
+        (lambda: circuit(stem="patch", layer_scale=True, bandwidth=0.5, truncation=0.9), "timm"),
         (lambda: ResNet("resnet18", stem="cifar").eval(), "timm"),
         (lambda: WideResNet(depth=10, width=2).eval(), "timm"),
         (lambda: ConvNet().eval(), "timm"),
@@ -244,6 +257,11 @@ def test_a_config_that_is_no_description_of_a_network_is_refused_in_one_line(tmp
         (convit, {"shape": [36, 3, 5]}, "5 attention heads; they do not divide the width 36"),
         (convit, {"patch_size": 3}, "patch_size = 3; it does not divide image_size = 16"),
         (convit, {"pool": "max"}, "pool = 'max'; there are: cls, mean"),
+        (circuit, {"shape": [16, 1, 32]}, r"shape = \[16, 1, 32\], image_size = 16"),
+        (circuit, {"stem": "hole"}, "stem = 'hole'"),
+        (circuit, {"link": {}}, r"link = \{\}; bandwidth, temperature"),
+        (circuit, {"link": {"bandwidth": -1.0, "temperature": 0.5, "truncation": None, "evaluation": "mean"}}, "-1.0"),
+        (circuit, {"patch_size": 3}, "patch_size = 3"),
         (lambda: ResNet("resnet18", stem="cifar"), {"arch": "resnet19"}, "arch = 'resnet19'; there are: resnet18"),
         (lambda: ResNet("resnet18", stem="cifar"), {"stem": []}, r"stem = \[\]"),
         (lambda: WideResNet(depth=10, width=1), {"depth": 11}, "depth = 11; a wide ResNet's is 10, 16"),

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A circuit over images by its name: the config of ``model.arch nac_*``, and the network that it describes."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from recipes_lib.errors import Faults
+from torch import nn
+
+from recipes_lib.errors import ConfigError, Faults, RunError
 from recipes_lib.models.layers import LayersConfig
-from recipes_lib.models.nac.network import ARCHS, Arch, LinkConfig, NeuralAttentiveCircuit
+from recipes_lib.models.nac.circuit import LearnedCircuit
+from recipes_lib.models.nac.network import ARCHS, Arch, LinkConfig, NeuralAttentiveCircuit, Shape
 from recipes_lib.models.nac.tokens import ImageTokens
 from recipes_lib.models.vit import untiled
 
@@ -68,4 +72,53 @@ def build(config: NACConfig, *, image_size: int) -> NeuralAttentiveCircuit:
         link=config,
         layer_scale=config.initial_scale if config.layer_scale else None,
         drop_path=config.drop_path,
+    )
+
+
+def described(network: NeuralAttentiveCircuit) -> dict[str, Any]:
+    """What :func:`of_description` needs to build a circuit over images again, in words and numbers that JSON has.
+
+    Raises: ``RunError`` for a circuit over something else than images, or one that texts generate.
+    """
+    tokens, shape = network.tokens, network.shape
+    if not isinstance(tokens, ImageTokens) or not isinstance(network.circuit, LearnedCircuit):
+        raise RunError(
+            "There is no layout for a circuit that does not read images alone; its weights are in the run folder."
+        )
+    return {
+        "shape": shape,
+        "image_size": tokens.positions.shape[-1] * tokens.patch_size,
+        "patch_size": tokens.patch_size,
+        "stem": "patch" if isinstance(tokens.stem, nn.Conv2d) else "conv",
+        "layer_scale": not isinstance(network.blocks[0].scale1, nn.Identity),
+        "link": {each.name: getattr(network.link, each.name) for each in fields(LinkConfig)},
+    }
+
+
+def of_description(own: Mapping[str, Any]) -> NeuralAttentiveCircuit:
+    """The circuit that :func:`described` described, with first weights. Raises: ``RunError`` naming what does not fit."""
+    sizes, link = own.get("shape"), own.get("link")
+    counts = [*sizes] if isinstance(sizes, list) and len(sizes) == len(Shape._fields) else [None]
+    counts += [own.get("image_size"), own.get("patch_size")]
+    if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 1 for each in counts):
+        raise RunError(
+            f"config.json has shape = {sizes!r}, image_size = {counts[-2]!r} and patch_size = {counts[-1]!r}; counts of "
+            f"{', '.join(Shape._fields)} and two sides are wanted."
+        )
+    if own.get("stem") not in ("patch", "conv") or not isinstance(own.get("layer_scale"), bool):
+        raise RunError(
+            f"config.json has stem = {own.get('stem')!r} and layer_scale = {own.get('layer_scale')!r}; patch or conv, and true or false are wanted."
+        )
+    names = [each.name for each in fields(LinkConfig)]
+    if not isinstance(link, dict) or set(link) != set(names):
+        raise RunError(f"config.json has link = {link!r}; {', '.join(names)} are wanted.")
+    shape, faults = Shape(*sizes), Faults()
+    try:
+        LinkConfig(**link).check(faults, "link")
+        faults.raise_any()
+        tokens = ImageTokens(*counts[-2:], shape.width, stem=own["stem"])
+    except (ConfigError, TypeError) as error:
+        raise RunError(f"config.json does not describe a circuit: {str(error).splitlines()[0]}") from None
+    return NeuralAttentiveCircuit(
+        shape, tokens, link=LinkConfig(**link), layer_scale=0.0 if own["layer_scale"] else None
     )

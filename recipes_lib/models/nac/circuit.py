@@ -75,6 +75,11 @@ class LearnedCircuit(nn.Module):
         self.codes = nn.Parameter(torch.randn(modules + outputs, code_dim))
         self.signatures = nn.Parameter(torch.randn(modules + outputs, signature_dim))
 
+    @property
+    def modules(self) -> int:
+        """U, the number of modules without the output modules."""
+        return len(self.codes) - self.outputs
+
     def forward(self) -> Circuit:
         """The circuit."""
         # copies: parts of a parameter require a gradient even under no_grad, which stops torch's count of operations
@@ -108,6 +113,11 @@ class TextCircuit(nn.Module):
         self.codes, self.signatures = (
             _TextQueries(modules + outputs, dim, text_dim) for dim in (code_dim, signature_dim)
         )
+
+    @property
+    def modules(self) -> int:
+        """U, the number of modules without the output modules."""
+        return len(self.codes.queries) - self.outputs
 
     def forward(self, text: Tensor, hidden: Tensor | None = None) -> Circuit:
         """The circuits of the texts."""

@@ -160,3 +160,44 @@ class SequenceTokens(nn.Module):
         if hidden.all(dim=1).any():
             raise ValueError(f"sequence {int(hidden.all(dim=1).nonzero()[0])} has no token; leave empty ones out.")
         return Tokens(self.embed(ids) + self.positions[: ids.shape[1]], hidden)
+
+
+class PairTokens(nn.Module):
+    """Two images as one set of tokens, those of the second after those of the first, with a vector for each side.
+
+    Shapes: [B, 2, channels, side, side] -> [B, 2 V, d_in], V and d_in those of ``images``.
+    Raises: ``ValueError`` for another number of images.
+    """
+
+    def __init__(self, images: ImageTokens) -> None:
+        super().__init__()
+        self.images, self.width = images, images.width
+        self.sides = nn.Parameter(torch.randn(2, 1, images.width))
+
+    def forward(self, pairs: Tensor) -> Tokens:
+        """The tokens of the pairs."""
+        if pairs.dim() != 5 or pairs.shape[1] != 2:
+            raise ValueError(f"pairs have shape {list(pairs.shape)}; [B, 2, channels, side, side] is wanted.")
+        values = self.images(pairs.flatten(0, 1)).values.unflatten(0, (-1, 2))  # [B, 2, V, d_in]
+        return Tokens((values + self.sides).flatten(1, 2), None)
+
+
+class TextEncoder(nn.Module):
+    """A transformer over the tokens of a text, whose outputs generate a circuit.
+
+    Shapes: int64 [B, L] as for :class:`SequenceTokens` -> tokens [B, L, width], those after a text's end hidden.
+    """
+
+    def __init__(self, vocabulary: int, length: int, width: int, *, depth: int, heads: int) -> None:
+        super().__init__()
+        self.tokens = SequenceTokens(vocabulary, length, width)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.width = width
+
+    def forward(self, ids: Tensor) -> Tokens:
+        """The encoded texts."""
+        values, hidden = self.tokens(ids)
+        return Tokens(self.blocks(values, src_key_padding_mask=hidden), hidden)

@@ -27,6 +27,7 @@ from recipes_lib.evaluation import locality
 from recipes_lib.evaluation.features import Features, read_chunks, some
 from recipes_lib.models import backbones
 from recipes_lib.models.convit import ConViT
+from recipes_lib.models.vit import VisionTransformer
 from recipes_lib.pretraining import class_scores
 from recipes_lib.pretraining.class_scores import ClassEval
 from recipes_lib.pretraining.classify import ClassLoss, MixingClassifier
@@ -153,7 +154,7 @@ def diagnostics(
     ``gate_K``: the mean share of attention that goes to positions. A backbone without attention has none of them.
     """
     config, backbone = method.config, method.eval().backbone
-    if not config.model.has_blocks:
+    if not isinstance(backbone, VisionTransformer | ConViT):
         return {}
     device = next(method.parameters()).device
     images = some(splits.test, ANALYSED_IMAGES)

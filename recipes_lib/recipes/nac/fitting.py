@@ -17,9 +17,10 @@ from recipes_lib import randomness
 from recipes_lib.models.nac.network import NeuralAttentiveCircuit, draw_kept
 from recipes_lib.models.perceiver import PerceiverIO
 from recipes_lib.recipes.nac import priors
+from recipes_lib.recipes.nac.answering import Answering
 from recipes_lib.recipes.nac.tasks import Part, Task
 
-Network = NeuralAttentiveCircuit | PerceiverIO
+Network = NeuralAttentiveCircuit | PerceiverIO | Answering
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,10 @@ def _loss(model: Classifier, task: Task, settings: Settings, seed: int, step: in
 
 def modules(network: Network) -> int:
     """Number of modules of a circuit without its output modules, or of latents of a Perceiver IO."""
-    return len(network.latents) if isinstance(network, PerceiverIO) else network.circuit().modules
+    if isinstance(network, PerceiverIO):
+        return len(network.latents)
+    circuit = network.network.circuit if isinstance(network, Answering) else network.circuit
+    return circuit.modules
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Symbols: B samples of a batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,8 @@ and white are 2 apart."""
 class Part:
     """Some inputs with their labels."""
 
-    inputs: Tensor
-    """Images [N, 1, 8, 8], points [N, P, 3], or ids int64 [N, L]."""
+    inputs: Any
+    """Images [N, 1, 8, 8], points [N, P, 3], or ids int64 [N, L]; or what is indexed by rows as these are."""
     labels: Tensor
     """int64 [N]"""
 
@@ -49,7 +49,7 @@ class Task:
     classes: int
     tokens: Callable[[int], nn.Module]
     """Makes the tokens of a network, given their width."""
-    distort: Callable[[Tensor, Tensor], Tensor] | None = None
+    distort: Callable[[Any, Tensor], Any] | None = None
     """Changes training inputs: (inputs, one key per sample) -> inputs."""
 
 
@@ -94,6 +94,25 @@ def distort_scans(images: Tensor, keys: Tensor) -> Tensor:
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     moved = F.grid_sample(images + 1, grid, align_corners=False) - 1  # what comes in from outside is paper
     return moved + NOISE * randomness.normal(keys, "noise", images[0].numel()).view_as(images)
+
+
+def corrupt(images: Tensor, kind: Literal["noise", "rows", "shift"], keys: Tensor) -> Tensor:
+    """Scans unlike those of training: ``noise`` of six times the size, two ``rows`` of paper, or a ``shift`` by a pixel.
+
+    Shapes: [N, 1, 8, 8], int64 [N] -> [N, 1, 8, 8].
+    """
+    if kind == "noise":
+        return images + 6 * NOISE * randomness.normal(keys, "corrupt", images[0].numel()).view_as(images)
+    u = randomness.uniform(keys, "corrupt", 2)
+    if kind == "rows":
+        first = (u[:, 0] * 7).long()[:, None]  # of two neighbouring rows
+        row = torch.arange(8)
+        return images.masked_fill(((row == first) | (row == first + 1))[:, None, :, None], -1.0)
+    steps = 2 * (u >= 0.5).long() - 1  # down or up, right or left
+    padded = F.pad(images, (1, 1, 1, 1), value=-1.0)
+    rows = torch.arange(8) + 1 + steps[:, :1]  # [N, 8]
+    columns = torch.arange(8) + 1 + steps[:, 1:]
+    return padded[torch.arange(len(images))[:, None, None], 0, rows[:, :, None], columns[:, None]][:, None]
 
 
 def clouds(seed: int, *, train: int = 2000, points: int = 48) -> Task:

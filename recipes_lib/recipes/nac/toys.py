@@ -24,7 +24,8 @@ _MOST_ARGUMENTS, _DEEPEST = 4, 3
 _DRAWS = 256  # more than the largest expression takes: 21 operators of 2 numbers, 84 arguments of at most 2
 
 
-def _keys(seed: int, split: Split, count: int) -> Tensor:
+def sample_keys(seed: int, split: Split, count: int) -> Tensor:
+    """The keys from which the first ``count`` samples of a split are drawn: int64 [count]."""
     number = ("train", "validation", "test").index(split)
     return randomness.sample_keys(seed, number, torch.arange(count))
 
@@ -35,7 +36,7 @@ def clouds(count: int, points: int, *, seed: int, split: Split, noise: float = 0
     The classes are ``SHAPES``, equally often. Points are uniform on a sphere; on the other solids they are the
     projections of such points onto the surface, along the radius.
     """
-    keys = _keys(seed, split, count)
+    keys = sample_keys(seed, split, count)
     labels = torch.arange(count) % len(SHAPES)
     direction = randomness.normal(keys, "cloud directions", 3 * points).view(count, points, 3)
     x, y, z = direction.unbind(-1)
@@ -74,7 +75,7 @@ def expressions(count: int, *, seed: int, split: Split, length: int = 50) -> lis
     """
     if length < 4:
         raise ValueError(f"length = {length}; the shortest expression, an operator of two digits, has 4 symbols.")
-    keys = _keys(seed, split, count)
+    keys = sample_keys(seed, split, count)
     found: dict[int, tuple[str, int]] = {}
     attempt = 0
     while len(found) < count:
@@ -135,7 +136,7 @@ def letters(count: int, *, seed: int, split: Split, length: int = 20) -> Sequenc
 
     The class is the word. The classes are equally frequent.
     """
-    keys = _keys(seed, split, count)
+    keys = sample_keys(seed, split, count)
     drawn = (randomness.uniform(keys, "letters", length) * 26).long()
     places = (randomness.uniform(keys, "place", 1)[:, 0] * (length - 2)).long().tolist()
     labels = torch.arange(count) % len(WORDS)

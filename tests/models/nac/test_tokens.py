@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from recipes_lib.errors import ConfigError
-from recipes_lib.models.nac.tokens import BYTES, ImageTokens, PointTokens, SequenceTokens
+from recipes_lib.models.nac.tokens import BYTES, ImageTokens, PairTokens, PointTokens, SequenceTokens, TextEncoder
 
 
 def draw(*size: int, seed: int = 0) -> Tensor:
@@ -69,6 +69,30 @@ def test_a_sequence_is_embedded_with_its_places_and_its_end_is_hidden():
     torch.testing.assert_close(tokens[1, 2], made.embed.weight[69] + made.positions[2])
 
 
+def test_a_pair_is_one_set_of_tokens_that_know_their_side():
+    torch.manual_seed(0)
+    one = ImageTokens(8, 4, 5, stem="patch", position_width=3)
+    made, pairs = PairTokens(one), draw(2, 2, 3, 8, 8)
+    tokens = made(pairs).values
+    assert tuple(tokens.shape) == (2, 8, made.width) == (2, 8, 8)
+    torch.testing.assert_close(tokens[:, :4], one(pairs[:, 0]).values + made.sides[0])
+    torch.testing.assert_close(tokens[:, 4:], one(pairs[:, 1]).values + made.sides[1])
+    assert (made.sides[0] - made.sides[1]).abs().max() > 0.1
+
+
+def test_a_text_is_encoded_without_what_follows_its_end():
+    torch.manual_seed(0)
+    made = TextEncoder(BYTES, 8, 12, depth=2, heads=3).eval()
+    ids = torch.tensor([[65, 66, 67, 256, 256], [70, 71, 72, 73, 74]])
+    values, hidden = made(ids)
+    assert hidden.tolist() == [[False] * 3 + [True] * 2, [False] * 5]
+    torch.testing.assert_close(values[0, :3], made(ids[:1, :3]).values[0], rtol=1e-4, atol=1e-5)
+    assert (values[1] - made(ids.flip(1)).values[1].flip(0)).abs().max() > 1e-3  # places matter
+    made.train()
+    made(ids).values[~hidden].sum().backward()
+    assert all(p.grad is not None for p in made.parameters())
+
+
 # bad input
 
 
@@ -86,6 +110,8 @@ def test_points_and_sequences_that_do_not_fit_are_refused():
         PointTokens(8)(draw(2, 3, 5))
     with pytest.raises(ValueError, match="2 coordinates of the points are not finite"):
         PointTokens(8)(torch.tensor([[[0, torch.nan, torch.inf]]]))
+    with pytest.raises(ValueError, match=r"pairs have shape \[2, 3, 8, 8\]; \[B, 2, channels, side, side\] is wanted"):
+        PairTokens(ImageTokens(8, 4, 8, stem="patch"))(draw(2, 3, 8, 8))
     made = SequenceTokens(16, 4, 8)
     with pytest.raises(
         ValueError, match=r"ids have shape \[1, 5\]; this network has positions for \[B, 4\] or shorter"

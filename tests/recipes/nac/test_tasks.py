@@ -72,3 +72,27 @@ def test_a_part_is_chosen_by_a_condition_or_by_indices():
     part = Part(torch.arange(4.0), torch.tensor([1, 0, 1, 0]))
     assert part.where(part.labels == 1).inputs.tolist() == [0, 2]
     assert part.where(torch.tensor([3, 0])).labels.tolist() == [0, 1]
+
+
+def test_corrupted_scans_have_more_noise_or_lack_rows_or_are_moved_by_a_pixel():
+    images = tasks.digits().test.inputs[:100]
+    noisy = tasks.corrupt(images, "noise", keys(100)) - images
+    assert float(noisy.std()) == pytest.approx(6 * tasks.NOISE, rel=0.03)
+    blank = (tasks.corrupt(images + 2, "rows", keys(100)) == -1).all(dim=3)[:, 0]  # [100, 8]; no other value is -1
+    assert blank.sum(1).tolist() == [2] * 100
+    assert (blank[:, :-1] & blank[:, 1:]).sum(1).tolist() == [1] * 100
+    moved = tasks.corrupt(images, "shift", keys(100))
+    ways = set()
+    for image, other in zip(images[:, 0], moved[:, 0], strict=True):
+        fits = [
+            (down, right)
+            for down in (-1, 1)
+            for right in (-1, 1)
+            if torch.equal(
+                other[max(0, -down) : 8 - max(0, down), max(0, -right) : 8 - max(0, right)],
+                image[max(0, down) : 8 - max(0, -down), max(0, right) : 8 - max(0, -right)],
+            )
+        ]
+        assert fits
+        ways.add(fits[0])
+    assert len(ways) == 4
