@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from recipes_lib.distributed.fsdp import gathered
 from recipes_lib.errors import Faults
 from recipes_lib.models import convnet
 from recipes_lib.models.convnet import ConvNet
@@ -133,9 +134,10 @@ def param_groups(network: nn.Module, *, gate_lr_scale: float) -> list[dict[str, 
 def gates(network: nn.Module) -> dict[str, Tensor]:
     """The gate of each head, by layer; 1 is the convolution, 0 attention to content alone.  -> {name: [height, width]}
 
-    A head stands at its pixel of the kernel.
+    A head stands at its pixel of the kernel. If weights are sharded, all ranks call it.
     """
-    return {name: layer.gates().unflatten(0, layer.kernel_size) for name, layer in recast_layers(network)}
+    found = {name: (gathered(layer.gates()), layer.kernel_size) for name, layer in recast_layers(network)}
+    return {name: gate.unflatten(0, sides) for name, (gate, sides) in found.items()}
 
 
 @torch.no_grad()
