@@ -5,8 +5,8 @@ The paper's claim is the accuracy of a classifier, so the first claims are accur
 that was trained on ImageNet with labels. Every arm has the same images, features, pairs and steps.
 
 Margins were fixed before the runs, at no more than half of what pilots showed. On the objects, seed 10, in new poses and on unknown
-objects: t = 0 .113 and .365, general generators .188 and .444, the MLP .143 and .444, random generators .140 and .362, pairs as
-positives .170 and .573. So two claims go to the test against the pilot: that the operator is better than the MLP, and than pairs as
+objects: t = 0 .113 and .365, general generators .188 and .444, the MLP .143 and .444, random generators (skew-symmetric
+in this pilot, general in the claim) .140 and .362, pairs as positives .170 and .573. So two claims go to the test against the pilot: that the operator is better than the MLP, and than pairs as
 positives, on unknown objects. The pilot also chose general generators over skew-symmetric ones (.162 and .416). With the known
 generator, seeds 10 and 11: .007 and .011 by ours, .053 and .057 by the MLP, .051 and .040 without antisymmetric products; twice
 .009 and .014 by ours, .059 and .059 by the MLP; cosine 1.00 and 1.00, and .21 and .02 by random generators.

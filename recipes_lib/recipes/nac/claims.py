@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the chapter on circuits puts to the test. Data alone; no torch.
 
-Margins were fixed before the runs. They are at most half of the effect that pilots saw (seeds 10 and 11, scored on
-validation data), where pilots saw one. Where they saw none, the claim is the paper's, with half of its effect as the margin
+Margins were fixed before the runs. They are at most half of the effect that pilots saw (scored on validation data, with seeds
+10 and 11, or one of them; the pilots of the controls had other numbers of steps and another match of the Perceiver IO), where
+pilots saw one. Where they saw none, the claim is the paper's, with half of its effect as the margin
 (three points for an eighth of the modules), and may fail. The pilots also chose the number of steps, the learning rate and
 the rates of adaptation; all arms that are compared have the same.
 """

@@ -42,7 +42,7 @@ SHOTS = (1, 5, 10)
 DRAWS = 5
 """Number of random choices of those images, over which accuracies are averaged."""
 RATES = {"head": 0.01, "circuit": 0.03, "all": 0.001}
-"""Adam's learning rate by what moves, the same for all networks; chosen on two other seeds among three values each."""
+"""Adam's learning rate by what moves, the same for all networks; chosen in pilots with other seeds among three values each."""
 Way = Literal["circuit", "dense", "perceiver"]
 
 
