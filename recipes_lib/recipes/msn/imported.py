@@ -56,7 +56,9 @@ def read(source: Path, layout: Layout) -> Weights:
     else:
         backbone = interchange.load(source)
     if not isinstance(backbone, VisionTransformer):
-        raise RunError(f"{source} holds a {type(backbone).__name__}; recipe msn has Vision Transformers alone.")
+        raise RunError(
+            f"{source} holds a {type(backbone).__name__}; recipes import makes runs of Vision Transformers alone."
+        )
     normalize, resize = interchange.preprocessing(source)
     config = _config_of(source, backbone, head, prototypes)
     said = {"normalize": normalize, "resize": resize}

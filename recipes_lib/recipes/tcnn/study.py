@@ -57,12 +57,9 @@ def fine_tuning(seed: int) -> dict[str, dict[str, float]]:
     ``rows``: on images whose every fourth row is black; and the diagnostics of the recipe.
     """
     with TemporaryDirectory() as place:
-        folder = Path(place)
-        base = _run(folder / "base", "simmer", seed, {"train.steps": STEPS["cnn"]})
-        start = {"model.init": folder / "base", "train.steps": STEPS["finetune"], **CORRUPTED}
-        cnn = _run(folder / "cnn", "finetune", seed, {**start, **CNN, **CNN_RATE})
-        converted = {name: conversion(folder / "base", **gate) for name, gate in GATES.items()}
-        return {"base": base | converted, "cnn": cnn, "tcnn": _run(folder / "tcnn", "finetune", seed, start)}
+        found = _trained_on(Path(place), seed, {}, CORRUPTED)
+        converted = {name: conversion(Path(place) / "base", **gate) for name, gate in GATES.items()}
+        return found | {"base": found["base"] | converted}
 
 
 def starts(seed: int) -> dict[str, dict[str, float]]:
@@ -82,11 +79,7 @@ def starts(seed: int) -> dict[str, dict[str, float]]:
 def local_task(seed: int) -> dict[str, dict[str, float]]:
     """The arms of :func:`fine_tuning` on single digits, whose classes need no comparison."""
     with TemporaryDirectory() as place:
-        folder = Path(place)
-        base = _run(folder / "base", "simmer", seed, {"train.steps": STEPS["cnn"], **DIGITS})
-        start = {"model.init": folder / "base", "train.steps": STEPS["finetune"], **DIGITS}
-        cnn = _run(folder / "cnn", "finetune", seed, {**start, **CNN, **CNN_RATE})
-        return {"base": base, "cnn": cnn, "tcnn": _run(folder / "tcnn", "finetune", seed, start)}
+        return _trained_on(Path(place), seed, DIGITS, {})
 
 
 def gate_starts(seed: int) -> dict[str, dict[str, float]]:
@@ -102,6 +95,14 @@ def gate_starts(seed: int) -> dict[str, dict[str, float]]:
         found = {"base": _run(folder / "base", "simmer", seed, {"train.steps": STEPS["cnn"]})}
         start = {"model.init": folder / "base", "train.steps": STEPS["finetune"]}
         return found | {name: _run(folder / name, "finetune", seed, start | own) for name, own in changes.items()}
+
+
+def _trained_on(folder: Path, seed: int, data: dict[str, Any], scores: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """A convnet on ``data``, and from its weights a convnet and a T-CNN, which are scored by ``scores`` too."""
+    base = _run(folder / "base", "simmer", seed, {"train.steps": STEPS["cnn"], **data})
+    start = {"model.init": folder / "base", "train.steps": STEPS["finetune"], **data, **scores}
+    cnn = _run(folder / "cnn", "finetune", seed, {**start, **CNN, **CNN_RATE})
+    return {"base": base, "cnn": cnn, "tcnn": _run(folder / "tcnn", "finetune", seed, start)}
 
 
 def _run(out: Path, preset: str, seed: int, changes: dict[str, Any]) -> dict[str, float]:
