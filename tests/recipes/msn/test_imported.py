@@ -148,7 +148,9 @@ def test_files_that_cannot_be_imported_are_refused_in_one_line_and_nothing_is_wr
     assert "Pickles are refused" in refused(capsys, tmp_path / "pickle.pth", "msn", out)
     assert "nowhere does not exist" in refused(capsys, tmp_path / "nowhere", "hf", out)
     exports.write(ResNet("resnet18", stem="cifar"), tmp_path / "resnet", "timm")
-    assert "holds a ResNet; recipes import makes runs of Vision Transformers alone" in refused(capsys, tmp_path / "resnet", "timm", out)
+    assert "holds a ResNet; recipes import makes runs of Vision Transformers alone" in refused(
+        capsys, tmp_path / "resnet", "timm", out
+    )
     network = VisionTransformer(Shape(48, 2, 3), image_size=32, patch_size=8, stem="patch")
     exports.write(network, tmp_path / "other", "timm")
     assert "width, depth and heads 48, 2, 3, for which there is no model.arch" in refused(
